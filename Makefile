@@ -1,0 +1,58 @@
+# One verb each; `make demo` and `make test` set up all that they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUF_VERSION := 1.75.0
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: install check test test-all demo proto bench train-default clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("ConvLens needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[torch]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+check: install .buf/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
+
+test: install
+	$(BIN)/pytest -m 'not slow'
+
+test-all: install
+	$(BIN)/pytest
+
+demo: install
+	$(BIN)/python -m convlens_client.demo --out demo-out
+
+# googleapis-common-protos carries operations.proto under another file name.
+.buf/ready: $(INSTALLED)
+	rm -rf .buf && mkdir -p .buf
+	cp -R "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google" .buf/google
+	find .buf -type f ! -name '*.proto' -delete
+	rm -rf .buf/google/protobuf
+	mv .buf/google/longrunning/operations_proto.proto .buf/google/longrunning/operations.proto
+	touch $@
+
+SERVICES := attack inspection job model
+proto: .buf/ready
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto)
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+train-default: install
+	$(BIN)/python -m convlens_models.patterns.train
+
+clean:
+	rm -rf .buf build dist demo-out

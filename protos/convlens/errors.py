@@ -1,0 +1,197 @@
+"""The errors of ConvLens, the same tree on both ends of a call.
+
+    ConvLensError
+    ├── InvalidArgument       a field of the request is wrong; names field, value and what is allowed
+    ├── OutOfRange            an offset or event id lies beyond the data
+    ├── NotFound              no such model, layer file, operation or artifact
+    ├── AlreadyExists         a request id was used before with another payload
+    ├── FailedPrecondition    right request, wrong moment: the job has not finished
+    ├── ResourceExhausted     a queue or a limit is full; come back after `retry_after` seconds
+    ├── Unavailable           Redis or the server is away; come back after `retry_after` seconds
+    ├── DeadlineExceeded      the caller's deadline passed
+    ├── Cancelled             the caller, or the owner of a job, gave up
+    ├── DataLoss              stored bytes do not match their digest
+    ├── Unauthenticated       no valid credentials
+    ├── PermissionDenied      the credentials do not allow this
+    ├── Unimplemented         the server does not know the method
+    └── Internal              a fault of ours
+
+`to_status` turns an error into a `google.rpc.Status` with ErrorInfo and, where they apply, BadRequest and
+RetryInfo; `from_status` and `from_rpc_error` turn it back.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "convlens"
+
+
+class ConvLensError(Exception):
+    """Base of all errors; `reason` is a stable UPPER_SNAKE_CASE word for programs."""
+
+    code: ClassVar[int] = code_pb2.UNKNOWN
+    reason: str = "UNKNOWN"
+
+    def __init__(
+        self, message: str, *, field: str = "", reason: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.reason = reason or type(self).reason
+        self.retry_after = retry_after
+
+
+class InvalidArgument(ConvLensError):
+    """A field of the request is wrong."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    reason = "INVALID_ARGUMENT"
+
+    @classmethod
+    def of(cls, field: str, value: object, allowed: str) -> InvalidArgument:
+        """Error that names the field, the value (shortened to 80 characters) and what is allowed."""
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        return cls(f"{field} = {shown}: must be {allowed}", field=field)
+
+
+class OutOfRange(InvalidArgument):
+    """An offset or event id lies beyond the data."""
+
+    code = code_pb2.OUT_OF_RANGE
+    reason = "OUT_OF_RANGE"
+
+
+class NotFound(ConvLensError):
+    """No such resource."""
+
+    code = code_pb2.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class AlreadyExists(ConvLensError):
+    """The name or request id is taken."""
+
+    code = code_pb2.ALREADY_EXISTS
+    reason = "ALREADY_EXISTS"
+
+
+class FailedPrecondition(ConvLensError):
+    """The system is not in the state that the request needs."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    reason = "FAILED_PRECONDITION"
+
+
+class ResourceExhausted(ConvLensError):
+    """A queue or a limit is full."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(ConvLensError):
+    """A part that the call needs is away."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class DeadlineExceeded(ConvLensError):
+    """The caller's deadline passed."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(ConvLensError):
+    """The caller, or the owner of a job, gave up."""
+
+    code = code_pb2.CANCELLED
+    reason = "CANCELLED"
+
+
+class DataLoss(ConvLensError):
+    """Stored bytes do not match their digest."""
+
+    code = code_pb2.DATA_LOSS
+    reason = "DATA_LOSS"
+
+
+class Unauthenticated(ConvLensError):
+    """No valid credentials."""
+
+    code = code_pb2.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ConvLensError):
+    """The credentials do not allow this."""
+
+    code = code_pb2.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
+
+
+class Unimplemented(ConvLensError):
+    """The server does not know the method."""
+
+    code = code_pb2.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+
+
+class Internal(ConvLensError):
+    """A fault of ours."""
+
+    code = code_pb2.INTERNAL
+    reason = "INTERNAL"
+
+
+BY_CODE: dict[int, type[ConvLensError]] = {kind.code: kind for kind in ConvLensError.__subclasses__()}
+BY_CODE[OutOfRange.code] = OutOfRange
+
+
+def to_status(error: ConvLensError) -> status_pb2.Status:
+    """The error as a `google.rpc.Status` with its details."""
+    status = status_pb2.Status(code=error.code, message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def from_status(status: status_pb2.Status) -> ConvLensError:
+    """The error that `to_status` was given."""
+    details: dict[str, Any] = {"field": "", "reason": "", "retry_after": None}
+    info, bad_request, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
+    for packed in status.details:
+        if packed.Unpack(info):
+            details["reason"] = info.reason
+        elif packed.Unpack(bad_request) and bad_request.field_violations:
+            details["field"] = bad_request.field_violations[0].field
+        elif packed.Unpack(retry):
+            details["retry_after"] = retry.retry_delay.ToNanoseconds() / 1e9
+    return BY_CODE.get(status.code, ConvLensError)(status.message, **details)
+
+
+def from_rpc_error(error: grpc.RpcError) -> ConvLensError:
+    """The error that the server raised, from what gRPC raised in the client."""
+    status = rpc_status.from_call(error)
+    if status is None:
+        status = status_pb2.Status(code=error.code().value[0], message=error.details() or str(error.code()))
+    return from_status(status)

@@ -1,0 +1,188 @@
+"""Arrays and pictures on the wire: ndarray <-> wire tensor, image bytes <-> ndarray, chunking."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from convlens.errors import DataLoss, InvalidArgument
+from convlens.v1 import tensor_pb2
+
+CHUNK_BYTES: Final = 1 << 20
+MAX_PIXELS: Final = 64_000_000
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def header(name: str, array: NDArray[Any], *, sha256: bool = False) -> tensor_pb2.TensorHeader:
+    """Header of `array`; with its digest when `sha256`."""
+    if array.dtype not in NAMES:
+        raise InvalidArgument.of("datatype", array.dtype.name, f"one of {', '.join(DTYPES)}")
+    digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() if sha256 else ""
+    return tensor_pb2.TensorHeader(
+        name=name, datatype=NAMES[array.dtype], shape=array.shape, total_bytes=array.nbytes, sha256=digest
+    )
+
+
+def chunks(
+    data: memoryview | bytes, offset: int = 0, size: int = CHUNK_BYTES
+) -> Iterator[tensor_pb2.TensorChunk]:
+    """Pieces of `data`; `offset` is the position of its first byte within the tensor."""
+    view = memoryview(data)
+    for start in range(0, len(view), size):
+        piece = bytes(view[start : start + size])
+        yield tensor_pb2.TensorChunk(offset=offset + start, data=piece, crc32c=google_crc32c.value(piece))
+
+
+def to_parts(tensors: Mapping[str, NDArray[Any]]) -> Iterator[tensor_pb2.TensorPart]:
+    """The stream of several tensors, each a header and its chunks."""
+    for name, value in tensors.items():
+        array = np.ascontiguousarray(value)
+        yield tensor_pb2.TensorPart(header=header(name, array))
+        for chunk in chunks(array.reshape(-1).view(np.uint8).data):
+            yield tensor_pb2.TensorPart(chunk=chunk)
+
+
+class Assembler:
+    """Puts streamed tensors together in buffers allocated once, and checks every chunk.
+
+    >>> import numpy as np
+    >>> assembler = Assembler()
+    >>> for part in to_parts({"a": np.arange(3, dtype="<f4")}):
+    ...     assembler.add(part)
+    >>> assembler.finish()["a"]
+    array([0., 1., 2.], dtype=float32)
+    """
+
+    def __init__(self) -> None:
+        self._headers: list[tensor_pb2.TensorHeader] = []
+        self._buffers: list[NDArray[np.uint8]] = []
+        self.received = 0
+
+    def add(self, part: tensor_pb2.TensorPart) -> None:
+        """Take the next part. Raises DataLoss on a gap, an overrun or a wrong checksum."""
+        if part.WhichOneof("part") == "header":
+            self._close()
+            self._headers.append(part.header)
+            self._buffers.append(np.empty(part.header.total_bytes, np.uint8))
+            self.received = 0
+            return
+        chunk = part.chunk
+        if not self._headers or chunk.offset != self.received:
+            raise DataLoss(f"chunk at byte {chunk.offset} where {self.received} was expected")
+        end = chunk.offset + len(chunk.data)
+        if end > len(self._buffers[-1]) or google_crc32c.value(chunk.data) != chunk.crc32c:
+            raise DataLoss(f"chunk at byte {chunk.offset} of {self._headers[-1].name!r} is damaged")
+        self._buffers[-1][chunk.offset : end] = np.frombuffer(chunk.data, np.uint8)
+        self.received = end
+
+    def finish(self) -> dict[str, NDArray[Any]]:
+        """The tensors by name. Raises DataLoss when the last one is incomplete or a digest is wrong."""
+        self._close()
+        return {
+            head.name: buffer.view(DTYPES[head.datatype]).reshape(tuple(head.shape))
+            for head, buffer in zip(self._headers, self._buffers, strict=True)
+        }
+
+    def _close(self) -> None:
+        if not self._headers:
+            return
+        head, buffer = self._headers[-1], self._buffers[-1]
+        if self.received != len(buffer):
+            raise DataLoss(f"{head.name!r} ended after {self.received} of {len(buffer)} bytes")
+        if head.sha256 and hashlib.sha256(buffer.data).hexdigest() != head.sha256:
+            raise DataLoss(f"{head.name!r} does not match its sha256")
+
+
+def from_parts(parts: Iterable[tensor_pb2.TensorPart]) -> dict[str, NDArray[Any]]:
+    """The tensors of a whole stream."""
+    assembler = Assembler()
+    for part in parts:
+        assembler.add(part)
+    return assembler.finish()
+
+
+def to_tensor(array: NDArray[Any]) -> tensor_pb2.Tensor:
+    """A whole tensor for a request."""
+    head = header("", array)
+    return tensor_pb2.Tensor(
+        datatype=head.datatype, shape=head.shape, data=np.ascontiguousarray(array).tobytes()
+    )
+
+
+def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
+    """The array of a request's tensor, a read-only view of its bytes.
+
+    Raises:
+        InvalidArgument: unknown datatype, negative extent, or a byte count that does not fit the shape.
+    """
+    if tensor.datatype not in DTYPES:
+        raise InvalidArgument.of(f"{field}.datatype", tensor.datatype, f"one of {', '.join(DTYPES)}")
+    dtype, shape = DTYPES[tensor.datatype], tuple(tensor.shape)
+    if any(extent < 0 for extent in shape):
+        raise InvalidArgument.of(f"{field}.shape", list(shape), "without negative extents")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(tensor.data) != expected:
+        raise InvalidArgument.of(
+            f"{field}.data", f"{len(tensor.data)} bytes", f"{expected} bytes for {list(shape)}"
+        )
+    return np.frombuffer(tensor.data, dtype).reshape(shape)
+
+
+def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3) in 0..255 of a PNG, JPEG or WebP file; the size is checked before pixels are made.
+
+    Transparency is laid over white; EXIF orientation is applied.
+
+    Raises:
+        InvalidArgument: not one of the formats, truncated, animated, empty, or more than `max_pixels` pixels.
+    """
+    try:
+        with PILImage.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InvalidArgument.of(field, f"{width} x {height} pixels", f"at most {max_pixels} pixels")
+            if (frames := getattr(image, "n_frames", 1)) != 1:
+                raise InvalidArgument.of(field, f"{frames} frames", "a picture of one frame")
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except InvalidArgument:
+        raise
+    except PILImage.DecompressionBombError as error:
+        raise InvalidArgument.of(field, str(error), f"at most {max_pixels} pixels") from error
+    except Exception as error:  # Pillow's decoders raise what they like on damaged files.
+        allowed = f"a whole {', '.join(FORMATS)} file ({error})"
+        raise InvalidArgument.of(field, f"{len(data)} bytes", allowed) from error
+
+
+def _to_rgb(image: PILImage.Image) -> PILImage.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def encode_image(pixels: NDArray[Any], format: str = "PNG", quality: int = 90) -> bytes:  # noqa: A002
+    """File bytes of a picture: (H, W, 3) or (H, W) uint8, or (3, H, W) float in [0, 1], rounded to 8 bits."""
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    PILImage.fromarray(pixels).save(buffer, format=format, quality=quality)
+    return buffer.getvalue()
