@@ -34,19 +34,14 @@ test-all: install
 demo: install
 	$(BIN)/python -m convlens_client.demo --out demo-out
 
-# googleapis-common-protos carries operations.proto under another file name.
-.buf/ready: $(INSTALLED)
-	rm -rf .buf && mkdir -p .buf
-	cp -R "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google" .buf/google
-	find .buf -type f ! -name '*.proto' -delete
-	rm -rf .buf/google/protobuf
-	mv .buf/google/longrunning/operations_proto.proto .buf/google/longrunning/operations.proto
+.buf/ready: $(INSTALLED) protos/googleapis.py
+	$(BIN)/python protos/googleapis.py .buf/googleapis
 	touch $@
 
 SERVICES := attack inspection job model
 proto: .buf/ready
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto)
 
 bench: install
 	$(BIN)/python -m benchmarks
