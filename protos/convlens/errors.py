@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -191,7 +192,15 @@ def from_status(status: status_pb2.Status) -> ConvLensError:
 
 def from_rpc_error(error: grpc.RpcError) -> ConvLensError:
     """The error that the server raised, from what gRPC raised in the client."""
-    status = rpc_status.from_call(error)
-    if status is None:
-        status = status_pb2.Status(code=error.code().value[0], message=error.details() or str(error.code()))
-    return from_status(status)
+    return from_status(_details(error) or _bare(error))
+
+
+def _details(error: grpc.RpcError) -> status_pb2.Status | None:
+    try:
+        return rpc_status.from_call(error)
+    except (ValueError, DecodeError):  # A proxy on the way replaced the status, but left the details.
+        return None
+
+
+def _bare(error: grpc.RpcError) -> status_pb2.Status:
+    return status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)

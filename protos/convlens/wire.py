@@ -64,6 +64,9 @@ def to_parts(tensors: Mapping[str, NDArray[Any]]) -> Iterator[tensor_pb2.TensorP
 class Assembler:
     """Puts streamed tensors together in buffers allocated once, and checks every chunk.
 
+    A header that comes again before its tensor is complete continues that tensor: a broken stream is resumed
+    by asking for the bytes from `received` on.
+
     >>> import numpy as np
     >>> assembler = Assembler()
     >>> for part in to_parts({"a": np.arange(3, dtype="<f4")}):
@@ -80,19 +83,9 @@ class Assembler:
     def add(self, part: tensor_pb2.TensorPart) -> None:
         """Take the next part. Raises DataLoss on a gap, an overrun or a wrong checksum."""
         if part.WhichOneof("part") == "header":
-            self._close()
-            self._headers.append(part.header)
-            self._buffers.append(np.empty(part.header.total_bytes, np.uint8))
-            self.received = 0
-            return
-        chunk = part.chunk
-        if not self._headers or chunk.offset != self.received:
-            raise DataLoss(f"chunk at byte {chunk.offset} where {self.received} was expected")
-        end = chunk.offset + len(chunk.data)
-        if end > len(self._buffers[-1]) or google_crc32c.value(chunk.data) != chunk.crc32c:
-            raise DataLoss(f"chunk at byte {chunk.offset} of {self._headers[-1].name!r} is damaged")
-        self._buffers[-1][chunk.offset : end] = np.frombuffer(chunk.data, np.uint8)
-        self.received = end
+            self._open(part.header)
+        else:
+            self._fill(part.chunk)
 
     def finish(self) -> dict[str, NDArray[Any]]:
         """The tensors by name. Raises DataLoss when the last one is incomplete or a digest is wrong."""
@@ -102,6 +95,25 @@ class Assembler:
             for head, buffer in zip(self._headers, self._buffers, strict=True)
         }
 
+    def _open(self, head: tensor_pb2.TensorHeader) -> None:
+        if self._headers and head == self._headers[-1] and self.received < head.total_bytes:
+            return
+        self._close()
+        _check_header(head)
+        self._headers.append(head)
+        self._buffers.append(np.empty(head.total_bytes, np.uint8))
+        self.received = 0
+
+    def _fill(self, chunk: tensor_pb2.TensorChunk) -> None:
+        offset, data = chunk.offset, chunk.data  # Each access to `data` is a copy.
+        if not self._headers or offset != self.received:
+            raise DataLoss(f"chunk at byte {offset} where {self.received} was expected")
+        end = offset + len(data)
+        if end > len(self._buffers[-1]) or google_crc32c.value(data) != chunk.crc32c:
+            raise DataLoss(f"chunk at byte {offset} of {self._headers[-1].name!r} is damaged")
+        self._buffers[-1][offset:end] = np.frombuffer(data, np.uint8)
+        self.received = end
+
     def _close(self) -> None:
         if not self._headers:
             return
@@ -110,6 +122,13 @@ class Assembler:
             raise DataLoss(f"{head.name!r} ended after {self.received} of {len(buffer)} bytes")
         if head.sha256 and hashlib.sha256(buffer.data).hexdigest() != head.sha256:
             raise DataLoss(f"{head.name!r} does not match its sha256")
+
+
+def _check_header(head: tensor_pb2.TensorHeader) -> None:
+    sound = head.datatype in DTYPES and min(head.shape, default=0) >= 0
+    if not sound or head.total_bytes != math.prod(head.shape) * DTYPES[head.datatype].itemsize:
+        claim = f"{head.datatype!r} of shape {list(head.shape)} in {head.total_bytes} bytes"
+        raise DataLoss(f"{head.name!r} claims to be {claim}")
 
 
 def from_parts(parts: Iterable[tensor_pb2.TensorPart]) -> dict[str, NDArray[Any]]:
@@ -173,6 +192,8 @@ def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXE
 
 
 def _to_rgb(image: PILImage.Image) -> PILImage.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it at 255 instead of scaling it.
+        image = PILImage.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image).convert("RGB")
