@@ -1,0 +1,81 @@
+"""Rules of the arithmetic operators; operands broadcast, so gradients are summed back over what was repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .tape import Node, Tape
+
+
+def add(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Add and Sum: g for every operand."""
+    return _operands(t, node, [cotangents[0]] * len(node.inputs))
+
+
+def sub(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """G and -g."""
+    g = cotangents[0]
+    return _operands(t, node, [g, t.op("Neg", g) if node.wants(1) else ""])
+
+
+def mul(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """G b and g a."""
+    g, (a, b) = cotangents[0], node.inputs
+    return _operands(t, node, [t.mul(g, b) if node.wants(0) else "", t.mul(g, a) if node.wants(1) else ""])
+
+
+def div(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """G / b and -g y / b."""
+    g, b, y = cotangents[0], node.inputs[1], node.outputs[0]
+    over = t.div(g, b)
+    return _operands(t, node, [over, t.op("Neg", t.mul(over, y)) if node.wants(1) else ""])
+
+
+def power(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """G p x^(p-1) for a constant exponent p."""
+    if node.wants(1):
+        raise node.refuse("the exponent depends on the image")
+    x, p = node.inputs
+    p = t.op("CastLike", p, x)
+    return _operands(t, node, [t.mul(cotangents[0], t.mul(p, t.op("Pow", x, t.sub(p, 1.0)))), ""])
+
+
+def where(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """G to the side that was chosen."""
+    condition, g, zero = node.inputs[0], cotangents[0], t.floats(0.0)
+    sides = [
+        "",
+        t.op("Where", condition, g, zero) if node.wants(1) else "",
+        t.op("Where", condition, zero, g) if node.wants(2) else "",
+    ]
+    return _operands(t, node, sides)
+
+
+def expand(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Sum over what was repeated."""
+    return [unbroadcast(t, cotangents[0], node.outputs[0], node.inputs[0]), ""]
+
+
+def _operands(t: Tape, node: Node, gradients: list[str]) -> list[str]:
+    return [
+        unbroadcast(t, g, node.outputs[0], operand) if g and node.wants(i) else ""
+        for i, (g, operand) in enumerate(zip(gradients, node.inputs, strict=True))
+    ]
+
+
+def unbroadcast(t: Tape, g: str, whole: str, part: str) -> str:
+    """Sum g, of the shape of `whole`, down to the shape of `part`, which was broadcast to it."""
+    to, like = t.shape(whole), t.shape(part)
+    lead = len(to) - len(like)
+    pairs = list(zip(to[lead:], like, strict=True))
+    if lead:
+        g = t.op("ReduceSum", g, t.ints(list(range(lead))), keepdims=0)
+    if all(
+        a == b and a is not None or (isinstance(a, int) and isinstance(b, int)) or b == 1 for a, b in pairs
+    ):
+        axes = [i for i, (a, b) in enumerate(pairs) if b == 1 and a != 1]
+        return t.op("ReduceSum", g, t.ints(axes), keepdims=1) if axes else g
+    # Unnamed sizes: which axes were repeated is only known when the graph runs.
+    differs = t.op("Not", t.op("Equal", t.once("Shape", g), t.sizes(part)))
+    axes_found = t.op("Reshape", t.op("NonZero", differs), t.ints([-1]))
+    return t.op("ReduceSum", g, axes_found, keepdims=1, noop_with_empty_axes=1)

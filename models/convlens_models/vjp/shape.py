@@ -1,0 +1,90 @@
+"""Rules of the operators that only move numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from .tape import FLOATING, Node, Tape
+
+
+def same(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Identity, and Dropout at inference."""
+    return [cotangents[0]]
+
+
+def cast(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Cast back."""
+    if node.get("to", TensorProto.FLOAT) not in FLOATING:
+        raise node.refuse("it leaves the floating-point numbers")
+    return [t.op("CastLike", cotangents[0], node.inputs[0])]
+
+
+def reshape(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Reshape, Flatten, Squeeze and Unsqueeze: back to the input's shape."""
+    return [t.like(cotangents[0], node.inputs[0])]
+
+
+def transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """The inverse permutation."""
+    rank = len(t.shape(node.inputs[0]))
+    perm = node.get("perm", list(range(rank))[::-1])
+    return [t.op("Transpose", cotangents[0], perm=np.argsort(perm).tolist())]
+
+
+def concat(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Cut the gradient up again; only the parts that are asked for."""
+    axis = node.get("axis")
+    end, parts = t.ints([0]), []
+    known = True
+    for index, value in enumerate(node.inputs):
+        start = end
+        size = t.shape(value)[axis]
+        known = known and isinstance(size, int)
+        end = _advance(t, node, index, axis, known)
+        part = t.op("Slice", cotangents[0], start, end, t.ints([axis])) if node.wants(index) else ""
+        parts.append(part)
+    return parts
+
+
+def _advance(t: Tape, node: Node, index: int, axis: int, known: bool) -> str:
+    sizes = [t.shape(value)[axis] for value in node.inputs[: index + 1]]
+    if known:
+        return t.ints([sum(size for size in sizes if isinstance(size, int))])
+    each = [t.op("Gather", t.sizes(value), t.ints([axis])) for value in node.inputs[: index + 1]]
+    return t.op("Sum", *each) if len(each) > 1 else each[0]
+
+
+def split(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Put the parts together; zeros for those that nobody used."""
+    parts = [
+        g or t.op("Expand", t.floats(0.0), t.sizes(part))
+        for g, part in zip(cotangents, node.outputs, strict=True)
+    ]
+    return [t.op("Concat", *parts, axis=node.get("axis", 0))]
+
+
+def pad(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Cut off what was padded."""
+    if node.get("mode", "constant") != "constant":
+        raise node.refuse(f"mode {node.get('mode')!r} has no rule, only 'constant' has one")
+    return [t.op("Pad", cotangents[0], t.op("Neg", node.inputs[1]), "", *node.inputs[3:])]
+
+
+def pick(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Slice, Gather and GatherElements: the same operator on the positions 0, 1, 2, ... says where each came from."""
+    x = node.inputs[0]
+    count = t.op("Size", x)
+    positions = t.like(t.op("Range", t.ints(0), count, t.ints(1)), x)
+    taken = t.op(node.kind, positions, *node.inputs[1:], **node.attributes)
+    return [scatter(t, cotangents[0], taken, x)]
+
+
+def scatter(t: Tape, g: str, positions: str, x: str) -> str:
+    """Zeros of the shape of x, with each number of g added at its position in the flattened x."""
+    flat = t.ints([-1])
+    zeros = t.op("Expand", t.floats(0.0), t.op("Reshape", t.op("Size", x), t.ints([1])))
+    index, updates = t.op("Reshape", positions, flat), t.op("Reshape", g, flat)
+    return t.like(t.op("ScatterElements", zeros, index, updates, axis=0, reduction="add"), x)
