@@ -1,0 +1,30 @@
+"""Puts the trained default model into the package: ``python -m convlens_models.embed DIR``.
+
+DIR holds the training's `weights.safetensors` and `labels.txt`. The embedded folder keeps the only copy of
+the weights, and always one version.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from convlens_models.importer import add_architecture
+from convlens_models.manifest import Manifest
+from convlens_models.repository import DEFAULT_MODEL, EMBEDDED, WEIGHTS
+
+
+def embed(trained: Path, target: Path = EMBEDDED) -> Manifest:
+    """Make the network trained into the folder `trained` version 1 of the default model in `target`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        manifest = add_architecture(root, DEFAULT_MODEL, trained / WEIGHTS, trained / "labels.txt")
+        shutil.rmtree(target / DEFAULT_MODEL, ignore_errors=True)
+        shutil.copytree(root / DEFAULT_MODEL, target / DEFAULT_MODEL)
+    return manifest
+
+
+if __name__ == "__main__":
+    print(embed(Path(sys.argv[1])).model_dump_json(exclude={"layers", "labels"}, indent=1))

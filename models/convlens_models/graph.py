@@ -1,0 +1,67 @@
+"""Small surgery on ONNX graphs: cut at values, fix sizes. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from convlens.errors import InvalidArgument
+from convlens_models.manifest import INPUT
+
+
+def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The part of `model` that computes the values `outputs`, which become its outputs, in that order.
+
+    Raises:
+        InvalidArgument: no node of the graph makes one of the values.
+    """
+    graph = model.graph
+    makers = {value: node for node in graph.node for value in node.output}
+    if unknown := [name for name in outputs if name not in makers]:
+        raise InvalidArgument.of("outputs", unknown[0], "a value that a node of the graph makes")
+    needed, stack = set[str](), list(outputs)
+    while stack:
+        value = stack.pop()
+        if value not in needed:
+            needed.add(value)
+            stack.extend(makers[value].input if value in makers else ())
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    known = {info.name: info for info in (*graph.value_info, *graph.output)}
+    _replace(part.graph.node, [node for node in graph.node if needed.intersection(node.output)])
+    _replace(part.graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    _replace(part.graph.value_info, [info for info in graph.value_info if info.name in needed - set(outputs)])
+    _replace(
+        part.graph.output,
+        [known.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+    )
+    return part
+
+
+def static(model: onnx.ModelProto, shape: tuple[int | None, int, int]) -> onnx.ModelProto:
+    """`model` with batch (None: any), height and width fixed, and the shape of every value worked out."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]
+    for info in fixed.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    image = next(info for info in fixed.graph.input if info.name == INPUT)
+    batch, height, width = shape
+    sizes = ("N" if batch is None else batch, 3, height, width)
+    image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sizes))
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+    return inferred
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the values that the graph declares; unknown extents are 0."""
+    infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos}
+
+
+def _replace(field: Any, items: list[Any]) -> None:
+    del field[:]
+    field.extend(items)

@@ -1,0 +1,106 @@
+"""What is known about a stored network: `manifest.json` of a version in the model repository."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from convlens.errors import InvalidArgument
+
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+INPUT: Final = "image"
+PROBABILITIES: Final = "probabilities"
+LOG_PROBABILITIES: Final = "log_probabilities"
+
+Rgb = tuple[float, float, float]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Layer(BaseModel):
+    """A named value inside a network.
+
+    Attributes:
+        name: torchvision's module path, such as "features.3"; "probabilities" and "log_probabilities" are
+            layers of every model.
+        kind: operator or block, such as "Conv2d", "ReLU", "Fire".
+        tensor: name of the value in `forward.onnx`.
+        shape: of one image's value at the model's input size, without the batch axis.
+        stride: input pixels between neighbouring positions; 0 when a position sees the whole input.
+        receptive_field: side in input pixels (the longer one, where the two differ).
+        receptive_field_start: input coordinate of the field's centre at position 0; pixel centres are whole.
+        weight: key of the layer's kernel in `weights.safetensors`, if it has one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: str
+    tensor: str
+    shape: tuple[int, ...]
+    stride: int
+    receptive_field: int
+    receptive_field_start: float
+    weight: str | None = None
+
+
+class Manifest(BaseModel):
+    """A version of a model: all that a caller may know without opening the graph.
+
+    Attributes:
+        input_size: side of the square input it was made for, in pixels.
+        min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
+        mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
+        output: name of the layer that holds the logits, of shape (classes,).
+        dream_layers: layers that DeepDream amplifies unless told otherwise.
+        files: SHA-256 of every file of the version but this one.
+        digest: SHA-256 of this manifest apart from `name`, `version` and `digest`, so that what has the same
+            digest computes the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[int, Field(ge=1)]
+    architecture: str
+    engine: Literal["onnx", "torchscript"] = "onnx"
+    input_size: Annotated[int, Field(ge=1)]
+    min_size: Annotated[int, Field(ge=1)]
+    dynamic_size: bool
+    mean: Rgb
+    std: Rgb
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    dream_layers: tuple[str, ...] = ()
+    output: str
+    parameters: int
+    multiply_adds: int
+    files: dict[str, Sha256]
+    digest: str = ""
+
+    def layer(self, name: str, field: str = "layer") -> Layer:
+        """The layer called `name`. Raises InvalidArgument, with the nearest names, if there is none."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = [layer.name for layer in self.layers]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+        raise InvalidArgument.of(field, name, f"a layer of {self.name}, such as {', '.join(near)}")
+
+    def sealed(self) -> Self:
+        """This manifest with its digest filled in."""
+        return self.model_copy(update={"digest": self._digest()})
+
+    @model_validator(mode="after")
+    def _digest_matches(self) -> Self:
+        if self.digest and self.digest != self._digest():
+            raise ValueError("the manifest does not match its own digest")
+        return self
+
+    def _digest(self) -> str:
+        content = self.model_dump(mode="json", exclude={"name", "version", "digest"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""A request's picture to the network's input: decode, bring to size, scale to [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from convlens import wire
+from convlens.errors import InvalidArgument
+from convlens.v1 import image_pb2
+from convlens_models.manifest import Manifest
+
+MIN_SIDE: Final = 8
+MAX_SIDE: Final = 4096
+
+Pixels = NDArray[Any]  # (H, W, 3), uint8 in 0..255 or float32 in [0, 1]
+
+
+def to_input(
+    image: image_pb2.Image,
+    manifest: Manifest,
+    default: Literal["short_side", "keep"] = "short_side",
+    field: str = "image",
+) -> NDArray[np.float32]:
+    """The input (3, H, W) in [0, 1] that `manifest`'s network gets for `image`.
+
+    Files and UINT8 are resized as 8-bit RGB, as ImageNet's evaluation does; FP32 as floats. Always bilinear
+    with antialiasing.
+
+    Args:
+        image: encoded file, or a tensor: UINT8 (H, W, 3), or FP32 (3, H, W) in [0, 1].
+        manifest: gives the default crop and the sizes that are accepted.
+        default: how an encoded picture without `resize` is brought to size; tensors are kept as they are.
+        field: path of `image` in the request, for messages.
+
+    Raises:
+        InvalidArgument: undecodable, wrong datatype or shape, values outside [0, 1], or a size that the
+            network does not accept.
+    """
+    pixels = _source(image, field)
+    mode = image.resize.WhichOneof("mode") or (default if image.WhichOneof("source") == "encoded" else "keep")
+    pixels = RESIZE[mode](pixels, image.resize, manifest, f"{field}.resize.{mode}")
+    _check_size(pixels.shape[0], pixels.shape[1], manifest, field)
+    scaled = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _source(image: image_pb2.Image, field: str) -> Pixels:
+    if image.WhichOneof("source") == "encoded":
+        return wire.decode_image(image.encoded, f"{field}.encoded")
+    field = f"{field}.tensor"
+    array = wire.from_tensor(image.tensor, field)
+    axis = {"UINT8": 2, "FP32": 0}.get(image.tensor.datatype)
+    if axis is None or array.ndim != 3 or array.shape[axis] != 3 or 0 in array.shape:
+        shown = f"{image.tensor.datatype} {list(array.shape)}"
+        raise InvalidArgument.of(field, shown, "UINT8 of shape (H, W, 3) or FP32 of shape (3, H, W)")
+    if axis == 2:
+        return array
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):  # Also false for NaN.
+        raise InvalidArgument.of(field, f"values from {low:g} to {high:g}", "finite and within [0, 1]")
+    return array.transpose(1, 2, 0)
+
+
+def _short_side(pixels: Pixels, resize: image_pb2.Resize, manifest: Manifest, field: str) -> Pixels:
+    wanted = resize.short_side
+    crop = wanted.crop if wanted.HasField("crop") else manifest.input_size
+    size = wanted.size if wanted.HasField("size") else round(crop * 256 / 224)
+    if crop > size:
+        raise InvalidArgument.of(f"{field}.crop", crop, f"at most the size of the short side, {size}")
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    pixels = _scale(pixels, height * size // short, width * size // short, field)
+    top, left = (round((side - crop) / 2) for side in pixels.shape[:2])
+    return pixels[top : top + crop, left : left + crop]
+
+
+def _exact(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) -> Pixels:
+    return _scale(pixels, resize.exact.height, resize.exact.width, field)
+
+
+def _fit(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) -> Pixels:
+    ratio = min(1.0, resize.fit.max_side / max(pixels.shape[:2]))
+    height, width = (max(1, round(side * ratio)) for side in pixels.shape[:2])
+    return _scale(pixels, height, width, field)
+
+
+def _keep(pixels: Pixels, *_: object) -> Pixels:
+    return pixels
+
+
+RESIZE: Final[dict[str, Callable[[Pixels, image_pb2.Resize, Manifest, str], Pixels]]] = {
+    "short_side": _short_side,
+    "exact": _exact,
+    "fit": _fit,
+    "keep": _keep,
+}
+
+
+def _scale(pixels: Pixels, height: int, width: int, field: str) -> Pixels:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if min(height, width) < 1 or max(height, width) > 4 * MAX_SIDE:
+        raise InvalidArgument.of(
+            field, f"{height} x {width} pixels", f"at most {4 * MAX_SIDE} a side when scaled"
+        )
+    size, how = (width, height), PILImage.Resampling.BILINEAR
+    if pixels.dtype == np.uint8:
+        return np.asarray(PILImage.fromarray(pixels).resize(size, how))
+    planes = [np.asarray(PILImage.fromarray(plane).resize(size, how)) for plane in pixels.transpose(2, 0, 1)]
+    return np.stack(planes, axis=-1).clip(0, 1)
+
+
+def _check_size(height: int, width: int, manifest: Manifest, field: str) -> None:
+    shown = f"{height} x {width} pixels"
+    side = manifest.input_size
+    if not manifest.dynamic_size and (height, width) != (side, side):
+        raise InvalidArgument.of(field, shown, f"{side} x {side}, the one size that {manifest.name} accepts")
+    low = max(MIN_SIDE, manifest.min_size)
+    if min(height, width) < low or max(height, width) > MAX_SIDE:
+        raise InvalidArgument.of(field, shown, f"between {low} and {MAX_SIDE} a side for {manifest.name}")

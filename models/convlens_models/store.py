@@ -1,0 +1,60 @@
+"""Writes versions into the model repository: all of a version or nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from convlens.errors import InvalidArgument
+from convlens_models.manifest import NAME_PATTERN, Manifest
+from convlens_models.repository import MANIFEST, ModelRepository, sha256
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can be that of a model. Raises InvalidArgument otherwise."""
+    if not re.match(NAME_PATTERN, name):
+        allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+        raise InvalidArgument.of("name", name, allowed)
+    return name
+
+
+@contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """An empty folder in the repository, invisible to its readers; removed at the end unless published."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".adding-", dir=root))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """`manifest` with the digests of the files in `folder`."""
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    return manifest.model_copy(update={"files": files}).sealed()
+
+
+def publish(folder: Path, root: Path, manifest: Manifest) -> Manifest:
+    """Make the staged `folder` the next version of `manifest.name` in one rename; the final manifest."""
+    for path in folder.iterdir():
+        path.chmod(0o644)  # Some writers make private files; servers may run as another user.
+    sealed = seal(folder, manifest)
+    while True:
+        version = max(ModelRepository(root).versions(manifest.name), default=0) + 1
+        final = sealed.model_copy(update={"version": version})
+        (folder / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n")
+        target = root / manifest.name / str(version)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            continue  # Another process took this version meanwhile.
+        return final

@@ -1,0 +1,69 @@
+"""Reads a user's weights and holds them against what a network expects."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from convlens.errors import InvalidArgument
+
+FIELD = "weights"
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The `state_dict` in a `.safetensors`, `.pth` or `.pt` file; never runs code from it.
+
+    A checkpoint that holds the state under "state_dict" is accepted. Floating-point tensors become float32.
+
+    Raises:
+        InvalidArgument: absent, damaged, of another kind, or with anything but tensors in it.
+    """
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    except OSError as error:
+        raise InvalidArgument.of(FIELD, str(path), f"a readable file ({error.strerror})") from error
+    except (SafetensorError, pickle.UnpicklingError, BadZipFile, RuntimeError, EOFError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise InvalidArgument.of(FIELD, str(path), f"safetensors or a plain state_dict ({first})") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"it holds {type(loaded).__name__}, not names and tensors")
+    return dict(loaded)
+
+
+def check_state(state: Mapping[str, Tensor], module: nn.Module, auxiliary: tuple[str, ...] = ()) -> None:
+    """Raise InvalidArgument, which names the first key and shapes, unless `state` fits `module`.
+
+    Args:
+        auxiliary: prefixes of keys that may be missing, all of a prefix at once. Counters of batch norms may
+            be missing as well, as old files have none.
+    """
+    expected = module.state_dict()
+    optional = tuple(prefix for prefix in auxiliary if not any(key.startswith(prefix) for key in state))
+    for key, value in expected.items():
+        if key not in state:
+            if key.startswith(optional or ("\0",)) or key.endswith("num_batches_tracked"):
+                continue
+            raise InvalidArgument(
+                f"{FIELD}: key {key!r} of shape {list(value.shape)} is missing", field=FIELD
+            )
+        if state[key].shape != value.shape:
+            found, wanted = list(state[key].shape), list(value.shape)
+            raise InvalidArgument(f"{FIELD}: key {key!r} has shape {found}: must be {wanted}", field=FIELD)
+    for key in state:
+        if key not in expected:
+            shape = list(state[key].shape)
+            raise InvalidArgument(f"{FIELD}: unexpected key {key!r} of shape {shape}", field=FIELD)
