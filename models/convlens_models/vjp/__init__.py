@@ -1,8 +1,8 @@
 """One vector-Jacobian rule for each ONNX operator.
 
-A rule is `(tape, node, cotangents) -> gradients`: it is given the names of the gradients of the node's outputs (""
-where an output has none), appends nodes to the tape, and returns the names of the gradients of the node's inputs
-("" for an input that has none; inputs past the end of the list have none).
+A rule is `(tape, node, cotangents) -> gradients`: it is given the names of the gradients of the node's
+outputs ("" where an output has none), appends nodes to the tape, and returns the names of the gradients of
+the node's inputs ("" for an input that has none; inputs past the end of the list have none).
 """
 
 from __future__ import annotations

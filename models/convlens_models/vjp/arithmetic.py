@@ -1,4 +1,4 @@
-"""Rules of the arithmetic operators; operands broadcast, so gradients are summed back over what was repeated."""
+"""Rules of the arithmetic operators; gradients are summed over what was broadcast."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def unbroadcast(t: Tape, g: str, whole: str, part: str) -> str:
     if lead:
         g = t.op("ReduceSum", g, t.ints(list(range(lead))), keepdims=0)
     if all(
-        a == b and a is not None or (isinstance(a, int) and isinstance(b, int)) or b == 1 for a, b in pairs
+        (a == b and a is not None) or (isinstance(a, int) and isinstance(b, int)) or b == 1 for a, b in pairs
     ):
         axes = [i for i, (a, b) in enumerate(pairs) if b == 1 and a != 1]
         return t.op("ReduceSum", g, t.ints(axes), keepdims=1) if axes else g

@@ -15,7 +15,9 @@ def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
         raise node.refuse("the kernel or the bias depends on the image")
     kernel = _ints(t, node, weight)
     axes = axes_of(t, node, kernel[2:])
-    return [input_gradient(t, cotangents[0], weight, kernel, x, axes, node.get("group", 1))]
+    return [
+        input_gradient(t, cotangents[0], x, weight, kernel=kernel, axes=axes, groups=node.get("group", 1))
+    ]
 
 
 def conv_transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -36,20 +38,20 @@ def _ints(t: Tape, node: Node, value: str) -> list[int]:
 
 
 def input_gradient(
-    t: Tape, g: str, weight: str, kernel: list[int], x: str, axes: tuple[Axis, Axis], groups: int
+    t: Tape, g: str, x: str, weight: str, *, kernel: list[int], axes: tuple[Axis, Axis], groups: int
 ) -> str:
     """The gradient of a convolution's input.
 
-    For stride 1 it is a plain convolution with the flipped kernel, input and output channels exchanged. For
-    stride s, position s q + r of the image meets only the taps k with k = r + pad (mod s): s*s small kernels, one
-    for each phase r, run as one convolution with s*s times the channels, whose output DepthToSpace interleaves.
+    For stride 1 it is a plain convolution with the flipped kernel, input and output channels exchanged.
+    For stride s, position s q + r of the image meets only the taps k = r + pad (mod s): s*s small kernels,
+    one for each phase r, run as one convolution with s*s times the channels, which DepthToSpace interleaves.
     Both run in ONNX Runtime's blocked layout, ConvTranspose does not. The kernels are rearranged by nodes on
     initializers, which ONNX Runtime computes once, when it builds the session.
     """
     strides = {axis.stride for axis in axes}
     plain = strides == {1} or all(axis.dilation == 1 for axis in axes)
     if len(strides) > 1 or not plain or any(axis.begin > axis.reach for axis in axes):
-        return _by_transposed_convolution(t, g, weight, x, axes, groups)
+        return _by_transposed_convolution(t, g, x, weight, axes=axes, groups=groups)
     stride = strides.pop()
     pads = [_padding(axis) for axis in axes]
     flipped = _phase_kernels(t, weight, kernel, axes, groups)
@@ -85,7 +87,7 @@ def _before(axis: Axis) -> int:
 
 
 def _after(axis: Axis) -> int:
-    """Zeros behind g, so that the result covers the image; enough for any size where the size is not known."""
+    """Zeros behind g, so that the result covers the image; where sizes are not known, enough for any."""
     s = axis.stride
     if isinstance(axis.length, int) and isinstance(axis.places, int):
         missing = -(-axis.length // s) - axis.places
@@ -120,7 +122,7 @@ def _crop(t: Tape, value: str, x: str, starts: tuple[int, int] = (0, 0)) -> str:
 
 
 def _by_transposed_convolution(
-    t: Tape, g: str, weight: str, x: str, axes: tuple[Axis, Axis], groups: int
+    t: Tape, g: str, x: str, weight: str, *, axes: tuple[Axis, Axis], groups: int
 ) -> str:
     whole = t.op(
         "ConvTranspose",

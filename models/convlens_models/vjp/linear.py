@@ -9,7 +9,7 @@ from .tape import Node, Tape
 
 
 def gemm(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Y = alpha A' B' + beta C: G B'^T and A'^T G, turned as A and B were, times alpha; beta G summed for C."""
+    """Y = alpha A' B' + beta C: alpha G B'^T and alpha A'^T G, turned as A and B were; beta G, summed."""
     g, (a, b) = cotangents[0], node.inputs[:2]
     turn_a, turn_b, alpha = node.get("transA", 0), node.get("transB", 0), node.get("alpha", 1.0)
     gradients = ["", "", ""][: len(node.inputs)]

@@ -18,7 +18,7 @@ def batch_normalization(t: Tape, node: Node, cotangents: Sequence[str]) -> list[
 
 
 def local_response(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """LRN (Krizhevsky et al., 2012): y = x D^-beta, D = bias + alpha/size * the sum of x^2 over near channels.
+    """LRN (Krizhevsky et al., 2012): y = x D^-beta, D = bias + alpha/size * (sum of x^2 over near channels).
 
     g D^-beta - 2 alpha beta/size * x * (the sum over the mirrored window of g y / D).
     """

@@ -28,11 +28,12 @@ def average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
         raise node.refuse("the number of channels is not known")
     ones = t.floats(np.ones((channels, 1, *kernel)))
     g = t.mul(cotangents[0], _weight_of_a_value(t, node, axes))
-    return [input_gradient(t, g, ones, [channels, 1, *kernel], node.inputs[0], axes, channels)]
+    shape = [channels, 1, *kernel]
+    return [input_gradient(t, g, node.inputs[0], ones, kernel=shape, axes=axes, groups=channels)]
 
 
 def _weight_of_a_value(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> str:
-    """The factor 1/n of each window, [1, 1, H, W] where it differs: (sum of 1/n over its values) / its values."""
+    """One over the divisor of each window, [1, 1, H, W] where it differs: mean of ones / their number."""
     fits = all(
         isinstance(a.length, int) and isinstance(a.places, int)
         and a.begin == a.end == 0 and (a.places - 1) * a.stride + a.reach < a.length

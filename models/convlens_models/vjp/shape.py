@@ -37,24 +37,25 @@ def transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
 def concat(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Cut the gradient up again; only the parts that are asked for."""
     axis = node.get("axis")
-    end, parts = t.ints([0]), []
-    known = True
-    for index, value in enumerate(node.inputs):
-        start = end
-        size = t.shape(value)[axis]
-        known = known and isinstance(size, int)
-        end = _advance(t, node, index, axis, known)
-        part = t.op("Slice", cotangents[0], start, end, t.ints([axis])) if node.wants(index) else ""
-        parts.append(part)
-    return parts
+    ends = [t.ints([0]), *(_end(t, node.inputs[: index + 1], axis) for index in range(len(node.inputs)))]
+    return [
+        t.op("Slice", cotangents[0], ends[index], ends[index + 1], t.ints([axis]))
+        if node.wants(index)
+        else ""
+        for index in range(len(node.inputs))
+    ]
 
 
-def _advance(t: Tape, node: Node, index: int, axis: int, known: bool) -> str:
-    sizes = [t.shape(value)[axis] for value in node.inputs[: index + 1]]
-    if known:
-        return t.ints([sum(size for size in sizes if isinstance(size, int))])
-    each = [t.op("Gather", t.sizes(value), t.ints([axis])) for value in node.inputs[: index + 1]]
-    return t.op("Sum", *each) if len(each) > 1 else each[0]
+def _end(t: Tape, values: list[str], axis: int) -> str:
+    """Where the last of `values` ends."""
+    sizes = [t.shape(value)[axis] for value in values]
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) == len(sizes):
+        return t.ints([sum(known)])
+    end = t.ints([0])
+    for value in values:
+        end = t.once("Add", end, t.once("Gather", t.sizes(value), t.ints([axis])))
+    return end
 
 
 def split(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -74,7 +75,7 @@ def pad(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def pick(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Slice, Gather and GatherElements: the same operator on the positions 0, 1, 2, ... says where each came from."""
+    """Slice, Gather and GatherElements: run on the positions 0, 1, 2, ..., they say what they took."""
     x = node.inputs[0]
     count = t.op("Size", x)
     positions = t.like(t.op("Range", t.ints(0), count, t.ints(1)), x)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from convlens.errors import InvalidArgument
 from onnx import TensorProto, helper, numpy_helper
+
+from convlens.errors import InvalidArgument
 
 Dim = int | str | None
 Array = npt.NDArray[Any]
@@ -30,8 +31,8 @@ class Tape:
     Sizes are ints where they are known, names where the model calls them by a name ("N", "H"), else None.
     """
 
-    def __init__(self, graph: onnx.GraphProto, opset: int, rule: ReluRule) -> None:
-        self.graph, self.opset, self.rule = graph, opset, rule
+    def __init__(self, graph: onnx.GraphProto, rule: ReluRule) -> None:
+        self.graph, self.rule = graph, rule
         self.nodes: list[onnx.NodeProto] = list(graph.node)
         self.initializers: list[TensorProto] = []
         self.producer = {output: node for node in graph.node for output in node.output if output}

@@ -1,4 +1,4 @@
-"""The window of a convolution or a pooling: kernel, strides, dilations and pads, and how many places it visits."""
+"""The window of a convolution or a pooling: kernel, strides, dilations and pads."""
 
 from __future__ import annotations
 
