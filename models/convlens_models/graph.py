@@ -50,7 +50,8 @@ def static(model: onnx.ModelProto, shape: tuple[int | None, int, int]) -> onnx.M
         info.type.tensor_type.ClearField("shape")
     image = next(info for info in fixed.graph.input if info.name == INPUT)
     batch, height, width = shape
-    sizes = ("N" if batch is None else batch, 3, height, width)
+    channels = image.type.tensor_type.shape.dim[1].dim_value
+    sizes = ("N" if batch is None else batch, channels, height, width)
     image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sizes))
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     return inferred
