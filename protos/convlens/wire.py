@@ -181,7 +181,7 @@ def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXE
                 raise InvalidArgument.of(field, f"{width} x {height} pixels", f"at most {max_pixels} pixels")
             if (frames := getattr(image, "n_frames", 1)) != 1:
                 raise InvalidArgument.of(field, f"{frames} frames", "a picture of one frame")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return to_pixels(image)
     except InvalidArgument:
         raise
     except PILImage.DecompressionBombError as error:
@@ -189,6 +189,11 @@ def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXE
     except Exception as error:  # Pillow's decoders raise what they like on damaged files.
         allowed = f"a whole {', '.join(FORMATS)} file ({error})"
         raise InvalidArgument.of(field, f"{len(data)} bytes", allowed) from error
+
+
+def to_pixels(image: PILImage.Image) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3) in 0..255; transparency is laid over white, EXIF orientation is applied."""
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _to_rgb(image: PILImage.Image) -> PILImage.Image:

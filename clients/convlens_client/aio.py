@@ -1,0 +1,192 @@
+"""`AsyncClient` and `AsyncOperation`, for callers on an event loop: `client.py` once more, with `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+from grpc import aio
+
+from convlens.errors import Unavailable
+from convlens_client import requests
+from convlens_client.calls import Call
+from convlens_client.channel import OPTIONS, credentials, server_address
+from convlens_client.client import as_method
+from convlens_client.results import Array, JobMetadata, Snapshot
+from convlens_client.retry import Attempts
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    @functools.wraps(build)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.run(build(*args, **kwargs))
+
+    return as_method(method, build)
+
+
+def _submitting(
+    build: Callable[P, Call[Snapshot]],
+) -> Callable[Concatenate[AsyncClient, P], Awaitable[AsyncOperation]]:
+    @functools.wraps(build)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOperation:
+        return AsyncOperation(self, await self.run(build(*args, **kwargs)))
+
+    return as_method(method, build)
+
+
+class AsyncClient:
+    """A connection to a ConvLens server for one event loop; arguments and methods as in `Client`.
+
+    >>> async def main():
+    ...     async with AsyncClient() as client:
+    ...         print((await client.classify("cat.jpg"))[0].top.label)
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float | None = 60.0,
+        tls: bool | str | Path | None = None,
+    ) -> None:
+        self.address = server_address(address)
+        self.timeout = timeout
+        secret = credentials(tls)
+        self._channel = (
+            aio.secure_channel(self.address, secret, OPTIONS)
+            if secret
+            else aio.insecure_channel(self.address, OPTIONS)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def within(self, timeout: float | None) -> Self:
+        """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
+        other = copy.copy(self)
+        other.timeout = timeout
+        return other
+
+    async def close(self) -> None:
+        """Closes the connection; calls in flight are cancelled."""
+        await self._channel.close()
+
+    list_models = _asking(requests.list_models)
+    get_model = _asking(requests.get_model)
+    filters = _asking(requests.filters)
+    classify = _asking(requests.classify)
+    activations = _asking(requests.activations)
+    attribute = _asking(requests.attribute)
+    attribute_all = _asking(requests.attribute_all)
+    attack = _asking(requests.attack)
+    submit = _submitting(requests.submit)
+    deepdream = _submitting(requests.deepdream)
+    operation = _submitting(requests.operation)
+
+    async def operations(self) -> list[AsyncOperation]:
+        """All jobs that the server keeps."""
+        return [AsyncOperation(self, state) for state in await self.run(requests.operations())]
+
+    async def run(self, call: Call[T], timeout: float | None = None) -> T:
+        """Asks until the call is complete; returns what it came to."""
+        async for _ in self.follow(call, timeout):
+            pass
+        return call.result()
+
+    async def follow(self, call: Call[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
+        """Asks until the call is complete; yields what it makes of each reply."""
+        attempts = Attempts(call, timeout if call.lasting else timeout or self.timeout)
+        while not call.complete:
+            try:
+                async with aclosing(self._ask(call, attempts)) as replies:
+                    async for shown in replies:
+                        yield shown
+            except (grpc.RpcError, Unavailable) as failure:
+                await asyncio.sleep(attempts.delay(failure))
+
+    async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
+        method = getattr(call.method.stub(self._channel), call.method.name)
+        reply = method(call.request(), timeout=attempts.remaining())
+        if not isinstance(method, aio.UnaryStreamMultiCallable):
+            yield call.add(await reply)
+        else:
+            try:
+                async for part in reply:
+                    attempts.progressed()
+                    yield call.add(part)
+            finally:
+                reply.cancel()
+        call.end()
+
+
+class AsyncOperation:
+    """A job on the server: a future that any client can find again by its `name`; as `Operation`."""
+
+    def __init__(self, client: AsyncClient, state: Snapshot) -> None:
+        self._client = client
+        self._state = state
+
+    def __repr__(self) -> str:
+        return f"<AsyncOperation {self.name} {self.metadata.state}>"
+
+    @property
+    def name(self) -> str:
+        """ "operations/<id>"."""
+        return self._state.name
+
+    @property
+    def metadata(self) -> JobMetadata:
+        """The job as it was when the server last told of it; `done()` asks again."""
+        return self._state.metadata
+
+    @property
+    def state(self) -> Snapshot:
+        """Metadata, error and artifact headers as the server last told them."""
+        return self._state
+
+    async def done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        if not self._state.done:
+            self._state = await self._client.run(requests.operation(self.name))
+        return self._state.done
+
+    async def wait(self, timeout: float | None = None) -> JobMetadata:
+        """Returns when the job has ended; see `Operation.wait`."""
+        if not self._state.done:
+            self._state = await self._client.run(requests.wait(self.name), timeout)
+        return self.metadata
+
+    async def result(self, timeout: float | None = None) -> dict[str, Array]:
+        """All artifacts, once the job has ended; see `Operation.result`."""
+        await self.wait(timeout)
+        if self._state.error:
+            raise self._state.error
+        return {item.name: await self.artifact(item.name) for item in self._state.artifacts}
+
+    async def artifact(self, name: str) -> Array:
+        """One artifact; see `Operation.artifact`."""
+        return await self._client.run(requests.read_artifact(self.name, name))
+
+    def watch(self) -> AsyncGenerator[JobMetadata]:
+        """Yields the job at each of its events, from the first that is kept to the last."""
+        return self._client.follow(requests.watch(self.name))
+
+    async def cancel(self) -> None:
+        """Asks the job to stop; it stops between two steps."""
+        await self._client.run(requests.cancel(self.name))
+
+    async def delete(self) -> None:
+        """Removes the job, once it has ended, with its artifacts."""
+        await self._client.run(requests.delete(self.name))

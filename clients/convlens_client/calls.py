@@ -1,0 +1,204 @@
+"""Conversations with the server, free of I/O: both clients run them, and neither knows more than `Call`.
+
+A call says what to ask next and takes the replies. A transport (`client.py`, `aio.py`) asks until `complete`;
+when a connection breaks it asks again, and the call decides what that means: start over, or go on from the
+byte or event where the stream broke.
+"""
+
+# ruff: noqa: D102 (`Call` describes the methods of all)
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from convlens import wire
+from convlens.errors import Unavailable
+from convlens.v1 import job_pb2, job_pb2_grpc
+from convlens_client.results import Array, JobMetadata, Snapshot, freeze, snapshot
+
+T = TypeVar("T")
+
+
+class Method(NamedTuple):
+    """A method of a generated stub."""
+
+    stub: type[Any]
+    name: str
+
+
+class Call(ABC, Generic[T]):
+    """One conversation; `T` is what it comes to."""
+
+    patience: ClassVar[float] = 3.0
+    """Seconds that the server may be away."""
+    lasting: ClassVar[bool] = False
+    """True for calls that go on where they broke; they last as long as a job and have no deadline."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.complete = False
+
+    @abstractmethod
+    def request(self) -> Message:
+        """What to ask, at the start and after each break."""
+
+    @abstractmethod
+    def add(self, reply: Any) -> Any:
+        """Take one reply; returns what a follower of the call is shown."""
+
+    def end(self) -> None:
+        """The replies to one request have ended well. Raises Unavailable when they ended too early."""
+        self.complete = True
+
+    @abstractmethod
+    def result(self) -> T:
+        """What it came to, once complete."""
+
+
+class Unary(Call[T]):
+    """One request, one reply."""
+
+    def __init__(self, method: Method, request: Message, read: Callable[[Any], T]) -> None:
+        super().__init__(method)
+        self._request, self._read = request, read
+        self._reply: Any = None
+
+    def request(self) -> Message:
+        return self._request
+
+    def add(self, reply: Any) -> Any:
+        self._reply = reply
+
+    def result(self) -> T:
+        return self._read(self._reply)
+
+
+class Tensors(Call[T]):
+    """One request, a stream of tensors, before them a `result` where the method has one."""
+
+    def __init__(self, method: Method, request: Message, read: Callable[[Any, dict[str, Array]], T]) -> None:
+        super().__init__(method)
+        self._request, self._read = request, read
+
+    def request(self) -> Message:
+        self._result: Any = None
+        self._assembler = wire.Assembler()
+        return self._request
+
+    def add(self, reply: Any) -> Any:
+        if reply.HasField("tensor"):
+            self._assembler.add(reply.tensor)
+        else:
+            self._result = reply.result
+
+    def result(self) -> T:
+        return self._read(self._result, self._assembler.finish())
+
+
+class Pages(Call[tuple[T, ...]]):
+    """A list that comes in pages; `field` holds the items of a page."""
+
+    def __init__(self, method: Method, request: Any, field: str, read: Callable[[Any], T]) -> None:
+        super().__init__(method)
+        self._request, self._field, self._read = request, field, read
+        self._items: list[T] = []
+
+    def request(self) -> Message:
+        message: Message = self._request
+        return message
+
+    def add(self, reply: Any) -> Any:
+        self._items += [self._read(item) for item in getattr(reply, self._field)]
+        self._request.page_token = reply.next_page_token
+
+    def end(self) -> None:
+        self.complete = not self._request.page_token
+
+    def result(self) -> tuple[T, ...]:
+        return tuple(self._items)
+
+
+class Wait(Call[Snapshot]):
+    """Waits until an operation is done, in turns that proxies let pass."""
+
+    patience = 60.0
+    lasting = True
+    TURN_SECONDS: ClassVar[int] = 30
+
+    def __init__(self, name: str) -> None:
+        super().__init__(Method(operations_pb2_grpc.OperationsStub, "WaitOperation"))
+        self._name = name
+        self._state: Snapshot
+
+    def request(self) -> Message:
+        turn = Duration(seconds=self.TURN_SECONDS)
+        request: Message = operations_pb2.WaitOperationRequest(name=self._name, timeout=turn)
+        return request
+
+    def add(self, reply: Any) -> Any:
+        self._state = snapshot(reply)
+
+    def end(self) -> None:
+        self.complete = self._state.done
+
+    def result(self) -> Snapshot:
+        return self._state
+
+
+class Watch(Call[JobMetadata]):
+    """Follows the events of a job; after a break it goes on behind the last event that came."""
+
+    patience = 60.0
+    lasting = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(Method(job_pb2_grpc.JobServiceStub, "WatchJob"))
+        self._name, self._after = name, ""
+        self._metadata: JobMetadata | None = None
+
+    def request(self) -> Message:
+        return job_pb2.WatchJobRequest(name=self._name, after_event_id=self._after)
+
+    def add(self, reply: job_pb2.WatchJobResponse) -> JobMetadata:
+        self._after = reply.event_id
+        self._metadata = freeze(reply.metadata)
+        return self._metadata
+
+    def end(self) -> None:
+        self.complete = self._metadata is not None and self._metadata.final
+        if not self.complete:
+            raise Unavailable(f"the events of {self._name} ended before the job")
+
+    def result(self) -> JobMetadata:
+        assert self._metadata is not None
+        return self._metadata
+
+
+class ReadArtifact(Call[Array]):
+    """Reads one stored tensor; after a break it goes on at the next byte, and the digest covers the whole."""
+
+    patience = 60.0
+    lasting = True
+
+    def __init__(self, name: str, artifact: str) -> None:
+        super().__init__(Method(job_pb2_grpc.JobServiceStub, "ReadArtifact"))
+        self._name, self._artifact = name, artifact
+        self._assembler = wire.Assembler()
+
+    def request(self) -> Message:
+        return job_pb2.ReadArtifactRequest(
+            name=self._name, artifact=self._artifact, read_offset=self._assembler.received
+        )
+
+    def add(self, reply: job_pb2.ReadArtifactResponse) -> None:
+        self._assembler.add(reply.tensor)
+
+    def result(self) -> Array:
+        (array,) = self._assembler.finish().values()
+        return array

@@ -1,0 +1,45 @@
+"""Where the server is, and how the connection to it is set up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from convlens.errors import InvalidArgument
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:8500"
+
+OPTIONS: Final = (
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", 16 << 20),  # Tensors come in pieces of 1 MiB.
+    # A watcher may hear nothing for minutes: notice that the server has gone, and keep NAT tables alive.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def server_address(address: str | None = None) -> str:
+    """`address`, else `CONVLENS_SERVER`, else 127.0.0.1:8500."""
+    return address or os.environ.get("CONVLENS_SERVER") or DEFAULT_ADDRESS
+
+
+def credentials(tls: bool | str | Path | None = None) -> grpc.ChannelCredentials | None:
+    """TLS with the system's roots (True) or with those in a PEM file; None for plain text.
+
+    `tls=None` reads `CONVLENS_TLS`: "1" or the path of a PEM file.
+    """
+    if tls is None:
+        setting = os.environ.get("CONVLENS_TLS", "")
+        tls = {"": False, "0": False, "1": True}.get(setting, setting)
+    if isinstance(tls, bool):
+        return grpc.ssl_channel_credentials() if tls else None
+    try:
+        return grpc.ssl_channel_credentials(Path(tls).read_bytes())
+    except OSError as error:
+        raise InvalidArgument.of("tls", str(tls), f"a readable PEM file ({error.strerror})") from error

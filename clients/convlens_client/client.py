@@ -1,0 +1,216 @@
+"""`Client`, for callers that block, and its `Operation`."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+
+from convlens.errors import Unavailable
+from convlens_client import requests
+from convlens_client.calls import Call
+from convlens_client.channel import OPTIONS, credentials, server_address
+from convlens_client.results import Array, JobMetadata, Snapshot
+from convlens_client.retry import Attempts
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M")
+
+
+def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The method that asks what `build` builds, with its signature and docstring."""
+
+    @functools.wraps(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.run(build(*args, **kwargs))
+
+    return as_method(method, build)
+
+
+def _submitting(build: Callable[P, Call[Snapshot]]) -> Callable[Concatenate[Client, P], Operation]:
+    """The same for a call that starts or finds a job."""
+
+    @functools.wraps(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Operation:
+        return Operation(self, self.run(build(*args, **kwargs)))
+
+    return as_method(method, build)
+
+
+def as_method(method: M, build: Callable[..., Any]) -> M:
+    """`method` with the signature of `build` behind `self`, for help()."""
+    signature = inspect.signature(build)
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    described: Any = method
+    described.__signature__ = signature.replace(parameters=[this, *signature.parameters.values()])
+    return method
+
+
+class Client:
+    """A connection to a ConvLens server; safe to share between threads.
+
+    >>> with Client() as client:  # doctest: +SKIP
+    ...     print(client.classify("cat.jpg")[0].top.label)
+
+    Args:
+        address: "host:port"; by default `CONVLENS_SERVER`, else 127.0.0.1:8500.
+        timeout: seconds that a call may take with all its attempts; None for no limit. Waiting for a job and
+            reading its results has no limit but the one that the method is given.
+        tls: True for TLS with the system's roots, or the path of a PEM file with roots; by default
+            `CONVLENS_TLS`.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float | None = 60.0,
+        tls: bool | str | Path | None = None,
+    ) -> None:
+        self.address = server_address(address)
+        self.timeout = timeout
+        secret = credentials(tls)
+        self._channel = (
+            grpc.secure_channel(self.address, secret, OPTIONS)
+            if secret
+            else grpc.insecure_channel(self.address, OPTIONS)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def within(self, timeout: float | None) -> Self:
+        """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
+        other = copy.copy(self)
+        other.timeout = timeout
+        return other
+
+    def close(self) -> None:
+        """Closes the connection; calls in flight are cancelled."""
+        self._channel.close()
+
+    list_models = _asking(requests.list_models)
+    get_model = _asking(requests.get_model)
+    filters = _asking(requests.filters)
+    classify = _asking(requests.classify)
+    activations = _asking(requests.activations)
+    attribute = _asking(requests.attribute)
+    attribute_all = _asking(requests.attribute_all)
+    attack = _asking(requests.attack)
+    submit = _submitting(requests.submit)
+    deepdream = _submitting(requests.deepdream)
+    operation = _submitting(requests.operation)
+
+    def operations(self) -> list[Operation]:
+        """All jobs that the server keeps."""
+        return [Operation(self, state) for state in self.run(requests.operations())]
+
+    def run(self, call: Call[T], timeout: float | None = None) -> T:
+        """Asks until the call is complete; returns what it came to."""
+        for _ in self.follow(call, timeout):
+            pass
+        return call.result()
+
+    def follow(self, call: Call[Any], timeout: float | None = None) -> Iterator[Any]:
+        """Asks until the call is complete; yields what it makes of each reply."""
+        attempts = Attempts(call, timeout if call.lasting else timeout or self.timeout)
+        while not call.complete:
+            try:
+                yield from self._ask(call, attempts)
+            except (grpc.RpcError, Unavailable) as failure:
+                time.sleep(attempts.delay(failure))
+
+    def _ask(self, call: Call[Any], attempts: Attempts) -> Generator[Any]:
+        method = getattr(call.method.stub(self._channel), call.method.name)
+        reply = method(call.request(), timeout=attempts.remaining())
+        if not isinstance(method, grpc.UnaryStreamMultiCallable):
+            yield call.add(reply)
+        else:
+            try:
+                for part in reply:
+                    attempts.progressed()
+                    yield call.add(part)
+            finally:
+                reply.cancel()  # A follower that stops early must not leave the stream open.
+        call.end()
+
+
+class Operation:
+    """A job on the server: a future that any client can find again by its `name`."""
+
+    def __init__(self, client: Client, state: Snapshot) -> None:
+        self._client = client
+        self._state = state
+
+    def __repr__(self) -> str:
+        return f"<Operation {self.name} {self.metadata.state}>"
+
+    @property
+    def name(self) -> str:
+        """ "operations/<id>"."""
+        return self._state.name
+
+    @property
+    def metadata(self) -> JobMetadata:
+        """The job as it was when the server last told of it; `done()` asks again."""
+        return self._state.metadata
+
+    @property
+    def state(self) -> Snapshot:
+        """Metadata, error and artifact headers as the server last told them."""
+        return self._state
+
+    def done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        if not self._state.done:
+            self._state = self._client.run(requests.operation(self.name))
+        return self._state.done
+
+    def wait(self, timeout: float | None = None) -> JobMetadata:
+        """Blocks until the job has ended; does not raise when it failed.
+
+        Raises:
+            DeadlineExceeded: it has not ended within `timeout` seconds.
+        """
+        if not self._state.done:
+            self._state = self._client.run(requests.wait(self.name), timeout)
+        return self.metadata
+
+    def result(self, timeout: float | None = None) -> dict[str, Array]:
+        """Blocks until the job has ended, and reads all its artifacts, by name.
+
+        Raises:
+            Cancelled: the job was cancelled.
+            DeadlineExceeded: it has not ended within `timeout` seconds.
+            ConvLensError: what the job failed with.
+        """
+        self.wait(timeout)
+        if self._state.error:
+            raise self._state.error
+        return {item.name: self.artifact(item.name) for item in self._state.artifacts}
+
+    def artifact(self, name: str) -> Array:
+        """Reads one artifact; goes on at the byte where a stream breaks, and checks the whole's digest."""
+        return self._client.run(requests.read_artifact(self.name, name))
+
+    def watch(self) -> Iterator[JobMetadata]:
+        """Yields the job at each of its events, from the first that is kept to the last."""
+        return self._client.follow(requests.watch(self.name))
+
+    def cancel(self) -> None:
+        """Asks the job to stop; it stops between two steps."""
+        self._client.run(requests.cancel(self.name))
+
+    def delete(self) -> None:
+        """Removes the job, once it has ended, with its artifacts."""
+        self._client.run(requests.delete(self.name))

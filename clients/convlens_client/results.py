@@ -1,0 +1,228 @@
+"""What the calls return: small frozen dataclasses with numpy arrays in them, and how messages become them.
+
+A dataclass has the fields of the message of the same name, so `freeze` needs no code for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
+
+from convlens.errors import ConvLensError, InvalidArgument, from_status
+from convlens.v1 import attack_pb2, inspection_pb2, job_pb2, model_pb2, target_pb2, tensor_pb2
+
+Array = NDArray[Any]
+FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """A named value inside a network; fields as in `convlens.v1.Layer`."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    stride: int
+    receptive_field: int
+    has_weights: bool
+    receptive_field_start: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Model:
+    """A network of the repository; fields as in `convlens.v1.Model`."""
+
+    name: str
+    version: int
+    architecture: str
+    engine: str
+    input_size: int
+    dynamic_size: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    multiply_adds: int
+    digest: str
+
+    def class_index(self, text: str) -> int:
+        """Index of the class that `text` names: an index, a label, or a part that only one label has.
+
+        Raises:
+            InvalidArgument: no such class, or several; names some that are near.
+        """
+        if text.isdecimal():
+            return int(text)
+        wanted = text.casefold().strip()
+        labels = [label.casefold() for label in self.labels]
+        if wanted in labels:
+            return labels.index(wanted)
+        matches = [i for i, label in enumerate(labels) if wanted in label]
+        if len(matches) == 1:
+            return matches[0]
+        near = matches or [labels.index(label) for label in difflib.get_close_matches(wanted, labels)]
+        names = ", ".join(f"{self.labels[i]!r} ({i})" for i in near[:8]) or "none"
+        raise InvalidArgument.of("class", text, f"an index or a label of {self.name}; near: {names}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """A class with its softmax probability."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Classification:
+    """Predictions for one image, best first."""
+
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def top(self) -> Prediction:
+        """The best one."""
+        return self.predictions[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attribution:
+    """A target attributed to the pixels of N images.
+
+    `values` and `class_indices` have one entry an image (no class indices for neurons); `map` is float32 of
+    shape (N, 3, H, W), signed, in units of the target per unit of pixel value in [0, 1].
+    """
+
+    values: tuple[float, ...]
+    class_indices: tuple[int, ...]
+    map: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Certificate:
+    """What an attack did to one image, measured; fields as in `convlens.v1.Certificate`."""
+
+    linf: float
+    l2: float
+    before: Prediction
+    after: Prediction
+    after_encoding: Prediction
+    success: bool
+    success_after_encoding: bool
+    queries: int
+    linf_after_encoding: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttackOutcome:
+    """N attacked images: float32 arrays of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}."""
+
+    certificates: tuple[Certificate, ...]
+    original: Array
+    gradient_sign: Array
+    adversarial: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobMetadata:
+    """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING"."""
+
+    state: str
+    technique: str
+    model: str
+    step: int
+    total_steps: int
+    losses: dict[str, float]
+    queue_position: int
+    attempt: int
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    expire_time: datetime | None
+    preview: bytes
+    device: str
+    model_digest: str
+    cancel_requested: bool
+
+    @property
+    def final(self) -> bool:
+        """True when the state will not change any more."""
+        return self.state in FINAL_STATES
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored tensor, without its bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    total_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An operation as it was when the server last told of it."""
+
+    name: str
+    done: bool
+    metadata: JobMetadata
+    error: ConvLensError | None
+    artifacts: tuple[Artifact, ...]
+
+
+_CLASSES: dict[type[Message], type] = {
+    attack_pb2.Certificate: Certificate,
+    inspection_pb2.Classification: Classification,
+    job_pb2.JobMetadata: JobMetadata,
+    model_pb2.Layer: Layer,
+    model_pb2.Model: Model,
+    target_pb2.Prediction: Prediction,
+    tensor_pb2.TensorHeader: Artifact,
+}
+
+
+def freeze(message: Message) -> Any:
+    """The dataclass of a message, field by field."""
+    kind = _CLASSES[type(message)]
+    values = {field.name: _plain(getattr(message, field.name)) for field in dataclasses.fields(kind)}
+    if kind is JobMetadata:
+        values["state"] = job_pb2.JobState.Name(values["state"]).removeprefix("JOB_STATE_")
+    return kind(**values)
+
+
+def snapshot(operation: operations_pb2.Operation) -> Snapshot:
+    """The operation with its metadata, error and artifact headers unpacked."""
+    metadata, result = job_pb2.JobMetadata(), job_pb2.JobResult()
+    operation.metadata.Unpack(metadata)
+    operation.response.Unpack(result)
+    error = from_status(operation.error) if operation.HasField("error") else None
+    return Snapshot(operation.name, operation.done, freeze(metadata), error, _plain(result.artifacts))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Timestamp():
+            return value.ToDatetime(tzinfo=UTC) if value.ByteSize() else None
+        case model_pb2.ModelRef():
+            return f"{value.name}/{value.version}" if value.HasField("version") else value.name
+        case Message():
+            return freeze(value)
+        case str() | bytes():
+            return value
+        case Mapping():
+            return dict(value)
+        case Sequence():
+            return tuple(_plain(item) for item in value)
+    return value

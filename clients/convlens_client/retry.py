@@ -1,0 +1,70 @@
+"""When to try a call again, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import grpc
+
+from convlens.errors import (
+    ConvLensError,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Unavailable,
+    from_rpc_error,
+)
+from convlens_client.calls import Call
+
+FIRST_DELAY = 0.05
+LONGEST_DELAY = 2.0
+
+
+class Attempts:
+    """The attempts at one call: doubling delays with jitter, the server's RetryInfo, one deadline for all.
+
+    Every call of ConvLens may be repeated (a job is known by its request id), so that Unavailable is always
+    tried again, for as long as the call is patient; ResourceExhausted only when the server says when.
+    """
+
+    def __init__(self, call: Call[object], timeout: float | None) -> None:
+        self._call = call
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._delay = FIRST_DELAY
+        self._failing_since: float | None = None
+
+    def progressed(self) -> None:
+        """The server has replied: patience begins anew, unless a break would undo what came."""
+        if self._call.lasting:
+            self._delay, self._failing_since = FIRST_DELAY, None
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline. Raises DeadlineExceeded when it has passed."""
+        if self._deadline is None:
+            return None
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"no answer within {self._timeout:g} s")
+        return left
+
+    def delay(self, failure: grpc.RpcError | ConvLensError) -> float:
+        """Seconds to wait before the next attempt; raises the failure when there shall be none."""
+        error = failure if isinstance(failure, ConvLensError) else from_rpc_error(failure)
+        delay = max(self._delay * random.uniform(0.8, 1.2), error.retry_after or 0)
+        if not _passing(error) or time.monotonic() + delay > self._last_moment():
+            raise error from (None if failure is error else failure)
+        self._delay = min(2 * self._delay, LONGEST_DELAY)
+        return delay
+
+    def _last_moment(self) -> float:
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        patient_until = self._failing_since + self._call.patience
+        return patient_until if self._deadline is None else min(patient_until, self._deadline)
+
+
+def _passing(error: ConvLensError) -> bool:
+    return isinstance(error, Unavailable) or (
+        isinstance(error, ResourceExhausted) and error.retry_after is not None
+    )

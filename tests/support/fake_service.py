@@ -1,0 +1,232 @@
+"""A ConvLens server with made-up answers, for tests of the client: it fails, breaks streams and waits on demand."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import grpc
+import numpy as np
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.empty_pb2 import Empty
+from google.rpc import code_pb2, status_pb2
+from grpc_status import rpc_status
+
+from convlens import wire
+from convlens.errors import NotFound, to_status
+from convlens.v1 import (
+    attack_pb2,
+    attack_pb2_grpc,
+    inspection_pb2,
+    inspection_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    target_pb2,
+    tensor_pb2,
+)
+
+LABELS = ["stripes", "dots", "wide checks", "fine checks"]
+DREAM = np.random.default_rng(0).random((1, 3, 600, 600), np.float32)
+PREDICTION = target_pb2.Prediction(index=2, label="wide checks", probability=0.75)
+
+
+def model(version=1):
+    return model_pb2.Model(
+        name="patterns", version=version, labels=LABELS, input_size=96, architecture="vgg", parameters=10
+    )
+
+
+def metadata(state, step=0):
+    return job_pb2.JobMetadata(
+        state=job_pb2.JobState.Value(f"JOB_STATE_{state}"),
+        technique="deepdream",
+        model=model_pb2.ModelRef(name="patterns", version=1),
+        step=step,
+        total_steps=4,
+        losses={"norm": 1.5},
+    )
+
+
+class FakeService(
+    model_pb2_grpc.ModelServiceServicer,
+    inspection_pb2_grpc.InspectionServiceServicer,
+    attack_pb2_grpc.AttackServiceServicer,
+    job_pb2_grpc.JobServiceServicer,
+    operations_pb2_grpc.OperationsServicer,
+):
+    """`requests` keeps what was asked; `failures` fail the next calls; `breaks` cut the next streams short."""
+
+    def __init__(self):
+        self.requests = []
+        self.failures = []
+        self.breaks = []
+        self.jobs = {}
+        self.turns_to_finish = 1
+        self.end = "SUCCEEDED"
+        self.tamper = lambda part: part
+
+    def _note(self, request, context):
+        self.requests.append(request)
+        if self.failures:
+            context.abort_with_status(rpc_status.to_status(to_status(self.failures.pop(0))))
+
+    def _stream(self, replies, context):
+        if not self.breaks:
+            yield from replies
+            return
+        yield from islice(replies, self.breaks.pop(0))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+
+    def ListModels(self, request, context):  # noqa: N802
+        self._note(request, context)
+        pages = {"": ("2", 1), "2": ("", 2)}
+        token, version = pages[request.page_token]
+        return model_pb2.ListModelsResponse(models=[model(version)], next_page_token=token)
+
+    def GetModel(self, request, context):  # noqa: N802
+        self._note(request, context)
+        found = model()
+        found.layers.add(name="features.0", kind="Conv", shape=[8, 96, 96], stride=1, has_weights=True)
+        return model_pb2.GetModelResponse(model=found)
+
+    def GetFilters(self, request, context):  # noqa: N802
+        self._note(request, context)
+        kernel = np.arange(8 * 27, dtype=np.float32).reshape(8, 3, 3, 3)
+        for part in wire.to_parts({"features.0": kernel}):
+            yield model_pb2.GetFiltersResponse(tensor=part)
+
+    def Classify(self, request, context):  # noqa: N802
+        self._note(request, context)
+        item = inspection_pb2.Classification(predictions=[PREDICTION])
+        return inspection_pb2.ClassifyResponse(classifications=[item] * len(request.images))
+
+    def GetActivations(self, request, context):  # noqa: N802
+        self._note(request, context)
+        values = {name: np.full((len(request.images), 9, 700, 50), 7, np.float32) for name in request.layers}
+        parts = wire.to_parts(values)
+        yield from self._stream(
+            (inspection_pb2.GetActivationsResponse(tensor=part) for part in parts), context
+        )
+
+    def Attribute(self, request, context):  # noqa: N802
+        self._note(request, context)
+        count = len(request.images)
+        target = inspection_pb2.AttributedTarget(values=[0.5] * count, class_indices=[2] * count)
+        result = inspection_pb2.AttributeResult(targets=[target] * len(request.attributions))
+        yield inspection_pb2.AttributeResponse(result=result)
+        maps = {
+            f"{i}.{item.WhichOneof('technique')}": np.full((count, 3, 8, 8), i, np.float32)
+            for i, item in enumerate(request.attributions)
+        }
+        for part in wire.to_parts(maps):
+            yield inspection_pb2.AttributeResponse(tensor=part)
+
+    def Attack(self, request, context):  # noqa: N802
+        self._note(request, context)
+        certificate = attack_pb2.Certificate(
+            linf=0.1, before=PREDICTION, after=PREDICTION, after_encoding=PREDICTION, queries=2
+        )
+        yield attack_pb2.AttackResponse(
+            result=attack_pb2.AttackResult(certificates=[certificate] * len(request.images))
+        )
+        shape = (len(request.images), 3, 8, 8)
+        names = ("original", "gradient_sign", "adversarial")
+        for part in wire.to_parts({name: np.full(shape, i / 2, np.float32) for i, name in enumerate(names)}):
+            yield attack_pb2.AttackResponse(tensor=part)
+
+    def SubmitJob(self, request, context):  # noqa: N802
+        name = f"operations/{request.request_id}"
+        self.jobs.setdefault(name, "QUEUED")
+        self._note(request, context)
+        return self._operation(name)
+
+    def WatchJob(self, request, context):  # noqa: N802
+        self._note(request, context)
+        states = [
+            metadata("QUEUED"),
+            *(metadata("RUNNING", step) for step in range(1, 5)),
+            metadata(self.end, 4),
+        ]
+        first = int(request.after_event_id or 0)
+        replies = (
+            job_pb2.WatchJobResponse(event_id=str(i + 1), metadata=states[i])
+            for i in range(first, len(states))
+        )
+        yield from self._stream(replies, context)
+
+    def ReadArtifact(self, request, context):  # noqa: N802
+        self._note(request, context)
+        data = DREAM.reshape(-1).view(np.uint8).data
+        head = wire.header("image", DREAM, sha256=True)
+        parts = [tensor_pb2.TensorPart(header=head)]
+        parts += [
+            tensor_pb2.TensorPart(chunk=chunk)
+            for chunk in wire.chunks(data[request.read_offset :], request.read_offset)
+        ]
+        replies = (job_pb2.ReadArtifactResponse(tensor=self.tamper(part)) for part in parts)
+        yield from self._stream(replies, context)
+
+    def GetOperation(self, request, context):  # noqa: N802
+        self._note(request, context)
+        if request.name not in self.jobs:
+            context.abort_with_status(rpc_status.to_status(to_status(NotFound(f"no {request.name}"))))
+        return self._operation(request.name)
+
+    def ListOperations(self, request, context):  # noqa: N802
+        self._note(request, context)
+        return operations_pb2.ListOperationsResponse(operations=[self._operation(name) for name in self.jobs])
+
+    def WaitOperation(self, request, context):  # noqa: N802
+        self._note(request, context)
+        self.turns_to_finish -= 1
+        if self.turns_to_finish <= 0:
+            self.jobs[request.name] = self.end
+        return self._operation(request.name)
+
+    def CancelOperation(self, request, context):  # noqa: N802
+        self._note(request, context)
+        self.jobs[request.name] = self.end = "CANCELLED"
+        return Empty()
+
+    def DeleteOperation(self, request, context):  # noqa: N802
+        self._note(request, context)
+        del self.jobs[request.name]
+        return Empty()
+
+    def _operation(self, name):
+        state = self.jobs[name]
+        operation = operations_pb2.Operation(name=name, done=state not in ("QUEUED", "RUNNING"))
+        operation.metadata.Pack(metadata(state))
+        if state == "SUCCEEDED":
+            operation.response.Pack(job_pb2.JobResult(artifacts=[wire.header("image", DREAM, sha256=True)]))
+        elif operation.done:
+            operation.error.CopyFrom(
+                status_pb2.Status(code=code_pb2.CANCELLED, message="the job was cancelled")
+            )
+        return operation
+
+
+@contextlib.contextmanager
+def serving(service, port=0):
+    """Serves on a free port; yields the address."""
+    server = grpc.server(
+        ThreadPoolExecutor(4),
+        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)],
+    )
+    for add in (
+        model_pb2_grpc.add_ModelServiceServicer_to_server,
+        inspection_pb2_grpc.add_InspectionServiceServicer_to_server,
+        attack_pb2_grpc.add_AttackServiceServicer_to_server,
+        job_pb2_grpc.add_JobServiceServicer_to_server,
+        operations_pb2_grpc.add_OperationsServicer_to_server,
+    ):
+        add(service, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
