@@ -1,0 +1,43 @@
+"""`convlens-server`: serve until SIGTERM or Ctrl-C, then drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from pydantic import ValidationError
+
+from convlens.errors import ConvLensError
+from convlens_server.app import App
+from convlens_server.settings import ServerSettings
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serve until a signal comes."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with await App.start(settings) as app:
+        lanes = "both lanes" if settings.redis else "quick lane only"
+        print(f"convlens-server ready on {app.address} ({lanes})", flush=True)
+        await stopping.wait()
+        logging.getLogger("convlens.server").info("draining, for at most %g s", settings.grace)
+
+
+def main() -> None:
+    """Entry point; every setting is an environment variable, see `ServerSettings`."""
+    try:
+        settings = ServerSettings()
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        asyncio.run(serve(settings))
+    except (ConvLensError, ValidationError) as error:
+        sys.exit(f"convlens-server: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The server put together: settings in, a running grpc.aio server out."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from convlens.errors import Unavailable
+from convlens.v1 import (
+    attack_pb2,
+    attack_pb2_grpc,
+    inspection_pb2,
+    inspection_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+)
+from convlens_models.repository import ModelRepository, default_root
+from convlens_server.engines.models import LoadedModels
+from convlens_server.executor import Executor
+from convlens_server.interceptors import ErrorInterceptor
+from convlens_server.long_lane import LongLane
+from convlens_server.quick_lane import QuickLane
+from convlens_server.servicers.attack import AttackServicer
+from convlens_server.servicers.inspection import InspectionServicer
+from convlens_server.servicers.job import JobServicer
+from convlens_server.servicers.model import ModelServicer
+from convlens_server.servicers.operations import OperationsServicer
+from convlens_server.settings import ServerSettings
+from convlens_workers.jobs import JobStore
+
+SERVICES: Final = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (model_pb2, "ModelService"),
+        (inspection_pb2, "InspectionService"),
+        (attack_pb2, "AttackService"),
+        (job_pb2, "JobService"),
+        (operations_pb2, "Operations"),
+    )
+)
+
+
+class App:
+    """A server that is listening, until `stop`; `async with await App.start(settings) as app` does both."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.models = LoadedModels(
+            ModelRepository(settings.models or default_root()),
+            threads=settings.threads,
+            session_bytes=settings.session_megabytes << 20,
+            max_models=settings.max_models,
+        )
+        self.executor = Executor(settings.lanes, settings.max_waiting)
+        self.address = ""
+        self._settings = settings
+        self._long = LongLane(JobStore.open(settings) if settings.redis else None)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_request_bytes),
+                ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.
+            ],
+        )
+        self._add_services()
+
+    @classmethod
+    async def start(cls, settings: ServerSettings) -> Self:
+        """A listening server. Raises Unavailable when the address cannot be had."""
+        app = cls(settings)
+        host, _, _ = settings.listen.rpartition(":")
+        try:
+            port = app._server.add_insecure_port(settings.listen)
+        except RuntimeError as error:
+            await app.stop(0)
+            raise Unavailable(f"cannot listen on {settings.listen}: {error}") from error
+        app.address = f"{host}:{port}"
+        await app._server.start()
+        for service in ("", *SERVICES):
+            await app._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return app
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Say NOT_SERVING, end what only waits for jobs, let the other calls finish for `grace` seconds."""
+        await self._health.enter_graceful_shutdown()
+        self._long.stop()
+        await self._server.stop(self._settings.grace if grace is None else grace)
+        await self._long.close()
+        self.executor.close()
+        self.models.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def _add_services(self) -> None:
+        quick = QuickLane(self.models, self.executor, self._settings.max_batch_pixels)
+        server = self._server
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(quick), server)
+        inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(quick), server)
+        attack_pb2_grpc.add_AttackServiceServicer_to_server(AttackServicer(quick), server)
+        job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(quick, self._long), server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -1,0 +1,54 @@
+"""Callers who leave: what computes for them stops, without any technique knowing about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
+
+from convlens.errors import Cancelled
+
+
+class Caller:
+    """Whoever waits for a piece of work; `leave` may come from another thread at any moment."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._left = False
+        self._interrupts: list[Callable[[], None]] = []
+
+    def leave(self) -> None:
+        """Interrupt what computes for this caller, now and from now on."""
+        with self._lock:
+            self._left = True
+            for interrupt in self._interrupts:
+                interrupt()
+
+    @contextmanager
+    def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Call `interrupt` if the caller leaves within the block. Raises Cancelled if it has left before."""
+        with self._lock:
+            if self._left:
+                raise Cancelled("the caller has left")
+            self._interrupts.append(interrupt)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._interrupts.remove(interrupt)
+
+
+current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+"""The caller that this thread computes for; the executor sets it, engines look at it at every pass."""
+
+
+@contextmanager
+def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """`Caller.interrupting` for the current caller, and nothing where there is none."""
+    caller = current.get()
+    if caller is None:
+        yield
+        return
+    with caller.interrupting(interrupt):
+        yield

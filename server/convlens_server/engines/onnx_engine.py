@@ -1,0 +1,120 @@
+"""Networks in ONNX Runtime: the default engine, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate
+from convlens_models.graph import cut, static
+from convlens_models.manifest import INPUT
+from convlens_models.repository import StoredModel
+from convlens_server.cancellation import interruptible
+from convlens_server.engines.base import F32
+from convlens_server.engines.cache import LruCache
+
+Sessions = LruCache[tuple[Hashable, ...], ort.InferenceSession]
+Sizes = tuple[int | None, int, int]
+
+PREFERRED: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class OnnxEngine:
+    """Runs graphs that are cut out of, or derived from, a model's forward graph.
+
+    A session is built for each set of layers, and for each layer and ReLU rule. Images of the size that the
+    model was made for get graphs with static sizes, single ones a static batch too, which are faster (fewer
+    shape computations, pool gradients without indices). All other sizes share one dynamic graph, so that
+    callers who send many sizes cannot fill the cache.
+
+    Args:
+        stored: the version of the model.
+        sessions: the cache of all models; a session weighs the bytes of its weights.
+        threads: threads of one pass.
+    """
+
+    def __init__(self, stored: StoredModel, sessions: Sessions, threads: int) -> None:
+        self.stored = stored
+        self._sessions = sessions
+        self._threads = threads
+        self._graph = stored.forward()
+
+    def forward(self, images: F32, layers: Sequence[str]) -> dict[str, F32]:
+        """The value of each layer, from one pass."""
+        tensors = [self._tensor(layer) for layer in layers]
+        wanted, sizes = tuple(sorted(set(tensors))), self._static_sizes(images)
+
+        def build() -> onnx.ModelProto:
+            part = cut(self._graph, wanted)
+            return static(part, sizes) if sizes else part
+
+        session = self._session(("forward", wanted, sizes), build)
+        values = dict(zip(wanted, _run(session, wanted, {INPUT: images}), strict=True))
+        return {layer: values[tensor] for layer, tensor in zip(layers, tensors, strict=True)}
+
+    def gradient(self, images: F32, layer: str, cotangent: F32, rule: ReluRule) -> tuple[F32, F32]:
+        """The layer's value, and the gradient of <value, cotangent> to the images."""
+        tensor, sizes = self._tensor(layer), self._static_sizes(images)
+
+        def build() -> onnx.ModelProto:
+            return differentiate(self._graph, tensor, rule, sizes)
+
+        session = self._session(("gradient", tensor, rule, sizes), build)
+        feeds = {INPUT: images, COTANGENT: cotangent}
+        value, gradient = _run(session, (tensor, IMAGE_GRADIENT), feeds)
+        return value, gradient
+
+    def close(self) -> None:
+        """Drop the sessions of this model."""
+        digest = self.stored.manifest.digest
+        self._sessions.discard(lambda key: key[0] == digest)
+
+    def _tensor(self, layer: str) -> str:
+        return self.stored.manifest.layer(layer).tensor
+
+    def _static_sizes(self, images: F32) -> Sizes | None:
+        count, _, height, width = images.shape
+        side = self.stored.manifest.input_size
+        return (1 if count == 1 else None, height, width) if (height, width) == (side, side) else None
+
+    def _session(
+        self, what: tuple[Hashable, ...], build: Callable[[], onnx.ModelProto]
+    ) -> ort.InferenceSession:
+        def open_session() -> tuple[ort.InferenceSession, float]:
+            model = build()
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = self._threads
+            options.log_severity_level = 3
+            # Threads of one session that spin between calls would take the CPU from the calls of others.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            folder = str(self.stored.path.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            providers = [name for name in PREFERRED if name in ort.get_available_providers()]
+            session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+            return session, sum(_bytes(tensor) for tensor in model.graph.initializer)
+
+        return self._sessions.get((self.stored.manifest.digest, *what), open_session)
+
+
+def _run(
+    session: ort.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> list[Any]:
+    """One pass, which stops where it is when the caller leaves."""
+    options = ort.RunOptions()
+
+    def stop() -> None:
+        options.terminate = True
+
+    with interruptible(stop):
+        results: list[Any] = session.run(list(outputs), dict(feeds), options)
+    return results
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(np.prod(tensor.dims)) * itemsize

@@ -1,0 +1,59 @@
+"""What every long call goes through: the job store, if there is one, and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from convlens.errors import FailedPrecondition, Unavailable
+from convlens_workers.jobs import JobStore
+
+T = TypeVar("T")
+
+
+class LongLane:
+    """The job store, and the calls that follow jobs for as long as they last.
+
+    Args:
+        store: where jobs are; None where the long lane is switched off.
+    """
+
+    def __init__(self, store: JobStore | None) -> None:
+        self._store = store
+        self._stopping = asyncio.Event()
+
+    @property
+    def store(self) -> JobStore:
+        """The job store. Raises FailedPrecondition when this server was started without one."""
+        if self._store is None:
+            text = "this server has no long lane: CONVLENS_REDIS is empty"
+            raise FailedPrecondition(text, reason="NO_LONG_LANE")
+        return self._store
+
+    async def unless_stopping(self, work: Awaitable[T]) -> T:
+        """The result of `work`, which may wait for a job for hours.
+
+        Raises:
+            Unavailable: the server shuts down meanwhile; the caller goes on with another one.
+        """
+        following = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                return following.result()
+            raise Unavailable("the server shuts down; the job goes on", retry_after=1.0)
+        finally:
+            following.cancel()
+            stopping.cancel()
+            await asyncio.gather(following, stopping, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End all that waits for jobs."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._store is not None:
+            await self._store.close()

@@ -1,0 +1,57 @@
+"""What every quick call goes through: admission, pictures, a lane to compute in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from convlens import wire
+from convlens.v1 import image_pb2, model_pb2, tensor_pb2
+from convlens_models.repository import StoredModel
+from convlens_server import images as pictures
+from convlens_server.engines.base import F32, Engine
+from convlens_server.engines.models import LoadedModels
+from convlens_server.executor import Executor
+from convlens_server.validation import validate
+
+R = TypeVar("R", bound=Message)
+ReplyT_co = TypeVar("ReplyT_co", covariant=True)
+
+
+class Reply(Protocol[ReplyT_co]):
+    """A reply message that carries a part of a tensor."""
+
+    def __call__(self, *, tensor: tensor_pb2.TensorPart) -> ReplyT_co:
+        """The message."""
+
+
+@dataclass(frozen=True)
+class QuickLane:
+    """The loaded models, the threads, and the limits that the quick servicers share."""
+
+    models: LoadedModels
+    executor: Executor
+    max_batch_pixels: int
+
+    def stored(self, ref: model_pb2.ModelRef) -> StoredModel:
+        """The version of the model that a request names; blocks."""
+        ref = validate(ref, path="model")
+        return self.models.repository.get(ref.name, ref.version if ref.HasField("version") else None)
+
+    def admit(self, request: R) -> tuple[R, Engine]:
+        """The request within its bounds and with its defaults, and the engine of its model; blocks."""
+        engine = self.models.get(validate(request.model, path="model"))  # type: ignore[attr-defined]
+        return validate(request, engine.stored.manifest), engine
+
+    def batch(self, images: Sequence[image_pb2.Image], engine: Engine) -> F32:
+        """The request's pictures, (N, 3, H, W) in [0, 1]; blocks."""
+        return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels)
+
+
+def parts(reply: Reply[ReplyT_co], tensors: Mapping[str, NDArray[Any]]) -> Iterator[ReplyT_co]:
+    """The tensors as a stream of `reply` messages."""
+    return (reply(tensor=part) for part in wire.to_parts(tensors))

@@ -1,0 +1,41 @@
+"""convlens.v1.AttackService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from convlens.v1 import attack_pb2, attack_pb2_grpc
+from convlens_models.manifest import PROBABILITIES
+from convlens_server.certificate import certify
+from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.targets import resolve_goal
+from convlens_server.techniques import ATTACKS
+
+
+class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
+    """Adversarial images, each with a certificate."""
+
+    def __init__(self, lane: QuickLane) -> None:
+        self._lane = lane
+
+    async def Attack(  # noqa: N802
+        self, request: attack_pb2.AttackRequest, context: Any
+    ) -> AsyncIterator[attack_pb2.AttackResponse]:
+        """Perturb each image."""
+        async for reply in self._lane.executor.stream(self._attack, request):
+            yield reply
+
+    def _attack(self, request: attack_pb2.AttackRequest) -> Iterator[attack_pb2.AttackResponse]:
+        request, engine = self._lane.admit(request)
+        images = self._lane.batch(request.images, engine)
+        before = engine.forward(images, [PROBABILITIES])[PROBABILITIES]
+        goal = resolve_goal(request, before.argmax(axis=1))
+        name = request.WhichOneof("technique") or ""
+        attacked = ATTACKS[name](engine, images, goal, getattr(request, name))
+        certificates = certify(
+            engine, images, attacked.adversarial, goal, before=before, queries=attacked.queries
+        )
+        yield attack_pb2.AttackResponse(result=attack_pb2.AttackResult(certificates=certificates))
+        tensors = {"original": images, **attacked.tensors, "adversarial": attacked.adversarial}
+        yield from parts(attack_pb2.AttackResponse, tensors)

@@ -1,0 +1,41 @@
+"""The server's settings, read once from the environment (prefix CONVLENS_)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from convlens_workers.jobs.settings import JobSettings
+
+
+class ServerSettings(JobSettings):
+    """Where the server listens, what it serves, how much of the machine it takes.
+
+    An empty `redis` switches the long lane off.
+    """
+
+    listen: str = "127.0.0.1:8500"
+    """Address and port; port 0 takes a free one."""
+    models: Path | None = None
+    """Model repository, laid over the embedded one; default: the user's data folder."""
+
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    """Threads that one pass of a network may use."""
+    lanes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    """Calls that compute at the same time."""
+    max_waiting: int = Field(default=256, ge=0)
+    """Calls that may wait for a lane; more are refused with RESOURCE_EXHAUSTED."""
+    session_megabytes: int = Field(default=2048, ge=1)
+    """Weights in the sessions that are kept ready, over all models."""
+    max_models: int = Field(default=16, ge=1)
+    """Models that are kept loaded."""
+    max_batch_pixels: int = Field(default=8_000_000, ge=64)
+    """Pixels of one call's images together, after resizing."""
+    max_request_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    """Largest request message."""
+    grace: float = Field(default=20.0, ge=0)
+    """Seconds that calls in flight have to finish after SIGTERM."""
+    log_level: str = "INFO"
+    """A level of the standard logging module."""

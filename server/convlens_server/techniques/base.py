@@ -1,0 +1,54 @@
+"""The signature of a quick technique, and what comes back.
+
+Every arm of a `technique` oneof is a function `(engine, images, aim, params) -> result`: the loaded network,
+the images float32 (N, 3, H, W) in [0, 1], what the request aims at, and the technique's validated message. It
+computes and returns; decoding, limits, streaming, and leaving callers are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from convlens_server.engines.base import F32, Engine
+from convlens_server.targets import Aim, Goal
+
+AimT_contra = TypeVar("AimT_contra", contravariant=True)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+
+class Technique(Protocol[AimT_contra, ResultT_co]):
+    """One quick technique; its file is named after its arm of the oneof."""
+
+    def __call__(self, engine: Engine, images: F32, aim: AimT_contra, params: Any, /) -> ResultT_co:
+        """Compute. Raises InvalidArgument for what only the network itself can tell."""
+
+
+class Attributed(NamedTuple):
+    """A target attributed to the pixels.
+
+    Attributes:
+        values: the target's value for each image, (N,).
+        attribution: signed, in units of the target per unit of pixel value, (N, 3, H, W).
+    """
+
+    values: F32
+    attribution: F32
+
+
+class Attacked(NamedTuple):
+    """Perturbed images.
+
+    Attributes:
+        adversarial: (N, 3, H, W) in [0, 1].
+        tensors: what else the reply shows, by name.
+        queries: forward and gradient passes spent on each image.
+    """
+
+    adversarial: F32
+    tensors: Mapping[str, F32]
+    queries: int
+
+
+Attribution = Technique[Aim, Attributed]
+Attack = Technique[Goal, Attacked]
