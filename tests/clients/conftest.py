@@ -30,7 +30,7 @@ def pixels():
 
 
 class Blocking:
-    """An AsyncClient or AsyncOperation behind blocking methods, so that one test serves both kinds of client."""
+    """An AsyncClient or AsyncOperation with blocking methods: one test serves both kinds of client."""
 
     def __init__(self, inner, loop):
         self._inner, self._loop = inner, loop

@@ -102,7 +102,7 @@ def test_any_technique_can_be_submitted_by_its_message(client, service):
     client.submit(job_pb2.DeepDream(steps=3), model="patterns", seed=5, request_id="abc")
     request = service.requests[0]
     assert (request.deepdream.steps, request.seed, request.request_id) == (3, 5, "abc")
-    with pytest.raises(InvalidArgument, match="Neuron.*deepdream"):
+    with pytest.raises(InvalidArgument, match=r"Neuron.*deepdream"):
         client.submit(target_pb2.Neuron())
 
 

@@ -1,4 +1,4 @@
-"""A ConvLens server with made-up answers, for tests of the client: it fails, breaks streams and waits on demand."""
+"""A ConvLens server with made-up answers, for tests of the client: it fails and breaks streams on demand."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FakeService(
     job_pb2_grpc.JobServiceServicer,
     operations_pb2_grpc.OperationsServicer,
 ):
-    """`requests` keeps what was asked; `failures` fail the next calls; `breaks` cut the next streams short."""
+    """`requests` keeps what was asked; `failures` fail the next calls; `breaks` cut the next streams."""
 
     def __init__(self):
         self.requests = []
