@@ -14,6 +14,7 @@ from .window import Axis, axes_of
 
 def max_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Each g goes to the place of its window's first maximum; windows that overlap add up."""
+    axes_of(t, node, node.get("kernel_shape"))
     if len(node.proto.output) == 1:
         node.proto.output.append(t.fresh(f"{node.outputs[0]}/indices"))
     return [scatter(t, cotangents[0], node.proto.output[1], node.inputs[0])]

@@ -35,6 +35,8 @@ def axes_of(t: Tape, node: Node, kernel: list[int]) -> tuple[Axis, Axis]:
         Axis(kernel[i], strides[i], dilations[i], *_pads(node, i, kernel, x[2 + i]), x[2 + i], y[2 + i])
         for i in range(2)
     ]
+    if node.get("ceil_mode", 0) and any(axis.stride + axis.end > axis.reach + 1 for axis in found):
+        raise node.refuse("with ceil_mode a window may begin behind the image, where runtimes differ")
     return found[0], found[1]
 
 
