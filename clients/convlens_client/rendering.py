@@ -1,0 +1,168 @@
+"""Tensors to pictures: arrays in, uint8 pictures (H, W, 3) out.
+
+Nothing here is needed to compute anything: the tensors that the server sends are the truth, these pictures
+are how a person looks at them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from convlens.errors import InvalidArgument
+
+Picture = NDArray[np.uint8]
+Scale = Literal["channel", "layer"]
+
+GAP: Final = 1
+MAX_SIDE: Final = 4096
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def photo(pixels: NDArray[Any]) -> Picture:
+    """Pixels (3, H, W) in [0, 1], rounded to 8 bits."""
+    picture: Picture = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    return picture
+
+
+def signed(attribution: NDArray[Any], percentile: float = 99.5) -> Picture:
+    """A signed map (3, H, W): nothing is mid-grey, and the percentile of |values| is full colour.
+
+    The scale is a percentile because a few pixels often exceed all others many times.
+    """
+    return photo(0.5 + 0.5 * attribution / _peak(attribution, percentile))
+
+
+def magnitude(attribution: NDArray[Any], percentile: float = 99.5) -> Picture:
+    """The largest |channel| of a map (3, H, W), black to white (Simonyan et al. 2014, section 3.1)."""
+    strength = np.abs(attribution).max(axis=0)
+    return photo(np.broadcast_to(strength / _peak(strength, percentile), (3, *strength.shape)))
+
+
+def signs(gradient_sign: NDArray[Any]) -> Picture:
+    """Signs (3, H, W): -1 is black, 0 mid-grey, 1 white, in each colour."""
+    return photo(0.5 + 0.5 * gradient_sign)
+
+
+def kernels(weights: NDArray[Any], tile: int = 32) -> Picture:
+    """Filters (out, in, kh, kw) in a grid with a one-pixel gap, each scaled on its own to [0, 1].
+
+    Filters of three channels are shown in colour, at least `tile` pixels large. Deeper ones are shown as one
+    grey tile a channel, a row a filter; they are hard to read, as their channels have no colour. A linear
+    layer (out, in) is one grey tile. What would exceed 4096 pixels is left out.
+    """
+    if weights.ndim == 2:
+        return _grey(_unit(weights))
+    if weights.shape[1] == 3:
+        return grid([enlarge(photo(_unit(kernel)), tile) for kernel in weights])
+    height, width = weights.shape[2:]
+    shown = weights[: MAX_SIDE // (height + GAP), : MAX_SIDE // (width + GAP)]
+    tiles = np.pad(_unit(shown, (2, 3)), ((0, 0), (0, 0), (0, GAP), (0, GAP)), constant_values=0.5)
+    rows = tiles.transpose(0, 2, 1, 3).reshape(tiles.shape[0] * tiles.shape[2], -1)
+    return _grey(rows[:-GAP, :-GAP])
+
+
+def feature_maps(value: NDArray[Any], scale: Scale = "channel", tile: int = 32) -> Picture:
+    """One grey tile a channel of (C, H, W), dark to bright over each channel's range or the layer's.
+
+    A layer without spatial axes, (C), becomes bars, one a channel.
+    """
+    if value.ndim == 1:
+        return _bars(value)
+    scaled = _unit(value, (1, 2) if scale == "channel" else None)
+    return grid([enlarge(_grey(channel), tile) for channel in scaled])
+
+
+def grid(tiles: Sequence[Picture]) -> Picture:
+    """Tiles of one size in rows, nearly square as a whole, with a one-pixel gap."""
+    height, width = tiles[0].shape[:2]
+    across = math.ceil(math.sqrt(len(tiles) * height / width))
+    down = math.ceil(len(tiles) / across)
+    canvas = np.full((down * (height + GAP) - GAP, across * (width + GAP) - GAP, 3), 128, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = i // across * (height + GAP), i % across * (width + GAP)
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def enlarge(picture: Picture, side: int) -> Picture:
+    """The picture with whole, sharp pixels, enlarged so that its shorter side has at least `side` pixels."""
+    factor = math.ceil(side / min(picture.shape[:2]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def sheet(pictures: Sequence[tuple[str, Picture]], height: int = 288) -> Picture:
+    """Pictures side by side at one height, on white, each with its caption (lines) below."""
+    font = ImageFont.load_default(size=14)
+    scaled = [(caption, _to_height(picture, height)) for caption, picture in pictures]
+    widths = [max(image.width, *_extents(caption, font)[:1]) for caption, image in scaled]
+    foot = max(_extents(caption, font)[1] for caption, _ in scaled) + 12
+    margin = 10
+    canvas = Image.new("RGB", (sum(widths) + margin * (len(widths) + 1), height + foot + margin), "white")
+    draw, left = ImageDraw.Draw(canvas), margin
+    for (caption, image), width in zip(scaled, widths, strict=True):
+        canvas.paste(image, (left + (width - image.width) // 2, margin))
+        draw.multiline_text((left, height + margin + 4), caption, fill="black", font=font)
+        left += width + margin
+    return np.asarray(canvas)
+
+
+def save(path: Path, tensor: NDArray[Any], picture: Picture) -> None:
+    """Writes `tensor` where the path ends in .npy, else `picture` as PNG, JPEG or WebP.
+
+    Raises:
+        InvalidArgument: another ending, or a folder that cannot be written to.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", *SUFFIXES):
+        raise InvalidArgument.of("out", str(path), f"a file ending in .npy, {', '.join(SUFFIXES)}")
+    try:
+        if suffix == ".npy":
+            np.save(path, tensor)
+        else:
+            Image.fromarray(picture).save(path, quality=92)
+    except OSError as error:
+        raise InvalidArgument.of("out", str(path), f"writable ({error.strerror})") from error
+
+
+def _peak(values: NDArray[Any], percentile: float) -> float:
+    peak = float(np.percentile(np.abs(values), percentile)) or float(np.abs(values).max())
+    return peak or 1.0
+
+
+def _unit(values: NDArray[Any], axes: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """Values moved and scaled to [0, 1] over `axes` (all by default); 0.5 where they are all equal."""
+    low, span = values.min(axis=axes, keepdims=True), np.ptp(values, axis=axes, keepdims=True)
+    scaled: NDArray[Any] = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
+    return scaled
+
+
+def _grey(values: NDArray[Any]) -> Picture:
+    """Values (H, W) in [0, 1] as a grey picture (H, W, 3)."""
+    return photo(np.broadcast_to(values, (3, *values.shape)))
+
+
+def _bars(values: NDArray[Any], height: int = 120) -> Picture:
+    """One bar a channel, upwards from the smaller of 0 and the least value."""
+    low = min(0.0, float(values.min()))
+    lengths = np.rint((values - low) / (float(values.max()) - low or 1.0) * height)
+    filled = np.arange(height)[::-1, None] < lengths[None, :]
+    return _grey(np.where(filled, 0.15, 1.0)).repeat(max(1, 512 // values.size), axis=1)
+
+
+def _to_height(picture: Picture, height: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    width = max(1, round(image.width * height / image.height))
+    small = image.height * 2 <= height
+    return image.resize((width, height), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+
+
+def _extents(caption: str, font: Any) -> tuple[int, int]:
+    box = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), caption, font=font)
+    return math.ceil(box[2]), math.ceil(box[3])
