@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import fx, nn
 
 from convlens_models import tensors
-from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES
+from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.normalisation import NORMALIZED, normalisation
 
 OPSET: Final = 18
 IR_VERSION: Final = 10
@@ -72,8 +72,8 @@ def to_onnx(
     index: Mapping[str, tensors.Entry],
     location: str,
     *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Rgb,
+    std: Rgb,
     size: int | None,
 ) -> Exported:
     """The forward graph: "image" (N, 3, H, W), RGB in [0, 1], to the logits and their (log) softmax.
@@ -90,7 +90,8 @@ def to_onnx(
     tracer = _Tracer()
     traced = tracer.trace(module)
     writer = _Writer()
-    normalisation = normalise(writer.add, mean, std)
+    first, constants = normalisation(mean, std)
+    writer.nodes.extend(first)
     for node in traced.nodes:
         _write(node, module, tracer.blocks.get(node, []), writer)
     output = next(reversed(writer.layers))
@@ -99,20 +100,7 @@ def to_onnx(
         writer.layers[name] = None
     used = {name for node in writer.nodes for name in node.input}
     weights = [tensors.external(name, entry, location) for name, entry in index.items() if name in used]
-    return Exported(_model(writer, [*normalisation, *weights], output, size), writer.layers, output)
-
-
-def normalise(
-    add: Callable[..., None], mean: tuple[float, ...], std: tuple[float, ...], name: str = "normalized"
-) -> list[TensorProto]:
-    """Add the nodes of (image - mean) / std, and return their constants."""
-    add("Sub", [INPUT, f"{name}.mean"], f"{name}.centred")
-    add("Div", [f"{name}.centred", f"{name}.std"], name)
-    constants = {f"{name}.mean": mean, f"{name}.std": std}
-    return [
-        numpy_helper.from_array(np.asarray(value, np.float32).reshape(1, 3, 1, 1), key)
-        for key, value in constants.items()
-    ]
+    return Exported(_model(writer, [*constants, *weights], output, size), writer.layers, output)
 
 
 def _model(
@@ -135,7 +123,7 @@ def _model(
 
 def _write(node: fx.Node, module: nn.Module, blocks: list[str], writer: _Writer) -> None:
     if node.op == "placeholder":
-        writer.values[node] = "normalized"
+        writer.values[node] = NORMALIZED
     elif node.op == "call_module":
         _write_module(node, module.get_submodule(str(node.target)), writer)
     elif node.op != "output":

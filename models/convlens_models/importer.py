@@ -12,12 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from convlens.errors import InvalidArgument
-from convlens_models import export, layers, store, tensors
+from convlens_models import export, layers, proof, store, tensors
+from convlens_models import torchscript as scripting
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.architectures.base import Architecture
 from convlens_models.labels import load_labels
 from convlens_models.manifest import Manifest, Rgb
-from convlens_models.repository import FORWARD, WEIGHTS
+from convlens_models.network import Network
+from convlens_models.normalisation import check_normalisation
+from convlens_models.repository import FORWARD, TORCHSCRIPT, WEIGHTS
 from convlens_models.weights import FIELD, check_state, load_state
 
 UNPUBLISHED: Final = 1
@@ -58,8 +61,12 @@ def add_architecture(
     names = load_labels(labels, classes)
     with store.staging(root) as folder:
         manifest = write_network(folder, module, plan, mean, std)
-        manifest = manifest.model_copy(update={"name": name, "architecture": architecture, "labels": names})
-        return store.publish(folder, root, manifest)
+        update = {"name": name, "architecture": architecture, "labels": names}
+        if torchscript:
+            path, tapped = folder / TORCHSCRIPT, [layer.name for layer in manifest.layers]
+            scripting.save(Network(module, mean, std), tapped, manifest.input_size, path)
+            update["engine"] = "torchscript"
+        return store.publish(folder, root, manifest.model_copy(update=update))
 
 
 def load_module(plan: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
@@ -93,6 +100,7 @@ def write_network(folder: Path, module: nn.Module, plan: Architecture, mean: Rgb
         size=None if dynamic else size,
     )
     onnx.save(exported.model, folder / FORWARD)
+    proof.prove(exported.model, folder, exported.output, size)
     return Manifest(
         name="unpublished",
         version=UNPUBLISHED,
@@ -110,12 +118,3 @@ def write_network(folder: Path, module: nn.Module, plan: Architecture, mean: Rgb
         multiply_adds=layers.multiply_adds(exported.model, size),
         files={},
     )
-
-
-def check_normalisation(mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
-    """Both, if they can normalise. Raises InvalidArgument otherwise."""
-    if not all(-1e6 < value < 1e6 for value in mean):
-        raise InvalidArgument.of("mean", mean, "three finite numbers")
-    if not all(0 < value < 1e6 for value in std):
-        raise InvalidArgument.of("std", std, "three positive numbers")
-    return mean, std

@@ -79,7 +79,7 @@ def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, tuple[Field
         if node.op_type in GLOBAL:
             field = (whole, whole)
         elif node.op_type in WINDOWS:
-            field = _window(field, _attributes(node))
+            field = _window(field, _window_attributes(node, model))
         fields.update(dict.fromkeys(node.output, field))
     return fields
 
@@ -115,15 +115,15 @@ def _fits(model: onnx.ModelProto, side: int) -> bool:
     except onnx.shape_inference.InferenceError:
         return False
     windows = (node for node in model.graph.node if node.op_type in WINDOWS)
-    return all(_window_fits(_attributes(node), found[node.input[0]][2:]) for node in windows)
+    return all(_window_fits(_window_attributes(node, model), found[node.input[0]][2:]) for node in windows)
 
 
 def _window_fits(attributes: Mapping[str, Any], sides: Sequence[int]) -> bool:
     """Whether a window has a position in a map; shape inference reports one where there is none."""
+    pads = attributes["pads"]
     for axis, side in enumerate(sides):
-        pads = attributes.get("pads", (0, 0, 0, 0))
-        reach = (attributes["kernel_shape"][axis] - 1) * attributes.get("dilations", (1, 1))[axis] + 1
-        slack = attributes.get("strides", (1, 1))[axis] - 1 if attributes.get("ceil_mode") else 0
+        reach = (attributes["kernel_shape"][axis] - 1) * attributes["dilations"][axis] + 1
+        slack = attributes["strides"][axis] - 1 if attributes.get("ceil_mode") else 0
         if side < 1 or side + pads[axis] + pads[axis + 2] + slack < reach:
             return False
     return True
@@ -133,11 +133,29 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def _window_attributes(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Any]:
+    """Attributes of a convolution or pool with kernel and pads spelt out."""
+    attributes = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0)} | _attributes(node)
+    if "kernel_shape" not in attributes:
+        kernel = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+        attributes["kernel_shape"] = tuple(kernel.dims[2:])
+    if attributes.get("auto_pad", b"") in (b"SAME_UPPER", b"SAME_LOWER"):
+        attributes["pads"] = _same_pads(attributes)
+    return attributes
+
+
+def _same_pads(attributes: Mapping[str, Any]) -> tuple[int, ...]:
+    """Pads of SAME_UPPER or SAME_LOWER where the stride divides the side."""
+    lower = attributes["auto_pad"] == b"SAME_LOWER"
+    windows = zip(attributes["kernel_shape"], attributes["dilations"], attributes["strides"], strict=True)
+    totals = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in windows]
+    begins = [(total + lower) // 2 for total in totals]
+    return (*begins, *(total - begin for total, begin in zip(totals, begins, strict=True)))
+
+
 def _window(fields: tuple[Field, Field], attributes: Mapping[str, Any]) -> tuple[Field, Field]:
-    ones: Sequence[int] = (1, 1)
-    kernel = attributes["kernel_shape"]
-    strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
-    pads = attributes.get("pads", (0, 0, 0, 0))
+    kernel, strides = attributes["kernel_shape"], attributes["strides"]
+    dilations, pads = attributes["dilations"], attributes["pads"]
     first, second = (
         field.window(kernel[axis], strides[axis], pads[axis], dilations[axis])
         for axis, field in enumerate(fields)

@@ -1,0 +1,148 @@
+"""`convlens models add`: networks into the model repository. PyTorch is imported only when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from convlens.errors import ConvLensError, InvalidArgument
+from convlens_models.manifest import Manifest, Rgb
+from convlens_models.repository import default_root
+
+
+class InputRange(StrEnum):
+    """Pixel values of black and white that an ONNX network speaks of."""
+
+    UNIT = "0..1"
+    BYTE = "0..255"
+
+
+Arch = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ARCH",
+        help="Built-in architecture: alexnet, vgg16, vgg19, googlenet, inception_v3, squeezenet1_0, "
+        "squeezenet1_1, resnet18, resnet50 or patterns.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights of ARCH, keys as torchvision's: .safetensors, .pth or .pt; no code in it runs."
+    ),
+]
+Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file, NCHW float32.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="Class names: one a line, or TSV with the name in the last column.")
+]
+Name = Annotated[str | None, typer.Option(help="Name in the repository; by default that of ARCH.")]
+TorchScript = Annotated[
+    bool, typer.Option("--torchscript", help="Also store model.ts, and run the model by TorchScript.")
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="What the network wants subtracted; by default what ARCH's released weights want, and for ONNX "
+        "ImageNet's mean, or nothing with 0..255.",
+    ),
+]
+Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="What it wants to be divided by; likewise.")]
+Range = Annotated[InputRange, typer.Option(help="ONNX: pixel values of the network, --mean and --std.")]
+Bgr = Annotated[bool, typer.Option("--bgr", help="ONNX: blue comes first (--mean and --std stay R,G,B).")]
+Size = Annotated[
+    int | None,
+    typer.Option(min=8, max=4096, help="ONNX: side of the images; by default what the file says, else 224."),
+]
+Models = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="CONVLENS_MODELS", help="Folder of the model repository; by default one of the user's own."
+    ),
+]
+
+
+def add(
+    arch: Arch = None,
+    *,
+    weights: Weights = None,
+    onnx: Onnx = None,
+    labels: Labels = None,
+    name: Name = None,
+    torchscript: TorchScript = False,
+    mean: Mean = None,
+    std: Std = None,
+    input_range: Range = InputRange.UNIT,
+    bgr: Bgr = False,
+    input_size: Size = None,
+    models: Models = None,
+) -> None:
+    """Add a network to the model repository: ARCH with --weights, or --onnx with --name."""
+    root = models or default_root()
+    of_onnx = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
+    of_arch = {"arch": arch, "weights": weights, "torchscript": torchscript}
+    try:
+        normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
+        shared = {"labels": labels, "name": name, **normalisation}
+        if onnx is None:
+            _refuse(of_onnx, "needs --onnx")
+            manifest = _add_architecture(root, arch, weights, shared | {"torchscript": torchscript})
+        else:
+            _refuse(of_arch, "cannot go with --onnx")
+            manifest = _add_onnx(root, onnx, shared | of_onnx)
+    except ConvLensError as error:
+        typer.echo(f"Error: {error.message}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(_summary(manifest, root))
+
+
+def _add_architecture(
+    root: Path, arch: str | None, weights: Path | None, options: dict[str, Any]
+) -> Manifest:
+    if arch is None or weights is None:
+        raise InvalidArgument("give ARCH and --weights FILE, or --onnx FILE and --name NAME")
+    from convlens_models.importer import add_architecture  # noqa: PLC0415
+
+    return add_architecture(root, arch, weights, **options)
+
+
+def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
+    if options["name"] is None:
+        raise InvalidArgument("--onnx needs --name NAME")
+    from convlens_models.onnx_import import add_onnx  # noqa: PLC0415
+
+    return add_onnx(root, file, **options)
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    for option, value in options.items():
+        if value and value != InputRange.UNIT:
+            shown = option.upper() if option == "arch" else f"--{option.replace('_', '-')}"
+            raise InvalidArgument(f"{shown} {why}")
+
+
+def _triple(option: str, text: str | None) -> Rgb | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidArgument.of(option, text, "three numbers, such as 0.485,0.456,0.406") from None
+    return red, green, blue
+
+
+def _summary(manifest: Manifest, root: Path) -> str:
+    folder = root / manifest.name / str(manifest.version)
+    size = f"{manifest.input_size} px, " + (
+        f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
+    )
+    megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    return (
+        f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
+        f"{len(manifest.labels)} classes, {len(manifest.layers)} layers, {manifest.parameters:,} parameters, "
+        f"images of {size}, {megabytes:.1f} MB in {folder}"
+    )
