@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +19,18 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set CONVLENS_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """A running, empty Redis; tests that stop it start it again."""
+    shared_redis.flush()
+    return shared_redis

@@ -1,0 +1,75 @@
+"""Reading records and events out of Redis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convlens.errors import NotFound
+from convlens.v1 import job_pb2
+from convlens_workers.jobs import scripts
+from convlens_workers.jobs.record import JobRecord
+from convlens_workers.jobs.redis_errors import redis_errors
+
+
+class Queries:
+    """What can be asked of Redis about jobs, without changing any."""
+
+    def __init__(self, redis: Any, queue: str) -> None:
+        self._redis = redis
+        self._queue = f"rq:queue:{queue}"
+
+    async def before_submit(self, id_: str) -> tuple[bytes | None, int]:
+        """Digest of the payload that the id was used with, if it was, and the number of jobs that wait."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hget(scripts.OPERATION + id_, "payload")
+                pipe.llen(self._queue)
+                known, waiting = await pipe.execute()
+        return known, waiting
+
+    async def record(self, id_: str) -> JobRecord:
+        """The job, with its position in the queue. Raises NotFound."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hgetall(scripts.OPERATION + id_)
+                pipe.lpos(self._queue, id_)
+                fields, position = await pipe.execute()
+        if not fields:
+            raise NotFound(f"no operation 'operations/{id_}'")
+        record = JobRecord.from_fields(id_, fields)
+        if record.metadata.state == job_pb2.JOB_STATE_QUEUED:
+            record.metadata.queue_position = position or 0
+        return record
+
+    async def events(self, id_: str, after: str) -> list[tuple[str, JobRecord]]:
+        """The events of a job that are kept, by id, from behind `after` on."""
+        with redis_errors():
+            entries = await self._redis.xrange(scripts.EVENTS + id_, min=f"({after}")
+        return [(key.decode(), JobRecord.from_fields(id_, fields)) for key, fields in entries]
+
+    async def page(self, before: str, count: int) -> list[tuple[str, JobRecord | None]]:
+        """Up to `count` jobs older than the index entry `before` ("" none), newest first, without previews.
+
+        Each comes with its index entry; those that have expired come as None, and leave the index.
+        """
+        with redis_errors():
+            highest = f"({before}" if before else "+"
+            members = await self._redis.zrevrangebylex(scripts.INDEX, highest, "-", 0, count)
+            entries = [member.decode() for member in members]
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for entry in entries:
+                    pipe.hgetall(scripts.OPERATION + _id(entry))
+                rows = await pipe.execute() if entries else []
+            gone = [entry for entry, fields in zip(entries, rows, strict=True) if not fields]
+            if gone:
+                await self._redis.zrem(scripts.INDEX, *gone)
+        return [(entry, _without_preview(entry, row)) for entry, row in zip(entries, rows, strict=True)]
+
+
+def _id(entry: str) -> str:
+    return entry.partition("-")[2]
+
+
+def _without_preview(entry: str, fields: dict[bytes, bytes]) -> JobRecord | None:
+    fields.pop(b"preview", None)
+    return JobRecord.from_fields(_id(entry), fields) if fields else None

@@ -1,0 +1,131 @@
+"""A job's record: a Redis hash, JobMetadata and google.longrunning.Operation are three forms of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+
+from convlens.errors import InvalidArgument, NotFound
+from convlens.v1 import job_pb2, model_pb2
+
+PREFIX: Final = "operations/"
+TERMINAL: Final = frozenset(
+    (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
+)
+STATES: Final = {name.removeprefix("JOB_STATE_"): number for name, number in job_pb2.JobState.items()}
+
+
+def _time(raw: bytes) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMilliseconds(int(raw))
+    return stamp
+
+
+# Field of the Redis hash, named as in JobMetadata, to its value there.
+_METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
+    "state": int,
+    "technique": bytes.decode,
+    "model": model_pb2.ModelRef.FromString,
+    "step": int,
+    "total_steps": int,
+    "losses": json.loads,
+    "queue_position": int,
+    "attempt": int,
+    "create_time": _time,
+    "start_time": _time,
+    "end_time": _time,
+    "expire_time": _time,
+    "preview": bytes,
+    "device": bytes.decode,
+    "model_digest": bytes.decode,
+    "cancel_requested": lambda raw: raw == b"1",
+}
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as Redis has it."""
+
+    id: str
+    metadata: job_pb2.JobMetadata
+    request: str
+    """SHA-256 of the stored SubmitJobRequest."""
+    result: job_pb2.JobResult | None = None
+    error: Status | None = None
+    token: str = ""
+    """Fencing token of the running attempt."""
+    checkpoints: tuple[str, ...] = ()
+    """SHA-256 of the checkpoints, newest first."""
+
+    @classmethod
+    def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
+        """The record of a Redis hash."""
+        values = {
+            name: read(fields[name.encode()])
+            for name, read in _METADATA.items()
+            if fields.get(name.encode(), b"") != b""
+        }
+        result, error = fields.get(b"result"), fields.get(b"error")
+        return cls(
+            id=operation_id,
+            metadata=job_pb2.JobMetadata(**values),
+            request=fields.get(b"request", b"").decode(),
+            result=job_pb2.JobResult.FromString(result) if result is not None else None,
+            error=Status.FromString(error) if error is not None else None,
+            token=fields.get(b"token", b"").decode(),
+            checkpoints=tuple(fields.get(b"checkpoints", b"").decode().split()),
+        )
+
+    @property
+    def name(self) -> str:
+        """Resource name, "operations/<id>"."""
+        return PREFIX + self.id
+
+    @property
+    def done(self) -> bool:
+        """True once the state cannot change any more."""
+        return self.metadata.state in TERMINAL
+
+
+def to_operation(record: JobRecord, *, preview: bool = True) -> Operation:
+    """The record as a `google.longrunning.Operation`; lists leave out the preview."""
+    metadata = job_pb2.JobMetadata()
+    metadata.CopyFrom(record.metadata)
+    if not preview:
+        metadata.preview = b""
+    operation = Operation(name=record.name, done=record.done)
+    operation.metadata.Pack(metadata)
+    if record.metadata.state == job_pb2.JOB_STATE_SUCCEEDED:
+        operation.response.Pack(record.result or job_pb2.JobResult())
+    elif record.done and record.error is not None:
+        operation.error.CopyFrom(record.error)
+    return operation
+
+
+def operation_id(name: str) -> str:
+    """The id in "operations/<id>". Raises NotFound for anything else, for there is no such operation."""
+    if not re.fullmatch(r"operations/[0-9a-f]{32}", name):
+        raise NotFound(f"no operation {name!r}; names are operations/ and 32 hexadecimal digits")
+    return name.removeprefix(PREFIX)
+
+
+def parse_filter(text: str) -> int | None:
+    """The state that a list's filter asks for: "state=RUNNING" and the like; empty asks for all.
+
+    Raises:
+        InvalidArgument: any other filter.
+    """
+    if not text.strip():
+        return None
+    match = re.fullmatch(r'\s*state\s*=\s*"?(?:JOB_STATE_)?(\w+)"?\s*', text)
+    if match is None or STATES.get(match[1], 0) == 0:
+        allowed = ", ".join(f"state={name}" for name, number in STATES.items() if number)
+        raise InvalidArgument.of("filter", text, f"empty or one of {allowed}")
+    return STATES[match[1]]

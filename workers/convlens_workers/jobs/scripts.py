@@ -1,0 +1,206 @@
+"""Every change of a job's state: Lua scripts, so that each is atomic, and fenced where a worker asks for it.
+
+Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list, `rq:job:<id>`):
+
+    convlens:operation:<id>   hash    the record: fields of JobMetadata, request, result, error, token, ...
+    convlens:events:<id>      stream  snapshots of the record, one an event, capped
+    convlens:operations       zset    index of all jobs, members "<create time in ms>-<id>", all of score 0
+    convlens:leases:<queue>   zset    id -> when its lease ends (ms); jobs that a worker has taken
+    convlens:swept:<queue>    string  when the last sweep ran (ms)
+    convlens:changed          channel id of each job that changed, to wake watchers
+
+The clock is Redis's. An attempt holds a token; when the record has another one, or none, the attempt is stale
+and nothing that it says is taken down. State numbers are those of JobState.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from convlens.errors import Cancelled, Internal, to_status
+from convlens_workers.jobs.settings import JobSettings
+
+OPERATION: Final = "convlens:operation:"
+EVENTS: Final = "convlens:events:"
+INDEX: Final = "convlens:operations"
+CHANGED: Final = "convlens:changed"
+
+# ARGV[1..5] of every script; see `context`.
+_PRELUDE: Final = """
+local queue, event_limit, ttl, gave_up, cancelled = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local id = ARGV[6]
+local QUEUE = 'rq:queue:' .. queue
+local TAKEN = QUEUE .. ':intermediate'
+local LEASES = 'convlens:leases:' .. queue
+local QUEUED, RUNNING, FAILED, CANCELLED = '1', '2', '4', '5'
+local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1}
+
+local function record(id) return 'convlens:operation:' .. id end
+local function field(id, name) return redis.call('HGET', record(id), name) end
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function emit(id, preview)
+  local event, all = {}, redis.call('HGETALL', record(id))
+  for i = 1, #all, 2 do
+    if not HIDDEN[all[i]] then event[#event + 1] = all[i]; event[#event + 1] = all[i + 1] end
+  end
+  if preview then event[#event + 1] = 'preview'; event[#event + 1] = preview end
+  redis.call('XADD', 'convlens:events:' .. id, 'MAXLEN', '~', event_limit, '*', unpack(event))
+  redis.call('PUBLISH', 'convlens:changed', id)
+end
+
+local function finish(id, state, name, value)
+  local ended = now()
+  local checkpoints = field(id, 'checkpoints') or ''
+  redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
+  redis.call('HDEL', record(id), 'token', 'checkpoints', 'queue_position')
+  redis.call('ZREM', LEASES, id)
+  redis.call('LREM', QUEUE, 0, id)
+  redis.call('LREM', TAKEN, 0, id)
+  redis.call('DEL', 'rq:job:' .. id)
+  emit(id)
+  redis.call('PEXPIREAT', record(id), ended + ttl)
+  redis.call('PEXPIREAT', 'convlens:events:' .. id, ended + ttl)
+  return checkpoints
+end
+
+local function requeue(id, crashed, max_crashes)
+  if field(id, 'cancel_requested') == '1' then return finish(id, CANCELLED, 'error', cancelled) end
+  if crashed and redis.call('HINCRBY', record(id), 'crashes', 1) >= tonumber(max_crashes) then
+    return finish(id, FAILED, 'error', gave_up)
+  end
+  redis.call('ZREM', LEASES, id)
+  redis.call('LREM', TAKEN, 0, id)
+  redis.call('LREM', QUEUE, 0, id)
+  local behind = redis.call('LLEN', QUEUE)
+  redis.call(crashed and 'RPUSH' or 'LPUSH', QUEUE, id)
+  redis.call('HSET', record(id), 'state', QUEUED, 'queue_position', crashed and behind or 0)
+  redis.call('HDEL', record(id), 'token')
+  emit(id)
+  return ''
+end
+"""
+
+_SCRIPTS: Final = {
+    # id, payload digest, limit, number of RQ's fields, RQ's fields ..., record's fields ...
+    # -> 'created' | 'same' | 'other' | 'full'
+    "submit": """
+        local payload, limit, n = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+        local known = field(id, 'payload')
+        if known then return known == payload and 'same' or 'other' end
+        local ahead = redis.call('LLEN', QUEUE)
+        if ahead >= limit then return 'full' end
+        local created = now()
+        redis.call('DEL', 'convlens:events:' .. id)
+        redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, 10, 9 + n))
+        redis.call('HSET', record(id), 'state', QUEUED, 'payload', payload, 'create_time', created,
+                   'queue_position', ahead, unpack(ARGV, 10 + n))
+        redis.call('ZADD', 'convlens:operations', 0, string.format('%013d-%s', created, id))
+        redis.call('SADD', 'rq:queues', QUEUE)
+        redis.call('RPUSH', QUEUE, id)
+        emit(id)
+        return 'created'
+    """,
+    # id, token, lease in ms, device -> the record's fields, or nothing when the job is not to be run
+    "claim": """
+        redis.call('LREM', TAKEN, 0, id)
+        if field(id, 'state') ~= QUEUED then redis.call('ZREM', LEASES, id); return false end
+        local started = now()
+        redis.call('ZADD', LEASES, started + ARGV[8], id)
+        redis.call('HSET', record(id), 'state', RUNNING, 'token', ARGV[7], 'device', ARGV[9])
+        redis.call('HSETNX', record(id), 'start_time', started)
+        redis.call('HINCRBY', record(id), 'attempt', 1)
+        redis.call('HDEL', record(id), 'queue_position')
+        emit(id)
+        return redis.call('HGETALL', record(id))
+    """,
+    # id, token, lease in ms, preview, fields ... -> -1 stale, 1 cancel requested, 0 otherwise
+    "update": """
+        if field(id, 'token') ~= ARGV[7] then return -1 end
+        redis.call('ZADD', LEASES, now() + ARGV[8], id)
+        if #ARGV > 9 then
+          redis.call('HSET', record(id), unpack(ARGV, 10))
+          if ARGV[9] ~= '' then redis.call('HSET', record(id), 'preview', ARGV[9]) end
+          emit(id, ARGV[9] ~= '' and ARGV[9])
+        end
+        return field(id, 'cancel_requested') == '1' and 1 or 0
+    """,
+    # id, token, digest of the new checkpoint -> digest of the one to drop ('' none), or nothing when stale
+    "checkpoint": """
+        if field(id, 'token') ~= ARGV[7] then return false end
+        local newest, older = string.match(field(id, 'checkpoints') or '', '(%S*)%s*(%S*)')
+        if newest == ARGV[8] then return '' end
+        redis.call('HSET', record(id), 'checkpoints', ARGV[8] .. ' ' .. newest, 'crashes', 0)
+        return older == ARGV[8] and '' or older
+    """,
+    # id, token, state, 'result' or 'error', its bytes -> checkpoints to drop, or nothing when stale
+    "finish": """
+        if field(id, 'token') ~= ARGV[7] then return false end
+        if field(id, 'cancel_requested') == '1' then return finish(id, CANCELLED, 'error', cancelled) end
+        return finish(id, ARGV[8], ARGV[9], ARGV[10])
+    """,
+    # id, token, '1' after a crash, most crashes -> checkpoints to drop, or nothing when stale
+    "requeue": """
+        if field(id, 'token') ~= ARGV[7] then return false end
+        return requeue(id, ARGV[8] == '1', ARGV[9])
+    """,
+    # '', lease in ms, interval in ms, most crashes -> ids that were taken away from their workers
+    "sweep": """
+        local time, lease, interval = now(), tonumber(ARGV[7]), tonumber(ARGV[8])
+        local pause = time - tonumber(redis.call('GET', 'convlens:swept:' .. queue) or 0)
+        if pause < interval then return {} end
+        redis.call('SET', 'convlens:swept:' .. queue, time)
+        for _, taken in ipairs(redis.call('LRANGE', TAKEN, 0, -1)) do
+          redis.call('ZADD', LEASES, 'NX', time + lease, taken)
+        end
+        local overdue = redis.call('ZRANGEBYSCORE', LEASES, '-inf', time)
+        if pause > lease / 2 then
+          -- Redis or all the workers were away: whoever still lives gets one more term to come back.
+          for _, late in ipairs(overdue) do redis.call('ZADD', LEASES, time + lease, late) end
+          return {}
+        end
+        for _, late in ipairs(overdue) do
+          local state = field(late, 'state')
+          if state == QUEUED or state == RUNNING then requeue(late, true, ARGV[9]) end
+          redis.call('ZREM', LEASES, late)
+          redis.call('LREM', TAKEN, 0, late)
+        end
+        return overdue
+    """,
+    # id -> checkpoints to drop, or nothing when there is no such job
+    "cancel": """
+        local state = field(id, 'state')
+        if not state then return false end
+        if state == QUEUED then return finish(id, CANCELLED, 'error', cancelled) end
+        if state == RUNNING and redis.call('HSET', record(id), 'cancel_requested', '1') == 1 then emit(id) end
+        return ''
+    """,
+    # id -> -1 no such job, 0 it has not finished, 1 removed
+    "delete": """
+        local state = field(id, 'state')
+        if not state then return -1 end
+        if state == QUEUED or state == RUNNING then return 0 end
+        local created = field(id, 'create_time')
+        redis.call('ZREM', 'convlens:operations', string.format('%013d-%s', created, id))
+        redis.call('DEL', record(id), 'convlens:events:' .. id)
+        return 1
+    """,
+}
+
+_CANCELLED: Final = to_status(Cancelled("the job was cancelled")).SerializeToString(deterministic=True)
+_GAVE_UP: Final = to_status(
+    Internal("the job's worker died each time that the job ran; given up", reason="WORKER_CRASHED")
+).SerializeToString(deterministic=True)
+
+
+def bind(redis: Any) -> dict[str, Any]:
+    """The scripts as callables on `redis`, a sync or an asyncio client; they load themselves when needed."""
+    return {name: redis.register_script(_PRELUDE + body) for name, body in _SCRIPTS.items()}
+
+
+def context(settings: JobSettings) -> list[Any]:
+    """The arguments that come first in every call."""
+    return [settings.queue, settings.event_limit, settings.job_ttl * 1000, _GAVE_UP, _CANCELLED]

@@ -1,0 +1,251 @@
+"""The server's side of the job plane: submit, find, follow, cancel and read jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+from google.rpc.status_pb2 import Status
+from redis.asyncio import Redis
+
+from convlens.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+)
+from convlens.v1 import job_pb2, tensor_pb2
+from convlens_workers.jobs import scripts
+from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.job import rq_fields
+from convlens_workers.jobs.queries import Queries
+from convlens_workers.jobs.record import JobRecord, operation_id
+from convlens_workers.jobs.redis_errors import redis_errors
+from convlens_workers.jobs.settings import JobSettings
+from convlens_workers.jobs.watching import Bell
+
+QUEUE_FULL_RETRY: Final = 10.0
+LOOK_AGAIN: Final = 5.0
+PAGE: Final = 50
+
+
+class JobStore:
+    """Jobs in Redis and their bytes in the artifact store; for any number of tasks of one event loop.
+
+    Every method raises Unavailable with `retry_after` when Redis is away.
+    """
+
+    def __init__(self, redis: Redis, artifacts: ArtifactStore, settings: JobSettings) -> None:
+        self._redis: Any = redis
+        self._artifacts = artifacts
+        self._settings = settings
+        self._queries = Queries(redis, settings.queue)
+        self._scripts = scripts.bind(redis)
+        self._context = scripts.context(settings)
+        self._bell = Bell(redis)
+
+    @classmethod
+    def open(cls, settings: JobSettings) -> JobStore:
+        """The store of `settings`; connects at the first call."""
+        redis = Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=10.0)
+        return cls(redis, ArtifactStore(settings.artifacts_url()), settings)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._bell.close()
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Ask Redis for a sign of life."""
+        with redis_errors():
+            await self._redis.ping()
+
+    async def submit(
+        self, request: job_pb2.SubmitJobRequest, *, model_digest: str, payload: bytes | None = None
+    ) -> JobRecord:
+        """Queue a job, once for each request id.
+
+        Args:
+            request: validated, defaults filled in, the model's version resolved; it is what the worker gets.
+            model_digest: digest of the model's files.
+            payload: what the client sent, which decides whether a request id comes with the same payload
+                again; default: `request`.
+
+        Raises:
+            AlreadyExists: the request id was used with another payload.
+            ResourceExhausted: the queue is full.
+        """
+        body = request.SerializeToString(deterministic=True)
+        sent = hashlib.sha256(body if payload is None else payload).hexdigest()
+        id_ = _id_of(request.request_id)
+        known, waiting = await self._queries.before_submit(id_)
+        if known is None and waiting < self._settings.queue_limit:
+            digest = await asyncio.to_thread(self._artifacts.put, id_, "request", body)
+            outcome = await self._enqueue(id_, sent, request, model_digest, digest)
+        else:
+            outcome = b"full" if known is None else b"same" if known == sent.encode() else b"other"
+        if outcome == b"full":
+            full = f"the queue is full: {self._settings.queue_limit} jobs wait"
+            raise ResourceExhausted(full, retry_after=QUEUE_FULL_RETRY)
+        if outcome == b"other":
+            used = f"request_id {request.request_id!r} was used with another payload"
+            raise AlreadyExists(used, field="request_id")
+        return await self._queries.record(id_)
+
+    async def get(self, name: str) -> JobRecord:
+        """The job "operations/<id>". Raises NotFound."""
+        return await self._queries.record(operation_id(name))
+
+    async def list(
+        self, *, state: int | None = None, page_size: int = PAGE, page_token: str = ""
+    ) -> tuple[list[JobRecord], str]:
+        """A page of jobs, the newest first, without previews, and the token of the next page ("" at the end).
+
+        Raises:
+            InvalidArgument: the page token is malformed.
+        """
+        if page_token and not re.fullmatch(r"\d{13}-[0-9a-f]{32}", page_token):
+            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
+        found: list[JobRecord] = []
+        while True:
+            page = await self._queries.page(page_token, page_size)
+            for entry, record in page:
+                page_token = entry
+                if record is None or state not in (None, record.metadata.state):
+                    continue
+                found.append(record)
+                if len(found) == page_size:
+                    return found, page_token
+            if len(page) < page_size:
+                return found, ""
+
+    async def cancel(self, name: str) -> None:
+        """Ask for the end of a job: at once when it waits, within a second when it runs, no effect later.
+
+        Raises:
+            NotFound: no such job.
+        """
+        id_ = operation_id(name)
+        dropped = await self._call("cancel", id_)
+        if dropped is None:
+            raise NotFound(f"no operation {name!r}")
+        for digest in dropped.decode().split():
+            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
+
+    async def delete(self, name: str) -> None:
+        """Remove a finished job and its artifacts.
+
+        Raises:
+            NotFound: no such job.
+            FailedPrecondition: it has not finished; cancel it first.
+        """
+        id_ = operation_id(name)
+        outcome = await self._call("delete", id_)
+        if outcome == -1:
+            raise NotFound(f"no operation {name!r}")
+        if outcome == 0:
+            raise FailedPrecondition(f"{name} has not finished; cancel it first")
+        await asyncio.to_thread(self._artifacts.drop_all, id_)
+
+    async def wait(self, name: str, timeout: float | None = None) -> JobRecord:
+        """The job when it has finished, or as it is after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout), self._bell.listen(operation_id(name)) as changed:
+                while not (record := await self.get(name)).done:
+                    await _rings(changed)
+        except TimeoutError:
+            return await self.get(name)
+        return record
+
+    async def watch(
+        self, name: str, after_event_id: str = ""
+    ) -> AsyncIterator[tuple[str, job_pb2.JobMetadata, Status | None]]:
+        """Events (id, metadata, error of the terminal one) after `after_event_id`, until the terminal one.
+
+        The latest events are kept; who comes later than that gets the job's state, once it has finished.
+
+        Raises:
+            NotFound: no such job, or it was removed meanwhile.
+            OutOfRange: the event id is malformed.
+        """
+        if after_event_id and not re.fullmatch(r"\d{1,15}-\d{1,15}", after_event_id):
+            raise OutOfRange.of("after_event_id", after_event_id, "an event_id of this stream, or empty")
+        last = after_event_id or "0-0"
+        async with self._bell.listen(operation_id(name)) as changed:
+            while True:
+                record = await self.get(name)
+                for event_id, event in await self._queries.events(record.id, last):
+                    last = event_id
+                    yield event_id, event.metadata, event.error
+                    if event.done:
+                        return
+                if record.done:
+                    yield last, record.metadata, record.error
+                    return
+                await _rings(changed)
+
+    async def read(
+        self, name: str, artifact: str, offset: int = 0
+    ) -> tuple[tensor_pb2.TensorHeader, AsyncIterator[bytes]]:
+        """Header of one artifact, and its bytes from `offset` on.
+
+        Raises:
+            NotFound: no such job or artifact.
+            FailedPrecondition: the job has not succeeded.
+            OutOfRange: the offset lies beyond the artifact.
+            DataLoss: while reading, the stored bytes are damaged.
+        """
+        record = await self.get(name)
+        if record.result is None:
+            state = job_pb2.JobState.Name(record.metadata.state).removeprefix("JOB_STATE_")
+            raise FailedPrecondition(f"{name} has no artifacts: its state is {state}")
+        headers = {header.name: header for header in record.result.artifacts}
+        if artifact not in headers:
+            raise NotFound(f"{name} has no artifact {artifact!r}; it has {', '.join(headers)}")
+        header = headers[artifact]
+        if not 0 <= offset <= header.total_bytes:
+            raise OutOfRange.of("read_offset", offset, f"between 0 and {header.total_bytes}")
+        return header, self._artifacts.read(record.id, header.sha256, header.total_bytes, offset)
+
+    async def _enqueue(
+        self, id_: str, sent: str, request: job_pb2.SubmitJobRequest, model_digest: str, body_digest: str
+    ) -> bytes:
+        rq = _flat(rq_fields(id_, self._settings.queue))
+        fields = {
+            "technique": request.WhichOneof("technique") or "",
+            "model": request.model.SerializeToString(deterministic=True),
+            "model_digest": model_digest,
+            "request": body_digest,
+        }
+        limit = self._settings.queue_limit
+        outcome: bytes = await self._call("submit", id_, sent, limit, len(rq), *rq, *_flat(fields))
+        return outcome
+
+    async def _call(self, script: str, *arguments: Any) -> Any:
+        with redis_errors():
+            return await self._scripts[script](args=[*self._context, *arguments])
+
+
+def _id_of(request_id: str) -> str:
+    """The operation's id follows from the request id, so that the record itself is the memory of it."""
+    return hashlib.sha256(request_id.encode()).hexdigest()[:32] if request_id else uuid.uuid4().hex
+
+
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
+    return [part for pair in fields.items() for part in pair]
+
+
+async def _rings(changed: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(LOOK_AGAIN):
+            await changed.wait()
+    except TimeoutError:
+        return
+    finally:
+        changed.clear()
