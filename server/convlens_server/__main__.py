@@ -31,9 +31,7 @@ def main() -> None:
     """Entry point; every setting is an environment variable, see `ServerSettings`."""
     try:
         settings = ServerSettings()
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         asyncio.run(serve(settings))
     except (ConvLensError, ValidationError) as error:
         sys.exit(f"convlens-server: {error}")

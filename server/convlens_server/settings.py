@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from convlens_workers.jobs.settings import JobSettings
 
@@ -37,5 +38,14 @@ class ServerSettings(JobSettings):
     """Largest request message."""
     grace: float = Field(default=20.0, ge=0)
     """Seconds that calls in flight have to finish after SIGTERM."""
-    log_level: str = "INFO"
-    """A level of the standard logging module."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What the log holds; INFO has a line for every call."""
+
+    @field_validator("listen")
+    @classmethod
+    def _has_a_port(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        # gRPC itself would take port 99999 for 34463.
+        if not (host and port.isdecimal() and int(port) < 1 << 16):
+            raise ValueError(f"{listen!r} must be HOST:PORT with a port between 0 and 65535")
+        return listen

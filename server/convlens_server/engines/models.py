@@ -28,7 +28,7 @@ class LoadedModels:
         self.repository = repository
         self.sessions: Sessions = LruCache(session_bytes)
         self._threads = threads
-        self._engines: LruCache[tuple[str, int], Engine] = LruCache(max_models, Engine.close)
+        self._engines: LruCache[tuple[str, int], Engine] = LruCache(max_models, lambda engine: engine.close())
 
     def get(self, ref: model_pb2.ModelRef) -> Engine:
         """The engine of a model; the newest version unless the reference says which.

@@ -1,0 +1,252 @@
+"""What a server refuses: each bad request is told its field, value and bounds, and the server stays up."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+from support.replies import error_of
+
+from convlens import wire
+from convlens.errors import InvalidArgument, NotFound, ResourceExhausted
+from convlens.v1 import (
+    attack_pb2,
+    attack_pb2_grpc,
+    image_pb2,
+    inspection_pb2,
+    inspection_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    tensor_pb2,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def picture(height: int = 96, width: int = 96, **fields: Any) -> image_pb2.Image:
+    return image_pb2.Image(
+        encoded=wire.encode_image(RNG.integers(0, 256, (height, width, 3), np.uint8)), **fields
+    )
+
+
+def file(data: bytes) -> image_pb2.Image:
+    return image_pb2.Image(encoded=data)
+
+
+def tensor(array: np.ndarray) -> image_pb2.Image:
+    return image_pb2.Image(tensor=wire.to_tensor(array))
+
+
+def floats(value: float) -> image_pb2.Image:
+    array = np.full((3, 96, 96), 0.5, np.float32)
+    array[1, 2, 3] = value
+    return tensor(array)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that only claims its size."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""))
+    written = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def animated(kind: str) -> bytes:
+    frames = [PILImage.fromarray(RNG.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def jpeg() -> bytes:
+    return wire.encode_image(RNG.integers(0, 256, (96, 96, 3), np.uint8), "JPEG")
+
+
+def classify(*images: image_pb2.Image, **fields: Any) -> inspection_pb2.ClassifyRequest:
+    return inspection_pb2.ClassifyRequest(images=images, **fields)
+
+
+def neuron(**fields: Any) -> inspection_pb2.AttributeRequest:
+    target = {"neuron": {"layer": "features.conv1", **fields}}
+    return attribute(target=target)
+
+
+def attribute(**fields: Any) -> inspection_pb2.AttributeRequest:
+    attribution = inspection_pb2.Attribution(**{"gradient": {}, **fields})
+    return inspection_pb2.AttributeRequest(images=[picture()], attributions=[attribution])
+
+
+def attack(**fields: Any) -> attack_pb2.AttackRequest:
+    return attack_pb2.AttackRequest(**{"images": [picture()], "fgsm": {}, **fields})
+
+
+class Bad(NamedTuple):
+    name: str
+    request: Any
+    field: str
+    text: str
+
+
+BAD = [
+    Bad("no image", classify(), "images", "between 1 and 64 items"),
+    Bad("batch over the limit", classify(*[picture(8, 8)] * 65), "images", "'65 items'"),
+    Bad("empty image", classify(file(b"")), "images[0]", "a whole PNG, JPEG, WEBP file"),
+    Bad("no source", classify(image_pb2.Image()), "images[0].source", "one of encoded, tensor"),
+    Bad("not a picture", classify(file(b"hello")), "images[0]", "a whole PNG, JPEG, WEBP file"),
+    Bad("truncated JPEG", classify(file(jpeg()[:-200])), "images[0]", "truncated"),
+    Bad(
+        "PNG header of 50,000 x 50,000",
+        classify(file(png_header(50_000, 50_000))),
+        "images[0]",
+        "at most 64000000",
+    ),
+    Bad("animated WebP", classify(file(animated("WEBP"))), "images[0]", "one frame"),
+    Bad("GIF", classify(file(animated("GIF"))), "images[0]", "a whole PNG, JPEG, WEBP file"),
+    Bad("second image bad", classify(picture(), file(b"hello")), "images[1]", "5 bytes"),
+    Bad("NaN", classify(floats(np.nan)), "images[0]", "nan"),
+    Bad("infinity", classify(floats(np.inf)), "images[0]", "inf"),
+    Bad("above 1", classify(floats(1.5)), "images[0]", "1.5"),
+    Bad("below 0", classify(floats(-0.5)), "images[0]", "-0.5"),
+    Bad(
+        "wrong byte count",
+        classify(image_pb2.Image(tensor=tensor_pb2.Tensor(datatype="UINT8", shape=[9, 9, 3], data=b"abc"))),
+        "images[0].tensor.data",
+        "243 bytes",
+    ),
+    Bad(
+        "unknown datatype",
+        classify(image_pb2.Image(tensor=tensor_pb2.Tensor(datatype="BF16", shape=[1], data=b"ab"))),
+        "images[0].tensor.datatype",
+        "FP32",
+    ),
+    Bad("channels last float", classify(tensor(np.zeros((96, 96, 3), np.float32))), "images[0]", "(3, H, W)"),
+    Bad(
+        "mixed sizes",
+        classify(tensor(np.zeros((3, 96, 96), "f4")), tensor(np.zeros((3, 64, 80), "f4"))),
+        "images[1]",
+        "64 x 80 pixels': must be 96 x 96",
+    ),
+    Bad("too small", classify(picture(8, 8, resize={"keep": {}})), "images[0]", "8"),
+    Bad("too large", classify(picture(5000, 10, resize={"keep": {}})), "images[0]", "4096"),
+    Bad(
+        "too many pixels",
+        classify(picture(1000, 1000, resize={"keep": {}})),
+        "images",
+        "at most 600000 pixels",
+    ),
+    Bad(
+        "resize to nothing",
+        classify(picture(resize={"fit": {}})),
+        "images[0].resize.fit.max_side",
+        "between 8",
+    ),
+    Bad("top_k", classify(picture(), top_k=0), "top_k", "between 1 and 1000"),
+    Bad("no layer", inspection_pb2.GetActivationsRequest(images=[picture()]), "layers", "between 1 and 64"),
+    Bad(
+        "unknown layer",
+        inspection_pb2.GetActivationsRequest(images=[picture()], layers=["features.conv1", "features.convX"]),
+        "layers[1]",
+        "such as features.conv",
+    ),
+    Bad("no technique", attribute(gradient=None), "attributions[0].technique", "one of gradient"),
+    Bad(
+        "channel out of range",
+        neuron(channel=4000),
+        "attributions[0].target.neuron.channel",
+        "between 0 and 39",
+    ),
+    Bad("row out of range", neuron(y=48), "attributions[0].target.neuron.y", "between 0 and 47"),
+    Bad("column out of range", neuron(x=999), "attributions[0].target.neuron.x", "between 0 and 47"),
+    Bad(
+        "row of a layer without rows",
+        neuron(layer="classifier", y=1),
+        "attributions[0].target.neuron.y",
+        "between 0 and 0",
+    ),
+    Bad(
+        "class index",
+        attribute(target={"class_score": {"index": 4000}}),
+        "attributions[0].target.class_score.index",
+        "between 0 and",
+    ),
+    Bad("no attack", attack(fgsm=None), "technique", "one of fgsm"),
+    Bad("epsilon", attack(fgsm={"epsilon": 1.5}), "fgsm.epsilon", "between 0 and 1"),
+    Bad("NaN epsilon", attack(fgsm={"epsilon": float("nan")}), "fgsm.epsilon", "a finite number"),
+    Bad("target class", attack(targeted={"index": 4000}), "targeted.index", "between 0 and"),
+    Bad(
+        "labels and images differ",
+        attack(untargeted={"labels": [1, 2]}),
+        "untargeted.labels",
+        "none or 1 items",
+    ),
+    Bad("filters of a pool", model_pb2.GetFiltersRequest(layer="features.pool2"), "layer", "with weights"),
+    Bad("filters of nothing", model_pb2.GetFiltersRequest(layer="nothing"), "layer", "a layer of patterns"),
+    Bad("page size", model_pb2.ListModelsRequest(page_size=0), "page_size", "between 1 and 1000"),
+    Bad("page token", model_pb2.ListModelsRequest(page_token="junk"), "page_token", "next_page_token"),
+    Bad("version", model_pb2.GetModelRequest(model={"version": 0}), "model.version", "at least 1"),
+]
+
+
+def method_of(channel: grpc.Channel, request: Any) -> Any:
+    """The method that takes this request."""
+    model = model_pb2_grpc.ModelServiceStub(channel)
+    inspection = inspection_pb2_grpc.InspectionServiceStub(channel)
+    methods = {
+        model_pb2.ListModelsRequest: model.ListModels,
+        model_pb2.GetModelRequest: model.GetModel,
+        model_pb2.GetFiltersRequest: model.GetFilters,
+        inspection_pb2.ClassifyRequest: inspection.Classify,
+        inspection_pb2.GetActivationsRequest: inspection.GetActivations,
+        inspection_pb2.AttributeRequest: inspection.Attribute,
+        attack_pb2.AttackRequest: attack_pb2_grpc.AttackServiceStub(channel).Attack,
+    }
+    return methods[type(request)]
+
+
+def is_up(channel: grpc.Channel) -> bool:
+    request = classify(picture())
+    return len(method_of(channel, request)(request).classifications) == 1
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_bad_request_is_told_what_is_wrong(channel: grpc.Channel, bad: Bad) -> None:
+    error = error_of(method_of(channel, bad.request), bad.request)
+    assert isinstance(error, InvalidArgument), error
+    assert error.reason == "INVALID_ARGUMENT"
+    assert error.field.startswith(bad.field), error
+    assert error.message.startswith(error.field)
+    assert bad.text in error.message
+    assert is_up(channel)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        model_pb2.GetModelRequest(model={"name": "nothing"}),
+        model_pb2.GetModelRequest(model={"name": "../patterns"}),
+        model_pb2.GetFiltersRequest(model={"name": "copy", "version": 7}),
+        classify(picture(), model={"name": "nothing"}),
+        inspection_pb2.GetActivationsRequest(images=[picture()], layers=["x"], model={"name": "nothing"}),
+        inspection_pb2.AttributeRequest(model={"name": "copy", "version": 7}),
+        attack_pb2.AttackRequest(model={"name": "nothing"}),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_unknown_model_is_not_found(channel: grpc.Channel, request_: Any) -> None:
+    error = error_of(method_of(channel, request_), request_)
+    assert isinstance(error, NotFound)
+    assert request_.model.name in error.message
+
+
+def test_message_over_the_limit_is_refused(channel: grpc.Channel) -> None:
+    request = classify(file(b"x" * (65 << 20)))
+    assert isinstance(error_of(method_of(channel, request), request), ResourceExhausted)
+    assert is_up(channel)

@@ -1,0 +1,176 @@
+"""The two engines: the same numbers; and when models are loaded, loaded again, and let go."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.repository import add_copy
+
+from convlens.errors import Cancelled, InvalidArgument, NotFound
+from convlens.v1 import model_pb2
+from convlens_models.autodiff import ReluRule
+from convlens_models.importer import add_architecture
+from convlens_models.repository import EMBEDDED, ModelRepository
+from convlens_server.cancellation import Caller, current
+from convlens_server.engines.models import LoadedModels
+
+LAYERS = ["features.conv1", "features.relu3_2", "classifier", "probabilities", "log_probabilities"]
+
+
+def load(root: Path | None = None, session_bytes: float = 1e9, max_models: int = 4) -> LoadedModels:
+    return LoadedModels(ModelRepository(root), threads=1, session_bytes=session_bytes, max_models=max_models)
+
+
+def ref(name: str = "patterns") -> model_pb2.ModelRef:
+    return model_pb2.ModelRef(name=name)
+
+
+def batch(count: int = 2, height: int = 96, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 3, height, width), np.float32)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> LoadedModels:
+    """The embedded network, and as "script" the same weights as TorchScript."""
+    root = tmp_path_factory.mktemp("models")
+    stored = ModelRepository().get()
+    labels = root / "labels.txt"
+    labels.write_text("\n".join(stored.manifest.labels))
+    weights = stored.file("weights.safetensors")
+    add_architecture(root, "patterns", weights, labels, "script", torchscript=True)
+    return load(root)
+
+
+@pytest.mark.parametrize("size", [(2, 96, 96), (1, 96, 96), (2, 70, 101)])
+def test_engines_agree_on_values(both: LoadedModels, size: tuple[int, int, int]) -> None:
+    images = batch(*size)
+    ours, theirs = (both.get(ref(name)).forward(images, LAYERS) for name in ("patterns", "script"))
+    assert both.get(ref("script")).stored.manifest.engine == "torchscript"
+    for layer in LAYERS:
+        assert np.allclose(ours[layer], theirs[layer], rtol=1e-4, atol=1e-4), layer
+
+
+@pytest.mark.parametrize("rule", list(ReluRule))
+@pytest.mark.parametrize("layer", ["features.relu3_2", "classifier", "log_probabilities"])
+@pytest.mark.parametrize("size", [(2, 96, 96), (1, 96, 96), (2, 70, 101)])
+def test_engines_agree_on_gradients(
+    both: LoadedModels, rule: ReluRule, layer: str, size: tuple[int, int, int]
+) -> None:
+    images = batch(*size)
+    shape = both.get(ref()).forward(images, [layer])[layer].shape
+    cotangent = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    (value, ours), (other_value, theirs) = (
+        both.get(ref(name)).gradient(images, layer, cotangent, rule) for name in ("patterns", "script")
+    )
+    assert np.allclose(value, other_value, rtol=1e-4, atol=1e-4)
+    assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
+
+
+def test_a_set_of_layers_is_one_session_whatever_their_order(both: LoadedModels) -> None:
+    models = load()
+    engine = models.get(ref())
+    images = batch()
+    first = engine.forward(images, ["classifier", "features.conv1"])
+    second = engine.forward(images, ["features.conv1", "classifier", "classifier"])
+    assert len(models.sessions) == 1
+    assert np.array_equal(first["classifier"], second["classifier"])
+    assert first["features.conv1"].shape == (2, 40, 48, 48)
+
+
+def test_odd_sizes_share_one_session() -> None:
+    models = load()
+    for side in (64, 65, 80, 128):
+        models.get(ref()).forward(batch(1, side, side), ["classifier"])
+    assert len(models.sessions) == 1
+    for count in (1, 2, 3):  # The model's own size: one session for single images, one for batches.
+        models.get(ref()).forward(batch(count), ["classifier"])
+    assert len(models.sessions) == 3
+
+
+def test_static_and_dynamic_graphs_agree() -> None:
+    engine = load().get(ref())
+    images = batch(1)
+    classes = len(engine.stored.manifest.labels)
+    cotangent = np.random.default_rng(1).normal(size=(1, classes)).astype(np.float32)
+    single = engine.gradient(images, "classifier", cotangent, ReluRule.GRADIENT)[1]
+    twice = engine.gradient(
+        np.concatenate([images] * 2), "classifier", np.concatenate([cotangent] * 2), ReluRule.GRADIENT
+    )[1]
+    assert np.allclose(single[0], twice[1], rtol=1e-4, atol=1e-6)
+
+
+def test_sessions_stay_within_their_budget() -> None:
+    models = load(session_bytes=2.2 * 4 * ModelRepository().get().manifest.parameters)
+    engine = models.get(ref())
+    for layer in ("classifier", "probabilities", "log_probabilities"):
+        engine.forward(batch(1), [layer])
+    assert len(models.sessions) == 2
+
+
+def test_unloading_frees_engine_and_sessions() -> None:
+    models = load()
+    engine = weakref.ref(models.get(ref()))
+    models.get(ref()).forward(batch(1), ["classifier"])
+    assert len(models.sessions) == 1
+    models.unload("patterns", models.get(ref()).stored.manifest.version)
+    gc.collect()
+    assert len(models.sessions) == 0
+    assert engine() is None
+    models.get(ref()).forward(batch(1), ["classifier"])
+
+
+def test_the_longest_unused_model_is_unloaded(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):  # Another mean makes another digest.
+        add_copy(tmp_path, name, mean=(number / 10,) * 3)
+    models = load(tmp_path, max_models=2)
+    for name in "abc":
+        models.get(ref(name)).forward(batch(1), ["classifier"])
+    assert len(models.sessions) == 2
+
+
+def test_a_model_that_changed_on_disk_is_loaded_again(tmp_path: Path) -> None:
+    add_copy(tmp_path, "copy")
+    models = load(tmp_path)
+    first = models.get(ref("copy"))
+    assert models.get(ref("copy")) is first
+    add_copy(tmp_path, "copy", mean=(0.1, 0.2, 0.3))
+    second = models.get(ref("copy"))
+    assert second is not first
+    assert second.stored.manifest.mean == (0.1, 0.2, 0.3)
+    add_copy(tmp_path, "copy", 2)
+    assert models.get(ref("copy")).stored.manifest.version == 2
+
+
+def test_unknown_names_are_refused() -> None:
+    models = load()
+    with pytest.raises(NotFound, match="patterns"):
+        models.get(ref("nothing"))
+    with pytest.raises(InvalidArgument, match="such as"):
+        models.get(ref()).forward(batch(1), ["nothing"])
+
+
+def test_a_pass_is_stopped_when_its_caller_leaves() -> None:
+    """A pass that would take long returns early, and the engine goes on working."""
+    engine, caller = load().get(ref()), Caller()
+    images = batch(64, 256, 256)
+    token = current.set(caller)
+    try:
+        engine.forward(batch(1, 80, 80), ["classifier"])
+        timer = threading.Timer(0.05, caller.leave)
+        timer.start()
+        with pytest.raises(Exception, match="terminate"):
+            engine.forward(images, ["classifier"])
+        with pytest.raises(Cancelled):
+            engine.forward(images, ["classifier"])
+    finally:
+        current.reset(token)
+    assert engine.forward(batch(1, 80, 80), ["classifier"])["classifier"].shape[0] == 1
+
+
+def test_the_embedded_model_needs_no_folder() -> None:
+    assert load(None).get(ref()).stored.path.is_relative_to(EMBEDDED)
