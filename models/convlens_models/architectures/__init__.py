@@ -35,8 +35,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         dream_layers=("Mixed_6c",),
         auxiliary=("AuxLogits.",),
     ),
-    "squeezenet1_0": Architecture(squeezenet1_0, "classifier.1", dream_layers=("features.8",)),
-    "squeezenet1_1": Architecture(squeezenet1_1, "classifier.1", dream_layers=("features.10",)),
+    "squeezenet1_0": Architecture(squeezenet1_0, "classifier.1", dream_layers=("features.10", "features.12")),
+    "squeezenet1_1": Architecture(squeezenet1_1, "classifier.1", dream_layers=("features.11", "features.12")),
     "resnet18": Architecture(resnet18, "fc", dream_layers=("layer3.1",)),
     "resnet50": Architecture(resnet50, "fc", dream_layers=("layer3.3",)),
     "patterns": Architecture(
