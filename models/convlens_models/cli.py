@@ -137,12 +137,10 @@ def _triple(option: str, text: str | None) -> Rgb | None:
 
 def _summary(manifest: Manifest, root: Path) -> str:
     folder = root / manifest.name / str(manifest.version)
-    size = f"{manifest.input_size} px, " + (
-        f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
-    )
+    others = f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     return (
         f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
         f"{len(manifest.labels)} classes, {len(manifest.layers)} layers, {manifest.parameters:,} parameters, "
-        f"images of {size}, {megabytes:.1f} MB in {folder}"
+        f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
     )

@@ -13,16 +13,19 @@ from pathlib import Path
 
 from convlens_models.importer import add_architecture
 from convlens_models.manifest import Manifest
-from convlens_models.repository import DEFAULT_MODEL, EMBEDDED, WEIGHTS
+from convlens_models.repository import DEFAULT_MODEL, EMBEDDED, MANIFEST, WEIGHTS
 
 
 def embed(trained: Path, target: Path = EMBEDDED) -> Manifest:
     """Make the network trained into the folder `trained` version 1 of the default model in `target`."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        manifest = add_architecture(root, DEFAULT_MODEL, trained / WEIGHTS, trained / "labels.txt")
+        added = add_architecture(root, DEFAULT_MODEL, trained / WEIGHTS, trained / "labels.txt")
         shutil.rmtree(target / DEFAULT_MODEL, ignore_errors=True)
-        shutil.copytree(root / DEFAULT_MODEL, target / DEFAULT_MODEL)
+        folder = target / DEFAULT_MODEL / "1"
+        shutil.copytree(root / DEFAULT_MODEL / str(added.version), folder)
+    manifest = added.model_copy(update={"version": 1})  # It replaces the one before: no version after it.
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 

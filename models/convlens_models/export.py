@@ -118,7 +118,9 @@ def _model(
         initializers,
     )
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="convlens")
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="convlens")
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model)  # So that the values are declared.
+    return inferred
 
 
 def _write(node: fx.Node, module: nn.Module, blocks: list[str], writer: _Writer) -> None:

@@ -69,7 +69,7 @@ def add_onnx(
         _check_batch(model, folder, output, size)
         dynamic = _any_size(model, folder, output, size)
         foreign.open_size(model, None if dynamic else size)
-        onnx.save(model, folder / FORWARD)
+        onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
         manifest = Manifest(
             name=name,
             version=1,

@@ -1,8 +1,8 @@
 """The TorchScript form of a network, `model.ts`: the same layers and gradients as the ONNX graphs.
 
-PyTorch has deprecated TorchScript; it is the second engine, for hosts that run it already. The file holds
-two traces of the network over the same weights, `forward` and `deconvnet`, that return all layers; and their names.
-Gradients are autograd's. The three ReLU rules:
+PyTorch has deprecated TorchScript; it is the second engine, for hosts that run it. The file holds two
+traces of the network over the same weights, `forward` and `deconvnet`, which return the values of all layers,
+and the layers' names. Gradients are autograd's. The three ReLU rules:
 
     gradient         as it is
     guided_backprop  the incoming signal is clamped at 0 on its way into every ReLU
