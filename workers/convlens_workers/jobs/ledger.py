@@ -19,6 +19,7 @@ from convlens_workers.jobs.settings import JobSettings
 
 MAX_CRASHES: Final = 3
 SWEEPS_A_LEASE: Final = 5
+TIDY_INTERVAL: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Ledger:
     """
 
     def __init__(self, redis: Any, settings: JobSettings, lease: float) -> None:
+        self._redis = redis
         self._scripts = scripts.bind(redis)
         self._context = scripts.context(settings)
         self._lease = int(lease * 1000)
@@ -105,6 +107,16 @@ class Ledger:
         """
         interval = self._lease // SWEEPS_A_LEASE
         return [id_.decode() for id_ in self._call("sweep", "", self._lease, interval, MAX_CRASHES)]
+
+    def may_tidy(self) -> bool:
+        """True for one worker an hour."""
+        with redis_errors():
+            return bool(self._redis.set("convlens:tidied", "", nx=True, ex=TIDY_INTERVAL))
+
+    def unknown(self, ids: list[str]) -> list[str]:
+        """Those of `ids` that there is no record of."""
+        with redis_errors():
+            return [id_ for id_ in ids if not self._redis.exists(scripts.OPERATION + id_)]
 
     def _finish(self, attempt: Attempt, state: int, name: str, body: bytes) -> list[str] | None:
         return _digests(self._call("finish", attempt.id, attempt.token, state, name, body))

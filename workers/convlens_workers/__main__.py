@@ -1,0 +1,62 @@
+"""`convlens-worker`: takes jobs from the queue until SIGTERM or SIGINT.
+
+Exit codes: 0 after a signal (a running job was checkpointed and given back), 1 after an error, 2 for bad
+settings, 3 when Redis cannot be reached at the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Final
+
+import redis
+from pydantic import ValidationError
+
+from convlens_workers.logs import configure
+from convlens_workers.settings import WorkerSettings
+from convlens_workers.supervisor import Supervisor
+
+START_PATIENCE: Final = 30.0
+
+log = logging.getLogger("convlens_workers")
+
+
+def main() -> int:
+    """Entry point."""
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    configure(settings.log_level)
+    if not redis_answers(settings.redis):
+        return 3
+    supervisor = Supervisor(settings)
+    try:
+        supervisor.work(logging_level=None)
+    except Exception:
+        log.exception("the worker failed")
+        return 1
+    return 0 if supervisor.draining else 1
+
+
+def redis_answers(url: str, patience: float = START_PATIENCE) -> bool:
+    """Whether Redis answers within `patience` seconds."""
+    until = time.monotonic() + patience
+    with redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=2.0) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.RedisError as error:
+                log.warning("Redis does not answer: %s", error)
+            else:
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""One attempt at a job, seen from the supervisor: from its start in the engine to its end in the record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from google.rpc.status_pb2 import Status
+
+from convlens.errors import Cancelled, Unavailable, from_status
+from convlens.v1 import job_pb2
+from convlens_workers.engine_process import EngineProcess
+from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.ledger import Attempt, Ledger, Standing
+from convlens_workers.messages import (
+    Checkpointed,
+    Died,
+    End,
+    Event,
+    Failed,
+    Finished,
+    Progress,
+    Start,
+    Stop,
+    Stopped,
+)
+from convlens_workers.settings import WorkerSettings
+
+TICK: Final = 0.2
+"""Seconds between looks at the record: what a cancel, or the loss of the job, may take to be seen."""
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """Follows the engine through one attempt, and keeps the record.
+
+    While Redis is away the engine works on: the latest progress and checkpoint are written when Redis is
+    back, and so is the end. Once the job is lost to another attempt, nothing is written any more.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        *,
+        engine: EngineProcess,
+        ledger: Ledger,
+        artifacts: ArtifactStore,
+        settings: WorkerSettings,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._attempt = attempt
+        self._engine = engine
+        self._ledger = ledger
+        self._artifacts = artifacts
+        self._settings = settings
+        self._draining = draining
+        self._progress: Progress | None = None
+        self._checkpoint = ""
+        self._abandoned = False
+        self._stopped_at: float | None = None
+
+    def run(self) -> None:
+        """From Start to the end in the record, or until the job is lost."""
+        attempt = self._attempt
+        self._engine.send(Start(attempt.id, attempt.request, attempt.checkpoints))
+        end = self._follow()
+        log.info("attempt ended: %s", end, extra={"operation": attempt.id, "attempt": attempt.number})
+        if isinstance(end, Died):
+            self._engine.kill()
+        if not self._abandoned:
+            self._settle(end)
+
+    def _follow(self) -> End:
+        heard = time.monotonic()
+        while True:
+            event = self._engine.receive(TICK)
+            now = time.monotonic()
+            if isinstance(event, End):
+                return event
+            if event is not None:
+                heard = now
+                self._note(event)
+            self._report()
+            if self._draining():
+                self._stop(save=True)
+            if self._stopped_at is not None and now - self._stopped_at > self._settings.grace:
+                return Died("it did not stop") if self._abandoned else Stopped()
+            if now - heard > self._settings.hang_timeout:
+                return Died("it hangs")
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._progress = event
+        elif isinstance(event, Checkpointed):
+            self._checkpoint = event.digest
+
+    def _report(self) -> None:
+        """Renew the lease, write what is new, and learn how things stand."""
+        if self._abandoned:
+            return
+        with suppress(Unavailable):
+            self._write_checkpoint()
+            standing = self._write_progress()
+            if standing.cancel_requested:
+                self._drop(self._ledger.fail(self._attempt, Cancelled("cancelled")))
+            if standing.lost or standing.cancel_requested:
+                self._abandoned = True
+                self._stop(save=False)
+
+    def _write_checkpoint(self) -> None:
+        if self._checkpoint:
+            dropped = self._ledger.checkpoint(self._attempt, self._checkpoint)
+            self._checkpoint = ""
+            self._drop([dropped] if dropped else [])
+
+    def _write_progress(self) -> Standing:
+        progress = self._progress
+        if progress is None:
+            return self._ledger.update(self._attempt)
+        fields: dict[str, str | int] = {
+            "step": progress.step,
+            "total_steps": progress.total,
+            "losses": json.dumps(dict(progress.losses)),
+        }
+        standing = self._ledger.update(self._attempt, fields, progress.preview)
+        self._progress = None
+        return standing
+
+    def _stop(self, *, save: bool) -> None:
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+            self._engine.send(Stop(save))
+
+    def _settle(self, end: End) -> None:
+        """Write the end; while Redis is away, again and again, when draining for no longer than the grace."""
+        until = time.monotonic() + self._settings.grace
+        while time.monotonic() < until or not self._draining():
+            try:
+                self._write_checkpoint()
+                self._write_progress()
+                return self._drop(self._write(end))
+            except Unavailable as error:
+                log.warning("%s", error, extra={"operation": self._attempt.id})
+                time.sleep(TICK)
+        return None
+
+    def _write(self, end: End) -> list[str] | None:
+        match end:
+            case Finished(result):
+                return self._ledger.succeed(self._attempt, job_pb2.JobResult.FromString(result))
+            case Failed(status):
+                return self._ledger.fail(self._attempt, from_status(Status.FromString(status)))
+            case Stopped():
+                return self._ledger.requeue(self._attempt, crashed=False)
+            case Died():
+                return self._ledger.requeue(self._attempt, crashed=True)
+
+    def _drop(self, checkpoints: list[str] | None) -> None:
+        for digest in checkpoints or ():
+            with suppress(Unavailable):
+                self._artifacts.drop(self._attempt.id, "checkpoints", digest)

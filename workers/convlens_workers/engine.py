@@ -1,0 +1,172 @@
+"""The engine: the process that owns the device. It keeps networks warm, and runs one job after the other.
+
+Started by the supervisor, with a pipe, as `python -m convlens_workers.engine`. It knows neither Redis nor
+RQ, ignores the signals that are meant for the supervisor, and dies with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Final
+
+import torch
+from google.protobuf.message import Message
+from torch import Tensor
+
+from convlens import wire
+from convlens.errors import ConvLensError, Internal, ResourceExhausted, Unavailable, to_status
+from convlens.v1 import image_pb2, job_pb2
+from convlens_models.manifest import Manifest
+from convlens_models.preprocess import to_input
+from convlens_models.repository import ModelRepository, default_root
+from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
+from convlens_workers.driver import Driver
+from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.logs import configure
+from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped
+from convlens_workers.networks import Networks
+from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques.base import State, Task
+
+PR_SET_PDEATHSIG: Final = 1
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One device, and the jobs that come over `pipe`."""
+
+    def __init__(self, pipe: Connection, config: Configure) -> None:
+        self._pipe = pipe
+        self._config = config
+        self._store = ArtifactStore(config.artifacts)
+        self._device = choose_device(config.device)
+        self._networks = Networks(
+            ModelRepository(config.models or default_root()), self._device, config.warm_models
+        )
+
+    def serve(self) -> None:
+        """Run jobs until the pipe is closed."""
+        self._send(Ready(str(self._device)))
+        while True:
+            message = self._pipe.recv()
+            if isinstance(message, Start):
+                self._send(self._run(message))
+
+    def _run(self, start: Start) -> Finished | Failed | Stopped:
+        try:
+            results = self._results(start)
+            return Stopped() if results is None else Finished(self._store_results(start.operation, results))
+        except ConvLensError as error:
+            return _failed(error)
+        except torch.AcceleratorError:
+            raise  # The device's context is broken: only a new process can use it again.
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            log.warning("out of memory: %s", error, extra={"operation": start.operation})
+            return _failed(ResourceExhausted(f"{self._device} has too little memory for this job"))
+        except Exception as error:
+            incident = uuid.uuid4().hex[:12]
+            log.exception("job failed", extra={"operation": start.operation, "incident": incident})
+            return _failed(Internal(f"the technique failed ({type(error).__name__}); incident {incident}"))
+
+    def _results(self, start: Start) -> dict[str, Tensor] | None:
+        request = job_pb2.SubmitJobRequest.FromString(
+            self._store.get(start.operation, "request", start.request)
+        )
+        technique = request.WhichOneof("technique") or ""
+        network, manifest = self._networks.get(request.model)
+        params = getattr(request, technique)
+        images = decode_images(params, manifest, self._device)
+        task = Task(params, network, manifest, images, request.seed, self._device)
+        origin = Origin(start.request, manifest.digest, fingerprint(self._device))
+        state = load_state(self._store, start.operation, start.checkpoints, origin)
+        log.info("started", extra={"operation": start.operation, "resumed": state is not None})
+        driver = Driver(
+            self._send, self._asked, self._saver(start.operation, origin), self._config.checkpoint_interval
+        )
+        return driver.run(TECHNIQUES[technique](task, state))
+
+    def _saver(self, operation: str, origin: Origin) -> Callable[[State], str | None]:
+        def save(state: State) -> str | None:
+            try:
+                return save_state(self._store, operation, state, origin)
+            except Unavailable as error:
+                log.warning("no checkpoint: %s", error, extra={"operation": operation})
+                return None
+
+        return save
+
+    def _store_results(self, operation: str, results: dict[str, Tensor]) -> bytes:
+        headers = []
+        for name, value in results.items():
+            array = value.detach().cpu().contiguous().numpy()
+            header = wire.header(name, array)
+            header.sha256 = self._store.put(operation, "artifacts", array.tobytes())
+            headers.append(header)
+        return job_pb2.JobResult(artifacts=headers).SerializeToString(deterministic=True)
+
+    def _asked(self) -> Stop | None:
+        if not self._pipe.poll():
+            return None
+        message = self._pipe.recv()
+        return message if isinstance(message, Stop) else None
+
+    def _send(self, event: Event) -> None:
+        self._pipe.send(event)
+
+
+def decode_images(params: Message, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
+    """Every picture among `params`' fields, by field name, as (1, 3, H, W) in [0, 1] on `device`."""
+    return {
+        field.name: torch.from_numpy(to_input(value, manifest, "keep", field.name))[None].to(device)
+        for field, value in params.ListFields()
+        if isinstance(value, image_pb2.Image)
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; on CUDA, the same input shall give the same bytes."""
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        torch.zeros(1, device=device)  # Fails here, at the start, where there is no such device.
+    return device
+
+
+def _failed(error: ConvLensError) -> Failed:
+    return Failed(to_status(error).SerializeToString(deterministic=True))
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process as soon as its parent, the process `parent`, ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the supervisor is gone already")
+
+
+def main() -> None:
+    """Entry point; arguments: descriptor of the pipe, the supervisor's process id, level of the logs."""
+    die_with(int(sys.argv[2]))
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    configure(sys.argv[3])
+    pipe = Connection(int(sys.argv[1]))
+    try:
+        Engine(pipe, pipe.recv()).serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # The supervisor has closed the pipe.
+
+
+if __name__ == "__main__":
+    main()

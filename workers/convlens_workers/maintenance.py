@@ -1,0 +1,62 @@
+"""What goes on while the supervisor is busy: heartbeat, sweep after dead workers, tidying up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from convlens.errors import Unavailable
+from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.ledger import SWEEPS_A_LEASE, Ledger
+from convlens_workers.settings import WorkerSettings
+
+KEPT_LONGER: Final = timedelta(days=1)
+
+log = logging.getLogger(__name__)
+
+
+class Maintenance(threading.Thread):
+    """Runs in every worker, idle or busy; what it does at once with others it still does once."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        artifacts: ArtifactStore,
+        settings: WorkerSettings,
+        heartbeat: Callable[[], None],
+    ) -> None:
+        super().__init__(name="maintenance", daemon=True)
+        self._ledger = ledger
+        self._artifacts = artifacts
+        self._interval = settings.lease / SWEEPS_A_LEASE
+        self._kept = timedelta(seconds=settings.job_ttl) + KEPT_LONGER
+        self._heartbeat = heartbeat
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._ending.wait(self._interval):
+            try:
+                self._heartbeat()
+                for operation in self._ledger.sweep():
+                    log.warning("its worker is gone: requeued or ended", extra={"operation": operation})
+                if self._ledger.may_tidy():
+                    self.tidy()
+            except Unavailable as error:
+                log.warning("%s", error)
+            except Exception:
+                log.exception("maintenance failed")
+
+    def tidy(self) -> None:
+        """Remove the artifacts of jobs whose records have expired long since."""
+        for operation in self._ledger.unknown(list(self._artifacts.idle(self._kept, datetime.now(UTC)))):
+            self._artifacts.drop_all(operation)
+            log.info("expired artifacts removed", extra={"operation": operation})
+
+    def stop(self) -> None:
+        """End the thread after what it is doing."""
+        self._ending.set()
+        self.join(timeout=5.0)

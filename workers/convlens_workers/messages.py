@@ -1,0 +1,88 @@
+"""All that supervisor and engine say to each other, over a pipe between the two processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Configure:
+    """To the engine, once, first."""
+
+    models: Path | None
+    artifacts: str
+    device: str
+    checkpoint_interval: float
+    warm_models: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """To the engine: run a job. `request` and `checkpoints` are SHA-256 of stored objects."""
+
+    operation: str
+    request: str
+    checkpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """To the engine: end the running job after this iteration; with a checkpoint where `save`."""
+
+    save: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine has its device and waits for a job."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the job is; `preview` is a JPEG, or empty where there is no new one."""
+
+    step: int
+    total: int
+    losses: Mapping[str, float]
+    preview: bytes
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint is stored under this SHA-256."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job is done; `result` is a serialised JobResult whose artifacts are stored."""
+
+    result: bytes
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job cannot be done; `status` is a serialised google.rpc.Status."""
+
+    status: bytes
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job was ended by Stop."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """The supervisor's own: the engine is gone, or was killed because it did not answer."""
+
+    reason: str
+
+
+End = Finished | Failed | Stopped | Died
+Event = Ready | Progress | Checkpointed | End

@@ -1,0 +1,33 @@
+"""Networks kept on the device from one job to the next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+
+from convlens.v1 import model_pb2
+from convlens_models.manifest import Manifest
+from convlens_models.network import Network, load_network
+from convlens_models.repository import ModelRepository
+
+
+class Networks:
+    """The `limit` networks used last, of `repository`, on `device`."""
+
+    def __init__(self, repository: ModelRepository, device: torch.device, limit: int) -> None:
+        self._repository = repository
+        self._device = device
+        self._limit = limit
+        self._warm: OrderedDict[str, Network] = OrderedDict()
+
+    def get(self, ref: model_pb2.ModelRef) -> tuple[Network, Manifest]:
+        """The network that `ref` names, loaded if need be; raises what the repository raises."""
+        stored = self._repository.get(ref.name, ref.version if ref.HasField("version") else None)
+        digest = stored.manifest.digest
+        if digest not in self._warm:
+            self._warm[digest] = load_network(stored, self._device)
+        self._warm.move_to_end(digest)
+        while len(self._warm) > self._limit:
+            self._warm.popitem(last=False)
+        return self._warm[digest], stored.manifest

@@ -1,0 +1,137 @@
+"""The supervisor: an RQ worker that gives each job to its engine, and survives what may happen meanwhile.
+
+Of RQ it takes the queue, the registration and the heartbeat. It overrules RQ where jobs are safer otherwise:
+no fork for each job, no commands by pub/sub, no sweep of RQ's registries (ours is `Ledger.sweep`), no end
+when Redis is away.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq import Queue, Worker
+from rq.exceptions import StopRequested
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.utils import now
+from rq.worker import WorkerStatus
+
+from convlens.errors import Unavailable
+from convlens_workers.attempt import Run
+from convlens_workers.engine_process import EngineProcess
+from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.job import QueuedJob
+from convlens_workers.jobs.ledger import Ledger
+from convlens_workers.maintenance import Maintenance
+from convlens_workers.messages import Configure
+from convlens_workers.settings import WorkerSettings
+
+AWAY = (RedisConnectionError, RedisTimeoutError)
+WORKER_TTL = 20
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor(Worker):
+    """Takes jobs from one queue, one at a time; imports no torch."""
+
+    job_class = QueuedJob
+    max_connection_wait_time = 1.0
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        connection = Redis.from_url(settings.redis, socket_connect_timeout=2.0)
+        super().__init__(
+            [Queue(settings.queue, connection=connection, job_class=QueuedJob, serializer=JSONSerializer)],
+            connection=connection,
+            worker_ttl=WORKER_TTL,
+            serializer=JSONSerializer,
+        )
+        self._settings = settings
+        self._artifacts = ArtifactStore(settings.artifacts_url())
+        quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0)
+        self._ledger = Ledger(quick, settings, settings.lease)
+        config = Configure(
+            models=settings.models,
+            artifacts=settings.artifacts_url(),
+            device=settings.device,
+            checkpoint_interval=settings.checkpoint_interval,
+            warm_models=settings.warm_models,
+        )
+        self.engine = EngineProcess(config, settings.log_level)
+        self._maintenance = Maintenance(self._ledger, self._artifacts, settings, self.heartbeat)
+
+    @property
+    def draining(self) -> bool:
+        """True once a signal has asked for the end."""
+        return self._stop_requested
+
+    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
+        """Register at RQ, start what runs beside the jobs, and say that we are ready."""
+        self.engine.ensure()
+        super().bootstrap(*args, **kwargs)
+        self._maintenance.start()
+        log.info("ready", extra={"device": self.engine.device, "queue": self._settings.queue})
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Claim the job, run it in the engine, and write its end."""
+        self.set_state(WorkerStatus.BUSY)  # From here on a signal lets the job be given back.
+        self.engine.ensure()
+        attempt = None
+        with suppress(Unavailable):  # The sweep brings the job back.
+            attempt = self._ledger.claim(job.id, self.engine.device)
+        if attempt is not None:
+            Run(
+                attempt,
+                engine=self.engine,
+                ledger=self._ledger,
+                artifacts=self._artifacts,
+                settings=self._settings,
+                draining=lambda: self.draining,
+            ).run()
+        if not self.draining:
+            self.engine.ensure()
+        self.set_state(WorkerStatus.IDLE)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """On SIGTERM and SIGINT: end now when idle, else after a checkpoint; a second one changes nothing."""
+        self._stop_requested = True
+        if self.get_state() != WorkerStatus.BUSY:
+            raise StopRequested
+
+    def teardown(self) -> None:
+        """End everything that was started."""
+        self._maintenance.stop()
+        self.engine.kill()
+        with suppress(*AWAY):
+            self.register_death()  # type: ignore[no-untyped-call]
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's sweeps are unfenced, and find nothing of ours: the thread does what is needed."""
+        self.last_cleaned_at = now()  # type: ignore[assignment]
+
+    def subscribe(self) -> None:
+        """RQ's commands come by pub/sub, and may get lost: we are told through the record, and by signals."""
+
+    def unsubscribe(self) -> None:
+        """There is no subscription."""
+
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """As RQ's, but Redis may be away."""
+        with suppress(*AWAY):
+            super().heartbeat(*args, **kwargs)
+
+    def set_state(self, *args: Any, **kwargs: Any) -> None:
+        """As RQ's, but Redis may be away."""
+        with suppress(*AWAY):
+            super().set_state(*args, **kwargs)
+
+    def check_for_suspension(self, *args: Any, **kwargs: Any) -> None:
+        """As RQ's, but Redis may be away."""
+        with suppress(*AWAY):
+            super().check_for_suspension(*args, **kwargs)

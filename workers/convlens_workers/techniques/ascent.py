@@ -1,0 +1,41 @@
+"""Parts that techniques share which change an image step by step."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def resize(image: Tensor, size: Size) -> Tensor:
+    """`image` (N, C, H, W) brought to `size` (height, width), bilinear, with antialiasing."""
+    if tuple(image.shape[2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def random_shift(largest: int, rng: torch.Generator) -> Size:
+    """Rows and columns to roll by, each uniform in -largest..largest."""
+    down, right = torch.randint(-largest, largest + 1, (2,), generator=rng).tolist()
+    return down, right
+
+
+def roll(image: Tensor, shift: Size) -> Tensor:
+    """`image` moved by `shift` (rows, columns); what leaves at one edge enters at the other."""
+    return torch.roll(image, shift, dims=(2, 3))
+
+
+def unit_mean(gradient: Tensor) -> Tensor:
+    """`gradient` over its mean magnitude, so that a step has a length of its own; zero stays zero."""
+    return gradient / gradient.abs().mean().clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def generator(seed: int, state: Tensor | None = None) -> torch.Generator:
+    """A generator on the CPU, the same for every device; with `state`, it goes on where that left off."""
+    rng = torch.Generator()
+    rng.manual_seed(seed)
+    if state is not None:
+        rng.set_state(state.cpu())
+    return rng

@@ -1,0 +1,73 @@
+"""What a long technique is: a generator that yields after every iteration and returns its results.
+
+    def technique(task: Task[Params], state: State | None) -> Generator[Step, None, dict[str, Tensor]]
+
+The driver that runs it gives it progress, previews, cancel, drain and checkpoints; a technique knows of none
+of them. Whatever decides how it goes on, its random generators included, is in the state that comes with each
+step: started again with that state, it goes on as if nothing had happened, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from google.protobuf.message import Message
+from torch import Tensor
+
+from convlens_models.manifest import Manifest
+
+Params = TypeVar("Params", bound=Message)
+State = dict[str, Tensor]
+
+
+class Taps(Protocol):
+    """A network whose inner values can be had."""
+
+    def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """Values of `layers` for images (N, 3, H, W) in [0, 1], within the autograd graph."""
+
+
+@dataclass(frozen=True)
+class Task(Generic[Params]):
+    """What is to be done, and with what.
+
+    Attributes:
+        params: the technique's message, validated, defaults filled in.
+        network: on `device`, weights frozen.
+        manifest: what is known about the network.
+        images: pictures of `params` by field name, each (1, 3, H, W) in [0, 1] on `device`.
+        seed: of everything random.
+        device: where to compute.
+    """
+
+    params: Params
+    network: Taps
+    manifest: Manifest
+    images: Mapping[str, Tensor]
+    seed: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Step:
+    """The end of an iteration.
+
+    Attributes:
+        number: iterations done, counted from 1 over the whole job.
+        total: iterations in all.
+        losses: terms of the objective, scalars; left on the device until somebody wants to know.
+        image: the picture as it is, (1, 3, H, W) in [0, 1], for previews.
+        state: what is needed to go on from here.
+    """
+
+    number: int
+    total: int
+    losses: Mapping[str, Tensor]
+    image: Tensor
+    state: State
+
+
+Technique = Callable[[Task[Any], State | None], Generator[Step, None, dict[str, Tensor]]]
