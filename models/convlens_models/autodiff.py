@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from convlens.errors import InvalidArgument
 from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.vjp import RULES, Node, ReluRule, Tape
+from convlens_models.vjp import RULES, Node, ReluRule, Tape, simplify, total
 
 __all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate"]
 
@@ -47,6 +47,7 @@ def differentiate(
     """
     _check_opset(forward)
     part = cut(forward, [layer])
+    simplify(part.graph)
     part = static(part, shape) if shape else onnx.shape_inference.infer_shapes(part, data_prop=True)
     tape = Tape(part.graph, ReluRule(rule))
     active = _active(tape)
@@ -72,17 +73,12 @@ def _backward(tape: Tape, layer: str, active: set[str]) -> str:
         node = Node(proto, active)
         if not any(gradients.get(value) for value in node.outputs):
             continue
-        cotangents = [_total(tape, gradients.get(value, [])) for value in node.outputs]
+        cotangents = [total(tape, gradients.get(value, [])) for value in node.outputs]
         results = RULES[node.kind](tape, node, cotangents)
         for index, gradient in enumerate(results):
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
-    return _total(tape, gradients[INPUT])
-
-
-def _total(tape: Tape, parts: list[str]) -> str:
-    """The sum of what the consumers of a value sent back."""
-    return tape.op("Sum", *parts) if len(parts) > 1 else "".join(parts)
+    return tape.whole(total(tape, gradients[INPUT]))
 
 
 def _active(tape: Tape) -> set[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
+from .forward import simplify
+from .gradients import total
 from .tape import Node, ReluRule, Tape
 
 Rule = Callable[[Tape, Node, Sequence[str]], list[str]]
@@ -53,4 +55,4 @@ RULES: dict[str, Rule] = {
     "Where": arithmetic.where,
 }
 
-__all__ = ["RULES", "Node", "ReluRule", "Rule", "Tape"]
+__all__ = ["RULES", "Node", "ReluRule", "Rule", "Tape", "simplify", "total"]

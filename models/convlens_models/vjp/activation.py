@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from .gradients import Phases
 from .tape import Node, ReluRule, Tape
 
 Formula = Callable[[Tape, Node, str, str, str], str]
@@ -12,6 +14,12 @@ Formula = Callable[[Tape, Node, str, str, str], str]
 
 def relu(t: Tape, _: Node, x: str, y: str, g: str) -> str:
     """The one rule in which gradient, guided backpropagation and deconvnet differ."""
+    phases = t.pieces.get(g)
+    if isinstance(phases, Phases) and phases.clean and (phases.masked or t.rule is ReluRule.DECONVNET):
+        if t.rule is ReluRule.GRADIENT:
+            return g
+        clamped = {place: t.op("Relu", piece) for place, piece in phases.pieces.items()}
+        return t.keep(replace(phases, pieces=clamped))
     if t.rule is not ReluRule.GRADIENT:
         g = t.op("Relu", g)
     return g if t.rule is ReluRule.DECONVNET else t.mul(g, t.positive(y))

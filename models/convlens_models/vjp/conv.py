@@ -1,23 +1,61 @@
-"""Rules of the convolutions."""
+"""Rules of the convolutions.
+
+The gradient of a convolution's input is a convolution of g again. Written as ConvTranspose it is slow:
+ONNX Runtime keeps Conv in its blocked layout, but not ConvTranspose. So it is written as Conv. With stride 1
+that is the flipped kernel, its input and output channels exchanged. With stride s, position s*q + r of the
+image meets only the taps k = r + pad (mod s): each of the s*s phases r of the gradient is a small convolution
+of its own. If g itself comes in phases (from a pooling), every pair of phases is one. Kernels are rearranged
+by nodes on initializers, which ONNX Runtime computes once, when it builds the session.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from .gradients import Parts, Phases, crop, fit, total
 from .tape import Node, Tape
-from .window import Axis, axes_of
+from .window import Axis, axes_of, taps
+
+JOINT = 64  # Phases with so few channels together are one convolution: half-empty blocks cost more.
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Weights [outputs, inputs / groups, height, width] and how they slide; `axes` are those of x and y."""
+
+    weight: str
+    sizes: list[int]
+    axes: tuple[Axis, Axis]
+    groups: int = 1
+
+    @property
+    def inputs(self) -> int:
+        """Channels of x."""
+        return self.sizes[1] * self.groups
+
+    @property
+    def stride(self) -> int:
+        """The stride, 0 if it differs between the axes."""
+        return self.axes[0].stride if self.axes[0].stride == self.axes[1].stride else 0
 
 
 def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Conv: the transposed convolution of g, see `input_gradient`."""
+    """Conv: `input_gradient`; of a Concat, each part by itself, so that none is cut out of the whole."""
     x, weight = node.inputs[:2]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
-    kernel = _ints(t, node, weight)
-    axes = axes_of(t, node, kernel[2:])
-    return [
-        input_gradient(t, cotangents[0], x, weight, kernel=kernel, axes=axes, groups=node.get("group", 1))
-    ]
+    sizes = [size for size in t.shape(weight) if isinstance(size, int)]
+    if len(sizes) != len(t.shape(weight)):
+        raise node.refuse(f"the shape of {weight!r} is not known")
+    kernel = Kernel(weight, sizes, axes_of(t, node, sizes[2:]), node.get("group", 1))
+    bounds = _channels_of_parts(t, x) if kernel.groups == 1 else []
+    if not bounds:
+        return [input_gradient(t, cotangents[0], kernel, x)]
+    pieces = [input_gradient(t, cotangents[0], _cut(t, kernel, *ends), value) for value, *ends in bounds]
+    return [t.keep(Parts(tuple(pieces)))]
 
 
 def conv_transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -26,111 +64,108 @@ def conv_transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
         raise node.refuse("the kernel or the bias depends on the image")
     if node.get("output_shape") or node.get("auto_pad", "NOTSET") != "NOTSET":
         raise node.refuse("output_shape and auto_pad have no rule, pads have one")
-    kept = {k: v for k, v in node.attributes.items() if k not in ("output_padding", "output_shape")}
+    kept = {k: v for k, v in node.attributes.items() if k != "output_padding"}
     return [t.op("Conv", cotangents[0], node.inputs[1], **kept)]
 
 
-def _ints(t: Tape, node: Node, value: str) -> list[int]:
-    sizes = [size for size in t.shape(value) if isinstance(size, int)]
-    if len(sizes) != len(t.shape(value)):
-        raise node.refuse(f"the shape of {value!r} is not known")
-    return sizes
+def input_gradient(t: Tape, g: str, kernel: Kernel, x: str) -> str:
+    """The gradient of a convolution's input x, given that of its output; see the top of the file."""
+    dilated = any(axis.dilation > 1 for axis in kernel.axes)
+    beyond = any(axis.begin > axis.reach for axis in kernel.axes)
+    if not kernel.stride or beyond or (dilated and kernel.stride > 1):
+        return _by_transposed_convolution(t, g, kernel, x)
+    phases = t.pieces.get(g)
+    if dilated or not isinstance(phases, Phases) or not phases.clean:
+        phases = Phases(1, {(0, 0): g}, "")
+    step = kernel.stride * phases.stride
+    if step == 1:
+        return _unstrided(t, phases.pieces[0, 0], kernel)
+    places = [(y, x) for y in range(step) for x in range(step)]
+    if kernel.groups == 1 and kernel.inputs * step * step <= JOINT:
+        joined = _phases(t, phases, kernel, places)
+        return fit(t, t.op("DepthToSpace", joined, blocksize=step, mode="CRD"), x, step)
+    found = {place: _phases(t, phases, kernel, [place]) for place in places}
+    return t.keep(Phases(step, {place: piece for place, piece in found.items() if piece}, x))
 
 
-def input_gradient(
-    t: Tape, g: str, x: str, weight: str, *, kernel: list[int], axes: tuple[Axis, Axis], groups: int
-) -> str:
-    """The gradient of a convolution's input.
+def _unstrided(t: Tape, g: str, kernel: Kernel) -> str:
+    turned = _turn(t, kernel, [[[*range(axis.kernel)][::-1]] for axis in kernel.axes])
+    begins, ends = zip(*((a.reach - a.begin, a.reach - a.end) for a in kernel.axes), strict=True)
+    dilations = [axis.dilation for axis in kernel.axes]
+    if min(ends) < 0:
+        g = t.op("Slice", g, t.ints([0, 0]), t.ints([min(end, 0) or 2**62 for end in ends]), t.ints([2, 3]))
+        ends = tuple(max(end, 0) for end in ends)
+    return t.op("Conv", g, turned, group=kernel.groups, pads=[*begins, *ends], dilations=dilations)
 
-    For stride 1 it is a plain convolution with the flipped kernel, input and output channels exchanged.
-    For stride s, position s q + r of the image meets only the taps k = r + pad (mod s): s*s small kernels,
-    one for each phase r, run as one convolution with s*s times the channels, which DepthToSpace interleaves.
-    Both run in ONNX Runtime's blocked layout, ConvTranspose does not. The kernels are rearranged by nodes on
-    initializers, which ONNX Runtime computes once, when it builds the session.
+
+def _phases(t: Tape, g: Phases, kernel: Kernel, places: list[tuple[int, int]]) -> str:
+    """The phases `places` of x's gradient as channels (c, place); "" if it is zero."""
+    sums = []
+    for source, piece in g.pieces.items():
+        found = []
+        for axis, at, phases in zip(kernel.axes, source, zip(*places, strict=True), strict=True):
+            shifts = [axis.shifts(phase, g.stride, at) for phase in sorted(set(phases))]
+            span = {m for shift in shifts for m in shift}
+            found.append([taps(shift, axis.growth(g.stride), span) for shift in shifts] if span else [])
+        if not all(found):
+            continue
+        begins, ends = zip(*((each[0].begin, each[0].end) for each in found), strict=True)
+        turned = _turn(t, kernel, [[phase.taps for phase in each] for each in found])
+        sums.append(t.op("Conv", piece, turned, group=kernel.groups, pads=[*begins, *ends]))
+        if len(sums) > 1:
+            sums = [t.op("Add", *sums)]
+    return total(t, sums)
+
+
+def _turn(t: Tape, kernel: Kernel, chosen: list[list[list[int | None]]]) -> str:
+    """The kernel with the chosen taps, [phase][position] along y and x, inputs and outputs exchanged.
+
+    [M, C/G, kh, kw] becomes [C * phases y * phases x, M/G, positions y, positions x].
     """
-    strides = {axis.stride for axis in axes}
-    plain = strides == {1} or all(axis.dilation == 1 for axis in axes)
-    if len(strides) > 1 or not plain or any(axis.begin > axis.reach for axis in axes):
-        return _by_transposed_convolution(t, g, x, weight, axes=axes, groups=groups)
-    stride = strides.pop()
-    pads = [_padding(axis) for axis in axes]
-    flipped = _phase_kernels(t, weight, kernel, axes, groups)
-    begins, ends = zip(*pads, strict=True)
-    result = t.op(
-        "Conv", g, flipped, group=groups, pads=[*begins, *ends], dilations=[axis.dilation for axis in axes]
-    )
-    if stride == 1:
-        return result
-    interleaved = t.op("DepthToSpace", result, blocksize=stride, mode="CRD")
-    exact = all(isinstance(axis.length, int) and axis.length % stride == 0 for axis in axes)
-    return interleaved if exact and min(_after(axis) for axis in axes) >= 0 else _crop(t, interleaved, x)
+    weight = kernel.weight
+    missing = [any(None in phase for phase in along) for along in chosen]
+    if any(missing):
+        weight = t.once("Pad", weight, t.ints([0] * 6 + [int(some) for some in missing]))
+    for i, (along, axis) in enumerate(zip(chosen, kernel.axes, strict=True)):
+        index = [[axis.kernel if tap is None else tap for tap in phase] for phase in along]
+        weight = t.once("Gather", weight, t.ints(np.array(index)), axis=2 + 2 * i)
+    outputs, inputs = kernel.sizes[:2]
+    many, sizes = [len(along) for along in chosen], [len(along[0]) for along in chosen]
+    split = [kernel.groups, outputs // kernel.groups, inputs, many[0], sizes[0], many[1], sizes[1]]
+    weight = t.once("Transpose", t.once("Reshape", weight, t.ints(split)), perm=[0, 2, 3, 5, 1, 4, 6])
+    channels = kernel.inputs * many[0] * many[1]
+    return t.once("Reshape", weight, t.ints([channels, outputs // kernel.groups, *sizes]))
 
 
-def _front(axis: Axis) -> int:
-    """Zeros before the kernel that bring phase 0 onto the image's first pixel."""
-    return -axis.begin % axis.stride
+def _channels_of_parts(t: Tape, x: str) -> list[tuple[str, int, int]]:
+    """(part, first channel, last + 1) of a value that is a Concat along the channels; else nothing."""
+    maker = t.producer.get(x)
+    if maker is None or maker.op_type != "Concat" or Node(maker).get("axis") not in (1, -3):
+        return []
+    found, start = [], 0
+    for value in maker.input:
+        size = t.shape(value)[1]
+        if not isinstance(size, int):
+            return []
+        found.append((value, start, start + size))
+        start += size
+    return found
 
 
-def _taps(axis: Axis) -> int:
-    """Taps that each phase sees."""
-    return -(-(_front(axis) + axis.kernel) // axis.stride)
+def _cut(t: Tape, kernel: Kernel, start: int, end: int) -> Kernel:
+    weight = t.once("Slice", kernel.weight, t.ints([start]), t.ints([end]), t.ints([1]))
+    return Kernel(weight, [kernel.sizes[0], end - start, *kernel.sizes[2:]], kernel.axes)
 
 
-def _padding(axis: Axis) -> tuple[int, int]:
-    if axis.stride == 1:
-        return axis.reach - axis.begin, max(0, axis.reach - axis.end)
-    return _before(axis), max(0, _after(axis))
-
-
-def _before(axis: Axis) -> int:
-    return _taps(axis) - 1 - -(-axis.begin // axis.stride)
-
-
-def _after(axis: Axis) -> int:
-    """Zeros behind g, so that the result covers the image; where sizes are not known, enough for any."""
-    s = axis.stride
-    if isinstance(axis.length, int) and isinstance(axis.places, int):
-        missing = -(-axis.length // s) - axis.places
-    else:
-        missing = -(-(axis.kernel - axis.begin - axis.end - 1) // s)
-    return missing - _before(axis) + _taps(axis) - 1
-
-
-def _phase_kernels(t: Tape, weight: str, kernel: list[int], axes: tuple[Axis, Axis], groups: int) -> str:
-    """[M, C/G, kh, kw] as [C s s, M/G, taps, taps], flipped; channels ordered (c, phase y, phase x)."""
-    outputs, inputs = kernel[:2]
-    s = axes[0].stride
-    taps = [_taps(axis) for axis in axes]
-    fronts = [_front(axis) for axis in axes]
-    backs = [n * s - axis.kernel - front for n, axis, front in zip(taps, axes, fronts, strict=True)]
-    if any(fronts + backs):
-        weight = t.once("Pad", weight, t.ints([0, 0, *fronts, 0, 0, *backs]))
-    split = [groups, outputs // groups, inputs, taps[0], s, taps[1], s]
-    weight = t.once("Reshape", weight, t.ints(split))
-    if taps != [1, 1]:
-        least, back = t.ints([-(2**63), -(2**63)]), t.ints([-1, -1])
-        weight = t.once("Slice", weight, back, least, t.ints([3, 5]), back)
-    weight = t.once("Transpose", weight, perm=[0, 2, 4, 6, 1, 3, 5])
-    return t.once("Reshape", weight, t.ints([groups * inputs * s * s, outputs // groups, *taps]))
-
-
-def _crop(t: Tape, value: str, x: str, starts: tuple[int, int] = (0, 0)) -> str:
-    """The part of `value` that begins at `starts` and has the height and width of x."""
-    sizes = t.once("Slice", t.sizes(x), t.ints([2]), t.ints([4]))
-    ends = t.op("Add", sizes, t.ints(starts)) if any(starts) else sizes
-    return t.op("Slice", value, t.ints(starts), ends, t.ints([2, 3]))
-
-
-def _by_transposed_convolution(
-    t: Tape, g: str, x: str, weight: str, *, axes: tuple[Axis, Axis], groups: int
-) -> str:
+def _by_transposed_convolution(t: Tape, g: str, kernel: Kernel, x: str) -> str:
+    """For unequal strides, dilated strides and pads beyond the kernel."""
     whole = t.op(
         "ConvTranspose",
         g,
-        weight,
-        group=groups,
-        strides=[axis.stride for axis in axes],
-        dilations=[axis.dilation for axis in axes],
-        output_padding=[axis.stride - 1 for axis in axes],
+        kernel.weight,
+        group=kernel.groups,
+        strides=[axis.stride for axis in kernel.axes],
+        dilations=[axis.dilation for axis in kernel.axes],
+        output_padding=[axis.stride - 1 for axis in kernel.axes],
     )
-    return _crop(t, whole, x, (axes[0].begin, axes[1].begin))
+    return crop(t, whole, x, (kernel.axes[0].begin, kernel.axes[1].begin))

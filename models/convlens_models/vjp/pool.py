@@ -2,54 +2,148 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
-from .conv import input_gradient
+from .conv import Kernel, input_gradient
+from .gradients import Phases
 from .shape import scatter
-from .tape import Node, Tape
-from .window import Axis, axes_of
+from .tape import Node, ReluRule, Tape
+from .window import Axis, Taps, axes_of, taps
+
+MOST_TAPS = 16  # Of larger windows the operator itself says where the maximum was.
+LOWEST = -3e38  # Finite: an infinity times a zero of a kernel would not be a number.
 
 
 def max_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Each g goes to the place of its window's first maximum; windows that overlap add up."""
-    axes_of(t, node, node.get("kernel_shape"))
+    """Each g goes to the place of its window's first maximum; windows that overlap add up.
+
+    MaxPool's own indices cost more than all else in a gradient graph. So each tap k of the window is compared
+    with the maximum y, in window order: what is still unplaced goes to tap k where x_k = y, the rest goes on.
+    The comparison y - x_k > 0 is a convolution with a single -1 in its kernel, in which ONNX Runtime includes
+    the addition of y and the step function. Equal numbers tie as in PyTorch: the first one wins.
+    """
+    x, y, g = node.inputs[0], node.outputs[0], cotangents[0]
+    axes = axes_of(t, node, node.get("kernel_shape"))
+    channels = t.shape(x)[1]
+    if axes[0].kernel * axes[1].kernel > MOST_TAPS or axes[0].stride != axes[1].stride:
+        return [_by_indices(t, node, g)]
+    if not isinstance(channels, int):
+        raise node.refuse("the number of channels is not known")
+    masked = t.rule is not ReluRule.DECONVNET and _made_by(t, x, {"Relu"})
+    if masked:  # Here, where there is a quarter as much to mask.
+        g = t.mul(g, t.positive(y))
+    placed = _place(t, node, g, axes, channels)
+    pieces = _gather_phases(t, placed, axes, channels)
+    stride = axes[0].stride
+    if stride == 1:
+        return [pieces[0, 0]]
+    return [t.keep(Phases(stride, pieces, x, clean=True, masked=masked))]
+
+
+def _place(t: Tape, node: Node, g: str, axes: tuple[Axis, Axis], channels: int) -> dict[tuple[int, int], str]:
+    """{tap: the part of g whose window has its first maximum there}."""
+    source, begins, ends = _padded(t, node, axes)
+    every = list(product(range(axes[0].kernel), range(axes[1].kernel)))
+    window = {"strides": [a.stride for a in axes], "dilations": [a.dilation for a in axes]}
+    left, placed = g, {}
+    for tap in every[:-1]:
+        pick = np.zeros((channels, 1, axes[0].kernel, axes[1].kernel))
+        pick[:, :, *tap] = -1
+        minus = t.op("Conv", source, t.floats(pick), group=channels, pads=[*begins, *ends], **window)
+        rest = t.mul(left, t.positive(t.add(minus, node.outputs[0])))
+        placed[tap] = _subtract(t, left, rest, channels)
+        left = rest
+    return {**placed, every[-1]: left}
+
+
+def _padded(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> tuple[str, list[int], list[int]]:
+    """x, and the pads that its windows still need; padded here where zeros could win.
+
+    After a ReLU zeros can win only where all of the window is zero, and there the ReLU blocks g anyway. Only
+    a deconvnet's does not, but unless there are pads before x the first maximum is in x then too.
+    """
+    x = node.inputs[0]
+    begins = [axis.begin for axis in axes]
+    ends = [axis.end + (axis.stride - 1 if node.get("ceil_mode", 0) else 0) for axis in axes]
+    blocked = t.rule is not ReluRule.DECONVNET or not any(begins)
+    if not any(begins + ends) or (blocked and _made_by(t, x, {"Relu", "MaxPool", "Concat"})):
+        return x, begins, ends
+    lowest = t.floats(LOWEST)
+    return t.op("Pad", x, t.ints([0, 0, *begins, 0, 0, *ends]), lowest), [0, 0], [0, 0]
+
+
+def _made_by(t: Tape, value: str, kinds: set[str]) -> bool:
+    """Whether `value` comes out of a ReLU, behind nothing but operators of `kinds`."""
+    maker = t.producer.get(value)
+    if maker is None or maker.op_type not in kinds:
+        return False
+    return maker.op_type == "Relu" or all(_made_by(t, source, kinds) for source in maker.input)
+
+
+def _gather_phases(
+    t: Tape, placed: dict[tuple[int, int], str], axes: tuple[Axis, Axis], channels: int
+) -> dict[tuple[int, int], str]:
+    """The phases of x's gradient: what was placed at each tap, moved from window to position, and summed."""
+    found: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for phase in product(range(axes[0].stride), range(axes[1].stride)):
+        shifts = [axis.shifts(at) for axis, at in zip(axes, phase, strict=True)]
+        for (down, tap_y), (right, tap_x) in product(*(shift.items() for shift in shifts)):
+            moves = [taps({m: 0}, a.growth()) for m, a in zip((down, right), axes, strict=True)]
+            moved = _move(t, placed[tap_y, tap_x], moves, channels)
+            found[phase] = [t.add(moved, found[phase][0]) if found[phase] else moved]
+    return {phase: pieces[0] for phase, pieces in found.items()}
+
+
+def _move(t: Tape, value: str, moves: Sequence[Taps], channels: int) -> str:
+    """`value` moved by a depthwise convolution with a kernel of a single 1."""
+    if all(move == Taps(0, 0, [0]) for move in moves):
+        return value
+    marks = [np.array([tap is not None for tap in move.taps], float) for move in moves]
+    kernel = np.broadcast_to(np.outer(*marks), (channels, 1, len(marks[0]), len(marks[1])))
+    pads = [move.begin for move in moves] + [move.end for move in moves]
+    return t.op("Conv", value, t.floats(kernel), group=channels, pads=pads)
+
+
+def _subtract(t: Tape, a: str, b: str, channels: int) -> str:
+    """a - b as a convolution and an addition, which ONNX Runtime makes one node in its blocked layout."""
+    minus = t.op("Conv", b, t.floats(np.full((channels, 1, 1, 1), -1.0)), group=channels)
+    return t.add(minus, a)
+
+
+def _by_indices(t: Tape, node: Node, g: str) -> str:
     if len(node.proto.output) == 1:
         node.proto.output.append(t.fresh(f"{node.outputs[0]}/indices"))
-    return [scatter(t, cotangents[0], node.proto.output[1], node.inputs[0])]
+    return scatter(t, g, node.proto.output[1], node.inputs[0])
 
 
 def average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of values in its window, repeated over the window."""
-    kernel = node.get("kernel_shape")
-    axes = axes_of(t, node, kernel)
+    sizes = node.get("kernel_shape")
+    axes = axes_of(t, node, sizes)
     channels = t.shape(node.inputs[0])[1]
     if not isinstance(channels, int):
         raise node.refuse("the number of channels is not known")
-    ones = t.floats(np.ones((channels, 1, *kernel)))
+    ones = Kernel(t.floats(np.ones((channels, 1, *sizes))), [channels, 1, *sizes], axes, channels)
     g = t.mul(cotangents[0], _weight_of_a_value(t, node, axes))
-    shape = [channels, 1, *kernel]
-    return [input_gradient(t, g, node.inputs[0], ones, kernel=shape, axes=axes, groups=channels)]
+    return [input_gradient(t, g, ones, node.inputs[0])]
 
 
 def _weight_of_a_value(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> str:
     """One over the divisor of each window, [1, 1, H, W] where it differs: mean of ones / their number."""
-    fits = all(
-        isinstance(a.length, int) and isinstance(a.places, int)
-        and a.begin == a.end == 0 and (a.places - 1) * a.stride + a.reach < a.length
-        for a in axes
-    )  # fmt: skip
-    if fits or (not node.get("ceil_mode", 0) and not any(a.begin + a.end for a in axes)):
+    if not node.get("ceil_mode", 0) and not any(axis.begin + axis.end for axis in axes):
         return t.floats(1.0 / (axes[0].kernel * axes[1].kernel))
     x, y = node.inputs[0], node.outputs[0]
     ones = t.op("Expand", t.floats(1.0), _image_size(t, x))
     # The operator itself says how it counts pads and the overhang of ceil_mode.
     means = t.op("AveragePool", ones, **node.attributes)
     kernel = t.floats(np.ones((1, 1, axes[0].kernel, axes[1].kernel)))
-    overhang = [a.stride if node.get("ceil_mode", 0) else 0 for a in axes]
+    overhang = [axis.stride if node.get("ceil_mode", 0) else 0 for axis in axes]
     pads = [axes[0].begin, axes[1].begin, axes[0].end + overhang[0], axes[1].end + overhang[1]]
-    strides, dilations = [a.stride for a in axes], [a.dilation for a in axes]
+    strides, dilations = [axis.stride for axis in axes], [axis.dilation for axis in axes]
     counts = t.op("Conv", ones, kernel, pads=pads, strides=strides, dilations=dilations)
     places = t.op("Slice", t.sizes(y), t.ints([2]), t.ints([4]))
     counts = t.op("Slice", counts, t.ints([0, 0]), places, t.ints([2, 3]))

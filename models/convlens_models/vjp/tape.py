@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,13 @@ class ReluRule(StrEnum):
     DECONVNET = "deconvnet"  # g where g > 0 (Zeiler and Fergus, 2014)
 
 
+class Pieces(Protocol):
+    """A gradient that is not in one piece."""
+
+    def join(self, t: Tape) -> str:
+        """Append the nodes that put it together."""
+
+
 class Tape:
     """Appends nodes to a graph and answers what is known about its values.
 
@@ -40,6 +47,8 @@ class Tape:
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._taken = {*self.producer, *self._known, *self._weights}
         self._cache: dict[tuple[Any, ...], str] = {}
+        self.pieces: dict[str, Pieces] = {}
+        self._joined: dict[str, str] = {}
 
     # What is known about values
 
@@ -85,8 +94,21 @@ class Tape:
     def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """The outputs of a new node that has several."""
         names = [self.fresh(f"grad/{kind}") for _ in range(outputs)]
-        self.nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        sources = [self.whole(value) for value in inputs]
+        self.nodes.append(helper.make_node(kind, sources, names, name=names[0], **attributes))
         return names
+
+    def keep(self, pieces: Pieces) -> str:
+        """A name for a gradient in pieces; `op` joins them where it is used."""
+        name = self.fresh("grad/pieces")
+        self.pieces[name] = pieces
+        return name
+
+    def whole(self, value: str) -> str:
+        """The value in one piece."""
+        if value in self.pieces and value not in self._joined:
+            self._joined[value] = self.pieces[value].join(self)
+        return self._joined.get(value, value)
 
     def floats(self, values: float | Sequence[float] | Array) -> str:
         """A float32 constant."""
@@ -164,7 +186,7 @@ FLOATING = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorPr
 class Node:
     """A forward node as the rules see it: inputs, outputs, attributes, and which gradients are asked for."""
 
-    def __init__(self, proto: onnx.NodeProto, active: Container[str]) -> None:
+    def __init__(self, proto: onnx.NodeProto, active: Container[str] = ()) -> None:
         self.proto, self._active = proto, active
         self.kind: str = proto.op_type
         self.inputs: list[str] = list(proto.input)

@@ -1,14 +1,15 @@
-"""The window of a convolution or a pooling: kernel, strides, dilations and pads."""
+"""The window of a convolution or a pooling along one axis, and how gradients go back through it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .tape import Dim, Node, Tape
 
 
 class Axis(NamedTuple):
-    """One spatial axis: the window reads x[stride * o + dilation * k - begin] for k < kernel."""
+    """One spatial axis: place o reads x[stride * o + dilation * k - begin] for taps k < kernel."""
 
     kernel: int
     stride: int
@@ -22,6 +23,43 @@ class Axis(NamedTuple):
     def reach(self) -> int:
         """How far the last tap lies behind the first."""
         return self.dilation * (self.kernel - 1)
+
+    def growth(self, split: int = 1) -> int:
+        """How much longer the phases of x's gradient are than those of y's, which are `split` along the axis.
+
+        Where sizes are open: enough for every size.
+        """
+        step = self.stride * split
+        if isinstance(self.length, int) and isinstance(self.places, int):
+            return -(-self.length // step) - -(-self.places // split)
+        return -(-(self.reach - self.begin - self.end) // step)
+
+    def shifts(self, phase: int, split: int = 1, source: int = 0) -> dict[int, int]:
+        """{m: k}: tap k carries position q of y's phase `source` to position q + m of x's `phase`.
+
+        Place split * q + source and tap k meet at stride * (split * q + source) + dilation * k - begin, which
+        must be stride * split * (q + m) + phase.
+        """
+        step = self.stride * split
+        ends = {k: self.stride * source + self.dilation * k - self.begin - phase for k in range(self.kernel)}
+        return {end // step: k for k, end in ends.items() if end % step == 0}
+
+
+class Taps(NamedTuple):
+    """A kernel that applies shifts: at each position a tap of the original kernel, or None for zero."""
+
+    begin: int
+    end: int
+    taps: list[int | None]
+
+
+def taps(shifts: dict[int, int], growth: int, span: Iterable[int] = ()) -> Taps:
+    """The kernel and pads of the convolution out[q + m] += w[k] in[q] for {m: k} in `shifts`.
+
+    Its output is `growth` longer than its input. `span` are shifts that it must leave room for.
+    """
+    high, low = max(0, *shifts, *span), min(growth, *shifts, *span)
+    return Taps(high, growth - low, [shifts.get(m) for m in range(high, low - 1, -1)])
 
 
 def axes_of(t: Tape, node: Node, kernel: list[int]) -> tuple[Axis, Axis]:
@@ -50,10 +88,10 @@ def _pads(node: Node, axis: int, kernel: list[int], length: Dim) -> tuple[int, i
     stride = node.get("strides", [1, 1])[axis]
     reach = node.get("dilations", [1, 1])[axis] * (kernel[axis] - 1)
     if stride == 1:
-        total = reach
+        sum_of_pads = reach
     elif isinstance(length, int):
-        total = max(0, (-(-length // stride) - 1) * stride + reach + 1 - length)
+        sum_of_pads = max(0, (-(-length // stride) - 1) * stride + reach + 1 - length)
     else:
         raise node.refuse(f"auto_pad {mode} with a stride needs known sizes")
-    small, large = total // 2, total - total // 2
+    small, large = sum_of_pads // 2, sum_of_pads - sum_of_pads // 2
     return (small, large) if mode == "SAME_UPPER" else (large, small)
