@@ -1,10 +1,12 @@
-"""A request's pictures to one batch."""
+"""A request's pictures: to one batch for a quick call, looked at before a job."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2
@@ -35,3 +37,26 @@ def batch(images: Sequence[image_pb2.Image], manifest: Manifest, max_pixels: int
             raise InvalidArgument.of(field, shown, f"{height} x {width} pixels, as images[0]")
         together[position] = pixels
     return together
+
+
+def check(message: Message, manifest: Manifest, path: str) -> None:
+    """Refuse a job any of whose pictures its worker could not use.
+
+    Args:
+        message: the technique's message; every `Image` in it is decoded, with `keep` as default resize.
+        path: of the message in the request.
+
+    Raises:
+        InvalidArgument: as `to_input`.
+    """
+    if isinstance(message, image_pb2.Image):
+        to_input(message, manifest, "keep", path)
+        return
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            here = f"{path}.{field.name}"
+            many = (
+                {f"{here}[{i}]": item for i, item in enumerate(value)} if field.is_repeated else {here: value}
+            )
+            for place, item in many.items():
+                check(item, manifest, place)

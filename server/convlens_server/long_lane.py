@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
 from convlens.errors import FailedPrecondition, Unavailable
 from convlens_workers.jobs import JobStore
@@ -45,9 +45,17 @@ class LongLane:
                 return following.result()
             raise Unavailable("the server shuts down; the job goes on", retry_after=1.0)
         finally:
-            following.cancel()
             stopping.cancel()
-            await asyncio.gather(following, stopping, return_exceptions=True)
+            await _cancelled(following)
+
+    async def until_stopping(self, events: AsyncIterator[T]) -> AsyncIterator[T]:
+        """The same events. Raises Unavailable when the server shuts down before their end."""
+        while True:
+            try:
+                event = await self.unless_stopping(anext(events))
+            except StopAsyncIteration:
+                return
+            yield event
 
     def stop(self) -> None:
         """End all that waits for jobs."""
@@ -57,3 +65,12 @@ class LongLane:
         """Close the connections."""
         if self._store is not None:
             await self._store.close()
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel until it is done: Python 3.11's `wait_for`, which redis uses, may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    if not task.cancelled():
+        task.exception()  # Looked at, so that asyncio does not log it as lost.

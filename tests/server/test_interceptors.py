@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -57,6 +58,13 @@ async def stream(stub) -> errors.ConvLensError:
     return errors.from_rpc_error(raised.value)
 
 
+async def logged(caplog: pytest.LogCaptureFixture, pattern: str) -> None:
+    """Wait for a line of the log, which may come a moment after the reply."""
+    async with asyncio.timeout(5):
+        while not re.search(pattern, caplog.text):
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("ask", [get, stream])
 async def test_an_error_of_ours_arrives_whole(failing, ask, caplog) -> None:
     servicer, stub = failing
@@ -70,7 +78,7 @@ async def test_an_error_of_ours_arrives_whole(failing, ask, caplog) -> None:
         "BUSY",
         2.5,
     )
-    assert re.search(r"ModelService/\w+ RESOURCE_EXHAUSTED \d+\.\d ms", caplog.text)
+        await logged(caplog, r"ModelService/\w+ RESOURCE_EXHAUSTED \d+\.\d ms")
 
 
 @pytest.mark.parametrize("ask", [get, stream])
@@ -94,6 +102,7 @@ async def test_good_calls_leave_one_line(failing, caplog) -> None:
     _, stub = failing
     with caplog.at_level(logging.INFO, "convlens.access"):
         reply = await stub.GetModel(model_pb2.GetModelRequest(model={"name": "x"}))
+        await logged(caplog, "GetModel")
     assert reply.model.name == "x"
     (line,) = (record.message for record in caplog.records if record.name == "convlens.access")
     assert re.fullmatch(r"/convlens\.v1\.ModelService/GetModel OK \d+\.\d ms", line)

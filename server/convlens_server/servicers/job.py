@@ -11,6 +11,7 @@ from google.longrunning.operations_pb2 import Operation
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, tensor_pb2
+from convlens_server import images
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.validation import validate
@@ -37,8 +38,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """The events of a job."""
         request = validate(request)
         events = self._long.store.watch(request.name, request.after_event_id)
-        while event := await self._long.unless_stopping(anext(events, None)):
-            event_id, metadata, error = event
+        async for event_id, metadata, error in self._long.until_stopping(events):
             yield job_pb2.WatchJobResponse(event_id=event_id, metadata=metadata, error=error)
 
     async def ReadArtifact(  # noqa: N802
@@ -59,6 +59,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         manifest = self._quick.stored(request.model).manifest
         resolved = validate(request, manifest)
         _check_request_id(resolved.request_id)
+        technique = resolved.WhichOneof("technique") or ""
+        images.check(getattr(resolved, technique), manifest, technique)
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
         return resolved, manifest.digest
 
