@@ -22,7 +22,7 @@ Scale = Literal["channel", "layer"]
 
 GAP: Final = 1
 MAX_SIDE: Final = 4096
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES: Final = (".npy", ".png", ".jpg", ".jpeg", ".webp")
 
 
 def photo(pixels: NDArray[Any]) -> Picture:
@@ -119,16 +119,22 @@ def save(path: Path, tensor: NDArray[Any], picture: Picture) -> None:
     Raises:
         InvalidArgument: another ending, or a folder that cannot be written to.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (".npy", *SUFFIXES):
-        raise InvalidArgument.of("out", str(path), f"a file ending in .npy, {', '.join(SUFFIXES)}")
+    check_path(path)
     try:
-        if suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             np.save(path, tensor)
         else:
             Image.fromarray(picture).save(path, quality=92)
     except OSError as error:
         raise InvalidArgument.of("out", str(path), f"writable ({error.strerror})") from error
+
+
+def check_path(path: Path) -> None:
+    """Raises InvalidArgument when `save` would not write to this path."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidArgument.of("out", str(path), f"a file ending in {', '.join(SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise InvalidArgument.of("out", str(path), "in a folder that exists")
 
 
 def _peak(values: NDArray[Any], percentile: float) -> float:

@@ -116,7 +116,9 @@ def test_the_ending_decides_what_is_written(tmp_path, name, rng):
             assert image.size == (5, 4)
 
 
-@pytest.mark.parametrize(("name", "allowed"), [("a.txt", r"\.npy, \.png"), ("missing/a.png", "writable")])
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("a.txt", r"\.npy, \.png"), ("missing/a.png", "folder that exists")]
+)
 def test_a_place_that_cannot_be_written_is_named(tmp_path, name, allowed):
     with pytest.raises(InvalidArgument, match=allowed):
         rendering.save(tmp_path / name, np.zeros(1), np.zeros((2, 2, 3), np.uint8))

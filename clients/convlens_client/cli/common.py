@@ -1,0 +1,129 @@
+"""What the commands share: options, output for people and for scripts, values given as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from convlens.errors import InvalidArgument
+from convlens_client import rendering
+from convlens_client.client import Client
+from convlens_client.images import ResizeLike
+from convlens_client.rendering import Picture
+from convlens_client.results import Prediction
+
+WIDE = 200
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False)
+
+
+def _check_out(path: Path | None) -> Path | None:
+    if path is not None:
+        rendering.check_path(path)
+    return path
+
+
+Server = Annotated[
+    str, typer.Option(envvar="CONVLENS_SERVER", help="host:port of the server; default 127.0.0.1:8500.")
+]
+Tls = Annotated[bool, typer.Option("--tls", help="TLS; CONVLENS_TLS may name a PEM file with roots.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Model, as name or name/version.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", callback=_check_out, help="Picture (.png, .jpg, .webp) or raw tensor (.npy)."
+    ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        help="short-side (default: scale, cut out the model's input), keep, a longest side, or HEIGHTxWIDTH.",
+    ),
+]
+Image = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.", show_default=False)]
+
+
+def connect(server: str, tls: bool, timeout: float | None = 60.0) -> Client:
+    """A client for the command's options."""
+    return Client(server, timeout=timeout, tls=tls or None)
+
+
+def resize(text: str | None) -> ResizeLike | None:
+    """The resize that `--resize` names."""
+    match (text or "").replace("-", "_").lower().split("x"):
+        case [""]:
+            return None
+        case ["keep" | "short_side" as mode]:
+            return mode
+        case [side] if side.isdecimal():
+            return int(side)
+        case [height, width] if height.isdecimal() and width.isdecimal():
+            return int(height), int(width)
+    raise InvalidArgument.of("resize", text, "short-side, keep, a side in pixels, or HEIGHTxWIDTH")
+
+
+def number(text: str, field: str) -> float:
+    """A number given as 0.03, 3e-2 or 8/255."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise InvalidArgument.of(field, text, "a number or a fraction, such as 0.03 or 8/255") from error
+
+
+def emit(value: Any) -> None:
+    """Prints a value as JSON: dataclasses as objects, without previews."""
+    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints rows; columns whose title begins with a space are aligned to the right."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for title in columns:
+        side: Any = "right" if title.startswith(" ") else "left"
+        shown.add_column(title.strip(), justify=side, overflow="fold")
+    for row in rows:
+        shown.add_row(*(str(cell) for cell in row))
+    out.print(shown)
+
+
+def write(path: Path | None, tensor: NDArray[Any], picture: Picture) -> None:
+    """Writes the result where `--out` says, and tells so."""
+    if path is not None:
+        rendering.save(path, tensor, picture)
+        err.print(f"wrote {path}")
+
+
+def percent(prediction: Prediction) -> str:
+    """Label and probability, such as "tabby 81%"."""
+    return f"{prediction.label} {prediction.probability:.0%}"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (field.name for field in dataclasses.fields(value))
+        return {name: _plain(getattr(value, name)) for name in fields if name != "preview"}
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case datetime():
+            return value.isoformat()
+        case Path():
+            return str(value)
+        case Exception():
+            return {"type": type(value).__name__, "message": str(value)}
+    return value

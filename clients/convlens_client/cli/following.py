@@ -1,0 +1,92 @@
+"""Following a job on the terminal: a progress bar, Ctrl-C, and the result to a file."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from types import FrameType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from convlens.errors import ConvLensError, NotFound
+from convlens_client import rendering
+from convlens_client.cli.common import emit, err, write
+from convlens_client.client import Operation
+from convlens_client.rendering import Picture
+from convlens_client.results import Array, JobMetadata
+
+
+def follow(operation: Operation, json: bool = False) -> JobMetadata:
+    """Shows each event until the job has ended: a progress bar, or one JSON object a line."""
+    if json:
+        for metadata in operation.watch():
+            emit(metadata)
+        return operation.wait()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(operation.metadata.technique, total=None)
+        for metadata in operation.watch():
+            progress.update(
+                task,
+                description=_describe(metadata),
+                completed=metadata.step,
+                total=metadata.total_steps or None,
+            )
+    return operation.wait()
+
+
+@contextmanager
+def cancelling(operation: Operation) -> Iterator[Event]:
+    """Within it Ctrl-C asks the job to stop, and sets the event; a second Ctrl-C leaves at once.
+
+    An exception raised by the signal could leave a lock inside gRPC held. So the handler only starts a thread,
+    and whoever follows the job sees it end.
+    """
+    interrupted = Event()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        interrupted.set()
+        Thread(target=_cancel, args=[operation], daemon=True).start()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _cancel(operation: Operation) -> None:
+    err.print(f"asking {operation.name} to stop ...")
+    try:
+        operation.cancel()
+    except ConvLensError as error:
+        err.print(f"convlens: {error}")
+
+
+def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
+    """Writes an artifact of a finished job (its first one unless named); raises what the job failed with."""
+    if operation.state.error:
+        raise operation.state.error
+    names = [artifact.name for artifact in operation.state.artifacts]
+    if name and name not in names:
+        raise NotFound(f"{operation.name} has no artifact {name!r}, but {', '.join(names)}")
+    if path is not None:
+        tensor = operation.artifact(name or names[0])
+        write(path, tensor, picture(tensor))
+
+
+def picture(tensor: Array) -> Picture:
+    """A stored image tensor, (3, H, W) or (1, 3, H, W) in [0, 1]."""
+    return rendering.photo(tensor[0] if tensor.ndim == 4 else tensor)
+
+
+def _describe(metadata: JobMetadata) -> str:
+    losses = " ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items())
+    ahead = f"{metadata.queue_position} ahead" if metadata.queue_position else ""
+    return " · ".join(
+        filter(None, (metadata.technique, metadata.state.lower(), metadata.device, ahead, losses))
+    )

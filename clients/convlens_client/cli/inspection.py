@@ -1,0 +1,195 @@
+"""`convlens classify`, `filters`, `activations` and `saliency`: what a network sees in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from numpy.typing import NDArray
+
+from convlens.errors import InvalidArgument
+from convlens_client import rendering
+from convlens_client.cli.common import (
+    Image,
+    Json,
+    Model,
+    Out,
+    Resize,
+    Server,
+    Tls,
+    connect,
+    emit,
+    out,
+    resize,
+    table,
+    write,
+)
+from convlens_client.client import Client
+from convlens_client.requests import ClassScore, LogProbability, Neuron, Target
+from convlens_client.results import Classification
+
+IMAGES_A_CALL = 16
+
+
+class Method(StrEnum):
+    """Saliency techniques, as the command line spells them."""
+
+    GRADIENT = "gradient"
+    GUIDED_BACKPROP = "guided-backprop"
+    DECONVNET = "deconvnet"
+
+
+class Look(StrEnum):
+    """How a signed map becomes a picture."""
+
+    SIGNED = "signed"
+    MAGNITUDE = "magnitude"
+
+
+class Scale(StrEnum):
+    """Over what a feature map is scaled to the range from dark to bright."""
+
+    CHANNEL = "channel"
+    LAYER = "layer"
+
+
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", show_default=False)],
+    *,
+    top: Annotated[int, typer.Option(help="Predictions an image.")] = 5,
+    model: Model = "",
+    size: Resize = None,
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Tell what the model takes images for."""
+    with connect(server, tls) as client:
+        for path, answer in _classified(client, images, top, model, size):
+            if json:
+                emit({"image": path, "predictions": answer.predictions})
+                continue
+            if len(images) > 1:
+                out.print(f"[bold]{path}[/]")
+            table(
+                (" probability", " class", "label"),
+                ((f"{p.probability:.2%}", p.index, p.label) for p in answer.predictions),
+            )
+
+
+def _classified(
+    client: Client, images: list[Path], top: int, model: str, size: str | None
+) -> Iterator[tuple[Path, Classification]]:
+    for start in range(0, len(images), IMAGES_A_CALL):
+        paths = images[start : start + IMAGES_A_CALL]
+        answers = client.classify(paths, top_k=top, model=model, resize=resize(size))
+        yield from zip(paths, answers, strict=True)
+
+
+def filters(
+    *,
+    layer: Annotated[str, typer.Option(help="Layer with weights; default: the first convolution.")] = "",
+    file: Out = None,
+    model: Model = "",
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Draw the filters of a layer; beyond the first they are hard to read."""
+    with connect(server, tls) as client:
+        weights = client.filters(layer, model=model)
+    _report({layer or "first convolution": weights}, json)
+    write(file, weights, rendering.kernels(weights))
+
+
+def activations(
+    image: Image,
+    *,
+    layer: Annotated[list[str], typer.Option(help="Layer; repeat for several.", show_default=False)],
+    file: Out = None,
+    scale: Annotated[Scale, typer.Option(help="Scale of the grey tiles.")] = Scale.CHANNEL,
+    model: Model = "",
+    size: Resize = None,
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Draw what each channel of a layer responds to."""
+    if file is not None and len(layer) > 1:
+        raise InvalidArgument.of("layer", layer, "a single one with --out")
+    with connect(server, tls) as client:
+        values = client.activations(image, layer, model=model, resize=resize(size))
+    _report({name: value[0] for name, value in values.items()}, json)
+    value = values[layer[0]][0]
+    write(file, value, rendering.feature_maps(value, scale.value))
+
+
+def saliency(
+    image: Image,
+    *,
+    method: Annotated[Method, typer.Option(help="Technique.")] = Method.GRADIENT,
+    target: Annotated[
+        str | None, typer.Option("--class", help="Class, by index or label; default: the predicted one.")
+    ] = None,
+    log_prob: Annotated[bool, typer.Option("--log-prob", help="log P(class) instead of its score.")] = False,
+    neuron: Annotated[
+        str | None, typer.Option(help="One neuron instead of a class.", metavar="LAYER:CHANNEL:Y:X")
+    ] = None,
+    look: Annotated[Look, typer.Option(help="Signed around grey, or largest |channel|.")] = Look.SIGNED,
+    file: Out = None,
+    model: Model = "",
+    size: Resize = None,
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Draw which pixels a class or a neuron is sensitive to."""
+    if neuron and (target or log_prob):
+        raise InvalidArgument.of("neuron", neuron, "without --class and --log-prob")
+    with connect(server, tls) as client:
+        labels = client.get_model(model)
+        wanted: Target = parse_neuron(neuron) if neuron else ClassScore()
+        if not neuron:
+            index = labels.class_index(target) if target is not None else None
+            wanted = LogProbability(index) if log_prob else ClassScore(index)
+        technique: Any = method.value.replace("-", "_")
+        found = client.attribute(image, technique, wanted, model=model, resize=resize(size))
+    index = found.class_indices[0] if found.class_indices else None
+    name = neuron if index is None else labels.labels[index]
+    if json:
+        emit({"target": name, "class_index": index, "value": found.values[0], "shape": found.map.shape[1:]})
+    else:
+        out.print(f"{name}: {found.values[0]:.6g}")
+    write(file, found.map[0], getattr(rendering, look.value)(found.map[0]))
+
+
+def parse_neuron(text: str) -> Neuron:
+    """LAYER:CHANNEL, LAYER:CHANNEL:Y:X; layer names may hold colons."""
+    for count in (3, 1):
+        layer, *numbers = text.rsplit(":", count)
+        if len(numbers) == count and all(number.isdecimal() for number in numbers) and layer:
+            return Neuron(layer, *map(int, numbers))
+    raise InvalidArgument.of("neuron", text, "LAYER:CHANNEL:Y:X or LAYER:CHANNEL, numbers from 0")
+
+
+def _report(values: dict[str, NDArray[Any]], json: bool) -> None:
+    facts: dict[str, dict[str, Any]] = {
+        name: {
+            "shape": value.shape,
+            "min": float(value.min()),
+            "mean": float(value.mean()),
+            "max": float(value.max()),
+        }
+        for name, value in values.items()
+    }
+    if json:
+        emit(facts)
+        return
+    rows = (
+        (name, " x ".join(map(str, fact["shape"])), *(f"{fact[key]:.4g}" for key in ("min", "mean", "max")))
+        for name, fact in facts.items()
+    )
+    table(("layer", "shape", " min", " mean", " max"), rows)

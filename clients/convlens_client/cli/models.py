@@ -1,0 +1,71 @@
+"""`convlens models`: what the repository holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from convlens_client.cli.common import Json, Server, Tls, connect, emit, out, table
+from convlens_client.results import Model
+
+app = typer.Typer(no_args_is_help=True, help="The models that the server can look into.")
+
+
+@app.command("list")
+def list_models(
+    all_versions: Annotated[bool, typer.Option("--all", help="Older versions too.")] = False,
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """List the models of the repository."""
+    with connect(server, tls) as client:
+        models = client.list_models(all_versions=all_versions)
+    if json:
+        emit(models)
+        return
+    rows = (
+        (f"{m.name}/{m.version}", m.architecture, m.engine, m.input_size, f"{m.parameters:,}", len(m.labels))
+        for m in models
+    )
+    table(("model", "architecture", "engine", " input", " parameters", " classes"), rows)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")] = "",
+    labels: Annotated[bool, typer.Option("--labels", help="The classes instead of the layers.")] = False,
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Show one model with its layers, or its classes."""
+    with connect(server, tls) as client:
+        found = client.get_model(model)
+    if json:
+        emit(found)
+    elif labels:
+        table((" class", "label"), enumerate(found.labels))
+    else:
+        _summary(found)
+        rows = (
+            (
+                layer.name,
+                layer.kind,
+                " x ".join(map(str, layer.shape)),
+                layer.stride,
+                layer.receptive_field,
+                "yes" if layer.has_weights else "",
+            )
+            for layer in found.layers
+        )
+        table(("layer", "kind", "shape", " stride", " receptive field", "weights"), rows)
+
+
+def _summary(model: Model) -> None:
+    sizes = "any size" if model.dynamic_size else "this size only"
+    out.print(f"[bold]{model.name}/{model.version}[/] {model.architecture}, engine {model.engine}")
+    out.print(f"input {model.input_size} x {model.input_size} px, {sizes}; {len(model.labels)} classes")
+    out.print(f"{model.parameters:,} parameters, {model.multiply_adds / 1e6:,.0f} M multiply-adds")
+    out.print(f"sha256 {model.digest}\n")

@@ -1,0 +1,39 @@
+"""Sub-commands that other packages of ConvLens bring, such as `convlens models add`.
+
+An entry point `models = "package.module:add"` of the group "convlens.commands" makes the function `add` the
+command `convlens models add`. It is loaded when it is called and not before, as it may need what the thin
+client lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+import typer
+
+from convlens.errors import FailedPrecondition
+
+GROUP = "convlens.commands"
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+HELP = {"add": "Add a network to the repository."}
+
+
+def mount(groups: Mapping[str, typer.Typer]) -> None:
+    """Adds a command to its group for each entry point."""
+    for point in entry_points(group=GROUP):
+        command = groups[point.name].command(point.attr, help=HELP.get(point.attr), context_settings=PASS_ON)
+        command(_load_and_run(point))
+
+
+def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
+    def run(context: typer.Context) -> None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        try:
+            app.command()(point.load())
+            app(context.args, prog_name=context.command_path)
+        except ImportError as error:
+            command, missing = context.command_path, error.name or error
+            raise FailedPrecondition(f"{command} needs {missing}: pip install 'convlens[export]'") from error
+
+    return run

@@ -1,0 +1,273 @@
+"""The command line against a made-up server: what it asks, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from support.fake_service import DREAM
+
+from convlens import errors, wire
+from convlens_client import cli
+from convlens_client.cli import plugins
+
+
+@pytest.fixture
+def photo(tmp_path, pixels):
+    path = tmp_path / "photo.png"
+    path.write_bytes(wire.encode_image(pixels))
+    return str(path)
+
+
+@pytest.fixture
+def run(address, monkeypatch, capsys):
+    """Runs a command line; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("CONVLENS_SERVER", address)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        return types.SimpleNamespace(code=caught.value.code, **capsys.readouterr()._asdict())
+
+    return run
+
+
+def sent(service, kind):
+    """The only request of a kind."""
+    (request,) = (request for request in service.requests if type(request).__name__ == kind)
+    return request
+
+
+def test_models_are_listed_and_shown(run):
+    assert "patterns/2" in run("models", "list").out
+    shown = run("models", "show").out
+    assert "features.0" in shown
+    assert "8 x 96 x 96" in shown
+    assert "wide checks" in run("models", "show", "--labels").out
+    assert json.loads(run("models", "show", "--json").out)["layers"][0]["kind"] == "Conv"
+
+
+def test_classify_prints_a_table_or_json(run, service, photo):
+    assert "75.00%" in run("classify", photo, "--top", "3").out
+    assert sent(service, "ClassifyRequest").top_k == 3
+    (line,) = run("classify", photo, "--json").out.splitlines()
+    assert json.loads(line)["predictions"] == [{"index": 2, "label": "wide checks", "probability": 0.75}]
+
+
+def test_many_images_are_asked_for_in_several_calls(run, service, photo):
+    assert run("classify", *[photo] * 40, "--json").out.count("\n") == 40
+    assert [len(request.images) for request in service.requests] == [16, 16, 8]
+
+
+def test_filters_become_a_picture_or_a_tensor(run, tmp_path):
+    assert run("filters", "--out", str(tmp_path / "f.png")).code == 0
+    with Image.open(tmp_path / "f.png") as image:
+        assert image.size == (3 * 34 - 1, 3 * 34 - 1)
+    run("filters", "--out", str(tmp_path / "f.npy"))
+    assert np.load(tmp_path / "f.npy").shape == (8, 3, 3, 3)
+
+
+def test_activations_of_several_layers_are_summed_up(run, photo, tmp_path):
+    shown = json.loads(run("activations", photo, "--layer", "a", "--layer", "b", "--json").out)
+    assert shown["b"] == {"shape": [9, 700, 50], "min": 7, "mean": 7, "max": 7}
+    refused = run("activations", photo, "--layer", "a", "--layer", "b", "--out", str(tmp_path / "a.png"))
+    assert refused.code == 2
+    assert run("activations", photo, "--layer", "a", "--out", str(tmp_path / "a.npy")).code == 0
+    assert np.load(tmp_path / "a.npy").shape == (9, 700, 50)
+
+
+TARGETS = {
+    "predicted": ((), "class_score {\n}\n"),
+    "label": (("--class", "fine"), "class_score {\n  index: 3\n}\n"),
+    "index": (("--class", "0", "--log-prob"), "log_probability {\n  index: 0\n}\n"),
+    "neuron": (("--neuron", "a.b:3:1:2"), 'neuron {\n  layer: "a.b"\n  channel: 3\n  y: 1\n  x: 2\n}\n'),
+    "channel": (("--neuron", "scope:a:3"), 'neuron {\n  layer: "scope:a"\n  channel: 3\n}\n'),
+}
+
+
+@pytest.mark.parametrize(("options", "target"), TARGETS.values(), ids=TARGETS)
+def test_saliency_asks_for_the_target_that_the_options_name(run, service, photo, options, target):
+    assert run("saliency", photo, "--method", "guided-backprop", *options).code == 0
+    (asked,) = sent(service, "AttributeRequest").attributions
+    assert str(asked.target) == target
+    assert asked.WhichOneof("technique") == "guided_backprop"
+
+
+def test_saliency_writes_map_and_value(run, photo, tmp_path):
+    answer = run("saliency", photo, "--json", "--out", str(tmp_path / "s.npy"))
+    assert json.loads(answer.out) == {
+        "target": "wide checks",
+        "class_index": 2,
+        "value": 0.5,
+        "shape": [3, 8, 8],
+    }
+    assert np.load(tmp_path / "s.npy").shape == (3, 8, 8)
+    assert run("saliency", photo, "--look", "magnitude", "--out", str(tmp_path / "s.png")).code == 0
+
+
+def test_an_attack_prints_its_certificate(run, service, photo, tmp_path):
+    answer = run("attack", photo, "--eps", "4/255", "--target", "dots", "--out", str(tmp_path / "t.png"))
+    assert "largest change 25.5/255" in answer.out
+    request = sent(service, "AttackRequest")
+    assert request.targeted.index == 1
+    assert request.fgsm.epsilon == pytest.approx(4 / 255)
+    with Image.open(tmp_path / "t.png") as image:
+        assert image.width > 3 * 288
+    run("attack", photo, "--show", "adversarial", "--out", str(tmp_path / "a.png"))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (8, 8)
+    assert json.loads(run("attack", photo, "--json").out)["certificate"]["queries"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("keep", "keep"), ("short-side", "short_side"), ("128", "fit"), ("48x64", "exact")]
+)
+def test_resize_is_given_as_text(run, service, photo, text, mode):
+    run("classify", photo, "--resize", text)
+    assert sent(service, "ClassifyRequest").images[0].resize.WhichOneof("mode") == mode
+
+
+def test_a_dream_is_followed_and_saved(run, service, photo, tmp_path):
+    options = ["--layer", "a", "--layer", "b", "--steps", "3", "--seed", "7", "--size", "64"]
+    assert run("dream", photo, *options, "--out", str(tmp_path / "d.npy")).code == 0
+    request = sent(service, "SubmitJobRequest")
+    assert list(request.deepdream.layers) == ["a", "b"]
+    assert (request.deepdream.steps, request.seed) == (3, 7)
+    assert request.deepdream.image.resize.fit.max_side == 64
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), DREAM)
+
+
+def test_a_dream_can_be_left_alone_and_found_again(run, service, photo, tmp_path):
+    name = run("dream", photo, "--no-wait").out.splitlines()[0]
+    assert name in run("jobs", "list").out
+    assert "QUEUED" in run("jobs", "show", name).out
+    assert run("jobs", "result", name, "--out", str(tmp_path / "d.png")).code == 0
+    with Image.open(tmp_path / "d.png") as image:
+        assert image.size == (600, 600)
+    assert "image" in run("jobs", "result", name).out
+    assert json.loads(run("jobs", "show", name, "--json").out)["metadata"]["state"] == "SUCCEEDED"
+    assert run("jobs", "delete", name).code == 0
+    assert run("jobs", "show", name).code == 2
+
+
+def test_a_dream_as_json_is_a_line_an_event_and_the_job(run, photo):
+    lines = [json.loads(line) for line in run("dream", photo, "--json").out.splitlines()]
+    assert [line["step"] for line in lines[:-1]] == [0, 1, 2, 3, 4, 4]
+    assert lines[-1]["artifacts"][0]["shape"] == list(DREAM.shape)
+
+
+def test_ctrl_c_cancels_the_dream(run, service, photo):
+    def interrupt(replies, context):
+        yield next(replies)
+        os.kill(os.getpid(), signal.SIGINT)
+        while "CANCELLED" not in service.jobs.values():
+            time.sleep(0.01)
+        service._stream = stream
+        service.breaks = [0]
+        yield from stream(replies, context)
+
+    stream, service._stream = service._stream, interrupt
+    answer = run("dream", photo)
+    assert answer.code == 130
+    assert "cancelled after" in answer.err
+    assert set(service.jobs.values()) == {"CANCELLED"}
+
+
+def test_cancelled_and_failed_jobs_make_wait_watch_and_result_fail(run, photo, tmp_path):
+    name = run("dream", photo, "--no-wait").out.splitlines()[0]
+    assert run("jobs", "cancel", name).code == 0
+    for command in (("wait",), ("watch",), ("result", "--out", str(tmp_path / "x.png"))):
+        answer = run("jobs", command[0], name, *command[1:])
+        assert answer.code == 1
+        assert "the job was cancelled" in answer.err
+    assert not (tmp_path / "x.png").exists()
+
+
+FAILURES = {
+    "missing file": (("classify", "nowhere.png"), 2, "nowhere.png"),
+    "unknown class": (("saliency", "{photo}", "--class", "zebra"), 2, "'zebra'"),
+    "unclear neuron": (("saliency", "{photo}", "--neuron", "a"), 2, "LAYER:CHANNEL:Y:X"),
+    "class and neuron": (("saliency", "{photo}", "--neuron", "a:1", "--log-prob"), 2, "without"),
+    "no number": (("attack", "{photo}", "--eps", "a lot"), 2, "8/255"),
+    "no size": (("classify", "{photo}", "--resize", "8x"), 2, "HEIGHTxWIDTH"),
+    "unknown ending": (("filters", "--out", "x.gif"), 2, ".npy"),
+    "missing folder": (("filters", "--out", "nowhere/x.png"), 2, "folder"),
+    "no such job": (("jobs", "show", "operations/none"), 2, "operations/none"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), FAILURES.values(), ids=FAILURES)
+def test_failures_are_one_line_and_a_code(run, photo, arguments, code, text):
+    answer = run(*(argument.format(photo=photo) for argument in arguments))
+    assert answer.code == code
+    assert answer.err.count("\n") == 1
+    assert text in answer.err
+    assert not answer.out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(errors.NotFound("no model x"), 2), (errors.Internal("fault 12"), 1)]
+)
+def test_the_servers_failures_too(run, service, photo, error, code):
+    service.failures = [error]
+    answer = run("classify", photo)
+    assert (answer.code, answer.err) == (code, f"convlens: {error}\n")
+
+
+def test_a_server_that_is_not_there_brings_a_hint(run, photo):
+    answer = run("classify", photo, "--server", "127.0.0.1:9")
+    assert answer.code == 1
+    assert "convlens up" in answer.err
+
+
+def test_an_unknown_option_is_a_usage_error(run):
+    assert run("classify", "--wat").code == 2
+
+
+def _mount(monkeypatch, module):
+    point = EntryPoint("models", "a_plugin:grow", plugins.GROUP)
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    app = typer.Typer()
+    app.command()(lambda: None)
+    group = typer.Typer()
+    app.add_typer(group, name="models")
+    plugins.mount({"models": group})
+    return app
+
+
+def test_another_packages_command_gets_its_arguments(monkeypatch, capsys):
+    module = types.ModuleType("a_plugin")
+
+    def grow(name: str, *, height: int = 1) -> None:
+        """Grow."""
+        print(name, height)
+
+    grow.__annotations__ = {"name": str, "height": int}
+    module.grow = grow
+    app = _mount(monkeypatch, module)
+    with pytest.raises(SystemExit) as caught:
+        app(["models", "grow", "tree", "--height", "3"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == "tree 3\n"
+
+
+def test_a_command_whose_libraries_are_missing_says_what_to_install(monkeypatch):
+    app = _mount(monkeypatch, None)
+    with pytest.raises(errors.FailedPrecondition, match=r"convlens\[export\]"):
+        app(["models", "grow", "tree"])
+
+
+def test_models_add_comes_from_the_models_package(run):
+    answer = run("models", "add", "--help")
+    assert answer.code == 0
+    assert "--weights" in answer.out
