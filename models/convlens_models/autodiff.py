@@ -46,9 +46,9 @@ def differentiate(
             has no rule; the message names it.
     """
     _check_opset(forward)
-    part = cut(forward, [layer])
+    part = _inferred(cut(forward, [layer]), shape)
     simplify(part.graph)
-    part = static(part, shape) if shape else onnx.shape_inference.infer_shapes(part, data_prop=True)
+    part = _inferred(cut(part, [layer]), shape)
     tape = Tape(part.graph, ReluRule(rule))
     active = _active(tape)
     if layer not in active:
@@ -64,6 +64,13 @@ def check(forward: onnx.ModelProto) -> None:
     _check_opset(forward)
     tape = Tape(onnx.shape_inference.infer_shapes(forward).graph, ReluRule.GRADIENT)
     _refuse_missing_rules(tape, _active(tape))
+
+
+def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None) -> onnx.ModelProto:
+    if shape:
+        return static(model, shape)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return inferred
 
 
 def _backward(tape: Tape, layer: str, active: set[str]) -> str:

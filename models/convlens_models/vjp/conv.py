@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gradients import Parts, Phases, crop, fit, total
+from .gradients import Phases, crop, fit, total
 from .tape import Node, Tape
 from .window import Axis, axes_of, taps
 
@@ -43,7 +43,7 @@ class Kernel:
 
 
 def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Conv: `input_gradient`; of a Concat, each part by itself, so that none is cut out of the whole."""
+    """Conv: see `input_gradient`."""
     x, weight = node.inputs[:2]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
@@ -51,11 +51,7 @@ def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     if len(sizes) != len(t.shape(weight)):
         raise node.refuse(f"the shape of {weight!r} is not known")
     kernel = Kernel(weight, sizes, axes_of(t, node, sizes[2:]), node.get("group", 1))
-    bounds = _channels_of_parts(t, x) if kernel.groups == 1 else []
-    if not bounds:
-        return [input_gradient(t, cotangents[0], kernel, x)]
-    pieces = [input_gradient(t, cotangents[0], _cut(t, kernel, *ends), value) for value, *ends in bounds]
-    return [t.keep(Parts(tuple(pieces)))]
+    return [input_gradient(t, cotangents[0], kernel, x)]
 
 
 def conv_transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -135,26 +131,6 @@ def _turn(t: Tape, kernel: Kernel, chosen: list[list[list[int | None]]]) -> str:
     weight = t.once("Transpose", t.once("Reshape", weight, t.ints(split)), perm=[0, 2, 3, 5, 1, 4, 6])
     channels = kernel.inputs * many[0] * many[1]
     return t.once("Reshape", weight, t.ints([channels, outputs // kernel.groups, *sizes]))
-
-
-def _channels_of_parts(t: Tape, x: str) -> list[tuple[str, int, int]]:
-    """(part, first channel, last + 1) of a value that is a Concat along the channels; else nothing."""
-    maker = t.producer.get(x)
-    if maker is None or maker.op_type != "Concat" or Node(maker).get("axis") not in (1, -3):
-        return []
-    found, start = [], 0
-    for value in maker.input:
-        size = t.shape(value)[1]
-        if not isinstance(size, int):
-            return []
-        found.append((value, start, start + size))
-        start += size
-    return found
-
-
-def _cut(t: Tape, kernel: Kernel, start: int, end: int) -> Kernel:
-    weight = t.once("Slice", kernel.weight, t.ints([start]), t.ints([end]), t.ints([1]))
-    return Kernel(weight, [kernel.sizes[0], end - start, *kernel.sizes[2:]], kernel.axes)
 
 
 def _by_transposed_convolution(t: Tape, g: str, kernel: Kernel, x: str) -> str:

@@ -2,49 +2,91 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from .tape import Node
 
-CHANNELS = (1, -3)  # The axis of an image's channels.
+MOST_PARTS = 4  # Of a Concat; a DenseNet's would make a convolution for every pair of layers.
+
+
+class Draft:
+    """The graph while it is rewritten."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.makers = {value: node for node in graph.node for value in node.output}
+        self.channels = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) > 1}
+        for info in (*graph.value_info, *graph.input):
+            sizes = info.type.tensor_type.shape.dim
+            if len(sizes) > 1 and sizes[1].dim_value:
+                self.channels[info.name] = sizes[1].dim_value
+
+    def parts(self, value: str) -> list[str]:
+        """What `value` is joined of along the channels; nothing if it is not, or of too many parts."""
+        maker = self.makers.get(value)
+        if maker is None or maker.op_type != "Concat" or Node(maker).get("axis") not in (1, -3):
+            return []
+        known = all(part in self.channels for part in maker.input)
+        return list(maker.input) if known and len(maker.input) <= MOST_PARTS else []
+
+    def ints(self, name: str, value: int) -> str:
+        """An initializer of one integer."""
+        self.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+        return name
 
 
 def simplify(graph: onnx.GraphProto) -> None:
-    """Apply the rewrites in place; shapes are inferred afterwards."""
-    makers = {value: node for node in graph.node for value in node.output}
-    uses = Counter(value for node in graph.node for value in node.input)
-    uses.update(value.name for value in graph.output)
+    """Apply the rewrites in place, given shapes; those of new values are to be inferred afterwards."""
+    draft = Draft(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         rewrite = REWRITES.get(node.op_type)
-        nodes.extend((rewrite and rewrite(node, makers, uses)) or [node])
+        fresh = (rewrite and rewrite(node, draft)) or [node]
+        draft.makers.update((value, new) for new in fresh for value in new.output)
+        nodes.extend(fresh)
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def pool_before_concat(
-    node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], _: Counter[str]
-) -> list[onnx.NodeProto]:
-    """MaxPool(Concat(a, b)) as Concat(MaxPool(a), MaxPool(b)), so that their gradients are never joined."""
-    concat = makers.get(node.input[0])
-    if concat is None or concat.op_type != "Concat" or len(node.output) > 1:
-        return []
-    if Node(concat).get("axis") not in CHANNELS:
-        return []
-    names = [f"{node.output[0]}/part{i}" for i in range(len(concat.input))]
-    pools = [
-        helper.make_node("MaxPool", [part], [name], name=name, **Node(node).attributes)
-        for part, name in zip(concat.input, names, strict=True)
-    ]
-    return [*pools, helper.make_node("Concat", names, node.output, name=node.name, axis=1)]
+def pool_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
+    """MaxPool(Concat(a, b)) as Concat(MaxPool(a), MaxPool(b))."""
+    parts = draft.parts(node.input[0]) if len(node.output) == 1 else []
+    names = [f"{node.output[0]}/part{i}" for i in range(len(parts))]
+    fresh = []
+    for part, name in zip(parts, names, strict=True):
+        fresh.append(helper.make_node("MaxPool", [part], [name], name=name, **Node(node).attributes))
+        draft.channels[name] = draft.channels[part]
+    joined = helper.make_node("Concat", names, node.output, name=node.name, axis=1)
+    return [*fresh, joined] if parts else []
 
 
-Rewrite = Callable[
-    [onnx.NodeProto, dict[str, onnx.NodeProto], Counter[str]],
-    list[onnx.NodeProto],
-]
-REWRITES: dict[str, Rewrite] = {"MaxPool": pool_before_concat}
+def conv_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
+    """Conv(Concat(a, b)) as Conv(a) + Conv(b), so that nothing is joined to be cut up again."""
+    parts = draft.parts(node.input[0]) if Node(node).get("group", 1) == 1 else []
+    if not parts:
+        return []
+    value, fresh, start, total = node.output[0], [], 0, ""
+    axis = draft.ints(f"{value}/axis", 1)
+    ends = [draft.ints(f"{value}/start", 0)]
+    for i, part in enumerate(parts):
+        start += draft.channels[part]
+        ends.append(draft.ints(f"{value}/end{i}", start))
+        weight, name = f"{value}/weight{i}", f"{value}/part{i}"
+        bias = node.input[2:] if i == 0 else []
+        fresh.append(helper.make_node("Slice", [node.input[1], *ends[-2:], axis], [weight], name=weight))
+        fresh.append(
+            helper.make_node("Conv", [part, weight, *bias], [name], name=name, **Node(node).attributes)
+        )
+        if total:
+            last = value if i == len(parts) - 1 else f"{value}/sum{i}"
+            fresh.append(helper.make_node("Add", [total, name], [last], name=last))
+        total = fresh[-1].output[0]
+    return fresh
+
+
+Rewrite = Callable[[onnx.NodeProto, Draft], list[onnx.NodeProto]]
+REWRITES: dict[str, Rewrite] = {"Conv": conv_of_concat, "MaxPool": pool_of_concat}

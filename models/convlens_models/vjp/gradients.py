@@ -12,17 +12,6 @@ from .tape import Tape
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The gradient of a Concat along the channels: one piece for each of its inputs."""
-
-    pieces: tuple[str, ...]
-
-    def join(self, t: Tape) -> str:
-        """The pieces one behind the other."""
-        return t.op("Concat", *self.pieces, axis=1)
-
-
-@dataclass(frozen=True)
 class Phases:
     """The gradient of `value` as {(phase y, phase x): piece}; phases that are missing are zero.
 
@@ -53,9 +42,6 @@ def total(t: Tape, gradients: list[str]) -> str:
     if len(gradients) < 2:
         return "".join(gradients)
     kinds = [t.pieces.get(gradient) for gradient in gradients]
-    parts = [kind.pieces for kind in kinds if isinstance(kind, Parts)]
-    if len(parts) == len(kinds):
-        return t.keep(Parts(tuple(total(t, list(column)) for column in zip(*parts, strict=True))))
     phases = [kind for kind in kinds if isinstance(kind, Phases)]
     if len(phases) == len(kinds) and len({phase.stride for phase in phases}) == 1:
         keys = sorted({key for phase in phases for key in phase.pieces})

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto
 
-from .gradients import Parts
 from .tape import FLOATING, Node, Tape
 
 
@@ -37,9 +36,6 @@ def transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 def concat(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Cut the gradient up again; only the parts that are asked for."""
-    pieces = t.pieces.get(cotangents[0])
-    if isinstance(pieces, Parts):
-        return list(pieces.pieces)
     axis = node.get("axis")
     ends = [t.ints([0]), *(_end(t, node.inputs[: index + 1], axis) for index in range(len(node.inputs)))]
     return [
