@@ -59,17 +59,30 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
     _rename(graph, {name: f"{name}.inner" for name in RESERVED})
     source, output = (f"{name}.inner" if name in RESERVED else name for name in (source, output))
     logits = _before_softmax(graph, output)
-    kept = _ancestors(graph, logits)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
-    heads = (("Softmax", PROBABILITIES), ("LogSoftmax", LOG_PROBABILITIES))
-    tail = [helper.make_node(kind, [logits], [name], name=name, axis=1) for kind, name in heads]
-    _set(graph.node, [*nodes, *kept, *tail])
+    kept = _ancestors(graph, logits)
+    _set(graph.node, [*nodes, *kept])
     graph.initializer.extend(constants)
-    outputs = (logits, PROBABILITIES, LOG_PROBABILITIES)
-    _set(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
     del graph.value_info[:]
     open_size(model, None)
-    return logits, [node.output[0] for node in kept]
+    logits = _add_heads(model, logits)
+    return logits, [node.output[0] for node in graph.node[len(nodes) :]]
+
+
+def _add_heads(model: onnx.ModelProto, logits: str) -> str:
+    """Append softmax and log softmax, and declare the outputs; scores as maps of one position are flattened."""
+    graph = model.graph
+    _set(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
+    inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
+    if [dim.dim_value for dim in inferred.dim][2:] == [1, 1]:
+        flat = f"{logits}.flat"
+        graph.node.append(helper.make_node("Flatten", [logits], [flat], name=flat))
+        logits = flat
+    for kind, name in (("Softmax", PROBABILITIES), ("LogSoftmax", LOG_PROBABILITIES)):
+        graph.node.append(helper.make_node(kind, [logits], [name], name=name, axis=1))
+    outputs = (logits, PROBABILITIES, LOG_PROBABILITIES)
+    _set(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
+    return logits
 
 
 def declared_size(model: onnx.ModelProto) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from convlens.errors import InvalidArgument
 from convlens_models import autodiff, foreign, graph, layers, proof, store, tensors
 from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.labels import load_labels
-from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Layer, Manifest, Rgb
+from convlens_models.manifest import INPUT, Layer, Manifest, Rgb
 from convlens_models.normalisation import check_normalisation
 from convlens_models.repository import FORWARD, WEIGHTS
 
@@ -150,6 +150,6 @@ def _layers(model: onnx.ModelProto, values: list[str], size: int) -> tuple[Layer
     """The values that are maps or vectors of floats, one an image."""
     shapes = graph.shapes(graph.static(model, (1, size, size)))
     seen = layers.receptive_fields(model, size)
-    names = [name for name in (*values, PROBABILITIES, LOG_PROBABILITIES) if name in seen]
+    names = [name for name in values if name in seen]
     whole = [name for name in names if len(shapes.get(name, ())) >= 2 and 0 not in shapes[name]]
     return layers.describe(model, dict.fromkeys(whole), size)

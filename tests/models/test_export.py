@@ -48,9 +48,7 @@ def test_every_layer_equals_torch_at_two_sizes(architecture: str, tmp_path: Path
         images = torch.rand(batch, 3, height, width)
         expected = values(network, images, names)
         part = graph.cut(stored.forward(), names)
-        found = dict(
-            zip(names, proof.run(part, stored.path, names, {INPUT: images.numpy()}), strict=True)
-        )
+        found = dict(zip(names, proof.run(part, stored.path, names, {INPUT: images.numpy()}), strict=True))
         worst = {name: relative(found[name], expected[name].numpy()) for name in names}
         assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
         if (height, width) == (side, side):

@@ -1,4 +1,4 @@
-"""`add_architecture`: what is accepted, what is refused and how it is said, and what lies in the repository then."""
+"""`add_architecture`: what is accepted, what is refused and how it is said, and what is stored then."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def files_that_are_no_weights(folder: Path, weights: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["attack.pth", "list.pth", "text.pth", "cut.safetensors", "absent"])
 def test_files_that_are_no_weights_are_refused(name: str, tmp_path: Path, weights: Path, capsys):
     path = files_that_are_no_weights(tmp_path, weights)[name]
-    with pytest.raises(InvalidArgument, match="weights = '.*: must be"):
+    with pytest.raises(InvalidArgument, match=r"weights = '.*: must be"):
         add_architecture(tmp_path / "m", "patterns", path)
     assert "must not run" not in capsys.readouterr().out
 
@@ -154,12 +154,10 @@ def test_auxiliary_heads_are_checked_and_then_left_behind(tmp_path: Path):
     assert not any(key.startswith("aux") for key in keys)
     state = without(load_file(path), "aux2.fc1.bias")
     save_file(state, path)
-    with pytest.raises(InvalidArgument, match="'aux2.fc1.bias'"):
+    with pytest.raises(InvalidArgument, match=r"'aux2\.fc1\.bias'"):
         add_architecture(tmp_path / "m", "googlenet", path)
-    save_file(
-        {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}, path
-    )
-    with pytest.raises(InvalidArgument, match="'aux2.fc1.bias'"):
+    save_file({key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}, path)
+    with pytest.raises(InvalidArgument, match=r"'aux2\.fc1\.bias'"):
         add_architecture(tmp_path / "m", "googlenet", path)
     save_file({key: value for key, value in state.items() if not key.startswith("aux")}, path)
     assert add_architecture(tmp_path / "m", "googlenet", path).digest == manifest.digest

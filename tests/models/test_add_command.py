@@ -1,0 +1,95 @@
+"""`convlens models add`, as the command that a person types."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from support.foreign_onnx import classifier, save
+from support.networks import random_module, save_weights
+from typer.testing import CliRunner
+
+from convlens_models.cli import add
+from convlens_models.repository import ModelRepository
+
+app = typer.Typer()
+app.command("add")(add)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return save_weights(random_module("patterns", 3), tmp_path / "w.safetensors")
+
+
+def run(folder: Path, *arguments: object):
+    return CliRunner().invoke(app, [*map(str, arguments), "--models", str(folder / "models")])
+
+
+def test_an_architecture_with_all_options(tmp_path: Path, weights: Path):
+    (tmp_path / "labels").write_text("a\nb\nc\n")
+    options = ("--name", "mine", "--labels", tmp_path / "labels", "--torchscript")
+    found = run(tmp_path, "patterns", "--weights", weights, *options, "--mean", "0,0.5,1", "--std", "1, 1, 2")
+    assert found.exit_code == 0, found.output
+    assert "added mine/1: patterns for torchscript, 3 classes, 23 layers" in found.output
+    manifest = ModelRepository(tmp_path / "models").get("mine").manifest
+    assert (manifest.mean, manifest.std) == ((0, 0.5, 1), (1, 1, 2))
+    assert (manifest.engine, manifest.labels) == ("torchscript", ("a", "b", "c"))
+
+
+def test_an_onnx_file_with_all_options(tmp_path: Path):
+    path = save(classifier(size=("N", 3, "H", "W")), tmp_path)
+    options = (
+        "--name",
+        "mine",
+        "--input-range",
+        "0..255",
+        "--bgr",
+        "--input-size",
+        "40",
+        "--mean",
+        "51,102,0",
+    )
+    found = run(tmp_path, "--onnx", path, *options)
+    assert found.exit_code == 0, found.output
+    manifest = ModelRepository(tmp_path / "models").get("mine").manifest
+    assert manifest.input_size == 40
+    assert manifest.mean == pytest.approx((0.2, 0.4, 0))
+    assert manifest.std == pytest.approx((1 / 255,) * 3)
+
+
+MISTAKES = {
+    "nothing": ((), "give ARCH and --weights FILE, or --onnx FILE and --name NAME"),
+    "no weights": (("patterns",), "give ARCH and --weights FILE"),
+    "unknown architecture": (("vgg11", "--weights", "WEIGHTS"), "architecture = 'vgg11': must be one of"),
+    "onnx without a name": (("--onnx", "x.onnx"), "--onnx needs --name NAME"),
+    "both": (("patterns", "--onnx", "x.onnx", "--name", "x"), "ARCH cannot go with --onnx"),
+    "bgr alone": (("patterns", "--weights", "WEIGHTS", "--bgr"), "--bgr needs --onnx"),
+    "two numbers": (
+        ("patterns", "--weights", "WEIGHTS", "--mean", "1,2"),
+        "--mean = '1,2': must be three numbers",
+    ),
+    "absent file": (
+        ("patterns", "--weights", "absent.pth"),
+        "weights = 'absent.pth': must be a readable file",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_end_with_one_line_and_status_2(case: str, tmp_path: Path, weights: Path):
+    arguments, message = MISTAKES[case]
+    found = run(tmp_path, *(weights if argument == "WEIGHTS" else argument for argument in arguments))
+    assert found.exit_code == 2
+    assert message in found.stderr
+    assert found.stderr.startswith("Error: ")
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_command_loads_without_torch():
+    code = "import sys, convlens_models.cli; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -1,0 +1,303 @@
+"""`add_onnx`: classifiers from elsewhere become models like our own, or are refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from support.foreign_onnx import CLASSES, classifier, constant, node, output, save, weight
+
+from convlens.errors import InvalidArgument
+from convlens_models import autodiff, graph, proof
+from convlens_models.manifest import INPUT
+from convlens_models.onnx_import import add_onnx
+from convlens_models.repository import FORWARD, ModelRepository
+
+
+def run_file(path: Path, images: np.ndarray) -> np.ndarray:
+    """What the file itself computes of its own kind of input, one image at a time."""
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
+
+
+def run_model(root: Path, layers: list[str], images: np.ndarray) -> list[np.ndarray]:
+    stored = ModelRepository(root).get("x")
+    return proof.run(graph.cut(stored.forward(), layers), stored.path, layers, {INPUT: images})
+
+
+def add(folder: Path, model: onnx.ModelProto, **options):
+    return add_onnx(folder / "m", save(model, folder), "x", **options)
+
+
+def column(*values: float) -> np.ndarray:
+    return np.float32(values).reshape(3, 1, 1)
+
+
+NORMALISATIONS = {
+    "imagenet": ({}, lambda x: (x - column(0.485, 0.456, 0.406)) / column(0.229, 0.224, 0.225)),
+    "own": (
+        {"mean": (0.1, 0.2, 0.3), "std": (1, 2, 3)},
+        lambda x: (x - column(0.1, 0.2, 0.3)) / column(1, 2, 3),
+    ),
+    "bytes": ({"input_range": "0..255"}, lambda x: x * 255),
+    "caffe": (
+        {"input_range": "0..255", "mean": (123.68, 116.78, 103.94), "bgr": True},
+        lambda x: (x * 255 - column(123.68, 116.78, 103.94))[:, ::-1],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NORMALISATIONS)
+def test_probabilities_are_those_of_the_file_behind_its_normalisation(case: str, tmp_path: Path):
+    options, normalise = NORMALISATIONS[case]
+    manifest = add(tmp_path, classifier(), **options)
+    images = proof.noise(3, 32)
+    expected = run_file(tmp_path / "foreign.onnx", np.ascontiguousarray(normalise(images)))
+    found, logs = run_model(tmp_path / "m", ["probabilities", "log_probabilities"], images)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(np.exp(logs), found, rtol=1e-4, atol=1e-6)
+    assert (manifest.architecture, manifest.output, manifest.input_size) == ("onnx", "fc", 32)
+    assert manifest.labels == tuple(f"class {index}" for index in range(CLASSES))
+
+
+def test_layers_sizes_and_weights_are_found(tmp_path: Path):
+    manifest = add(tmp_path, classifier())
+    rows = {layer.name: layer for layer in manifest.layers}
+    assert list(rows) == [
+        "conv",
+        "relu",
+        "middle",
+        "pool",
+        "flat",
+        "fc",
+        "probabilities",
+        "log_probabilities",
+    ]
+    assert [rows[name].kind for name in rows][:6] == [
+        "Conv", "Relu", "MaxPool", "GlobalAveragePool", "Flatten", "Linear",
+    ]  # fmt: skip
+    assert (rows["conv"].shape, rows["conv"].stride, rows["conv"].receptive_field) == ((8, 16, 16), 2, 3)
+    assert (rows["middle"].stride, rows["middle"].receptive_field) == (4, 5)
+    assert (rows["conv"].weight, rows["fc"].weight, rows["relu"].weight) == ("conv.weight", "fc.weight", None)
+    assert manifest.parameters == 8 * 27 + CLASSES * 8  # The biases are small and stay in the graph.
+    assert manifest.multiply_adds == 16 * 16 * 8 * 27 + CLASSES * 8
+    assert (manifest.dynamic_size, manifest.min_size) == (True, 3)
+
+
+def linear_on_maps() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    nodes = [
+        node("Reshape", ["relu", "shape"], "rows"),
+        node("MatMul", ["rows", "mix"], "mixed"),
+        node("Reshape", ["mixed", "back"], "middle"),
+    ]
+    shape, back = constant("shape", np.int64([1, 8 * 256])), constant("back", np.int64([1, 8, 1, 1]))
+    return nodes, [shape, back, weight("mix", 8 * 256, 8)]
+
+
+def test_a_batch_of_one_is_freed_and_a_bound_size_is_kept(tmp_path: Path):
+    manifest = add(tmp_path, classifier(*linear_on_maps()), input_range="0..255")
+    assert (manifest.dynamic_size, manifest.input_size, manifest.min_size) == (False, 32, 32)
+    images = proof.noise(3, 32)
+    (found,) = run_model(tmp_path / "m", ["probabilities"], images)
+    np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6)
+    declared = ModelRepository(tmp_path / "m").get("x").forward().graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in declared] == ["N", 3, 32, 32]
+
+
+ENDS = {"Softmax": "fc", "LogSoftmax": "fc", "Identity": "fc", "": "fc", "Sigmoid": "end"}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_logits_are_what_goes_into_a_softmax(end: str, tmp_path: Path):
+    assert add(tmp_path, classifier(end=end)).output == ENDS[end]
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+def test_opsets_from_old_to_new(opset: int, tmp_path: Path):
+    manifest = add(tmp_path, classifier(opset=opset), input_range="0..255")
+    images = proof.noise(2, 32)
+    (found,) = run_model(tmp_path / "m", ["probabilities"], images)
+    np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6)
+    assert manifest.output == "fc"
+
+
+def test_weights_in_constant_nodes_and_external_files_are_stored_too(tmp_path: Path):
+    model = classifier()
+    moved = next(tensor for tensor in model.graph.initializer if tensor.name == "conv.weight")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["conv.weight"], value=moved))
+    model.graph.initializer.remove(moved)
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="data.bin", size_threshold=0)
+    manifest = add_onnx(tmp_path / "m", path, "x")
+    assert set(ModelRepository(tmp_path / "m").get("x").weights()) == {"conv.weight", "fc.weight"}
+    assert next(layer for layer in manifest.layers if layer.name == "conv").weight == "conv.weight"
+
+
+def test_names_that_we_use_ourselves_do_not_clash(tmp_path: Path):
+    rename = {"relu": "image", "pool": "probabilities", "flat": "cotangent"}
+    model = classifier(source="image_gradient")
+    for part in model.graph.node:
+        for field in (part.input, part.output):
+            field[:] = [rename.get(value, value) for value in field]
+    add(tmp_path, model)
+    images = proof.noise(2, 32)
+    names = ["probabilities.inner", "image.inner", "cotangent.inner", "probabilities"]
+    pooled, relu, _, found = run_model(tmp_path / "m", names, images)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    assert pooled.shape == (2, 8, 1, 1)
+    assert relu.shape == (2, 8, 16, 16)
+
+
+def test_scores_as_maps_of_one_position_are_flattened(tmp_path: Path):
+    model = classifier(end="")
+    nodes = [part for part in model.graph.node if part.output[0] not in ("flat", "fc")]
+    nodes.append(node("Conv", ["pool", "last"], "scores"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(weight("last", CLASSES, 8, 1, 1))
+    model.graph.output[0].CopyFrom(output("scores", 4))
+    manifest = add(tmp_path, model)
+    assert manifest.output == "scores.flat"
+    assert manifest.layer("scores.flat").shape == (CLASSES,)
+    assert manifest.layer("scores").shape == (CLASSES, 1, 1)
+
+
+def test_same_padding_and_implicit_kernels(tmp_path: Path):
+    middle = [node("Conv", ["relu", "w"], "middle", auto_pad="SAME_UPPER", strides=[2, 2], dilations=[1, 1])]
+    manifest = add(tmp_path, classifier(middle, [weight("w", 8, 8, 5, 5)]))
+    layer = manifest.layer("middle")
+    assert (layer.shape, layer.stride, layer.receptive_field) == ((8, 8, 8), 4, 3 + 4 * 2)
+    assert layer.receptive_field_start == 0 + (2 - 1) * 2
+
+
+def test_local_functions_are_inlined(tmp_path: Path):
+    model = classifier([node("Twice", ["relu"], "middle")])
+    model.graph.node[2].domain = "own"
+    body = [helper.make_node("Add", ["a", "a"], ["b"], name="add")]
+    opsets = list(model.opset_import)
+    model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    kinds = {layer.kind for layer in add(tmp_path, model).layers}
+    assert "Add" in kinds
+    assert "Twice" not in kinds
+
+
+def two_inputs() -> onnx.ModelProto:
+    model = classifier([node("Add", ["relu", "more"], "middle")])
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, (1, 8, 1, 1)))
+    return model
+
+
+def two_outputs() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.output.append(output("relu", 4))
+    return model
+
+
+def mixing_the_batch() -> onnx.ModelProto:
+    nodes = [
+        node("ReduceMean", ["relu"], "mean", axes=[0], keepdims=1),
+        node("Sub", ["relu", "mean"], "middle"),
+    ]
+    return classifier(nodes, size=("N", 3, 32, 32))
+
+
+def infinite() -> onnx.ModelProto:
+    model = classifier()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "fc.bias")
+    bias.CopyFrom(constant("fc.bias", np.full(CLASSES, np.inf, np.float32)))
+    return model
+
+
+def segmenter() -> onnx.ModelProto:
+    model = classifier(end="")
+    del model.graph.node[3:]
+    model.graph.output[0].CopyFrom(output("middle", 4))
+    return model
+
+
+def custom() -> onnx.ModelProto:
+    model = classifier([node("Special", ["relu"], "middle")])
+    model.graph.node[2].domain = "own"
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
+REFUSED = {
+    "operator": (
+        lambda: classifier([node("Hardmax", ["relu"], "middle")]),
+        "no rule for Hardmax \\(node of middle\\)",
+    ),
+    "custom operator": (custom, "Special"),
+    "new opset": (lambda: classifier(opset=99), "opset|valid ONNX"),
+    "two inputs": (two_inputs, r"model.inputs = \['data', 'more'\]: must be one"),
+    "two outputs": (two_outputs, r"model.outputs = \['end', 'relu'\]: must be one"),
+    "channels last": (
+        lambda: classifier(size=(1, 32, 32, 3)),
+        r"FLOAT \[1, 32, 32, 3\]'?: must be FLOAT \(N, 3",
+    ),
+    "double": (lambda: classifier(dtype=TensorProto.DOUBLE), "DOUBLE|valid ONNX"),
+    "not square": (lambda: classifier(size=(1, 3, 32, 48)), "32 x 48 pixels.*: must be square"),
+    "maps": (segmenter, r"middle of shape \['N', 8, 8, 8\].*scores of shape \(N, classes\)"),
+    "mixing": (mixing_the_batch, "images of one batch change each other's scores"),
+    "infinite": (infinite, "is not finite on a random image"),
+    "unknown value": (lambda: classifier([node("Add", ["relu", "nothing"], "middle")]), "valid ONNX"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_classifier_of_ours_is_refused_with_the_reason(case: str, tmp_path: Path):
+    make, message = REFUSED[case]
+    with pytest.raises(InvalidArgument, match=message):
+        add(tmp_path, make())
+    assert not list((tmp_path / "m").glob("*")) if (tmp_path / "m").exists() else True
+
+
+ARGUMENTS = {
+    "name": ({"name": "No"}, "name = 'No'"),
+    "size": ({"input_size": 64}, "input_size = 64: must be 32, which the graph declares"),
+    "file": ({"file": Path("absent.onnx")}, "file = 'absent.onnx': must be a valid ONNX model"),
+    "deviation": ({"std": (0, 1, 1)}, "std = "),
+    "labels": ({"labels": Path(__file__)}, "labels = .*network's 5 classes"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_that_are_refused(case: str, tmp_path: Path):
+    options, message = ARGUMENTS[case]
+    given = {"root": tmp_path / "m", "file": save(classifier(), tmp_path), "name": "x", **options}
+    with pytest.raises(InvalidArgument, match=message):
+        add_onnx(**given)
+
+
+def test_external_data_outside_the_folder_of_the_file_is_refused(tmp_path: Path):
+    (tmp_path / "inside").mkdir()
+    path = tmp_path / "inside" / "foreign.onnx"
+    onnx.save(classifier(), path, save_as_external_data=True, location="data.bin", size_threshold=0)
+    (tmp_path / "inside" / "data.bin").rename(tmp_path / "data.bin")
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for item in tensor.external_data:
+            item.value = "../data.bin" if item.key == "location" else item.value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidArgument, match="valid ONNX"):
+        add_onnx(tmp_path / "m", path, "x")
+
+
+def test_the_stored_graph_differentiates_by_every_rule(tmp_path: Path):
+    add(tmp_path, classifier())
+    stored = ModelRepository(tmp_path / "m").get("x")
+    onnx.checker.check_model(str(stored.file(FORWARD)))
+    images = proof.noise(2, 40)
+    for rule in autodiff.ReluRule:
+        part = autodiff.differentiate(stored.forward(), "relu", rule)
+        feeds = {INPUT: images, autodiff.COTANGENT: np.ones((2, 8, 20, 20), np.float32)}
+        value, gradient = proof.run(part, stored.path, ["relu", autodiff.IMAGE_GRADIENT], feeds)
+        assert gradient.shape == images.shape
+        assert np.abs(gradient).sum() > 0
+        assert (value >= 0).all()
