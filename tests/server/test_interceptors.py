@@ -71,6 +71,7 @@ async def test_an_error_of_ours_arrives_whole(failing, ask, caplog) -> None:
     servicer.error = errors.ResourceExhausted("too much", field="images", reason="BUSY", retry_after=2.5)
     with caplog.at_level(logging.INFO):
         error = await ask(stub)
+        await logged(caplog, r"ModelService/\w+ RESOURCE_EXHAUSTED \d+\.\d ms")
     assert isinstance(error, errors.ResourceExhausted)
     assert (error.message, error.field, error.reason, error.retry_after) == (
         "too much",
@@ -78,7 +79,6 @@ async def test_an_error_of_ours_arrives_whole(failing, ask, caplog) -> None:
         "BUSY",
         2.5,
     )
-        await logged(caplog, r"ModelService/\w+ RESOURCE_EXHAUSTED \d+\.\d ms")
 
 
 @pytest.mark.parametrize("ask", [get, stream])
