@@ -12,7 +12,7 @@ from .conv import Kernel, input_gradient
 from .gradients import Phases
 from .shape import scatter
 from .tape import Node, ReluRule, Tape
-from .window import Axis, Taps, axes_of, taps
+from .window import Axis, Taps, axes_of, probe, taps
 
 MOST_TAPS = 16  # Of larger windows the operator itself says where the maximum was.
 LOWEST = -3e38  # Finite: an infinity times a zero of a kernel would not be a number.
@@ -46,34 +46,47 @@ def max_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 def _place(t: Tape, node: Node, g: str, axes: tuple[Axis, Axis], channels: int) -> dict[tuple[int, int], str]:
     """{tap: the part of g whose window has its first maximum there}."""
-    source, begins, ends = _padded(t, node, axes)
+    source, axes = _padded(t, node, axes)
     every = list(product(range(axes[0].kernel), range(axes[1].kernel)))
-    window = {"strides": [a.stride for a in axes], "dilations": [a.dilation for a in axes]}
     left, placed = g, {}
     for tap in every[:-1]:
-        pick = np.zeros((channels, 1, axes[0].kernel, axes[1].kernel))
-        pick[:, :, *tap] = -1
-        minus = t.op("Conv", source, t.floats(pick), group=channels, pads=[*begins, *ends], **window)
+        looks = [probe(axis, axis.dilation * k) for axis, k in zip(axes, tap, strict=True)]
+        minus = t.op(
+            "Conv",
+            source,
+            _marks(t, [look.marks for look in looks], channels, -1.0),
+            group=channels,
+            strides=[axis.stride for axis in axes],
+            dilations=[look.dilation for look in looks],
+            pads=[*(axis.begin for axis in axes), *(look.end for look in looks)],
+        )
         rest = t.mul(left, t.positive(t.add(minus, node.outputs[0])))
         placed[tap] = _subtract(t, left, rest, channels)
         left = rest
     return {**placed, every[-1]: left}
 
 
-def _padded(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> tuple[str, list[int], list[int]]:
-    """x, and the pads that its windows still need; padded here where zeros could win.
+def _marks(t: Tape, along: Sequence[list[bool]], channels: int, value: float) -> str:
+    """A depthwise kernel of zeros with `value` at the marked position."""
+    mark = np.outer(np.asarray(along[0]), np.asarray(along[1])) * value
+    return t.floats(np.broadcast_to(mark, (channels, 1, *mark.shape)))
+
+
+def _padded(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> tuple[str, tuple[Axis, Axis]]:
+    """x and its axes with floor in place of ceil; padded here where the zeros of pads could win.
 
     After a ReLU zeros can win only where all of the window is zero, and there the ReLU blocks g anyway. Only
     a deconvnet's does not, but unless there are pads before x the first maximum is in x then too.
     """
     x = node.inputs[0]
-    begins = [axis.begin for axis in axes]
-    ends = [axis.end + (axis.stride - 1 if node.get("ceil_mode", 0) else 0) for axis in axes]
+    over = [axis.stride - 1 if node.get("ceil_mode", 0) else 0 for axis in axes]
+    axes = (axes[0]._replace(end=axes[0].end + over[0]), axes[1]._replace(end=axes[1].end + over[1]))
+    begins, ends = [axis.begin for axis in axes], [axis.end for axis in axes]
     blocked = t.rule is not ReluRule.DECONVNET or not any(begins)
     if not any(begins + ends) or (blocked and _made_by(t, x, {"Relu", "MaxPool", "Concat"})):
-        return x, begins, ends
-    lowest = t.floats(LOWEST)
-    return t.op("Pad", x, t.ints([0, 0, *begins, 0, 0, *ends]), lowest), [0, 0], [0, 0]
+        return x, axes
+    padded = t.op("Pad", x, t.ints([0, 0, *begins, 0, 0, *ends]), t.floats(LOWEST))
+    return padded, (axes[0].padded(), axes[1].padded())
 
 
 def _made_by(t: Tape, value: str, kinds: set[str]) -> bool:
@@ -102,10 +115,9 @@ def _move(t: Tape, value: str, moves: Sequence[Taps], channels: int) -> str:
     """`value` moved by a depthwise convolution with a kernel of a single 1."""
     if all(move == Taps(0, 0, [0]) for move in moves):
         return value
-    marks = [np.array([tap is not None for tap in move.taps], float) for move in moves]
-    kernel = np.broadcast_to(np.outer(*marks), (channels, 1, len(marks[0]), len(marks[1])))
+    kernel = _marks(t, [[tap is not None for tap in move.taps] for move in moves], channels, 1.0)
     pads = [move.begin for move in moves] + [move.end for move in moves]
-    return t.op("Conv", value, t.floats(kernel), group=channels, pads=pads)
+    return t.op("Conv", value, kernel, group=channels, pads=pads)
 
 
 def _subtract(t: Tape, a: str, b: str, channels: int) -> str:

@@ -24,6 +24,11 @@ class Axis(NamedTuple):
         """How far the last tap lies behind the first."""
         return self.dilation * (self.kernel - 1)
 
+    def padded(self) -> Axis:
+        """The same axis once its pads are part of x."""
+        length = self.length + self.begin + self.end if isinstance(self.length, int) else self.length
+        return self._replace(begin=0, end=0, length=length)
+
     def growth(self, split: int = 1) -> int:
         """How much longer the phases of x's gradient are than those of y's, which are `split` along the axis.
 
@@ -60,6 +65,32 @@ def taps(shifts: dict[int, int], growth: int, span: Iterable[int] = ()) -> Taps:
     """
     high, low = max(0, *shifts, *span), min(growth, *shifts, *span)
     return Taps(high, growth - low, [shifts.get(m) for m in range(high, low - 1, -1)])
+
+
+class Probe(NamedTuple):
+    """A kernel that reads one number of each window: its marked tap, the taps' distance, the pad behind x."""
+
+    marks: list[bool]
+    dilation: int
+    end: int
+
+
+def probe(axis: Axis, offset: int) -> Probe:
+    """The shortest kernel that reads x[stride * o + offset - begin] for exactly the places o of the axis.
+
+    At most two taps, the first of the window and one that lies far enough behind it to give as many places.
+    """
+    for reach in range(offset, axis.reach):
+        end = axis.end - axis.reach + reach  # As many places, whatever the size.
+        if isinstance(axis.length, int) and isinstance(axis.places, int):
+            end = max(0, axis.stride * (axis.places - 1) + reach + 1 - axis.length - axis.begin)
+            room = axis.length + axis.begin + end - reach - 1
+            if room // axis.stride + 1 != axis.places:
+                continue
+        if end >= 0 and offset in {0, reach}:
+            marks = [True] if not reach else [offset == 0, offset == reach]
+            return Probe(marks, max(1, reach), end)
+    return Probe([axis.dilation * k == offset for k in range(axis.kernel)], axis.dilation, axis.end)
 
 
 def axes_of(t: Tape, node: Node, kernel: list[int]) -> tuple[Axis, Axis]:
