@@ -68,5 +68,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = " ".join(str(error).split())
         if isinstance(error, Unavailable):
             message += " (is there a server? start one with 'convlens up', or name it with --server)"
-        typer.echo(f"convlens: {message}", err=True)
+        typer.echo("\n  ".join([f"convlens: {message}", *getattr(error, "__notes__", [])]), err=True)
         sys.exit(2 if isinstance(error, BAD_INPUT) else 1)

