@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from convlens_models.architectures.patterns import Patterns
+from convlens_models.network import load_network
 from convlens_models.patterns import train
 from convlens_models.patterns.card import BEGIN, END, Card, rewrite
 from convlens_models.patterns.draw import LABELS, SIZE, draw
 from convlens_models.patterns.folding import folded, with_batch_norm
+from convlens_models.repository import ModelRepository
 
 HERE = Path(train.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "20-patterns-model-card.md"
@@ -23,9 +24,9 @@ FRESH = 987  # a seed that neither training nor the card used
 
 @pytest.fixture(scope="module")
 def network() -> Patterns:
-    net = Patterns(len(LABELS))
-    net.load_state_dict(load_file(HERE / "weights.safetensors"))
-    return net.eval()
+    net = load_network(ModelRepository().get()).module
+    assert isinstance(net, Patterns)
+    return net
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -66,7 +67,6 @@ def test_stripes_lie_as_their_name_says(label: str, down: int, across: int) -> N
 def test_there_are_enough_classes_and_few_enough_parameters() -> None:
     assert len(set(LABELS)) >= 40
     assert sum(p.numel() for p in Patterns(len(LABELS)).parameters()) <= 1_000_000
-    assert (HERE / "weights.safetensors").stat().st_size <= 4 * 2**20
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 80), (131, 97)])
@@ -105,7 +105,7 @@ def test_the_weights_know_drawings_that_they_never_saw(network: Patterns) -> Non
 
 def test_the_labels_and_the_card_are_those_of_the_weights(network: Patterns) -> None:
     card = Card.read(HERE / "card.json")
-    assert tuple((HERE / "labels.txt").read_text().splitlines()) == LABELS == tuple(card.classes)
+    assert ModelRepository().get().manifest.labels == tuple(LABELS) == tuple(card.classes)
     assert card.parameters == sum(p.numel() for p in network.parameters())
     assert card.accuracy == pytest.approx(np.mean([c.right for c in card.classes.values()]) / 100)
     assert card.accuracy >= 0.95

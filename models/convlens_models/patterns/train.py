@@ -1,6 +1,6 @@
 """Trains the embedded model from a seed: ``python -m convlens_models.patterns.train [--out DIR]``.
 
-Every image is drawn once, seen once and thrown away.
+Every image is drawn once, seen once and thrown away. Without ``--out`` the result becomes the embedded model.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convlens_models.architectures.patterns import MEAN, STD, Patterns
+from convlens_models.embed import embed
 from convlens_models.patterns.card import Card, ClassResult
 from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.patterns.folding import folded, with_batch_norm
 
 HERE = Path(__file__).parent
+BUILD = Path("build") / "patterns"
+CARD = "card.json"
 STEPS, BATCH, THREADS = 3000, 64, 2
 CHUNK = 12  # images of each class drawn at a time
 PEAK_RATE, MOMENTUM, SMOOTHING = 0.15, 0.9, 0.05
@@ -115,10 +118,11 @@ def save(net: Patterns, folder: Path) -> None:
 def main() -> None:
     """Train, report as it goes, and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for weights, labels and card")
+    parser.add_argument("--out", type=Path, help="leave weights, labels and card in this folder instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
+    folder = options.out or BUILD
     torch.set_num_threads(THREADS)
     began, loss_mean, right_mean = time.monotonic(), 0.0, 0.0
     for step, loss, right, net in train(LABELS, options.steps, options.seed):
@@ -129,10 +133,13 @@ def main() -> None:
             figures = f"loss {loss_mean:.3f} right {right_mean:.1%} {rate:.0f} images/s"
             print(f"step {step}/{options.steps} {figures}", flush=True)
         if step % SAVE_EVERY == 0 or step == options.steps:
-            save(folded(net), options.out)
+            save(folded(net), folder)
     minutes = (time.monotonic() - began) / 60
     card = card_of(folded(net), options.seed, options.steps, minutes)
-    card.write(options.out / "card.json")
+    card.write(folder / CARD)
+    if options.out is None:
+        embed(folder)
+        card.write(HERE / CARD)
     print(f"held-out accuracy {card.accuracy:.2%} after {minutes:.1f} minutes")
 
 
