@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,11 @@ class Pair:
         return found
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """A session on one thread, without ONNX Runtime's warnings."""
+def session(model: onnx.ModelProto, folder: Path | None = None) -> ort.InferenceSession:
+    """A session on one thread, without ONNX Runtime's warnings; external weights lie in `folder`."""
     options = ort.SessionOptions()
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
