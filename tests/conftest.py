@@ -34,3 +34,11 @@ def redis_server(shared_redis: RedisServer) -> RedisServer:
     """A running, empty Redis; tests that stop it start it again."""
     shared_redis.flush()
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with one quick network."""
+    from support.tiny_model import add_tiny_model
+
+    return add_tiny_model(tmp_path_factory.mktemp("models"))

@@ -13,8 +13,10 @@ from types import FrameType
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
@@ -54,7 +56,8 @@ class Supervisor(Worker):
         )
         self._settings = settings
         self._artifacts = ArtifactStore(settings.artifacts_url())
-        quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0)
+        retry = Retry(NoBackoff(), 1)  # Pooled connections outlive a Redis.
+        quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0, retry=retry)
         self._ledger = Ledger(quick, settings, settings.lease)
         config = Configure(
             models=settings.models,

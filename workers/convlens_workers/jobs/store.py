@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from google.rpc.status_pb2 import Status
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 
 from convlens.errors import (
     AlreadyExists,
@@ -53,7 +55,8 @@ class JobStore:
     @classmethod
     def open(cls, settings: JobSettings) -> JobStore:
         """The store of `settings`; connects at the first call."""
-        redis = Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=10.0)
+        retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 3)  # Pooled connections outlive a Redis.
+        redis = Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=10.0, retry=retry)
         return cls(redis, ArtifactStore(settings.artifacts_url()), settings)
 
     async def close(self) -> None:

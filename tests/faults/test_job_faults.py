@@ -1,0 +1,334 @@
+"""What must hold when processes die, hang or are told to go, with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from support.job_plane import dream, opened, running, sha256, undisturbed, until
+from support.redis_server import RedisServer
+from support.worker_process import WorkerProcess, eventually
+
+from convlens.v1 import job_pb2
+from convlens_workers.jobs import JobRecord, JobStore
+from convlens_workers.settings import WorkerSettings
+
+QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
+LEASE = 1.0
+Spawn = Callable[..., WorkerProcess]
+
+
+@pytest.fixture(scope="module")
+def shared_settings(
+    shared_redis: RedisServer, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> WorkerSettings:
+    shared_redis.flush()
+    return WorkerSettings(
+        redis=shared_redis.url,
+        artifacts=str(tmp_path_factory.mktemp("artifacts")),
+        models=tiny_models,
+        device="cpu",
+        queue="shared",
+        lease=LEASE,
+        checkpoint_interval=0.2,
+        hang_timeout=2.0,
+        grace=2.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def worker(
+    shared_settings: WorkerSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    """One worker for all the tests that it must survive."""
+    worker = WorkerProcess(shared_settings, tmp_path_factory.mktemp("logs"))
+    yield worker.ready()
+    worker.end()
+
+
+@pytest.fixture
+async def shared(shared_settings: WorkerSettings, worker: WorkerProcess) -> AsyncIterator[JobStore]:
+    """The job plane of that worker."""
+    async with opened(shared_settings) as store:
+        yield store
+
+
+@pytest.fixture
+def settings(shared_settings: WorkerSettings) -> WorkerSettings:
+    return shared_settings.model_copy(update={"queue": f"alone-{time.monotonic_ns()}"})
+
+
+@pytest.fixture
+def spawn(settings: WorkerSettings, tmp_path: Path) -> Iterator[Spawn]:
+    """Starts workers that end in the test, or with it."""
+    workers: list[WorkerProcess] = []
+
+    def spawn(**changes: object) -> WorkerProcess:
+        workers.append(WorkerProcess(settings.model_copy(update=changes), tmp_path))
+        return workers[-1]
+
+    yield spawn
+    for worker in workers:
+        worker.end()
+
+
+@pytest.fixture
+async def store(settings: WorkerSettings) -> AsyncIterator[JobStore]:
+    """A job plane without a worker as yet."""
+    async with opened(settings) as store:
+        yield store
+
+
+@pytest.fixture
+def request_() -> job_pb2.SubmitJobRequest:
+    """A job of a few seconds."""
+    return dream(600)
+
+
+async def submit(store: JobStore, request: job_pb2.SubmitJobRequest) -> str:
+    return (await store.submit(request, model_digest="abc")).name
+
+
+def checkpointed(record: JobRecord) -> bool:
+    return running(record) and bool(record.checkpoints)
+
+
+def resumed(worker: WorkerProcess, name: str) -> list[object]:
+    """Of each attempt of a job by this worker's engine: whether it went on from a checkpoint."""
+    id_ = name.removeprefix("operations/")
+    return [line["resumed"] for line in worker.lines() if "resumed" in line and line["operation"] == id_]
+
+
+async def still_works(store: JobStore) -> bool:
+    record = await store.wait(await submit(store, dream(2)), 30)
+    return record.metadata.state == SUCCEEDED
+
+
+async def test_engine_killed(
+    shared: JobStore, worker: WorkerProcess, request_: job_pb2.SubmitJobRequest, tiny_models: Path
+) -> None:
+    name = await submit(shared, request_)
+    await until(shared, name, checkpointed)
+    engine = worker.engine()
+    engine.kill()
+    record = await shared.wait(name, 30)
+    assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 2)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+    assert resumed(worker, name) == [False, True]
+    assert worker.engine().pid != engine.pid
+
+
+async def test_hanging_engine_is_killed_and_the_job_goes_on(
+    shared: JobStore, worker: WorkerProcess, request_: job_pb2.SubmitJobRequest, tiny_models: Path
+) -> None:
+    name = await submit(shared, request_)
+    await until(shared, name, checkpointed)
+    worker.engine().suspend()
+    record = await shared.wait(name, 30)
+    assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 2)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+
+
+async def test_cancel_holds_even_when_the_engine_hangs(shared: JobStore, worker: WorkerProcess) -> None:
+    name = await submit(shared, dream(2000))
+    await until(shared, name, running)
+    worker.engine().suspend()
+    began = time.monotonic()
+    await shared.cancel(name)
+    assert (await shared.wait(name, 5)).metadata.state == CANCELLED
+    assert time.monotonic() - began < 1
+    assert await still_works(shared)
+    assert (await shared.get(name)).metadata.state == CANCELLED
+
+
+async def test_poison_job_is_given_up(
+    shared: JobStore, worker: WorkerProcess, shared_settings: WorkerSettings
+) -> None:
+    """One whose engine dies each time before a checkpoint: given up, and the next job is right."""
+    name = operation_name("poison")
+    no_checkpoints(shared_settings, name)
+    assert await submit(shared, dream(2000, request_id="poison")) == name
+    for attempt in (1, 2, 3):
+        await until(shared, name, lambda record, n=attempt: running(record) and record.metadata.attempt == n)
+        worker.engine().kill()
+        await until(shared, name, lambda record: record.metadata.state != RUNNING)
+    record = await shared.get(name)
+    assert (record.metadata.state, record.metadata.attempt) == (FAILED, 3)
+    assert record.error is not None
+    assert record.error.code == 13
+    assert b"WORKER_CRASHED" in record.error.SerializeToString()
+    assert await still_works(shared)
+
+
+async def test_no_room_for_checkpoints(
+    shared: JobStore, worker: WorkerProcess, shared_settings: WorkerSettings, tiny_models: Path
+) -> None:
+    request = dream(300, request_id="no room")
+    name = operation_name("no room")
+    no_checkpoints(shared_settings, name)
+    record = await shared.wait(await submit(shared, request), 30)
+    assert record.name == name
+    assert sha256(record) == undisturbed(tiny_models, request)
+    assert any("no checkpoint" in str(line["message"]) for line in worker.lines())
+
+
+def operation_name(request_id: str) -> str:
+    return "operations/" + hashlib.sha256(request_id.encode()).hexdigest()[:32]
+
+
+def no_checkpoints(settings: WorkerSettings, name: str) -> None:
+    """A file where the folder of the job's checkpoints would be."""
+    place = Path(settings.artifacts) / name / "checkpoints"
+    place.parent.mkdir(parents=True)
+    place.touch()
+
+
+async def test_redis_killed_and_restarted(
+    shared: JobStore,
+    worker: WorkerProcess,
+    shared_redis: RedisServer,
+    request_: job_pb2.SubmitJobRequest,
+    tiny_models: Path,
+) -> None:
+    """In the middle of a job, for more than a lease: its worker keeps it, and who waits is not forgotten."""
+    name = await submit(shared, request_)
+    waiting = await submit(shared, dream(2, seed=1))
+    await until(shared, name, running)
+    worker.engine().suspend()  # The job shall not end before Redis is back.
+    shared_redis.kill()
+    await asyncio.sleep(1.5 * LEASE)
+    worker.engine().resume()
+    shared_redis.start()
+    record = await shared.wait(name, 30)
+    assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 1)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+    assert (await shared.wait(waiting, 30)).metadata.state == SUCCEEDED
+
+
+async def test_a_job_that_ends_while_redis_is_away_is_not_lost(
+    shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer
+) -> None:
+    name = await submit(shared, dream(300))
+    await until(shared, name, running)
+    shared_redis.kill()
+    id_ = name.removeprefix("operations/")
+
+    def ended() -> bool:
+        lines = (line for line in worker.lines() if line.get("operation") == id_)
+        return any("attempt ended" in str(line["message"]) for line in lines)
+
+    eventually(ended, 30, worker.describe)
+    await asyncio.sleep(1.5 * LEASE)
+    shared_redis.start()
+    record = await shared.wait(name, 30)
+    assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 1)
+
+
+async def test_nothing_is_left_behind(
+    shared: JobStore, shared_settings: WorkerSettings, request_: job_pb2.SubmitJobRequest
+) -> None:
+    """After a job: no checkpoint, no lease, no entry of RQ's; only the request and the result."""
+    name = await submit(shared, request_)
+    await until(shared, name, checkpointed)
+    await shared.wait(name, 30)
+    with redis.Redis.from_url(shared_settings.redis) as client:
+        for key in ("rq:queue:shared", "rq:queue:shared:intermediate", "convlens:leases:shared"):
+            assert not client.exists(key)
+        assert not client.exists("rq:job:" + name.removeprefix("operations/"))
+    files = [path for path in (Path(shared_settings.artifacts) / name).rglob("*") if path.is_file()]
+    assert sorted(path.parent.name for path in files) == ["artifacts", "request"]
+
+
+async def test_worker_killed(
+    store: JobStore, spawn: Spawn, request_: job_pb2.SubmitJobRequest, tiny_models: Path
+) -> None:
+    workers = [spawn(), spawn()]
+    for worker in workers:
+        worker.ready()
+    name = await submit(store, request_)
+    await until(store, name, checkpointed)
+    victim, survivor = sorted(workers, key=lambda worker: not resumed(worker, name))
+    engine = victim.engine()
+    victim.kill()
+    began = time.monotonic()
+    eventually(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 5)
+    await until(store, name, lambda record: record.metadata.attempt == 2)
+    assert time.monotonic() - began < 3 * LEASE
+    record = await store.wait(name, 30)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+    assert resumed(survivor, name) == [True]
+
+
+async def test_the_only_worker_killed_and_started_again(
+    store: JobStore, spawn: Spawn, request_: job_pb2.SubmitJobRequest, tiny_models: Path
+) -> None:
+    worker = spawn().ready()
+    name = await submit(store, request_)
+    await until(store, name, checkpointed)
+    worker.kill()
+    second = spawn().ready()
+    ready = time.monotonic()
+    await until(store, name, lambda record: record.metadata.attempt == 2)
+    assert time.monotonic() - ready < 3 * LEASE
+    record = await store.wait(name, 30)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+    assert resumed(second, name) == [True]
+
+
+async def test_worker_frozen_past_its_lease_cannot_write(
+    store: JobStore, spawn: Spawn, request_: job_pb2.SubmitJobRequest, tiny_models: Path
+) -> None:
+    frozen = spawn().ready()
+    name = await submit(store, request_)
+    await until(store, name, checkpointed)
+    processes = [frozen.engine(), psutil.Process(frozen.process.pid)]
+    for process in processes:
+        process.suspend()
+    second = spawn()
+    await until(store, name, lambda record: record.metadata.attempt == 2)
+    for process in processes:
+        process.resume()
+    record = await store.wait(name, 30)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+    assert record.metadata.attempt == 2
+    events = [metadata async for _, metadata, _ in store.watch(name)]
+    assert [metadata.attempt for metadata in events] == sorted(metadata.attempt for metadata in events)
+    assert second.terminate() == 0
+    assert await still_works(store)  # The one that was frozen.
+
+
+async def test_sigterm_checkpoints_and_requeues(
+    store: JobStore, spawn: Spawn, request_: job_pb2.SubmitJobRequest, tiny_models: Path
+) -> None:
+    worker = spawn(checkpoint_interval=1000).ready()
+    name = await submit(store, request_)
+    await until(store, name, running)
+    began = time.monotonic()
+    assert worker.terminate() == 0
+    assert time.monotonic() - began < 3
+    record = await store.get(name)
+    assert (record.metadata.state, len(record.checkpoints)) == (QUEUED, 1)
+    second = spawn().ready()
+    record = await store.wait(name, 30)
+    assert sha256(record) == undisturbed(tiny_models, request_)
+    assert resumed(second, name) == [True]
+
+
+async def test_sigterm_while_redis_is_away(store: JobStore, spawn: Spawn, shared_redis: RedisServer) -> None:
+    """The worker goes in seconds all the same; the lease gives the job back."""
+    worker = spawn().ready()
+    name = await submit(store, dream(2000))
+    await until(store, name, checkpointed)
+    shared_redis.kill()
+    assert worker.terminate() == 0
+    shared_redis.start()
+    second = spawn().ready()
+    await until(store, name, lambda record: record.metadata.attempt == 2)
+    eventually(lambda: resumed(second, name) == [True], 10, second.describe)
+    await store.cancel(name)

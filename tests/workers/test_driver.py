@@ -1,0 +1,93 @@
+"""The one loop that draws steps from techniques, with a technique that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from convlens_workers.driver import Driver, thumbnail
+from convlens_workers.messages import Checkpointed, Progress, Stop
+from convlens_workers.techniques.base import State, Step
+
+
+class Counting:
+    """Ten steps; remembers whether it was closed."""
+
+    closed = False
+
+    def steps(self) -> Generator[Step, None, dict[str, Tensor]]:
+        try:
+            for number in range(1, 11):
+                count = torch.tensor(number)
+                yield Step(number, 10, {"loss": count / 10}, torch.zeros(1, 3, 8, 8), {"count": count})
+        except GeneratorExit:
+            self.closed = True
+            raise
+        return {"count": torch.tensor(10)}
+
+
+class Told:
+    """What a driver says, and a stop at a step of choice."""
+
+    def __init__(self, stop: Stop | None = None, at: int = 0, *, broken: bool = False) -> None:
+        self.events: list[Progress | Checkpointed] = []
+        self.saved: list[int] = []
+        self._stop, self._at, self._broken, self._looked = stop, at, broken, 0
+
+    def driver(self, checkpoint_interval: float = 100.0) -> Driver:
+        return Driver(self.events.append, self._asked, self._save, checkpoint_interval)
+
+    def _asked(self) -> Stop | None:
+        self._looked += 1
+        return self._stop if self._looked == self._at else None
+
+    def _save(self, state: State) -> str | None:
+        self.saved.append(int(state["count"]))
+        return None if self._broken else f"digest {int(state['count'])}"
+
+
+def test_results_come_after_a_last_word_with_a_preview() -> None:
+    told = Told()
+    assert told.driver().run(Counting().steps()) == {"count": torch.tensor(10)}
+    assert [(event.step, bool(event.preview)) for event in told.events if isinstance(event, Progress)] == [
+        (1, True),
+        (10, True),
+    ]
+    assert told.events[-1].losses == {"loss": 1.0}
+    assert told.saved == []
+
+
+@pytest.mark.parametrize(("save", "saved"), [(True, [4]), (False, [])])
+def test_a_stop_ends_after_this_iteration(save: bool, saved: list[int]) -> None:
+    told, counting = Told(Stop(save=save), at=4), Counting()
+    assert told.driver().run(counting.steps()) is None
+    assert counting.closed
+    assert told.saved == saved
+    assert [event for event in told.events if isinstance(event, Checkpointed)] == [
+        Checkpointed(f"digest {step}") for step in saved
+    ]
+
+
+def test_checkpoints_follow_the_clock() -> None:
+    told = Told()
+    told.driver(checkpoint_interval=1e-9).run(Counting().steps())
+    assert told.saved == list(range(1, 11))
+
+
+def test_a_checkpoint_that_fails_does_not_stop_the_job() -> None:
+    told = Told(broken=True)
+    assert told.driver(checkpoint_interval=1e-9).run(Counting().steps()) is not None
+    assert not any(isinstance(event, Checkpointed) for event in told.events)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((512, 1024), (256, 128)), ((40, 30), (30, 40)), ((2, 4096), (256, 1))]
+)
+def test_thumbnails_fit(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    picture = Image.open(BytesIO(thumbnail(torch.rand(1, 3, *size))))
+    assert (picture.format, picture.size) == ("JPEG", expected)
