@@ -282,6 +282,37 @@ async def test_a_job_taken_by_a_worker_that_died_before_its_claim_comes_back(
     assert take(ledger, settings).id == name.removeprefix("operations/")
 
 
+async def test_a_claim_after_the_sweep_leaves_one_job(
+    store: JobStore, ledger: Ledger, settings: JobSettings
+) -> None:
+    """A worker was slow between taking and claiming; the job is in the queue again, and then its own."""
+    name = await submit(store)
+    id_ = name.removeprefix("operations/")
+    with redis.Redis.from_url(settings.redis) as client:
+        client.blmove("rq:queue:convlens", "rq:queue:convlens:intermediate", 1)
+        ledger.sweep()
+        await sweep_until_overdue(ledger)
+        assert ledger.claim(id_, "cpu") is not None
+        assert client.llen("rq:queue:convlens") == 0
+        assert ledger.claim(id_, "cpu") is None
+    assert await sweep_until_overdue(ledger) == [id_]
+
+
+async def test_sweeps_at_once_requeue_once(store: JobStore, ledger: Ledger, settings: JobSettings) -> None:
+    await submit(store)
+    attempt = take(ledger, settings)
+    ledger.sweep()
+    swept: list[str] = []
+    async with asyncio.timeout(5):
+        while not swept:
+            rounds = await asyncio.gather(*(asyncio.to_thread(ledger.sweep) for _ in range(8)))
+            swept = [id_ for ids in rounds for id_ in ids]
+            await asyncio.sleep(0.05)
+    assert swept == [attempt.id]
+    with redis.Redis.from_url(settings.redis) as client:
+        assert client.lrange("rq:queue:convlens", 0, -1) == [attempt.id.encode()]
+
+
 async def test_a_job_whose_workers_die_is_given_up(
     store: JobStore, ledger: Ledger, settings: JobSettings
 ) -> None:

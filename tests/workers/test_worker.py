@@ -184,6 +184,25 @@ def test_an_idle_worker_ends_at_once(settings: WorkerSettings, tmp_path: Path) -
     eventually(lambda: not engine.is_running())
 
 
+def test_a_worker_that_still_starts_ends_cleanly(settings: WorkerSettings, tmp_path: Path) -> None:
+    worker = WorkerProcess(settings, tmp_path)
+    engine = worker.engine()
+    assert worker.terminate(5) == 0
+    eventually(lambda: not engine.is_running())
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [({"device": "tpu"}, 2, "device"), ({"device": "cuda:99"}, 1, "engine did not start")],
+)
+def test_bad_settings_end_the_worker(
+    changes: dict[str, str], code: int, says: str, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    worker = WorkerProcess(settings.model_copy(update=changes), tmp_path)
+    assert worker.process.wait(60) == code
+    assert says in worker.describe()
+
+
 async def test_many_watchers_cost_one_subscription(store: JobStore, settings: WorkerSettings) -> None:
     name = await submit(store, dream(300))
     watchers = [asyncio.create_task(_count(store, name)) for _ in range(50)]

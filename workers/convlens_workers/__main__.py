@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 from typing import Final
 
 import redis
 from pydantic import ValidationError
+from rq.exceptions import StopRequested
 
 from convlens_workers.logs import configure
 from convlens_workers.settings import WorkerSettings
@@ -36,6 +38,8 @@ def main() -> int:
     supervisor = Supervisor(settings)
     try:
         supervisor.work(logging_level=None)
+    except StopRequested:
+        supervisor.teardown()
     except Exception:
         log.exception("the worker failed")
         return 1
@@ -48,7 +52,7 @@ def redis_answers(url: str, patience: float = START_PATIENCE) -> bool:
     with redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=2.0) as client:
         while True:
             try:
-                client.ping()
+                warn_of_eviction(client)
             except redis.RedisError as error:
                 log.warning("Redis does not answer: %s", error)
             else:
@@ -56,6 +60,15 @@ def redis_answers(url: str, patience: float = START_PATIENCE) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(1.0)
+
+
+def warn_of_eviction(client: redis.Redis) -> None:
+    """Say so where Redis may drop jobs when it is full; also serves as a sign of life."""
+    client.ping()
+    with suppress(redis.ResponseError):  # Hosted ones may forbid to ask.
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+        if policy != "noeviction":
+            log.warning("Redis may drop jobs: its maxmemory-policy is %s, not noeviction", policy)
 
 
 if __name__ == "__main__":

@@ -59,4 +59,5 @@ class Maintenance(threading.Thread):
     def stop(self) -> None:
         """End the thread after what it is doing."""
         self._ending.set()
-        self.join(timeout=5.0)
+        if self.is_alive():
+            self.join(timeout=5.0)

@@ -75,7 +75,8 @@ class Supervisor(Worker):
         return self._stop_requested
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
-        """Register at RQ, start what runs beside the jobs, and say that we are ready."""
+        """Start the engine, register at RQ, start what runs beside the jobs, and say that we are ready."""
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
         self.engine.ensure()
         super().bootstrap(*args, **kwargs)
         self._maintenance.start()
@@ -103,6 +104,8 @@ class Supervisor(Worker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """On SIGTERM and SIGINT: end now when idle, else after a checkpoint; a second one changes nothing."""
+        if self._stop_requested:
+            return
         self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
             raise StopRequested

@@ -107,7 +107,10 @@ _SCRIPTS: Final = {
     # id, token, lease in ms, device -> the record's fields, or nothing when the job is not to be run
     "claim": """
         redis.call('LREM', TAKEN, 0, id)
-        if field(id, 'state') ~= QUEUED then redis.call('ZREM', LEASES, id); return false end
+        redis.call('LREM', QUEUE, 0, id)  -- Where the sweep had put it back because this worker was slow.
+        local state = field(id, 'state')
+        if state ~= RUNNING then redis.call('ZREM', LEASES, id) end
+        if state ~= QUEUED then return false end
         local started = now()
         redis.call('ZADD', LEASES, started + ARGV[8], id)
         redis.call('HSET', record(id), 'state', RUNNING, 'token', ARGV[7], 'device', ARGV[9])

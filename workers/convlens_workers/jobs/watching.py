@@ -52,7 +52,7 @@ class Bell:
                     await channel.subscribe(CHANGED)
                     self._ring_all()
                     while True:
-                        self._ring(await channel.get_message(ignore_subscribe_messages=True, timeout=30.0))
+                        self._ring(await channel.get_message(ignore_subscribe_messages=True, timeout=5.0))
             await asyncio.sleep(0.5)
 
     def _ring(self, message: dict[str, Any] | None) -> None:
