@@ -28,6 +28,8 @@ def run(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # What goes wrong is raised; it need not be printed as well.
+    # One run does not repay long optimisation.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry(FOLDER_KEY, str(folder))
     try:
         session = onnxruntime.InferenceSession(

@@ -64,12 +64,12 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("architecture", QUICK)
-def test_all_modules_that_run_are_layers(architecture: str, tmp_path: Path):
-    names = [layer.name for layer in add(tmp_path, architecture).layers]
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_modules_that_run_are_layers(architecture: str):
     inert = (nn.Sequential, nn.Dropout)
     with torch.device("meta"):
         module = ARCHITECTURES[architecture].build(7)
+    names = list(export.to_onnx(module, {}, WEIGHTS, mean=(0, 0, 0), std=(1, 1, 1), size=None).layers)
     expected = {name for name, part in module.named_modules() if name and not isinstance(part, inert)}
     heads = {"logits"} if architecture.startswith("squeezenet") else set()
     assert set(names) == expected | heads | {"probabilities", "log_probabilities"}
