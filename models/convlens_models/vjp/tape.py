@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
@@ -46,6 +47,7 @@ class Tape:
         self._known = {value.name: value.type.tensor_type for value in _values(graph)}
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._taken = {*self.producer, *self._known, *self._weights}
+        self._counters: dict[str, itertools.count[int]] = {}
         self._cache: dict[tuple[Any, ...], str] = {}
         self.pieces: dict[str, Pieces] = {}
         self._joined: dict[str, str] = {}
@@ -161,10 +163,10 @@ class Tape:
 
     def fresh(self, stem: str) -> str:
         """A name that no value of the graph has."""
-        name, count = stem, 0
-        while name in self._taken:
-            count += 1
-            name = f"{stem}.{count}"
+        for count in self._counters.setdefault(stem, itertools.count()):
+            name = f"{stem}.{count}" if count else stem
+            if name not in self._taken:
+                break
         self._taken.add(name)
         return name
 
