@@ -69,13 +69,15 @@ def kernels(weights: NDArray[Any], tile: int = 32) -> Picture:
 
 
 def feature_maps(value: NDArray[Any], scale: Scale = "channel", tile: int = 32) -> Picture:
-    """One grey tile a channel of (C, H, W), dark to bright over each channel's range or the layer's.
+    """One grey tile a channel of (C, H, W), black to white over each channel's range or the layer's.
+
+    A silent channel is black.
 
     A layer without spatial axes, (C), becomes bars, one a channel.
     """
     if value.ndim == 1:
         return _bars(value)
-    scaled = _unit(value, (1, 2) if scale == "channel" else None)
+    scaled = _unit(value, (1, 2) if scale == "channel" else None, flat=0.0)
     return grid([enlarge(_grey(channel), tile) for channel in scaled])
 
 
@@ -142,10 +144,10 @@ def _peak(values: NDArray[Any], percentile: float) -> float:
     return peak or 1.0
 
 
-def _unit(values: NDArray[Any], axes: tuple[int, ...] | None = None) -> NDArray[Any]:
-    """Values moved and scaled to [0, 1] over `axes` (all by default); 0.5 where they are all equal."""
+def _unit(values: NDArray[Any], axes: tuple[int, ...] | None = None, flat: float = 0.5) -> NDArray[Any]:
+    """Values moved and scaled to [0, 1] over `axes` (all by default); `flat` where they are all equal."""
     low, span = values.min(axis=axes, keepdims=True), np.ptp(values, axis=axes, keepdims=True)
-    scaled: NDArray[Any] = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
+    scaled: NDArray[Any] = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), flat)
     return scaled
 
 

@@ -78,7 +78,7 @@ def test_a_dream_runs_to_its_end_and_is_found_again(run, photo, tmp_path):
     assert run("dream", photo, *options, "--out", tmp_path / "dream.png").code == 0
     with Image.open(tmp_path / "dream.png") as image:
         assert image.size == (64, 64)
-    (job,) = json.loads(run("jobs", "list", "--json").out)
+    job, *_ = json.loads(run("jobs", "list", "--json").out)
     assert job["metadata"]["state"] == "SUCCEEDED"
     assert job["metadata"]["step"] == job["metadata"]["total_steps"] == 8
     assert "SUCCEEDED" in run("jobs", "show", job["name"]).out
