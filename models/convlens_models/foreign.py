@@ -70,7 +70,7 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
 
 
 def _add_heads(model: onnx.ModelProto, logits: str) -> str:
-    """Append softmax and log softmax, and declare the outputs; scores as maps of one position are flattened."""
+    """Append softmax and log softmax, and declare the outputs; scores as maps of one pixel are flattened."""
     graph = model.graph
     _set(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
     inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
@@ -131,15 +131,16 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:
-    """Where a Reshape says batch 1, let it keep the batch that comes in (0 means so, unless `allowzero`)."""
+    """Where a Reshape says batch 1, let it keep the batch that comes in: 0 means so, unless `allowzero`."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        keeps_zero = any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute)
-        shape = constants.get(node.input[1]) if node.op_type == "Reshape" and not keeps_zero else None
-        if shape is not None and (sizes := numpy_helper.to_array(shape)).size > 1 and sizes[0] == 1:
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        sizes = numpy_helper.to_array(shape) if shape is not None else np.zeros(0, np.int64)
+        if sizes.size > 1 and sizes[0] == 1 and 0 not in sizes:
             freed = f"{node.output[0]}.shape"
             graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes[1:]], np.int64), freed))
             node.input[1] = freed
+            del node.attribute[:]  # Its only one, `allowzero`, said nothing where no size was 0.
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

@@ -89,9 +89,9 @@ def test_layers_sizes_and_weights_are_found(tmp_path: Path):
     assert (manifest.dynamic_size, manifest.min_size) == (True, 3)
 
 
-def linear_on_maps() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def linear_on_maps(**options: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     nodes = [
-        node("Reshape", ["relu", "shape"], "rows"),
+        node("Reshape", ["relu", "shape"], "rows", **options),
         node("MatMul", ["rows", "mix"], "mixed"),
         node("Reshape", ["mixed", "back"], "middle"),
     ]
@@ -99,8 +99,9 @@ def linear_on_maps() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     return nodes, [shape, back, weight("mix", 8 * 256, 8)]
 
 
-def test_a_batch_of_one_is_freed_and_a_bound_size_is_kept(tmp_path: Path):
-    manifest = add(tmp_path, classifier(*linear_on_maps()), input_range="0..255")
+@pytest.mark.parametrize("options", [{}, {"allowzero": 0}, {"allowzero": 1}])
+def test_a_batch_of_one_is_freed_and_a_bound_size_is_kept(options: dict[str, int], tmp_path: Path):
+    manifest = add(tmp_path, classifier(*linear_on_maps(**options)), input_range="0..255")
     assert (manifest.dynamic_size, manifest.input_size, manifest.min_size) == (False, 32, 32)
     images = proof.noise(3, 32)
     (found,) = run_model(tmp_path / "m", ["probabilities"], images)
