@@ -28,8 +28,8 @@ class ServerSettings(JobSettings):
     """Calls that compute at the same time."""
     max_waiting: int = Field(default=256, ge=0)
     """Calls that may wait for a lane; more are refused with RESOURCE_EXHAUSTED."""
-    session_megabytes: int = Field(default=2048, ge=1)
-    """Weights in the sessions that are kept ready, over all models."""
+    session_megabytes: int = Field(default=1024, ge=1)
+    """What the sessions that are kept ready may hold, over all models, beside the mapped files."""
     max_models: int = Field(default=16, ge=1)
     """Models that are kept loaded."""
     max_batch_pixels: int = Field(default=8_000_000, ge=64)

@@ -18,7 +18,7 @@ class LoadedModels:
     Args:
         repository: where the models are.
         threads: threads of one pass.
-        session_bytes: weights in all ONNX Runtime sessions together.
+        session_bytes: what all ONNX Runtime sessions together may hold of their own.
         max_models: models that are kept loaded; the longest unused one is unloaded first.
     """
 
