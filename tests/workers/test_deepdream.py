@@ -15,7 +15,7 @@ from convlens.v1 import job_pb2
 from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository, StoredModel
 from convlens_workers.techniques.ascent import generator, random_shift, roll, unit_mean
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.deepdream import ascend, deepdream, next_octave, octaves
 
 
@@ -42,16 +42,16 @@ def photo(height: int = 48, width: int = 64) -> Tensor:
 
 
 def make_task(
-    network: Network, stored: StoredModel, image: Tensor | None = None, seed: int = 0, **params: object
+    network: Network, stored: StoredModel, image: Tensor | None = None, **params: object
 ) -> Task:
     defaults = {"octaves": 2, "octave_scale": 1.4, "steps": 4, "step_size": 1.5, "jitter": 8}
     message = job_pb2.DeepDream(**(defaults | params))
     images = {"image": photo() if image is None else image}
-    return Task(message, network, stored.manifest, images, seed, torch.device("cpu"))
+    return Task(message, network, stored.manifest, images, 0, torch.device("cpu"))
 
 
-def run(task: Task, state: State | None = None) -> tuple[list[Step], Tensor]:
-    steps, technique = [], deepdream(task, state)
+def run(task: Task) -> tuple[list[Step], Tensor]:
+    steps, technique = [], deepdream(task)
     while True:
         try:
             steps.append(next(technique))
@@ -125,24 +125,6 @@ def test_the_detail_goes_between_octaves_not_the_picture() -> None:
     unchanged = torch.nn.functional.interpolate(start, (32, 32), mode="bilinear", antialias=True)
     assert torch.allclose(next_octave(unchanged, start, (64, 64)), start, atol=1e-6)
     assert not torch.allclose(next_octave(small, start, (64, 64)), start, atol=1e-2)
-
-
-def test_seeds_decide(network: Network, stored: StoredModel) -> None:
-    images = [run(make_task(network, stored, seed=seed))[1] for seed in (0, 0, 1)]
-    assert torch.equal(images[0], images[1])
-    assert not torch.equal(images[0], images[2])
-
-
-@pytest.mark.parametrize("interrupted", range(1, 9))
-def test_resumed_anywhere_it_ends_in_the_same_bytes(
-    interrupted: int, network: Network, stored: StoredModel
-) -> None:
-    task = make_task(network, stored)
-    steps, whole = run(task)
-    state = {name: value.clone() for name, value in steps[interrupted - 1].state.items()}
-    rest, resumed = run(task, state)
-    assert [step.number for step in rest] == list(range(interrupted + 1, 9))
-    assert torch.equal(resumed, whole)
 
 
 def test_a_zero_gradient_is_no_step() -> None:

@@ -1,0 +1,111 @@
+"""What holds for every long technique; one row of the table each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from google.protobuf.message import Message
+from support.tiny_model import NAME
+from torch import Tensor
+
+from convlens.v1 import job_pb2
+from convlens_models.network import load_network
+from convlens_models.repository import ModelRepository
+from convlens_workers.driver import Driver
+from convlens_workers.messages import Checkpointed, Progress, Stop
+from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques.base import State, Step, Task
+
+
+class Case(NamedTuple):
+    """A technique, a small task for it, and the shapes that come out of it."""
+
+    technique: str
+    params: Message
+    images: dict[str, tuple[int, int]]
+    artifacts: dict[str, tuple[int, ...]]
+
+
+CASES = (
+    Case(
+        "deepdream",
+        job_pb2.DeepDream(
+            layers=["features.relu4_1"], octaves=3, octave_scale=1.4, steps=3, step_size=1.5, jitter=8
+        ),
+        {"image": (64, 80)},
+        {"image": (1, 3, 64, 80)},
+    ),
+)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.technique)
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield request.param
+    torch.set_num_threads(threads)
+
+
+def make_task(case: Case, models: Path, seed: int = 0) -> Task:
+    stored = ModelRepository(models).get(NAME)
+    rng = torch.Generator().manual_seed(1)
+    images = {name: torch.rand(1, 3, *size, generator=rng) for name, size in case.images.items()}
+    return Task(case.params, load_network(stored), stored.manifest, images, seed, torch.device("cpu"))
+
+
+def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], dict[str, Tensor]]:
+    steps, technique = [], TECHNIQUES[case.technique](task, state)
+    while True:
+        try:
+            steps.append(next(technique))
+        except StopIteration as end:
+            return steps, end.value
+
+
+def test_every_technique_has_its_row() -> None:
+    assert {case.technique for case in CASES} == TECHNIQUES.keys()
+    in_the_contract = job_pb2.SubmitJobRequest.DESCRIPTOR.oneofs_by_name["technique"].fields
+    assert {field.name for field in in_the_contract} == TECHNIQUES.keys()
+
+
+def test_it_counts_its_steps_and_gives_finite_tensors(case: Case, tiny_models: Path) -> None:
+    steps, artifacts = run(case, make_task(case, tiny_models))
+    assert [step.number for step in steps] == list(range(1, steps[0].total + 1))
+    assert all(value.isfinite() for step in steps for value in step.losses.values())
+    assert {name: tuple(value.shape) for name, value in artifacts.items()} == case.artifacts
+    assert all(value.isfinite().all() for value in artifacts.values())
+
+
+def test_the_seed_decides(case: Case, tiny_models: Path) -> None:
+    first, same, other = (run(case, make_task(case, tiny_models, seed))[1] for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_resumed_after_any_step_it_ends_in_the_same_bytes(case: Case, tiny_models: Path) -> None:
+    task = make_task(case, tiny_models)
+    steps, whole = run(case, task)
+    for step in steps:
+        rest, resumed = run(case, task, {name: value.clone() for name, value in step.state.items()})
+        assert [later.number for later in rest] == [later.number for later in steps[step.number :]]
+        assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_it_stops_when_told_to_and_goes_on_from_what_was_saved(case: Case, tiny_models: Path) -> None:
+    task, saved = make_task(case, tiny_models), []
+    events: list[Progress | Checkpointed] = []
+
+    def save(state: State) -> str:
+        saved.append({name: value.clone() for name, value in state.items()})
+        return "digest"
+
+    technique = TECHNIQUES[case.technique](task, None)
+    assert Driver(events.append, lambda: Stop(save=True), save, 100).run(technique) is None
+    assert events == [Checkpointed("digest")]
+    _, whole = run(case, task)
+    _, resumed = run(case, task, saved[0])
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
