@@ -1,0 +1,78 @@
+"""Clients that leave, and clients that are too many, seen from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+from support.replies import error_of, tensors_of
+from support.server_thread import serving
+
+from convlens import errors, wire
+from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc
+from convlens_server.app import App
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[App]:
+    """A server with one lane, where nobody may wait."""
+    with serving(threads=1, lanes=1, max_waiting=0) as app:
+        yield app
+
+
+@pytest.fixture
+def stub(narrow: App) -> Iterator[inspection_pb2_grpc.InspectionServiceStub]:
+    with grpc.insecure_channel(narrow.address) as channel:
+        yield inspection_pb2_grpc.InspectionServiceStub(channel)
+
+
+def attribute(count: int, side: int) -> inspection_pb2.AttributeRequest:
+    image = image_pb2.Image(tensor=wire.to_tensor(np.full((3, side, side), 0.5, np.float32)))
+    attributions = [inspection_pb2.Attribution(gradient={})] * count
+    return inspection_pb2.AttributeRequest(images=[image], attributions=attributions)
+
+
+SHORT, LONG = attribute(1, 96), attribute(32, 1024)  # Milliseconds, and tens of seconds.
+
+
+def settled(app: App) -> bool:
+    """Whether the server soon has nothing to do any more."""
+    deadline = time.monotonic() + 5
+    while app.executor.admitted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return app.executor.admitted == 0
+
+
+def test_a_call_that_is_cancelled_makes_room_at_once(narrow: App, stub) -> None:
+    call = stub.Attribute(LONG)
+    assert next(call).HasField("result")
+    busy = error_of(stub.Attribute, SHORT)
+    assert isinstance(busy, errors.ResourceExhausted)
+    assert busy.retry_after
+    call.cancel()
+    assert settled(narrow)
+    assert tensors_of(stub.Attribute(SHORT))[1]["0.gradient"].shape == (1, 3, 96, 96)
+
+
+def test_a_call_past_its_deadline_makes_room_at_once(narrow: App, stub) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        list(stub.Attribute(LONG, timeout=0.3))
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert settled(narrow)
+    assert tensors_of(stub.Attribute(SHORT))[1]["0.gradient"].shape == (1, 3, 96, 96)
+
+
+def test_a_slow_reader_stops_the_server_from_sending(narrow: App, stub) -> None:
+    """A reply of 84 MB is not piled up in the server for a reader that sleeps."""
+    layers = ["features.conv1", "features.relu1"]
+    request = inspection_pb2.GetActivationsRequest(images=LONG.images, layers=layers)
+    call = stub.GetActivations(request)
+    first = next(call)
+    time.sleep(1.5)  # A reader that reads takes a fifth of that.
+    assert narrow.executor.admitted == 1
+    _, found = tensors_of([first, *call])
+    assert [value.shape for value in found.values()] == [(1, 40, 512, 512)] * 2
+    assert settled(narrow)
