@@ -54,18 +54,19 @@ def kernels(weights: NDArray[Any], tile: int = 32) -> Picture:
     """Filters (out, in, kh, kw) in a grid with a one-pixel gap, each scaled on its own to [0, 1].
 
     Filters of three channels are shown in colour, at least `tile` pixels large. Deeper ones are shown as one
-    grey tile a channel, a row a filter; they are hard to read, as their channels have no colour. A linear
-    layer (out, in) is one grey tile. What would exceed 4096 pixels is left out.
+    grey tile a channel, a row a filter; they are hard to read, as their channels have no colour. Filters of
+    one pixel and linear layers (out, in) are one grey tile. What would exceed 4096 pixels is left out.
     """
-    if weights.ndim == 2:
-        return _grey(_unit(weights))
+    if math.prod(weights.shape[2:]) == 1:
+        matrix = weights.reshape(weights.shape[:2])[:MAX_SIDE, :MAX_SIDE]
+        return _readable(_grey(_unit(matrix)))
     if weights.shape[1] == 3:
         return grid([enlarge(photo(_unit(kernel)), tile) for kernel in weights])
     height, width = weights.shape[2:]
     shown = weights[: MAX_SIDE // (height + GAP), : MAX_SIDE // (width + GAP)]
     tiles = np.pad(_unit(shown, (2, 3)), ((0, 0), (0, 0), (0, GAP), (0, GAP)), constant_values=0.5)
     rows = tiles.transpose(0, 2, 1, 3).reshape(tiles.shape[0] * tiles.shape[2], -1)
-    return _grey(rows[:-GAP, :-GAP])
+    return _readable(_grey(rows[:-GAP, :-GAP]))
 
 
 def feature_maps(value: NDArray[Any], scale: Scale = "channel", tile: int = 32) -> Picture:
@@ -97,6 +98,11 @@ def enlarge(picture: Picture, side: int) -> Picture:
     """The picture with whole, sharp pixels, enlarged so that its shorter side has at least `side` pixels."""
     factor = math.ceil(side / min(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _readable(picture: Picture) -> Picture:
+    """The picture, enlarged as far as that keeps it within 512 pixels."""
+    return enlarge(picture, max(1, 512 // max(picture.shape[:2])) * min(picture.shape[:2]))
 
 
 def sheet(pictures: Sequence[tuple[str, Picture]], height: int = 288) -> Picture:

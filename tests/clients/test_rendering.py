@@ -64,8 +64,16 @@ def test_each_filter_uses_its_own_range(rng):
 
 
 def test_deeper_filters_are_a_row_of_grey_tiles_each(rng):
-    assert rendering.kernels(rng.normal(size=(7, 16, 3, 3))).shape == (7 * 4 - 1, 16 * 4 - 1, 3)
-    assert rendering.kernels(rng.normal(size=(10, 20))).shape == (10, 20, 3)
+    assert rendering.kernels(rng.normal(size=(64, 256, 3, 3))).shape == (64 * 4 - 1, 256 * 4 - 1, 3)
+    assert rendering.kernels(rng.normal(size=(7, 16, 3, 3))).shape == (27 * 8, 63 * 8, 3)
+
+
+def test_weights_without_extent_are_one_tile(rng):
+    weights = rng.normal(size=(10, 600))
+    picture = rendering.kernels(weights)
+    assert picture.shape == (10, 600, 3)
+    assert (picture.min(), picture.max()) == (0, 255)
+    np.testing.assert_array_equal(rendering.kernels(weights[..., None, None]), picture)
 
 
 def test_huge_layers_are_cut_to_a_picture_that_can_be_opened():

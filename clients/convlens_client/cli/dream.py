@@ -62,4 +62,6 @@ def dream(
 
 
 def _hint(name: str, image: Path) -> None:
-    out.print(f"[dim]save it with: convlens jobs result {name} --out {image.stem}-dream.png[/]")
+    out.print(
+        f"[dim]save it with: convlens jobs result {name} --out {image.stem}-dream.png[/]", soft_wrap=True
+    )

@@ -10,6 +10,7 @@ from threading import Event, Thread
 from types import FrameType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from convlens.errors import ConvLensError, NotFound
 from convlens_client import rendering
@@ -30,9 +31,9 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[losses]}", style="dim"),
+        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
     )
-    with Progress(*columns, console=err) as progress:
+    with Progress(*columns, console=err, expand=True) as progress:
         task = progress.add_task(operation.metadata.technique, total=None, losses="")
         for metadata in operation.watch():
             progress.update(
