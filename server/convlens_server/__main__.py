@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from convlens.errors import ConvLensError
 from convlens_server.app import App
+from convlens_server.memory import keep_freed_memory
 from convlens_server.settings import ServerSettings
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     try:
         settings = ServerSettings()
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        keep_freed_memory()
         asyncio.run(serve(settings))
     except (ConvLensError, ValidationError) as error:
         sys.exit(f"convlens-server: {error}")

@@ -125,3 +125,10 @@ def test_reflection_knows_every_service(channel: grpc.Channel) -> None:
     assert {"google.longrunning.Operations", "convlens.v1.JobService"} <= set(SERVICES)
     for service in SERVICES:
         assert database.FindFileContainingSymbol(service).service
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for glibc")
+def test_malloc_is_told_to_keep_freed_memory() -> None:
+    code = "from convlens_server.memory import keep_freed_memory; print(keep_freed_memory())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "True\n"
