@@ -13,7 +13,7 @@ M_MMAP_THRESHOLD: Final = -3
 def keep_freed_memory() -> bool:
     """Have malloc reuse large blocks rather than return each to the system, which must fault it in again.
 
-    Replies are made of blocks of up to 1 MiB; reuse takes a third off the time of a call with 700 KB of reply.
+    Replies are made of blocks of up to 1 MiB; reuse takes a third off a call with 700 KB of reply.
     False where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
