@@ -41,9 +41,7 @@ def photo(height: int = 48, width: int = 64) -> Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
 
 
-def make_task(
-    network: Network, stored: StoredModel, image: Tensor | None = None, **params: object
-) -> Task:
+def make_task(network: Network, stored: StoredModel, image: Tensor | None = None, **params: object) -> Task:
     defaults = {"octaves": 2, "octave_scale": 1.4, "steps": 4, "step_size": 1.5, "jitter": 8}
     message = job_pb2.DeepDream(**(defaults | params))
     images = {"image": photo() if image is None else image}

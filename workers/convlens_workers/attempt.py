@@ -69,7 +69,9 @@ class Run:
         attempt = self._attempt
         self._engine.send(Start(attempt.id, attempt.request, attempt.checkpoints))
         end = self._follow()
-        log.info("attempt ended: %s", end, extra={"operation": attempt.id, "attempt": attempt.number})
+        why = end.reason if isinstance(end, Died) else ""
+        extra = {"operation": attempt.id, "attempt": attempt.number, "why": why}
+        log.info("attempt ended: %s", type(end).__name__, extra=extra)
         if isinstance(end, Died):
             self._engine.kill()
         if not self._abandoned:

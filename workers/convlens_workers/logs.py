@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Final
 
-EXTRA: Final = ("operation", "attempt", "incident", "resumed", "device", "queue", "step")
+EXTRA: Final = ("operation", "attempt", "incident", "resumed", "device", "queue", "why")
 
 
 class JsonFormatter(logging.Formatter):
