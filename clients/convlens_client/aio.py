@@ -40,7 +40,7 @@ def _submitting(
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOperation:
         return AsyncOperation(self, await self.run(build(*args, **kwargs)))
 
-    return as_method(method, build)
+    return as_method(method, build, "AsyncOperation")
 
 
 class AsyncClient:

@@ -41,15 +41,18 @@ def _submitting(build: Callable[P, Call[Snapshot]]) -> Callable[Concatenate[Clie
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Operation:
         return Operation(self, self.run(build(*args, **kwargs)))
 
-    return as_method(method, build)
+    return as_method(method, build, "Operation")
 
 
-def as_method(method: M, build: Callable[..., Any]) -> M:
-    """`method` with the signature of `build` behind `self`, for help()."""
+def as_method(method: M, build: Callable[..., Call[Any]], returns: str = "") -> M:
+    """`method` with the signature of `build` behind `self`, for help(); it returns what the call comes to."""
     signature = inspect.signature(build)
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     described: Any = method
-    described.__signature__ = signature.replace(parameters=[this, *signature.parameters.values()])
+    described.__signature__ = signature.replace(
+        parameters=[this, *signature.parameters.values()],
+        return_annotation=returns or signature.return_annotation.removeprefix("Call[").removesuffix("]"),
+    )
     return method
 
 

@@ -20,6 +20,7 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
+    attribution_pb2,
     inspection_pb2,
     inspection_pb2_grpc,
     job_pb2,
@@ -48,9 +49,9 @@ _Operations = operations_pb2_grpc.OperationsStub
 
 Technique = Literal["gradient", "guided_backprop", "deconvnet"]
 TECHNIQUES: dict[str, Message] = {
-    "gradient": inspection_pb2.Gradient(),
-    "guided_backprop": inspection_pb2.GuidedBackprop(),
-    "deconvnet": inspection_pb2.Deconvnet(),
+    "gradient": attribution_pb2.Gradient(),
+    "guided_backprop": attribution_pb2.GuidedBackprop(),
+    "deconvnet": attribution_pb2.Deconvnet(),
 }
 
 
@@ -289,8 +290,8 @@ def operation_name(name: str) -> str:
 
 def _attribute_request(
     images: Images, asked: Sequence[tuple[str, Target]], model: str, resize: ResizeLike | None
-) -> inspection_pb2.AttributeRequest:
-    request = inspection_pb2.AttributeRequest(model=model_ref(model), images=to_images(images, resize))
+) -> attribution_pb2.AttributeRequest:
+    request = attribution_pb2.AttributeRequest(model=model_ref(model), images=to_images(images, resize))
     for technique, target in asked:
         if technique not in TECHNIQUES:
             raise InvalidArgument.of("technique", technique, f"one of {', '.join(TECHNIQUES)}")

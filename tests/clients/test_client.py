@@ -10,6 +10,7 @@ import pytest
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, target_pb2
 from convlens_client import AsyncClient, ClassScore, Client, LogProbability, Neuron
+from convlens_client.channel import credentials
 
 
 def test_models_come_over_all_pages(client, service):
@@ -138,7 +139,10 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments():
 
 def test_help_shows_arguments_and_docstring(address):
     with Client(address) as client:
-        assert str(inspect.signature(client.classify)).startswith("(images:")
+        signature = inspect.signature(client.classify)
+        assert str(signature).startswith("(images:")
+        assert signature.return_annotation == "tuple[Classification, ...]"
+        assert inspect.signature(client.deepdream).return_annotation == "Operation"
         assert "best classes" in client.classify.__doc__
 
 
@@ -146,6 +150,18 @@ def test_the_address_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("CONVLENS_SERVER", "elsewhere:1")
     with Client() as client:
         assert client.address == "elsewhere:1"
+
+
+@pytest.mark.parametrize(("setting", "secure"), [("", False), ("0", False), ("1", True)])
+def test_tls_comes_from_the_environment(monkeypatch, setting, secure):
+    monkeypatch.setenv("CONVLENS_TLS", setting)
+    assert (credentials() is not None) is secure
+    assert credentials(False) is None
+
+
+def test_roots_that_cannot_be_read_are_named(monkeypatch, tmp_path):
+    with pytest.raises(InvalidArgument, match=r"roots\.pem"):
+        credentials(tmp_path / "roots.pem")
 
 
 def test_arrays_arrive_as_their_own_memory(client):
