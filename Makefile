@@ -38,7 +38,7 @@ demo: install
 	$(BIN)/python protos/googleapis.py .buf/googleapis
 	touch $@
 
-SERVICES := attack inspection job model
+SERVICES := attack attribution collection inspection job model style unit
 proto: .buf/ready
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto)

@@ -1,4 +1,4 @@
-"""Lays out the .proto files of googleapis-common-protos for protoc and buf: `python protos/googleapis.py FOLDER`.
+"""Lays out googleapis-common-protos for protoc and buf: `python protos/googleapis.py FOLDER`.
 
 The distribution carries google/longrunning/operations.proto under the name operations_proto.proto.
 """

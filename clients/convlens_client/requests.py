@@ -21,6 +21,7 @@ from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
     attribution_pb2,
+    attribution_pb2_grpc,
     inspection_pb2,
     inspection_pb2_grpc,
     job_pb2,
@@ -45,6 +46,7 @@ from convlens_client.results import (
 
 _Models = model_pb2_grpc.ModelServiceStub
 _Inspection = inspection_pb2_grpc.InspectionServiceStub
+_Attribution = attribution_pb2_grpc.AttributionServiceStub
 _Operations = operations_pb2_grpc.OperationsStub
 
 Technique = Literal["gradient", "guided_backprop", "deconvnet"]
@@ -159,7 +161,7 @@ def attribute(
     """A target attributed to the pixels by one technique; the score of the predicted class by default."""
     request = _attribute_request(images, [(technique, target or ClassScore())], model, resize)
     return Tensors(
-        Method(_Inspection, "Attribute"), request, lambda head, tensors: _attributions(head, tensors)[0]
+        Method(_Attribution, "Attribute"), request, lambda head, tensors: _attributions(head, tensors)[0]
     )
 
 
@@ -172,7 +174,7 @@ def attribute_all(
 ) -> Call[tuple[Attribution, ...]]:
     """Several attributions of the same images in one call, in the order asked."""
     request = _attribute_request(images, attributions, model, resize)
-    return Tensors(Method(_Inspection, "Attribute"), request, _attributions)
+    return Tensors(Method(_Attribution, "Attribute"), request, _attributions)
 
 
 def attack(

@@ -13,6 +13,8 @@ from convlens.errors import Unavailable
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
+    attribution_pb2,
+    attribution_pb2_grpc,
     inspection_pb2,
     inspection_pb2_grpc,
     job_pb2,
@@ -27,6 +29,7 @@ from convlens_server.interceptors import ErrorInterceptor
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.servicers.attack import AttackServicer
+from convlens_server.servicers.attribution import AttributionServicer
 from convlens_server.servicers.inspection import InspectionServicer
 from convlens_server.servicers.job import JobServicer
 from convlens_server.servicers.model import ModelServicer
@@ -39,6 +42,7 @@ SERVICES: Final = tuple(
     for file, name in (
         (model_pb2, "ModelService"),
         (inspection_pb2, "InspectionService"),
+        (attribution_pb2, "AttributionService"),
         (attack_pb2, "AttackService"),
         (job_pb2, "JobService"),
         (operations_pb2, "Operations"),
@@ -106,6 +110,7 @@ class App:
         server = self._server
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(quick), server)
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(quick), server)
+        attribution_pb2_grpc.add_AttributionServiceServicer_to_server(AttributionServicer(quick), server)
         attack_pb2_grpc.add_AttackServiceServicer_to_server(AttackServicer(quick), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(quick, self._long), server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)

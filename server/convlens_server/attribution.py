@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-from convlens.v1 import inspection_pb2
+from convlens.v1 import attribution_pb2
 from convlens_server import targets
 from convlens_server.engines.base import F32, Engine
 from convlens_server.techniques import ATTRIBUTIONS
@@ -14,8 +14,8 @@ from convlens_server.techniques.base import Attributed
 
 
 def attribute(
-    engine: Engine, images: F32, requested: Sequence[inspection_pb2.Attribution]
-) -> tuple[inspection_pb2.AttributeResult, Iterator[tuple[str, F32]]]:
+    engine: Engine, images: F32, requested: Sequence[attribution_pb2.Attribution]
+) -> tuple[attribution_pb2.AttributeResult, Iterator[tuple[str, F32]]]:
     """What each target is and is worth, and the attributions under their names, computed as they are taken.
 
     One forward pass serves all targets; a single target whose class is given needs none, as its value comes
@@ -37,9 +37,9 @@ def attribute(
     else:
         first = next(attributed)
         worth, attributed = [first.values], chain([first])
-    result = inspection_pb2.AttributeResult(
+    result = attribution_pb2.AttributeResult(
         targets=[
-            inspection_pb2.AttributedTarget(values=value.tolist(), class_indices=aim.classes)
+            attribution_pb2.AttributedTarget(values=value.tolist(), class_indices=aim.classes)
             for value, aim in zip(worth, aims, strict=True)
         ]
     )
@@ -47,7 +47,7 @@ def attribute(
     return result, ((name, found.attribution) for name, found in zip(names, attributed, strict=True))
 
 
-def _values(engine: Engine, images: F32, requested: Sequence[inspection_pb2.Attribution]) -> targets.Values:
+def _values(engine: Engine, images: F32, requested: Sequence[attribution_pb2.Attribution]) -> targets.Values:
     """The values of the layers that the targets are read from; nothing where no pass is needed for them."""
     layers = {
         targets.layer_of(item.target, engine.stored.manifest)
@@ -57,9 +57,9 @@ def _values(engine: Engine, images: F32, requested: Sequence[inspection_pb2.Attr
     return engine.forward(images, sorted(layers)) if layers else {}
 
 
-def _apply(engine: Engine, images: F32, aim: targets.Aim, item: inspection_pb2.Attribution) -> Attributed:
+def _apply(engine: Engine, images: F32, aim: targets.Aim, item: attribution_pb2.Attribution) -> Attributed:
     return ATTRIBUTIONS[_name(item)](engine, images, aim, getattr(item, _name(item)))
 
 
-def _name(item: inspection_pb2.Attribution) -> str:
+def _name(item: attribution_pb2.Attribution) -> str:
     return item.WhichOneof("technique") or ""

@@ -1,7 +1,7 @@
 """The gradients of the built-in architectures, with random weights, against autograd.
 
-Random networks of many layers amplify rounding: where two inputs of a pool nearly tie, float32 may choose the other.
-So the bound is ten times the error of PyTorch's own float32 gradient, or 1e-5 where that is smaller.
+Random networks of many layers amplify rounding: where two inputs of a pool nearly tie, float32 may choose the
+other. So the bound is ten times the error of PyTorch's own float32 gradient, or 1e-5 where that is smaller.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.pair import distance, session
+from torch import nn
+
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.autodiff import ReluRule, differentiate
 from convlens_models.importer import write_network
 from convlens_models.network import Network
-from support.pair import distance, session
-from torch import nn
 
 SIZES = {"inception_v3": 107, "alexnet": 224, "vgg16": 224, "vgg19": 224, "patterns": 96}
 HEAVY = {"alexnet", "vgg16", "vgg19", "resnet50", "inception_v3"}

@@ -18,6 +18,8 @@ from convlens.errors import InvalidArgument, NotFound, ResourceExhausted
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
+    attribution_pb2,
+    attribution_pb2_grpc,
     image_pb2,
     inspection_pb2,
     inspection_pb2_grpc,
@@ -74,14 +76,14 @@ def classify(*images: image_pb2.Image, **fields: Any) -> inspection_pb2.Classify
     return inspection_pb2.ClassifyRequest(images=images, **fields)
 
 
-def neuron(**fields: Any) -> inspection_pb2.AttributeRequest:
+def neuron(**fields: Any) -> attribution_pb2.AttributeRequest:
     target = {"neuron": {"layer": "features.conv1", **fields}}
     return attribute(target=target)
 
 
-def attribute(**fields: Any) -> inspection_pb2.AttributeRequest:
-    attribution = inspection_pb2.Attribution(**{"gradient": {}, **fields})
-    return inspection_pb2.AttributeRequest(images=[picture()], attributions=[attribution])
+def attribute(**fields: Any) -> attribution_pb2.AttributeRequest:
+    attribution = attribution_pb2.Attribution(**{"gradient": {}, **fields})
+    return attribution_pb2.AttributeRequest(images=[picture()], attributions=[attribution])
 
 
 def attack(**fields: Any) -> attack_pb2.AttackRequest:
@@ -199,13 +201,14 @@ def method_of(channel: grpc.Channel, request: Any) -> Any:
     """The method that takes this request."""
     model = model_pb2_grpc.ModelServiceStub(channel)
     inspection = inspection_pb2_grpc.InspectionServiceStub(channel)
+    attribution = attribution_pb2_grpc.AttributionServiceStub(channel)
     methods = {
         model_pb2.ListModelsRequest: model.ListModels,
         model_pb2.GetModelRequest: model.GetModel,
         model_pb2.GetFiltersRequest: model.GetFilters,
         inspection_pb2.ClassifyRequest: inspection.Classify,
         inspection_pb2.GetActivationsRequest: inspection.GetActivations,
-        inspection_pb2.AttributeRequest: inspection.Attribute,
+        attribution_pb2.AttributeRequest: attribution.Attribute,
         attack_pb2.AttackRequest: attack_pb2_grpc.AttackServiceStub(channel).Attack,
     }
     return methods[type(request)]
@@ -235,7 +238,7 @@ def test_bad_request_is_told_what_is_wrong(channel: grpc.Channel, bad: Bad) -> N
         model_pb2.GetFiltersRequest(model={"name": "copy", "version": 7}),
         classify(picture(), model={"name": "nothing"}),
         inspection_pb2.GetActivationsRequest(images=[picture()], layers=["x"], model={"name": "nothing"}),
-        inspection_pb2.AttributeRequest(model={"name": "copy", "version": 7}),
+        attribution_pb2.AttributeRequest(model={"name": "copy", "version": 7}),
         attack_pb2.AttackRequest(model={"name": "nothing"}),
     ],
     ids=lambda request: type(request).__name__,

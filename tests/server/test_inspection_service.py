@@ -9,7 +9,7 @@ import torch
 from support.replies import tensors_of
 
 from convlens import wire
-from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc
+from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
 from convlens_models.manifest import Manifest
 from convlens_models.network import load_network
 from convlens_models.preprocess import to_input
@@ -21,6 +21,11 @@ LAYER = "features.relu3_2"
 @pytest.fixture
 def stub(channel: grpc.Channel):
     return inspection_pb2_grpc.InspectionServiceStub(channel)
+
+
+@pytest.fixture
+def attribution(channel: grpc.Channel):
+    return attribution_pb2_grpc.AttributionServiceStub(channel)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def tensors(batch: np.ndarray) -> list[image_pb2.Image]:
 
 
 def attribute(stub, images, *attributions):
-    request = inspection_pb2.AttributeRequest(images=images, attributions=attributions)
+    request = attribution_pb2.AttributeRequest(images=images, attributions=attributions)
     return tensors_of(stub.Attribute(request))
 
 
@@ -94,18 +99,20 @@ def test_activations_are_the_values_inside(stub, batch, reference):
 
 
 @pytest.mark.parametrize("size", [(64, 80), (96, 96), (200, 150)])
-def test_other_sizes_are_computed_at_their_size(stub, reference, size):
+def test_other_sizes_are_computed_at_their_size(stub, attribution, reference, size):
     batch = np.random.default_rng(0).random((2, 3, *size), np.float32)
     request = inspection_pb2.GetActivationsRequest(images=tensors(batch), layers=[LAYER])
     _, found = tensors_of(stub.GetActivations(request))
     assert np.allclose(found[LAYER], reference(batch)[LAYER], atol=1e-4)
     aim = {"neuron": {"layer": LAYER, "channel": 5, "y": found[LAYER].shape[2] - 1, "x": 1}}
-    result, maps = attribute(stub, tensors(batch), inspection_pb2.Attribution(gradient={}, target=aim))
+    result, maps = attribute(
+        attribution, tensors(batch), attribution_pb2.Attribution(gradient={}, target=aim)
+    )
     assert maps["0.gradient"].shape == batch.shape
     assert result.targets[0].values == pytest.approx(found[LAYER][:, 5, -1, 1], abs=1e-4)
 
 
-def test_one_request_gives_the_same_as_several(stub, batch):
+def test_one_request_gives_the_same_as_several(attribution, batch):
     """Shared passes change nothing."""
     aims = [
         {},
@@ -115,25 +122,25 @@ def test_one_request_gives_the_same_as_several(stub, batch):
         {"neuron": {"layer": LAYER, "channel": 7, "y": 2, "x": 4}},
     ]
     items = [
-        inspection_pb2.Attribution(target=aim, **{technique: {}})
+        attribution_pb2.Attribution(target=aim, **{technique: {}})
         for aim in aims
         for technique in ("gradient", "guided_backprop", "deconvnet")
     ]
-    result, maps = attribute(stub, tensors(batch), *items)
+    result, maps = attribute(attribution, tensors(batch), *items)
     assert list(maps) == [f"{position}.{item.WhichOneof('technique')}" for position, item in enumerate(items)]
     for position, (item, value) in enumerate(zip(items, maps.values(), strict=True)):
-        alone, single = attribute(stub, tensors(batch), item)
+        alone, single = attribute(attribution, tensors(batch), item)
         assert np.array_equal(value, *single.values())
         assert result.targets[position].class_indices == alone.targets[0].class_indices
         assert result.targets[position].values == pytest.approx(list(alone.targets[0].values), abs=1e-5)
 
 
-def test_values_are_those_of_the_targets(stub, batch, reference, manifest: Manifest):
+def test_values_are_those_of_the_targets(attribution, batch, reference, manifest: Manifest):
     values = reference(batch)
     predicted = values[manifest.output].argmax(axis=1)
     aims = [{}, {"log_probability": {"index": 3}}, {"neuron": {"layer": LAYER, "channel": 7, "y": 2, "x": 4}}]
     result, _ = attribute(
-        stub, tensors(batch), *(inspection_pb2.Attribution(gradient={}, target=aim) for aim in aims)
+        attribution, tensors(batch), *(attribution_pb2.Attribution(gradient={}, target=aim) for aim in aims)
     )
     score, log_probability, neuron = result.targets
     assert list(score.class_indices) == list(predicted)
@@ -144,20 +151,20 @@ def test_values_are_those_of_the_targets(stub, batch, reference, manifest: Manif
     assert neuron.values == pytest.approx(values[LAYER][:, 7, 2, 4], abs=1e-4)
 
 
-def test_gradient_predicts_small_changes(stub, batch, reference):
+def test_gradient_predicts_small_changes(attribution, batch, reference):
     """f(x + h) - f(x) = <gradient, h> for a small h, which no rule but the gradient's own obeys."""
-    aim = inspection_pb2.Attribution(gradient={}, target={"class_score": {"index": 3}})
-    result, maps = attribute(stub, tensors(batch[:1]), aim)
+    aim = attribution_pb2.Attribution(gradient={}, target={"class_score": {"index": 3}})
+    result, maps = attribute(attribution, tensors(batch[:1]), aim)
     gradient = maps["0.gradient"].astype(np.float64)
     step = np.clip(batch[:1] + 1e-3 * gradient / np.abs(gradient).max(), 0, 1).astype(np.float32)
     change = reference(step)["classifier"][0, 3] - result.targets[0].values[0]
     assert change == pytest.approx((gradient * (step - batch[:1].astype(np.float64))).sum(), rel=0.05)
 
 
-def test_a_neuron_sees_its_receptive_field_and_nothing_else(stub, batch, manifest: Manifest):
+def test_a_neuron_sees_its_receptive_field_and_nothing_else(attribution, batch, manifest: Manifest):
     layer = manifest.layer("features.relu2")
     aim = {"neuron": {"layer": layer.name, "channel": 1, "y": 9, "x": 14}}
-    _, maps = attribute(stub, tensors(batch), inspection_pb2.Attribution(gradient={}, target=aim))
+    _, maps = attribute(attribution, tensors(batch), attribution_pb2.Attribution(gradient={}, target=aim))
     touched = np.argwhere(np.abs(maps["0.gradient"]).sum(axis=(0, 1)))
     reach = (layer.receptive_field - 1) / 2
     for axis, position in enumerate((9, 14)):

@@ -12,7 +12,7 @@ from support.replies import error_of, tensors_of
 from support.server_thread import serving
 
 from convlens import errors, wire
-from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc
+from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
 from convlens_server.app import App
 
 
@@ -24,15 +24,20 @@ def narrow() -> Iterator[App]:
 
 
 @pytest.fixture
-def stub(narrow: App) -> Iterator[inspection_pb2_grpc.InspectionServiceStub]:
+def channel(narrow: App) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(narrow.address) as channel:
-        yield inspection_pb2_grpc.InspectionServiceStub(channel)
+        yield channel
 
 
-def attribute(count: int, side: int) -> inspection_pb2.AttributeRequest:
+@pytest.fixture
+def stub(channel: grpc.Channel) -> attribution_pb2_grpc.AttributionServiceStub:
+    return attribution_pb2_grpc.AttributionServiceStub(channel)
+
+
+def attribute(count: int, side: int) -> attribution_pb2.AttributeRequest:
     image = image_pb2.Image(tensor=wire.to_tensor(np.full((3, side, side), 0.5, np.float32)))
-    attributions = [inspection_pb2.Attribution(gradient={})] * count
-    return inspection_pb2.AttributeRequest(images=[image], attributions=attributions)
+    attributions = [attribution_pb2.Attribution(gradient={})] * count
+    return attribution_pb2.AttributeRequest(images=[image], attributions=attributions)
 
 
 SHORT, LONG = attribute(1, 96), attribute(32, 1024)  # Milliseconds, and tens of seconds.
@@ -65,11 +70,11 @@ def test_a_call_past_its_deadline_makes_room_at_once(narrow: App, stub) -> None:
     assert tensors_of(stub.Attribute(SHORT))[1]["0.gradient"].shape == (1, 3, 96, 96)
 
 
-def test_a_slow_reader_stops_the_server_from_sending(narrow: App, stub) -> None:
+def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> None:
     """A reply of 84 MB is not piled up in the server for a reader that sleeps."""
     layers = ["features.conv1", "features.relu1"]
     request = inspection_pb2.GetActivationsRequest(images=LONG.images, layers=layers)
-    call = stub.GetActivations(request)
+    call = inspection_pb2_grpc.InspectionServiceStub(channel).GetActivations(request)
     first = next(call)
     time.sleep(1.5)  # A reader that reads takes a fifth of that.
     assert narrow.executor.admitted == 1

@@ -19,6 +19,8 @@ from convlens import wire
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
+    attribution_pb2,
+    attribution_pb2_grpc,
     image_pb2,
     inspection_pb2,
     inspection_pb2_grpc,
@@ -124,13 +126,13 @@ def captum_map(method: str, network: Network, batch: torch.Tensor, classes: list
 @pytest.mark.parametrize("method", ["gradient", "guided_backprop", "deconvnet"])
 def test_saliency_agrees_with_captum(real_channel, stored, network, photos, method) -> None:
     """As many photos as with PyTorch's float32 are within 1e-5 of float64; pools that nearly tie may flip."""
-    stub = inspection_pb2_grpc.InspectionServiceStub(real_channel)
+    stub = attribution_pb2_grpc.AttributionServiceStub(real_channel)
     exact = load_network(stored).double()
     ours, theirs, seen = [], [], 0
     for photo in photos[::20]:
         image = image_pb2.Image(encoded=photo.read_bytes())
-        request = inspection_pb2.AttributeRequest(
-            model=MODEL, images=[image], attributions=[inspection_pb2.Attribution(**{method: {}})]
+        request = attribution_pb2.AttributeRequest(
+            model=MODEL, images=[image], attributions=[attribution_pb2.Attribution(**{method: {}})]
         )
         result, tensors = tensors_of(stub.Attribute(request))
         classes = list(result.targets[0].class_indices)
@@ -146,15 +148,15 @@ def test_saliency_agrees_with_captum(real_channel, stored, network, photos, meth
 
 
 def test_log_probability_and_neurons_agree_with_autograd(real_channel, stored, photos) -> None:
-    stub = inspection_pb2_grpc.InspectionServiceStub(real_channel)
+    stub = attribution_pb2_grpc.AttributionServiceStub(real_channel)
     exact = load_network(stored).double()
     layer = "features.7"
     aims = [{"log_probability": {"index": 281}}, {"neuron": {"layer": layer, "channel": 9, "y": 4, "x": 11}}]
     for photo in photos[::100]:
-        request = inspection_pb2.AttributeRequest(
+        request = attribution_pb2.AttributeRequest(
             model=MODEL,
             images=[image_pb2.Image(encoded=photo.read_bytes())],
-            attributions=[inspection_pb2.Attribution(gradient={}, target=aim) for aim in aims],
+            attributions=[attribution_pb2.Attribution(gradient={}, target=aim) for aim in aims],
         )
         _, tensors = tensors_of(stub.Attribute(request))
         pixels = inputs([photo], stored).double().requires_grad_()

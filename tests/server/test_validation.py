@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import attack_pb2, bounds_pb2, image_pb2, inspection_pb2, job_pb2, model_pb2
+from convlens.v1 import attack_pb2, attribution_pb2, bounds_pb2, image_pb2, inspection_pb2, job_pb2, model_pb2
 from convlens_models.manifest import Manifest
 from convlens_server.validation import validate
 
@@ -20,9 +20,9 @@ def classify(**fields: Any) -> inspection_pb2.ClassifyRequest:
     return inspection_pb2.ClassifyRequest(**{"images": [IMAGE], **fields})
 
 
-def attribute(**fields: Any) -> inspection_pb2.AttributeRequest:
-    attribution = inspection_pb2.Attribution(**{"gradient": {}, **fields})
-    return inspection_pb2.AttributeRequest(images=[IMAGE], attributions=[attribution])
+def attribute(**fields: Any) -> attribution_pb2.AttributeRequest:
+    attribution = attribution_pb2.Attribution(**{"gradient": {}, **fields})
+    return attribution_pb2.AttributeRequest(images=[IMAGE], attributions=[attribution])
 
 
 def fgsm(**fields: Any) -> attack_pb2.AttackRequest:
@@ -153,7 +153,7 @@ def test_paths_begin_where_the_caller_says() -> None:
 
 def test_every_bound_of_every_request_is_one_that_the_check_knows() -> None:
     """A default lies within its own bounds, and whatever has one can be absent."""
-    for file in (model_pb2, inspection_pb2, attack_pb2, job_pb2, image_pb2):
+    for file in (model_pb2, inspection_pb2, attribution_pb2, attack_pb2, job_pb2, image_pb2):
         for message in file.DESCRIPTOR.message_types_by_name.values():
             for field in message.fields:
                 bounds = field.GetOptions().Extensions[bounds_pb2.bounds]

@@ -18,6 +18,8 @@ from convlens.errors import NotFound, to_status
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
+    attribution_pb2,
+    attribution_pb2_grpc,
     inspection_pb2,
     inspection_pb2_grpc,
     job_pb2,
@@ -53,6 +55,7 @@ def metadata(state, step=0):
 class FakeService(
     model_pb2_grpc.ModelServiceServicer,
     inspection_pb2_grpc.InspectionServiceServicer,
+    attribution_pb2_grpc.AttributionServiceServicer,
     attack_pb2_grpc.AttackServiceServicer,
     job_pb2_grpc.JobServiceServicer,
     operations_pb2_grpc.OperationsServicer,
@@ -114,15 +117,15 @@ class FakeService(
     def Attribute(self, request, context):  # noqa: N802
         self._note(request, context)
         count = len(request.images)
-        target = inspection_pb2.AttributedTarget(values=[0.5] * count, class_indices=[2] * count)
-        result = inspection_pb2.AttributeResult(targets=[target] * len(request.attributions))
-        yield inspection_pb2.AttributeResponse(result=result)
+        target = attribution_pb2.AttributedTarget(values=[0.5] * count, class_indices=[2] * count)
+        result = attribution_pb2.AttributeResult(targets=[target] * len(request.attributions))
+        yield attribution_pb2.AttributeResponse(result=result)
         maps = {
             f"{i}.{item.WhichOneof('technique')}": np.full((count, 3, 8, 8), i, np.float32)
             for i, item in enumerate(request.attributions)
         }
         for part in wire.to_parts(maps):
-            yield inspection_pb2.AttributeResponse(tensor=part)
+            yield attribution_pb2.AttributeResponse(tensor=part)
 
     def Attack(self, request, context):  # noqa: N802
         self._note(request, context)
@@ -219,6 +222,7 @@ def serving(service, port=0):
     for add in (
         model_pb2_grpc.add_ModelServiceServicer_to_server,
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server,
+        attribution_pb2_grpc.add_AttributionServiceServicer_to_server,
         attack_pb2_grpc.add_AttackServiceServicer_to_server,
         job_pb2_grpc.add_JobServiceServicer_to_server,
         operations_pb2_grpc.add_OperationsServicer_to_server,

@@ -29,7 +29,7 @@ from convlens.v1 import target_pb2 as convlens_dot_v1_dot_target__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onvlens/v1/attack.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/target.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\x89\x02\n\rAttackRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12-\n\nuntargeted\x18\x03 \x01(\x0b\x32\x17.convlens.v1.UntargetedH\x00\x12)\n\x08targeted\x18\x04 \x01(\x0b\x32\x15.convlens.v1.TargetedH\x00\x12!\n\x04\x66gsm\x18\n \x01(\x0b\x32\x11.convlens.v1.FgsmH\x01\x42\x06\n\x04goalB\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\"6\n\nUntargeted\x12(\n\x06labels\x18\x01 \x03(\x05\x42\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00P@@\x01\"*\n\x08Targeted\x12\x1e\n\x05index\x18\x01 \x01(\x05\x42\x0f\x82\x80\x19\x0b\t\x00\x00\x00\x00\x00\x00\x00\x00@\x01\"I\n\x04\x46gsm\x12\x35\n\x07\x65psilon\x18\x01 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?!\x10\x10\x10\x10\x10\x10\xa0?H\x00\x88\x01\x01\x42\n\n\x08_epsilon\"p\n\x0e\x41ttackResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x19.convlens.v1.AttackResultH\x00\x12)\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.convlens.v1.TensorPartH\x00\x42\x06\n\x04part\">\n\x0c\x41ttackResult\x12.\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x18.convlens.v1.Certificate\"\x88\x02\n\x0b\x43\x65rtificate\x12\x0c\n\x04linf\x18\x01 \x01(\x02\x12\n\n\x02l2\x18\x02 \x01(\x02\x12\'\n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32\x17.convlens.v1.Prediction\x12&\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x17.convlens.v1.Prediction\x12/\n\x0e\x61\x66ter_encoding\x18\x05 \x01(\x0b\x32\x17.convlens.v1.Prediction\x12\x0f\n\x07success\x18\x06 \x01(\x08\x12\x1e\n\x16success_after_encoding\x18\x07 \x01(\x08\x12\x0f\n\x07queries\x18\x08 \x01(\x05\x12\x1b\n\x13linf_after_encoding\x18\t \x01(\x02\x32T\n\rAttackService\x12\x43\n\x06\x41ttack\x12\x1a.convlens.v1.AttackRequest\x1a\x1b.convlens.v1.AttackResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onvlens/v1/attack.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/target.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\xcb\x02\n\rAttackRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12-\n\nuntargeted\x18\x03 \x01(\x0b\x32\x17.convlens.v1.UntargetedH\x00\x12)\n\x08targeted\x18\x04 \x01(\x0b\x32\x15.convlens.v1.TargetedH\x00\x12!\n\x04\x66gsm\x18\n \x01(\x0b\x32\x11.convlens.v1.FgsmH\x01\x12\x1f\n\x03\x62im\x18\x0b \x01(\x0b\x32\x10.convlens.v1.BimH\x01\x12\x1f\n\x03pgd\x18\x0c \x01(\x0b\x32\x10.convlens.v1.PgdH\x01\x42\x06\n\x04goalB\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\"6\n\nUntargeted\x12(\n\x06labels\x18\x01 \x03(\x05\x42\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00P@@\x01\"*\n\x08Targeted\x12\x1e\n\x05index\x18\x01 \x01(\x05\x42\x0f\x82\x80\x19\x0b\t\x00\x00\x00\x00\x00\x00\x00\x00@\x01\"I\n\x04\x46gsm\x12\x35\n\x07\x65psilon\x18\x01 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?!\x10\x10\x10\x10\x10\x10\xa0?H\x00\x88\x01\x01\x42\n\n\x08_epsilon\"\xd0\x01\n\x03\x42im\x12\x35\n\x07\x65psilon\x18\x01 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?!\x10\x10\x10\x10\x10\x10\xa0?H\x00\x88\x01\x01\x12\x39\n\tstep_size\x18\x02 \x01(\x02\x42!\x82\x80\x19\x1d\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?\x18\x01!\x10\x10\x10\x10\x10\x10\x80?H\x01\x88\x01\x01\x12\x33\n\x05steps\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00$@H\x02\x88\x01\x01\x42\n\n\x08_epsilonB\x0c\n\n_step_sizeB\x08\n\x06_steps\"\xf9\x02\n\x03Pgd\x12,\n\x07\x65psilon\x18\x01 \x01(\x02\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12\x30\n\tstep_size\x18\x02 \x01(\x02\x42\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00@\x8f@\x18\x01H\x01\x88\x01\x01\x12\x33\n\x05steps\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\x44@H\x02\x88\x01\x01\x12\x36\n\x08restarts\x18\x04 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00Y@!\x00\x00\x00\x00\x00\x00\xf0?H\x03\x88\x01\x01\x12\x16\n\x0estart_at_image\x18\x05 \x01(\x08\x12\x1f\n\x04norm\x18\x06 \x01(\x0e\x32\x11.convlens.v1.Norm\x12\x32\n\x04seed\x18\x07 \x01(\x03\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\xff\xff\xff\xff\xff\xff?C!\x00\x00\x00\x00\x00\x00\x00\x00H\x04\x88\x01\x01\x42\n\n\x08_epsilonB\x0c\n\n_step_sizeB\x08\n\x06_stepsB\x0b\n\t_restartsB\x07\n\x05_seed\"\xbf\x02\n\x18MeasureRobustnessRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00p@\x12(\n\x06labels\x18\x03 \x03(\x05\x42\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00p@@\x01\x12\x1f\n\x08\x65psilons\x18\x04 \x03(\x02\x42\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@\x12!\n\x04\x66gsm\x18\n \x01(\x0b\x32\x11.convlens.v1.FgsmH\x00\x12\x1f\n\x03\x62im\x18\x0b \x01(\x0b\x32\x10.convlens.v1.BimH\x00\x12\x1f\n\x03pgd\x18\x0c \x01(\x0b\x32\x10.convlens.v1.PgdH\x00\x42\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\"\x83\x01\n\x19MeasureRobustnessResponse\x12-\n\x05point\x18\x01 \x01(\x0b\x32\x1c.convlens.v1.RobustnessPointH\x00\x12/\n\x06\x61larms\x18\x02 \x01(\x0b\x32\x1d.convlens.v1.RobustnessAlarmsH\x00\x42\x06\n\x04part\"i\n\x0fRobustnessPoint\x12\x0f\n\x07\x65psilon\x18\x01 \x01(\x02\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x02\x12\x16\n\x0enoise_accuracy\x18\x03 \x01(\x02\x12\x1b\n\x13zero_gradient_share\x18\x04 \x01(\x02\"y\n\x10RobustnessAlarms\x12\x16\n\x0ezero_gradients\x18\x01 \x01(\x08\x12\x1a\n\x12noise_beats_attack\x18\x02 \x01(\x08\x12\x1b\n\x13survives_full_range\x18\x03 \x01(\x08\x12\x14\n\x0cnot_monotone\x18\x04 \x01(\x08\"p\n\x0e\x41ttackResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x19.convlens.v1.AttackResultH\x00\x12)\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.convlens.v1.TensorPartH\x00\x42\x06\n\x04part\">\n\x0c\x41ttackResult\x12.\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x18.convlens.v1.Certificate\"\x88\x02\n\x0b\x43\x65rtificate\x12\x0c\n\x04linf\x18\x01 \x01(\x02\x12\n\n\x02l2\x18\x02 \x01(\x02\x12\'\n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32\x17.convlens.v1.Prediction\x12&\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x17.convlens.v1.Prediction\x12/\n\x0e\x61\x66ter_encoding\x18\x05 \x01(\x0b\x32\x17.convlens.v1.Prediction\x12\x0f\n\x07success\x18\x06 \x01(\x08\x12\x1e\n\x16success_after_encoding\x18\x07 \x01(\x08\x12\x0f\n\x07queries\x18\x08 \x01(\x05\x12\x1b\n\x13linf_after_encoding\x18\t \x01(\x02*8\n\x04Norm\x12\x14\n\x10NORM_UNSPECIFIED\x10\x00\x12\r\n\tNORM_LINF\x10\x01\x12\x0b\n\x07NORM_L2\x10\x02\x32\xba\x01\n\rAttackService\x12\x43\n\x06\x41ttack\x12\x1a.convlens.v1.AttackRequest\x1a\x1b.convlens.v1.AttackResponse0\x01\x12\x64\n\x11MeasureRobustness\x12%.convlens.v1.MeasureRobustnessRequest\x1a&.convlens.v1.MeasureRobustnessResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,20 +46,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TARGETED'].fields_by_name['index']._serialized_options = b'\202\200\031\013\t\000\000\000\000\000\000\000\000@\001'
   _globals['_FGSM'].fields_by_name['epsilon']._loaded_options = None
   _globals['_FGSM'].fields_by_name['epsilon']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000\360?!\020\020\020\020\020\020\240?'
+  _globals['_BIM'].fields_by_name['epsilon']._loaded_options = None
+  _globals['_BIM'].fields_by_name['epsilon']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000\360?!\020\020\020\020\020\020\240?'
+  _globals['_BIM'].fields_by_name['step_size']._loaded_options = None
+  _globals['_BIM'].fields_by_name['step_size']._serialized_options = b'\202\200\031\035\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000\360?\030\001!\020\020\020\020\020\020\200?'
+  _globals['_BIM'].fields_by_name['steps']._loaded_options = None
+  _globals['_BIM'].fields_by_name['steps']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000@\217@!\000\000\000\000\000\000$@'
+  _globals['_PGD'].fields_by_name['epsilon']._loaded_options = None
+  _globals['_PGD'].fields_by_name['epsilon']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000@\217@'
+  _globals['_PGD'].fields_by_name['step_size']._loaded_options = None
+  _globals['_PGD'].fields_by_name['step_size']._serialized_options = b'\202\200\031\024\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000@\217@\030\001'
+  _globals['_PGD'].fields_by_name['steps']._loaded_options = None
+  _globals['_PGD'].fields_by_name['steps']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000@\217@!\000\000\000\000\000\000D@'
+  _globals['_PGD'].fields_by_name['restarts']._loaded_options = None
+  _globals['_PGD'].fields_by_name['restarts']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000Y@!\000\000\000\000\000\000\360?'
+  _globals['_PGD'].fields_by_name['seed']._loaded_options = None
+  _globals['_PGD'].fields_by_name['seed']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\377\377\377\377\377\377?C!\000\000\000\000\000\000\000\000'
+  _globals['_MEASUREROBUSTNESSREQUEST'].oneofs_by_name['technique']._loaded_options = None
+  _globals['_MEASUREROBUSTNESSREQUEST'].oneofs_by_name['technique']._serialized_options = b'\210\200\031\001'
+  _globals['_MEASUREROBUSTNESSREQUEST'].fields_by_name['images']._loaded_options = None
+  _globals['_MEASUREROBUSTNESSREQUEST'].fields_by_name['images']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000p@'
+  _globals['_MEASUREROBUSTNESSREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_MEASUREROBUSTNESSREQUEST'].fields_by_name['labels']._serialized_options = b'\202\200\031\024\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000p@@\001'
+  _globals['_MEASUREROBUSTNESSREQUEST'].fields_by_name['epsilons']._loaded_options = None
+  _globals['_MEASUREROBUSTNESSREQUEST'].fields_by_name['epsilons']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000P@'
+  _globals['_NORM']._serialized_start=2400
+  _globals['_NORM']._serialized_end=2456
   _globals['_ATTACKREQUEST']._serialized_start=170
-  _globals['_ATTACKREQUEST']._serialized_end=435
-  _globals['_UNTARGETED']._serialized_start=437
-  _globals['_UNTARGETED']._serialized_end=491
-  _globals['_TARGETED']._serialized_start=493
-  _globals['_TARGETED']._serialized_end=535
-  _globals['_FGSM']._serialized_start=537
-  _globals['_FGSM']._serialized_end=610
-  _globals['_ATTACKRESPONSE']._serialized_start=612
-  _globals['_ATTACKRESPONSE']._serialized_end=724
-  _globals['_ATTACKRESULT']._serialized_start=726
-  _globals['_ATTACKRESULT']._serialized_end=788
-  _globals['_CERTIFICATE']._serialized_start=791
-  _globals['_CERTIFICATE']._serialized_end=1055
-  _globals['_ATTACKSERVICE']._serialized_start=1057
-  _globals['_ATTACKSERVICE']._serialized_end=1141
+  _globals['_ATTACKREQUEST']._serialized_end=501
+  _globals['_UNTARGETED']._serialized_start=503
+  _globals['_UNTARGETED']._serialized_end=557
+  _globals['_TARGETED']._serialized_start=559
+  _globals['_TARGETED']._serialized_end=601
+  _globals['_FGSM']._serialized_start=603
+  _globals['_FGSM']._serialized_end=676
+  _globals['_BIM']._serialized_start=679
+  _globals['_BIM']._serialized_end=887
+  _globals['_PGD']._serialized_start=890
+  _globals['_PGD']._serialized_end=1267
+  _globals['_MEASUREROBUSTNESSREQUEST']._serialized_start=1270
+  _globals['_MEASUREROBUSTNESSREQUEST']._serialized_end=1589
+  _globals['_MEASUREROBUSTNESSRESPONSE']._serialized_start=1592
+  _globals['_MEASUREROBUSTNESSRESPONSE']._serialized_end=1723
+  _globals['_ROBUSTNESSPOINT']._serialized_start=1725
+  _globals['_ROBUSTNESSPOINT']._serialized_end=1830
+  _globals['_ROBUSTNESSALARMS']._serialized_start=1832
+  _globals['_ROBUSTNESSALARMS']._serialized_end=1953
+  _globals['_ATTACKRESPONSE']._serialized_start=1955
+  _globals['_ATTACKRESPONSE']._serialized_end=2067
+  _globals['_ATTACKRESULT']._serialized_start=2069
+  _globals['_ATTACKRESULT']._serialized_end=2131
+  _globals['_CERTIFICATE']._serialized_start=2134
+  _globals['_CERTIFICATE']._serialized_end=2398
+  _globals['_ATTACKSERVICE']._serialized_start=2459
+  _globals['_ATTACKSERVICE']._serialized_end=2645
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from convlens.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Norm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Norm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NORM_UNSPECIFIED: _Norm.ValueType  # 0
+    """L-infinity."""
+    NORM_LINF: _Norm.ValueType  # 1
+    """Largest change of a pixel value."""
+    NORM_L2: _Norm.ValueType  # 2
+    """Euclidean length over all pixel values."""
+
+class Norm(_Norm, metaclass=_NormEnumTypeWrapper):
+    """Norm that bounds a perturbation."""
+
+NORM_UNSPECIFIED: Norm.ValueType  # 0
+"""L-infinity."""
+NORM_LINF: Norm.ValueType  # 1
+"""Largest change of a pixel value."""
+NORM_L2: Norm.ValueType  # 2
+"""Euclidean length over all pixel values."""
+Global___Norm: _TypeAlias = Norm  # noqa: Y015
+
 @_typing.final
 class AttackRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,6 +56,8 @@ class AttackRequest(_message.Message):
     UNTARGETED_FIELD_NUMBER: _builtins.int
     TARGETED_FIELD_NUMBER: _builtins.int
     FGSM_FIELD_NUMBER: _builtins.int
+    BIM_FIELD_NUMBER: _builtins.int
+    PGD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -47,6 +74,10 @@ class AttackRequest(_message.Message):
 
     @_builtins.property
     def fgsm(self) -> Global___Fgsm: ...
+    @_builtins.property
+    def bim(self) -> Global___Bim: ...
+    @_builtins.property
+    def pgd(self) -> Global___Pgd: ...
     def __init__(
         self,
         *,
@@ -55,14 +86,16 @@ class AttackRequest(_message.Message):
         untargeted: Global___Untargeted | None = ...,
         targeted: Global___Targeted | None = ...,
         fgsm: Global___Fgsm | None = ...,
+        bim: Global___Bim | None = ...,
+        pgd: Global___Pgd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fgsm", b"fgsm", "goal", b"goal", "model", b"model", "targeted", b"targeted", "technique", b"technique", "untargeted", b"untargeted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bim", b"bim", "fgsm", b"fgsm", "goal", b"goal", "model", b"model", "pgd", b"pgd", "targeted", b"targeted", "technique", b"technique", "untargeted", b"untargeted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fgsm", b"fgsm", "goal", b"goal", "images", b"images", "model", b"model", "targeted", b"targeted", "technique", b"technique", "untargeted", b"untargeted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bim", b"bim", "fgsm", b"fgsm", "goal", b"goal", "images", b"images", "model", b"model", "pgd", b"pgd", "targeted", b"targeted", "technique", b"technique", "untargeted", b"untargeted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_goal: _TypeAlias = _typing.Literal["untargeted", "targeted"]  # noqa: Y015
     _WhichOneofArgType_goal: _TypeAlias = _typing.Literal["goal", b"goal"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["fgsm"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["fgsm", "bim", "pgd"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_goal) -> _WhichOneofReturnType_goal | None: ...
@@ -138,6 +171,266 @@ class Fgsm(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
 
 Global___Fgsm: _TypeAlias = Fgsm  # noqa: Y015
+
+@_typing.final
+class Bim(_message.Message):
+    """Steps of FGSM, each projected back to the ball, from the image itself (Kurakin et al. 2017, arXiv:1607.02533)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    STEP_SIZE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """Largest change of a pixel value in [0, 1]; default 8/255."""
+    step_size: _builtins.float
+    """Length of a step; default 2/255."""
+    steps: _builtins.int
+    """Steps; default 10."""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float | None = ...,
+        step_size: _builtins.float | None = ...,
+        steps: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_step_size", b"_step_size", "_steps", b"_steps", "epsilon", b"epsilon", "step_size", b"step_size", "steps", b"steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_step_size", b"_step_size", "_steps", b"_steps", "epsilon", b"epsilon", "step_size", b"step_size", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__step_size: _TypeAlias = _typing.Literal["step_size"]  # noqa: Y015
+    _WhichOneofArgType__step_size: _TypeAlias = _typing.Literal["_step_size", b"_step_size"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_size) -> _WhichOneofReturnType__step_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+
+Global___Bim: _TypeAlias = Bim  # noqa: Y015
+
+@_typing.final
+class Pgd(_message.Message):
+    """Projected gradient descent from random starts (Madry et al. 2018, arXiv:1706.06083)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    STEP_SIZE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    START_AT_IMAGE_FIELD_NUMBER: _builtins.int
+    NORM_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """Radius of the ball, in the units of the norm; default 8/255 for L-infinity, 0.5 for L2."""
+    step_size: _builtins.float
+    """Length of a step; default epsilon / 4."""
+    steps: _builtins.int
+    """Steps; default 40."""
+    restarts: _builtins.int
+    """Starts, the best of which is kept for each image; default 1."""
+    start_at_image: _builtins.bool
+    """Start at the image itself instead of a random point of the ball."""
+    norm: Global___Norm.ValueType
+    """Default: L-infinity."""
+    seed: _builtins.int
+    """Seed of the starts."""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float | None = ...,
+        step_size: _builtins.float | None = ...,
+        steps: _builtins.int | None = ...,
+        restarts: _builtins.int | None = ...,
+        start_at_image: _builtins.bool = ...,
+        norm: Global___Norm.ValueType = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_restarts", b"_restarts", "_seed", b"_seed", "_step_size", b"_step_size", "_steps", b"_steps", "epsilon", b"epsilon", "restarts", b"restarts", "seed", b"seed", "step_size", b"step_size", "steps", b"steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon", "_restarts", b"_restarts", "_seed", b"_seed", "_step_size", b"_step_size", "_steps", b"_steps", "epsilon", b"epsilon", "norm", b"norm", "restarts", b"restarts", "seed", b"seed", "start_at_image", b"start_at_image", "step_size", b"step_size", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__restarts: _TypeAlias = _typing.Literal["restarts"]  # noqa: Y015
+    _WhichOneofArgType__restarts: _TypeAlias = _typing.Literal["_restarts", b"_restarts"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__step_size: _TypeAlias = _typing.Literal["step_size"]  # noqa: Y015
+    _WhichOneofArgType__step_size: _TypeAlias = _typing.Literal["_step_size", b"_step_size"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__restarts) -> _WhichOneofReturnType__restarts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_size) -> _WhichOneofReturnType__step_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+
+Global___Pgd: _TypeAlias = Pgd  # noqa: Y015
+
+@_typing.final
+class MeasureRobustnessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    EPSILONS_FIELD_NUMBER: _builtins.int
+    FGSM_FIELD_NUMBER: _builtins.int
+    BIM_FIELD_NUMBER: _builtins.int
+    PGD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef: ...
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
+        """Images, all of one size after resizing."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """True class of each image."""
+
+    @_builtins.property
+    def epsilons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Epsilons, rising, in the units of the attack's norm; default 0, 0.5, 1, 2, 4, 8, 16 and 255 (/255)."""
+
+    @_builtins.property
+    def fgsm(self) -> Global___Fgsm:
+        """FGSM at each epsilon; its own epsilon is not looked at."""
+
+    @_builtins.property
+    def bim(self) -> Global___Bim:
+        """BIM at each epsilon; its step length defaults to epsilon / 4."""
+
+    @_builtins.property
+    def pgd(self) -> Global___Pgd:
+        """PGD at each epsilon; its step length defaults to epsilon / 4."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.ModelRef | None = ...,
+        images: _abc.Iterable[_image_pb2.Image] | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+        epsilons: _abc.Iterable[_builtins.float] | None = ...,
+        fgsm: Global___Fgsm | None = ...,
+        bim: Global___Bim | None = ...,
+        pgd: Global___Pgd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bim", b"bim", "fgsm", b"fgsm", "model", b"model", "pgd", b"pgd", "technique", b"technique"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bim", b"bim", "epsilons", b"epsilons", "fgsm", b"fgsm", "images", b"images", "labels", b"labels", "model", b"model", "pgd", b"pgd", "technique", b"technique"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["fgsm", "bim", "pgd"]  # noqa: Y015
+    _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_technique) -> _WhichOneofReturnType_technique | None: ...
+
+Global___MeasureRobustnessRequest: _TypeAlias = MeasureRobustnessRequest  # noqa: Y015
+
+@_typing.final
+class MeasureRobustnessResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINT_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def point(self) -> Global___RobustnessPoint: ...
+    @_builtins.property
+    def alarms(self) -> Global___RobustnessAlarms: ...
+    def __init__(
+        self,
+        *,
+        point: Global___RobustnessPoint | None = ...,
+        alarms: Global___RobustnessAlarms | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "part", b"part", "point", b"point"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "part", b"part", "point", b"point"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["point", "alarms"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___MeasureRobustnessResponse: _TypeAlias = MeasureRobustnessResponse  # noqa: Y015
+
+@_typing.final
+class RobustnessPoint(_message.Message):
+    """Accuracy at one epsilon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    NOISE_ACCURACY_FIELD_NUMBER: _builtins.int
+    ZERO_GRADIENT_SHARE_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """Radius of the ball."""
+    accuracy: _builtins.float
+    """Share of the images that are still classified as their label, in [0, 1]."""
+    noise_accuracy: _builtins.float
+    """Share under random noise at the same epsilon (signs for L-infinity, a random direction for L2)."""
+    zero_gradient_share: _builtins.float
+    """Share of the images whose gradient is zero everywhere."""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float = ...,
+        accuracy: _builtins.float = ...,
+        noise_accuracy: _builtins.float = ...,
+        zero_gradient_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "epsilon", b"epsilon", "noise_accuracy", b"noise_accuracy", "zero_gradient_share", b"zero_gradient_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RobustnessPoint: _TypeAlias = RobustnessPoint  # noqa: Y015
+
+@_typing.final
+class RobustnessAlarms(_message.Message):
+    """Signs that the gradient is masked and the accuracy above is not to be trusted (Athalye et al. 2018,
+    arXiv:1802.00420).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZERO_GRADIENTS_FIELD_NUMBER: _builtins.int
+    NOISE_BEATS_ATTACK_FIELD_NUMBER: _builtins.int
+    SURVIVES_FULL_RANGE_FIELD_NUMBER: _builtins.int
+    NOT_MONOTONE_FIELD_NUMBER: _builtins.int
+    zero_gradients: _builtins.bool
+    """Some image has a zero gradient."""
+    noise_beats_attack: _builtins.bool
+    """Random noise left a lower accuracy than the attack at some epsilon."""
+    survives_full_range: _builtins.bool
+    """Accuracy above chance at the largest epsilon, where that spans the whole range of pixel values."""
+    not_monotone: _builtins.bool
+    """Accuracy rose with epsilon by more than one image."""
+    def __init__(
+        self,
+        *,
+        zero_gradients: _builtins.bool = ...,
+        noise_beats_attack: _builtins.bool = ...,
+        survives_full_range: _builtins.bool = ...,
+        not_monotone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["noise_beats_attack", b"noise_beats_attack", "not_monotone", b"not_monotone", "survives_full_range", b"survives_full_range", "zero_gradients", b"zero_gradients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RobustnessAlarms: _TypeAlias = RobustnessAlarms  # noqa: Y015
 
 @_typing.final
 class AttackResponse(_message.Message):

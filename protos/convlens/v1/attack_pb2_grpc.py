@@ -40,6 +40,11 @@ class AttackServiceStub:
                 request_serializer=convlens_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
                 response_deserializer=convlens_dot_v1_dot_attack__pb2.AttackResponse.FromString,
                 _registered_method=True)
+        self.MeasureRobustness = channel.unary_stream(
+                '/convlens.v1.AttackService/MeasureRobustness',
+                request_serializer=convlens_dot_v1_dot_attack__pb2.MeasureRobustnessRequest.SerializeToString,
+                response_deserializer=convlens_dot_v1_dot_attack__pb2.MeasureRobustnessResponse.FromString,
+                _registered_method=True)
 
 
 class AttackServiceServicer:
@@ -49,7 +54,18 @@ class AttackServiceServicer:
     def Attack(self, request, context):
         """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
         "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
-        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
+        RetryInfo).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureRobustness(self, request, context):
+        """The accuracy that is left under an attack, over a rising series of epsilons; one point a message, and after the
+        last the alarms.
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, labels, epsilons, technique), RESOURCE_EXHAUSTED (overload,
+        with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +78,11 @@ def add_AttackServiceServicer_to_server(servicer, server):
                     servicer.Attack,
                     request_deserializer=convlens_dot_v1_dot_attack__pb2.AttackRequest.FromString,
                     response_serializer=convlens_dot_v1_dot_attack__pb2.AttackResponse.SerializeToString,
+            ),
+            'MeasureRobustness': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureRobustness,
+                    request_deserializer=convlens_dot_v1_dot_attack__pb2.MeasureRobustnessRequest.FromString,
+                    response_serializer=convlens_dot_v1_dot_attack__pb2.MeasureRobustnessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +113,33 @@ class AttackService:
             '/convlens.v1.AttackService/Attack',
             convlens_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
             convlens_dot_v1_dot_attack__pb2.AttackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureRobustness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/convlens.v1.AttackService/MeasureRobustness',
+            convlens_dot_v1_dot_attack__pb2.MeasureRobustnessRequest.SerializeToString,
+            convlens_dot_v1_dot_attack__pb2.MeasureRobustnessResponse.FromString,
             options,
             channel_credentials,
             insecure,

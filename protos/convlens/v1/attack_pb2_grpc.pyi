@@ -36,7 +36,14 @@ class AttackServiceStub:
     Attack: _grpc.UnaryStreamMultiCallable[_attack_pb2.AttackRequest, _attack_pb2.AttackResponse]
     """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
     "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
-    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
+    RetryInfo).
+    """
+    MeasureRobustness: _grpc.UnaryStreamMultiCallable[_attack_pb2.MeasureRobustnessRequest, _attack_pb2.MeasureRobustnessResponse]
+    """The accuracy that is left under an attack, over a rising series of epsilons; one point a message, and after the
+    last the alarms.
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, labels, epsilons, technique), RESOURCE_EXHAUSTED (overload,
+    with RetryInfo).
     """
 
 @_typing.type_check_only
@@ -47,7 +54,14 @@ class AttackServiceAsyncStub(AttackServiceStub):
     Attack: _aio.UnaryStreamMultiCallable[_attack_pb2.AttackRequest, _attack_pb2.AttackResponse]  # type: ignore[assignment]
     """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
     "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
-    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
+    RetryInfo).
+    """
+    MeasureRobustness: _aio.UnaryStreamMultiCallable[_attack_pb2.MeasureRobustnessRequest, _attack_pb2.MeasureRobustnessResponse]  # type: ignore[assignment]
+    """The accuracy that is left under an attack, over a rising series of epsilons; one point a message, and after the
+    last the alarms.
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, labels, epsilons, technique), RESOURCE_EXHAUSTED (overload,
+    with RetryInfo).
     """
 
 class AttackServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +75,20 @@ class AttackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_attack_pb2.AttackResponse], _abc.AsyncIterator[_attack_pb2.AttackResponse]]:
         """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
         "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
-        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
+        RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def MeasureRobustness(
+        self,
+        request: _attack_pb2.MeasureRobustnessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attack_pb2.MeasureRobustnessResponse], _abc.AsyncIterator[_attack_pb2.MeasureRobustnessResponse]]:
+        """The accuracy that is left under an attack, over a rising series of epsilons; one point a message, and after the
+        last the alarms.
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, labels, epsilons, technique), RESOURCE_EXHAUSTED (overload,
+        with RetryInfo).
         """
 
 def add_AttackServiceServicer_to_server(servicer: AttackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,7 +29,7 @@ from convlens.v1 import target_pb2 as convlens_dot_v1_dot_target__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63onvlens/v1/inspection.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/target.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\xb2\x01\n\x0f\x43lassifyRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12\x33\n\x05top_k\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\x14@H\x00\x88\x01\x01\x42\x08\n\x06_top_k\"H\n\x10\x43lassifyResponse\x12\x34\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x1b.convlens.v1.Classification\">\n\x0e\x43lassification\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.convlens.v1.Prediction\"\xa3\x01\n\x15GetActivationsRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12(\n\x06layers\x18\x03 \x03(\tB\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@8\x01\"A\n\x16GetActivationsResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart\"\xbc\x01\n\x10\x41ttributeRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12\x46\n\x0c\x61ttributions\x18\x03 \x03(\x0b\x32\x18.convlens.v1.AttributionB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00@@\"\xd5\x01\n\x0b\x41ttribution\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.convlens.v1.Target\x12)\n\x08gradient\x18\n \x01(\x0b\x32\x15.convlens.v1.GradientH\x00\x12\x36\n\x0fguided_backprop\x18\x0b \x01(\x0b\x32\x1b.convlens.v1.GuidedBackpropH\x00\x12+\n\tdeconvnet\x18\x0c \x01(\x0b\x32\x16.convlens.v1.DeconvnetH\x00\x42\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\"\n\n\x08Gradient\"\x10\n\x0eGuidedBackprop\"\x0b\n\tDeconvnet\"v\n\x11\x41ttributeResponse\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1c.convlens.v1.AttributeResultH\x00\x12)\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.convlens.v1.TensorPartH\x00\x42\x06\n\x04part\"A\n\x0f\x41ttributeResult\x12.\n\x07targets\x18\x01 \x03(\x0b\x32\x1d.convlens.v1.AttributedTarget\"9\n\x10\x41ttributedTarget\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x15\n\rclass_indices\x18\x02 \x03(\x05\x32\x87\x02\n\x11InspectionService\x12G\n\x08\x43lassify\x12\x1c.convlens.v1.ClassifyRequest\x1a\x1d.convlens.v1.ClassifyResponse\x12[\n\x0eGetActivations\x12\".convlens.v1.GetActivationsRequest\x1a#.convlens.v1.GetActivationsResponse0\x01\x12L\n\tAttribute\x12\x1d.convlens.v1.AttributeRequest\x1a\x1e.convlens.v1.AttributeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63onvlens/v1/inspection.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/target.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\xb2\x01\n\x0f\x43lassifyRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12\x33\n\x05top_k\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\x14@H\x00\x88\x01\x01\x42\x08\n\x06_top_k\"H\n\x10\x43lassifyResponse\x12\x34\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x1b.convlens.v1.Classification\">\n\x0e\x43lassification\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.convlens.v1.Prediction\"\xf8\x01\n\x15GetActivationsRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12:\n\x06images\x18\x02 \x03(\x0b\x32\x12.convlens.v1.ImageB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12(\n\x06layers\x18\x03 \x03(\tB\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@8\x01\x12 \n\x07\x63hannel\x18\x04 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x12%\n\x03top\x18\x05 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xb0@H\x00\x42\n\n\x08\x63hannels\"A\n\x16GetActivationsResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart\"\x7f\n\x15StreamFeaturesRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1b.convlens.v1.FeatureOptionsH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.convlens.v1.NamedImageH\x00\x42\x0c\n\x04part\x12\x04\x88\x80\x19\x01\"\x92\x01\n\x0e\x46\x65\x61tureOptions\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12 \n\x05layer\x18\x02 \x01(\tB\x11\x82\x80\x19\r\x11\x00\x00\x00\x00\x00\x00p@0\x01\x38\x01\x12%\n\x07pooling\x18\x03 \x01(\x0e\x32\x14.convlens.v1.Pooling\x12\x11\n\tnormalise\x18\x04 \x01(\x08\"V\n\nNamedImage\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@0\x01\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\"A\n\x16StreamFeaturesResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart*Z\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x0f\n\x0bPOOLING_MAX\x10\x02\x12\x13\n\x0fPOOLING_FLATTEN\x10\x03\x32\x98\x02\n\x11InspectionService\x12G\n\x08\x43lassify\x12\x1c.convlens.v1.ClassifyRequest\x1a\x1d.convlens.v1.ClassifyResponse\x12[\n\x0eGetActivations\x12\".convlens.v1.GetActivationsRequest\x1a#.convlens.v1.GetActivationsResponse0\x01\x12]\n\x0eStreamFeatures\x12\".convlens.v1.StreamFeaturesRequest\x1a#.convlens.v1.StreamFeaturesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,12 +44,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACTIVATIONSREQUEST'].fields_by_name['images']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@'
   _globals['_GETACTIVATIONSREQUEST'].fields_by_name['layers']._loaded_options = None
   _globals['_GETACTIVATIONSREQUEST'].fields_by_name['layers']._serialized_options = b'\202\200\031\024\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@8\001'
-  _globals['_ATTRIBUTEREQUEST'].fields_by_name['images']._loaded_options = None
-  _globals['_ATTRIBUTEREQUEST'].fields_by_name['images']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@'
-  _globals['_ATTRIBUTEREQUEST'].fields_by_name['attributions']._loaded_options = None
-  _globals['_ATTRIBUTEREQUEST'].fields_by_name['attributions']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000@@'
-  _globals['_ATTRIBUTION'].oneofs_by_name['technique']._loaded_options = None
-  _globals['_ATTRIBUTION'].oneofs_by_name['technique']._serialized_options = b'\210\200\031\001'
+  _globals['_GETACTIVATIONSREQUEST'].fields_by_name['channel']._loaded_options = None
+  _globals['_GETACTIVATIONSREQUEST'].fields_by_name['channel']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
+  _globals['_GETACTIVATIONSREQUEST'].fields_by_name['top']._loaded_options = None
+  _globals['_GETACTIVATIONSREQUEST'].fields_by_name['top']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000\260@'
+  _globals['_STREAMFEATURESREQUEST'].oneofs_by_name['part']._loaded_options = None
+  _globals['_STREAMFEATURESREQUEST'].oneofs_by_name['part']._serialized_options = b'\210\200\031\001'
+  _globals['_FEATUREOPTIONS'].fields_by_name['layer']._loaded_options = None
+  _globals['_FEATUREOPTIONS'].fields_by_name['layer']._serialized_options = b'\202\200\031\r\021\000\000\000\000\000\000p@0\0018\001'
+  _globals['_NAMEDIMAGE'].fields_by_name['name']._loaded_options = None
+  _globals['_NAMEDIMAGE'].fields_by_name['name']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000p@0\001'
+  _globals['_NAMEDIMAGE'].fields_by_name['image']._loaded_options = None
+  _globals['_NAMEDIMAGE'].fields_by_name['image']._serialized_options = b'\202\200\031\0020\001'
+  _globals['_POOLING']._serialized_start=1243
+  _globals['_POOLING']._serialized_end=1333
   _globals['_CLASSIFYREQUEST']._serialized_start=174
   _globals['_CLASSIFYREQUEST']._serialized_end=352
   _globals['_CLASSIFYRESPONSE']._serialized_start=354
@@ -57,25 +65,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFICATION']._serialized_start=428
   _globals['_CLASSIFICATION']._serialized_end=490
   _globals['_GETACTIVATIONSREQUEST']._serialized_start=493
-  _globals['_GETACTIVATIONSREQUEST']._serialized_end=656
-  _globals['_GETACTIVATIONSRESPONSE']._serialized_start=658
-  _globals['_GETACTIVATIONSRESPONSE']._serialized_end=723
-  _globals['_ATTRIBUTEREQUEST']._serialized_start=726
-  _globals['_ATTRIBUTEREQUEST']._serialized_end=914
-  _globals['_ATTRIBUTION']._serialized_start=917
-  _globals['_ATTRIBUTION']._serialized_end=1130
-  _globals['_GRADIENT']._serialized_start=1132
-  _globals['_GRADIENT']._serialized_end=1142
-  _globals['_GUIDEDBACKPROP']._serialized_start=1144
-  _globals['_GUIDEDBACKPROP']._serialized_end=1160
-  _globals['_DECONVNET']._serialized_start=1162
-  _globals['_DECONVNET']._serialized_end=1173
-  _globals['_ATTRIBUTERESPONSE']._serialized_start=1175
-  _globals['_ATTRIBUTERESPONSE']._serialized_end=1293
-  _globals['_ATTRIBUTERESULT']._serialized_start=1295
-  _globals['_ATTRIBUTERESULT']._serialized_end=1360
-  _globals['_ATTRIBUTEDTARGET']._serialized_start=1362
-  _globals['_ATTRIBUTEDTARGET']._serialized_end=1419
-  _globals['_INSPECTIONSERVICE']._serialized_start=1422
-  _globals['_INSPECTIONSERVICE']._serialized_end=1685
+  _globals['_GETACTIVATIONSREQUEST']._serialized_end=741
+  _globals['_GETACTIVATIONSRESPONSE']._serialized_start=743
+  _globals['_GETACTIVATIONSRESPONSE']._serialized_end=808
+  _globals['_STREAMFEATURESREQUEST']._serialized_start=810
+  _globals['_STREAMFEATURESREQUEST']._serialized_end=937
+  _globals['_FEATUREOPTIONS']._serialized_start=940
+  _globals['_FEATUREOPTIONS']._serialized_end=1086
+  _globals['_NAMEDIMAGE']._serialized_start=1088
+  _globals['_NAMEDIMAGE']._serialized_end=1174
+  _globals['_STREAMFEATURESRESPONSE']._serialized_start=1176
+  _globals['_STREAMFEATURESRESPONSE']._serialized_end=1241
+  _globals['_INSPECTIONSERVICE']._serialized_start=1336
+  _globals['_INSPECTIONSERVICE']._serialized_end=1616
 # @@protoc_insertion_point(module_scope)

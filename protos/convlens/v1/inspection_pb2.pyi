@@ -11,6 +11,7 @@ from convlens.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Pooling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pooling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POOLING_UNSPECIFIED: _Pooling.ValueType  # 0
+    """Mean."""
+    POOLING_MEAN: _Pooling.ValueType  # 1
+    """Mean over positions, (C)."""
+    POOLING_MAX: _Pooling.ValueType  # 2
+    """Maximum over positions, (C)."""
+    POOLING_FLATTEN: _Pooling.ValueType  # 3
+    """All positions, (C x H x W)."""
+
+class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
+    """How a layer's map becomes one vector."""
+
+POOLING_UNSPECIFIED: Pooling.ValueType  # 0
+"""Mean."""
+POOLING_MEAN: Pooling.ValueType  # 1
+"""Mean over positions, (C)."""
+POOLING_MAX: Pooling.ValueType  # 2
+"""Maximum over positions, (C)."""
+POOLING_FLATTEN: Pooling.ValueType  # 3
+"""All positions, (C x H x W)."""
+Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
 
 @_typing.final
 class ClassifyRequest(_message.Message):
@@ -105,6 +134,14 @@ class GetActivationsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    channel: _builtins.int
+    """One 0-based channel, (N, 1, H, W)."""
+    top: _builtins.int
+    """The channels with the largest mean over positions for each image, largest first, (N, k, H, W); an INT32 tensor
+    "<layer>.channels" of shape (N, k) names them.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -121,12 +158,16 @@ class GetActivationsRequest(_message.Message):
         model: _model_pb2.ModelRef | None = ...,
         images: _abc.Iterable[_image_pb2.Image] | None = ...,
         layers: _abc.Iterable[_builtins.str] | None = ...,
+        channel: _builtins.int = ...,
+        top: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "channels", b"channels", "model", b"model", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "layers", b"layers", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "channels", b"channels", "images", b"images", "layers", b"layers", "model", b"model", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_channels: _TypeAlias = _typing.Literal["channel", "top"]  # noqa: Y015
+    _WhichOneofArgType_channels: _TypeAlias = _typing.Literal["channels", b"channels"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_channels) -> _WhichOneofReturnType_channels | None: ...
 
 Global___GetActivationsRequest: _TypeAlias = GetActivationsRequest  # noqa: Y015
 
@@ -151,202 +192,111 @@ class GetActivationsResponse(_message.Message):
 Global___GetActivationsResponse: _TypeAlias = GetActivationsResponse  # noqa: Y015
 
 @_typing.final
-class AttributeRequest(_message.Message):
+class StreamFeaturesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___FeatureOptions:
+        """Sent once, first."""
+
+    @_builtins.property
+    def image(self) -> Global___NamedImage:
+        """Sent as often as wanted."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___FeatureOptions | None = ...,
+        image: Global___NamedImage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["options", "image"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___StreamFeaturesRequest: _TypeAlias = StreamFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class FeatureOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
-    IMAGES_FIELD_NUMBER: _builtins.int
-    ATTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    NORMALISE_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Layer of the model."""
+    pooling: Global___Pooling.ValueType
+    """Default: mean."""
+    normalise: _builtins.bool
+    """Scale each vector to Euclidean length 1."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
-    @_builtins.property
-    def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
-        """Images, all of one size after resizing."""
-
-    @_builtins.property
-    def attributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribution]:
-        """What to compute for each image."""
-
     def __init__(
         self,
         *,
         model: _model_pb2.ModelRef | None = ...,
-        images: _abc.Iterable[_image_pb2.Image] | None = ...,
-        attributions: _abc.Iterable[Global___Attribution] | None = ...,
+        layer: _builtins.str = ...,
+        pooling: Global___Pooling.ValueType = ...,
+        normalise: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributions", b"attributions", "images", b"images", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "model", b"model", "normalise", b"normalise", "pooling", b"pooling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AttributeRequest: _TypeAlias = AttributeRequest  # noqa: Y015
+Global___FeatureOptions: _TypeAlias = FeatureOptions  # noqa: Y015
 
 @_typing.final
-class Attribution(_message.Message):
-    """One technique applied to one target."""
+class NamedImage(_message.Message):
+    """An image with the name that the client knows it by."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TARGET_FIELD_NUMBER: _builtins.int
-    GRADIENT_FIELD_NUMBER: _builtins.int
-    GUIDED_BACKPROP_FIELD_NUMBER: _builtins.int
-    DECONVNET_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
     @_builtins.property
-    def target(self) -> _target_pb2.Target:
-        """Default: the score of the class that the model predicts."""
+    def image(self) -> _image_pb2.Image:
+        """The image."""
 
-    @_builtins.property
-    def gradient(self) -> Global___Gradient: ...
-    @_builtins.property
-    def guided_backprop(self) -> Global___GuidedBackprop: ...
-    @_builtins.property
-    def deconvnet(self) -> Global___Deconvnet: ...
     def __init__(
         self,
         *,
-        target: _target_pb2.Target | None = ...,
-        gradient: Global___Gradient | None = ...,
-        guided_backprop: Global___GuidedBackprop | None = ...,
-        deconvnet: Global___Deconvnet | None = ...,
+        name: _builtins.str = ...,
+        image: _image_pb2.Image | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deconvnet", b"deconvnet", "gradient", b"gradient", "guided_backprop", b"guided_backprop", "target", b"target", "technique", b"technique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deconvnet", b"deconvnet", "gradient", b"gradient", "guided_backprop", b"guided_backprop", "target", b"target", "technique", b"technique"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["gradient", "guided_backprop", "deconvnet"]  # noqa: Y015
-    _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_technique) -> _WhichOneofReturnType_technique | None: ...
-
-Global___Attribution: _TypeAlias = Attribution  # noqa: Y015
-
-@_typing.final
-class Gradient(_message.Message):
-    """The plain gradient of the target (Simonyan et al. 2014, arXiv:1312.6034)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Gradient: _TypeAlias = Gradient  # noqa: Y015
+Global___NamedImage: _TypeAlias = NamedImage  # noqa: Y015
 
 @_typing.final
-class GuidedBackprop(_message.Message):
-    """The gradient with ReLU backward passes only where both the activation and the incoming signal are positive
-    (Springenberg et al. 2015, arXiv:1412.6806).
-    """
-
+class StreamFeaturesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GuidedBackprop: _TypeAlias = GuidedBackprop  # noqa: Y015
-
-@_typing.final
-class Deconvnet(_message.Message):
-    """The gradient with ReLU backward passes where the incoming signal is positive (Zeiler & Fergus 2014, arXiv:1311.2901)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Deconvnet: _TypeAlias = Deconvnet  # noqa: Y015
-
-@_typing.final
-class AttributeResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RESULT_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def result(self) -> Global___AttributeResult:
-        """Sent once, first."""
-
     @_builtins.property
     def tensor(self) -> _tensor_pb2.TensorPart: ...
     def __init__(
         self,
         *,
-        result: Global___AttributeResult | None = ...,
         tensor: _tensor_pb2.TensorPart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "result", b"result", "tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "result", b"result", "tensor", b"tensor"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["result", "tensor"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
-
-Global___AttributeResponse: _TypeAlias = AttributeResponse  # noqa: Y015
-
-@_typing.final
-class AttributeResult(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TARGETS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributedTarget]:
-        """One an attribution, in the order of the request."""
-
-    def __init__(
-        self,
-        *,
-        targets: _abc.Iterable[Global___AttributedTarget] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AttributeResult: _TypeAlias = AttributeResult  # noqa: Y015
-
-@_typing.final
-class AttributedTarget(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    CLASS_INDICES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Value of the target for each image."""
-
-    @_builtins.property
-    def class_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Class that the target meant for each image; empty for neurons."""
-
-    def __init__(
-        self,
-        *,
-        values: _abc.Iterable[_builtins.float] | None = ...,
-        class_indices: _abc.Iterable[_builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_indices", b"class_indices", "values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AttributedTarget: _TypeAlias = AttributedTarget  # noqa: Y015
+Global___StreamFeaturesResponse: _TypeAlias = StreamFeaturesResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InspectionServiceStub:
-    """What a network sees in an image: predictions, activations, sensitivities.
+    """What a network sees in an image: predictions, activations, features.
     """
 
     def __init__(self, channel):
@@ -45,15 +45,15 @@ class InspectionServiceStub:
                 request_serializer=convlens_dot_v1_dot_inspection__pb2.GetActivationsRequest.SerializeToString,
                 response_deserializer=convlens_dot_v1_dot_inspection__pb2.GetActivationsResponse.FromString,
                 _registered_method=True)
-        self.Attribute = channel.unary_stream(
-                '/convlens.v1.InspectionService/Attribute',
-                request_serializer=convlens_dot_v1_dot_inspection__pb2.AttributeRequest.SerializeToString,
-                response_deserializer=convlens_dot_v1_dot_inspection__pb2.AttributeResponse.FromString,
+        self.StreamFeatures = channel.stream_stream(
+                '/convlens.v1.InspectionService/StreamFeatures',
+                request_serializer=convlens_dot_v1_dot_inspection__pb2.StreamFeaturesRequest.SerializeToString,
+                response_deserializer=convlens_dot_v1_dot_inspection__pb2.StreamFeaturesResponse.FromString,
                 _registered_method=True)
 
 
 class InspectionServiceServicer:
-    """What a network sees in an image: predictions, activations, sensitivities.
+    """What a network sees in an image: predictions, activations, features.
     """
 
     def Classify(self, request, context):
@@ -65,18 +65,20 @@ class InspectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetActivations(self, request, context):
-        """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N, C).
+        """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N,
+        C).
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layers), RESOURCE_EXHAUSTED (overload, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Attribute(self, request, context):
-        """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in
-        the order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-        per unit of pixel value in [0, 1].
-        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    def StreamFeatures(self, request_iterator, context):
+        """Feature vectors of any number of images: the client streams one `options`, then images; each is answered, in
+        order, by the header and the chunk of a tensor named as the image, FP32 of shape (D). Memory stays bounded:
+        images are read as fast as they are computed.
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (options, an image; names it), RESOURCE_EXHAUSTED (overload, with
+        RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,10 +97,10 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     request_deserializer=convlens_dot_v1_dot_inspection__pb2.GetActivationsRequest.FromString,
                     response_serializer=convlens_dot_v1_dot_inspection__pb2.GetActivationsResponse.SerializeToString,
             ),
-            'Attribute': grpc.unary_stream_rpc_method_handler(
-                    servicer.Attribute,
-                    request_deserializer=convlens_dot_v1_dot_inspection__pb2.AttributeRequest.FromString,
-                    response_serializer=convlens_dot_v1_dot_inspection__pb2.AttributeResponse.SerializeToString,
+            'StreamFeatures': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamFeatures,
+                    request_deserializer=convlens_dot_v1_dot_inspection__pb2.StreamFeaturesRequest.FromString,
+                    response_serializer=convlens_dot_v1_dot_inspection__pb2.StreamFeaturesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -109,7 +111,7 @@ def add_InspectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InspectionService:
-    """What a network sees in an image: predictions, activations, sensitivities.
+    """What a network sees in an image: predictions, activations, features.
     """
 
     @staticmethod
@@ -167,7 +169,7 @@ class InspectionService:
             _registered_method=True)
 
     @staticmethod
-    def Attribute(request,
+    def StreamFeatures(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -177,12 +179,12 @@ class InspectionService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/convlens.v1.InspectionService/Attribute',
-            convlens_dot_v1_dot_inspection__pb2.AttributeRequest.SerializeToString,
-            convlens_dot_v1_dot_inspection__pb2.AttributeResponse.FromString,
+            '/convlens.v1.InspectionService/StreamFeatures',
+            convlens_dot_v1_dot_inspection__pb2.StreamFeaturesRequest.SerializeToString,
+            convlens_dot_v1_dot_inspection__pb2.StreamFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

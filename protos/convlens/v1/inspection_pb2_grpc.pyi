@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InspectionServiceStub:
-    """What a network sees in an image: predictions, activations, sensitivities."""
+    """What a network sees in an image: predictions, activations, features."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,19 +38,21 @@ class InspectionServiceStub:
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, top_k), RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
     GetActivations: _grpc.UnaryStreamMultiCallable[_inspection_pb2.GetActivationsRequest, _inspection_pb2.GetActivationsResponse]
-    """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N, C).
+    """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N,
+    C).
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layers), RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
-    Attribute: _grpc.UnaryStreamMultiCallable[_inspection_pb2.AttributeRequest, _inspection_pb2.AttributeResponse]
-    """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in
-    the order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-    per unit of pixel value in [0, 1].
-    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    StreamFeatures: _grpc.StreamStreamMultiCallable[_inspection_pb2.StreamFeaturesRequest, _inspection_pb2.StreamFeaturesResponse]
+    """Feature vectors of any number of images: the client streams one `options`, then images; each is answered, in
+    order, by the header and the chunk of a tensor named as the image, FP32 of shape (D). Memory stays bounded:
+    images are read as fast as they are computed.
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (options, an image; names it), RESOURCE_EXHAUSTED (overload, with
+    RetryInfo).
     """
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
-    """What a network sees in an image: predictions, activations, sensitivities."""
+    """What a network sees in an image: predictions, activations, features."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_inspection_pb2.ClassifyRequest, _inspection_pb2.ClassifyResponse]  # type: ignore[assignment]
@@ -58,18 +60,20 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, top_k), RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
     GetActivations: _aio.UnaryStreamMultiCallable[_inspection_pb2.GetActivationsRequest, _inspection_pb2.GetActivationsResponse]  # type: ignore[assignment]
-    """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N, C).
+    """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N,
+    C).
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layers), RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
-    Attribute: _aio.UnaryStreamMultiCallable[_inspection_pb2.AttributeRequest, _inspection_pb2.AttributeResponse]  # type: ignore[assignment]
-    """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in
-    the order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-    per unit of pixel value in [0, 1].
-    Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    StreamFeatures: _aio.StreamStreamMultiCallable[_inspection_pb2.StreamFeaturesRequest, _inspection_pb2.StreamFeaturesResponse]  # type: ignore[assignment]
+    """Feature vectors of any number of images: the client streams one `options`, then images; each is answered, in
+    order, by the header and the chunk of a tensor named as the image, FP32 of shape (D). Memory stays bounded:
+    images are read as fast as they are computed.
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (options, an image; names it), RESOURCE_EXHAUSTED (overload, with
+    RetryInfo).
     """
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What a network sees in an image: predictions, activations, sensitivities."""
+    """What a network sees in an image: predictions, activations, features."""
 
     @_abc_1.abstractmethod
     def Classify(
@@ -87,20 +91,22 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inspection_pb2.GetActivationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.GetActivationsResponse], _abc.AsyncIterator[_inspection_pb2.GetActivationsResponse]]:
-        """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N, C).
+        """Streams the value of each asked layer, one tensor a layer, named as the layer, FP32 of shape (N, C, H, W) or (N,
+        C).
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layers), RESOURCE_EXHAUSTED (overload, with RetryInfo).
         """
 
     @_abc_1.abstractmethod
-    def Attribute(
+    def StreamFeatures(
         self,
-        request: _inspection_pb2.AttributeRequest,
+        request_iterator: _MaybeAsyncIterator[_inspection_pb2.StreamFeaturesRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_inspection_pb2.AttributeResponse], _abc.AsyncIterator[_inspection_pb2.AttributeResponse]]:
-        """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in
-        the order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-        per unit of pixel value in [0, 1].
-        Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    ) -> _typing.Union[_abc.Iterator[_inspection_pb2.StreamFeaturesResponse], _abc.AsyncIterator[_inspection_pb2.StreamFeaturesResponse]]:
+        """Feature vectors of any number of images: the client streams one `options`, then images; each is answered, in
+        order, by the header and the chunk of a tensor named as the image, FP32 of shape (D). Memory stays bounded:
+        images are read as fast as they are computed.
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (options, an image; names it), RESOURCE_EXHAUSTED (overload, with
+        RetryInfo).
         """
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

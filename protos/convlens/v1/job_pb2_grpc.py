@@ -70,7 +70,8 @@ class JobServiceServicer:
 
     def WatchJob(self, request, context):
         """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
-        Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with RetryInfo).
+        Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with
+        RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,8 +79,8 @@ class JobServiceServicer:
 
     def ReadArtifact(self, request, context):
         """Streams the bytes of one artifact of a finished job, from `read_offset`.
-        Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset beyond the
-        artifact), DATA_LOSS (stored bytes do not match their digest).
+        Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
+        beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

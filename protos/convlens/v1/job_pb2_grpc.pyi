@@ -43,12 +43,13 @@ class JobServiceStub:
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
-    Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with RetryInfo).
+    Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with
+    RetryInfo).
     """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_job_pb2.ReadArtifactRequest, _job_pb2.ReadArtifactResponse]
     """Streams the bytes of one artifact of a finished job, from `read_offset`.
-    Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset beyond the
-    artifact), DATA_LOSS (stored bytes do not match their digest).
+    Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
+    beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
     """
 
 @_typing.type_check_only
@@ -65,12 +66,13 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
-    Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with RetryInfo).
+    Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with
+    RetryInfo).
     """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_job_pb2.ReadArtifactRequest, _job_pb2.ReadArtifactResponse]  # type: ignore[assignment]
     """Streams the bytes of one artifact of a finished job, from `read_offset`.
-    Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset beyond the
-    artifact), DATA_LOSS (stored bytes do not match their digest).
+    Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
+    beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -96,7 +98,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.WatchJobResponse], _abc.AsyncIterator[_job_pb2.WatchJobResponse]]:
         """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
-        Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with RetryInfo).
+        Errors: NOT_FOUND (operation), OUT_OF_RANGE (after_event_id is malformed), UNAVAILABLE (Redis away, with
+        RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -106,8 +109,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.ReadArtifactResponse], _abc.AsyncIterator[_job_pb2.ReadArtifactResponse]]:
         """Streams the bytes of one artifact of a finished job, from `read_offset`.
-        Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset beyond the
-        artifact), DATA_LOSS (stored bytes do not match their digest).
+        Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
+        beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

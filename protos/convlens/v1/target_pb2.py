@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
+from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onvlens/v1/target.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\"\x9f\x01\n\x06Target\x12/\n\x0b\x63lass_score\x18\x01 \x01(\x0b\x32\x18.convlens.v1.ClassTargetH\x00\x12\x33\n\x0flog_probability\x18\x02 \x01(\x0b\x32\x18.convlens.v1.ClassTargetH\x00\x12%\n\x06neuron\x18\x03 \x01(\x0b\x32\x13.convlens.v1.NeuronH\x00\x42\x08\n\x06target\"<\n\x0b\x43lassTarget\x12#\n\x05index\x18\x01 \x01(\x05\x42\x0f\x82\x80\x19\x0b\t\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x00\x88\x01\x01\x42\x08\n\x06_index\"~\n\x06Neuron\x12 \n\x05layer\x18\x01 \x01(\tB\x11\x82\x80\x19\r\x11\x00\x00\x00\x00\x00\x00p@0\x01\x38\x01\x12\x1e\n\x07\x63hannel\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x18\n\x01y\x18\x03 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x18\n\x01x\x18\x04 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"?\n\nPrediction\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onvlens/v1/target.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\x81\x02\n\x06Target\x12/\n\x0b\x63lass_score\x18\x01 \x01(\x0b\x32\x18.convlens.v1.ClassTargetH\x00\x12\x33\n\x0flog_probability\x18\x02 \x01(\x0b\x32\x18.convlens.v1.ClassTargetH\x00\x12%\n\x06neuron\x18\x03 \x01(\x0b\x32\x13.convlens.v1.NeuronH\x00\x12-\n\x07\x63hannel\x18\x04 \x01(\x0b\x32\x1a.convlens.v1.ChannelTargetH\x00\x12\x31\n\tdirection\x18\x05 \x01(\x0b\x32\x1c.convlens.v1.DirectionTargetH\x00\x42\x08\n\x06target\"<\n\x0b\x43lassTarget\x12#\n\x05index\x18\x01 \x01(\x05\x42\x0f\x82\x80\x19\x0b\t\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x00\x88\x01\x01\x42\x08\n\x06_index\"~\n\x06Neuron\x12 \n\x05layer\x18\x01 \x01(\tB\x11\x82\x80\x19\r\x11\x00\x00\x00\x00\x00\x00p@0\x01\x38\x01\x12\x1e\n\x07\x63hannel\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x18\n\x01y\x18\x03 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x18\n\x01x\x18\x04 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"Q\n\rChannelTarget\x12 \n\x05layer\x18\x01 \x01(\tB\x11\x82\x80\x19\r\x11\x00\x00\x00\x00\x00\x00p@0\x01\x38\x01\x12\x1e\n\x07\x63hannel\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"`\n\x0f\x44irectionTarget\x12 \n\x05layer\x18\x01 \x01(\tB\x11\x82\x80\x19\r\x11\x00\x00\x00\x00\x00\x00p@0\x01\x38\x01\x12+\n\x06vector\x18\x02 \x01(\x0b\x32\x13.convlens.v1.TensorB\x06\x82\x80\x19\x02\x30\x01\"?\n\nPrediction\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +43,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEURON'].fields_by_name['y']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
   _globals['_NEURON'].fields_by_name['x']._loaded_options = None
   _globals['_NEURON'].fields_by_name['x']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
-  _globals['_TARGET']._serialized_start=68
-  _globals['_TARGET']._serialized_end=227
-  _globals['_CLASSTARGET']._serialized_start=229
-  _globals['_CLASSTARGET']._serialized_end=289
-  _globals['_NEURON']._serialized_start=291
-  _globals['_NEURON']._serialized_end=417
-  _globals['_PREDICTION']._serialized_start=419
-  _globals['_PREDICTION']._serialized_end=482
+  _globals['_CHANNELTARGET'].fields_by_name['layer']._loaded_options = None
+  _globals['_CHANNELTARGET'].fields_by_name['layer']._serialized_options = b'\202\200\031\r\021\000\000\000\000\000\000p@0\0018\001'
+  _globals['_CHANNELTARGET'].fields_by_name['channel']._loaded_options = None
+  _globals['_CHANNELTARGET'].fields_by_name['channel']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
+  _globals['_DIRECTIONTARGET'].fields_by_name['layer']._loaded_options = None
+  _globals['_DIRECTIONTARGET'].fields_by_name['layer']._serialized_options = b'\202\200\031\r\021\000\000\000\000\000\000p@0\0018\001'
+  _globals['_DIRECTIONTARGET'].fields_by_name['vector']._loaded_options = None
+  _globals['_DIRECTIONTARGET'].fields_by_name['vector']._serialized_options = b'\202\200\031\0020\001'
+  _globals['_TARGET']._serialized_start=94
+  _globals['_TARGET']._serialized_end=351
+  _globals['_CLASSTARGET']._serialized_start=353
+  _globals['_CLASSTARGET']._serialized_end=413
+  _globals['_NEURON']._serialized_start=415
+  _globals['_NEURON']._serialized_end=541
+  _globals['_CHANNELTARGET']._serialized_start=543
+  _globals['_CHANNELTARGET']._serialized_end=624
+  _globals['_DIRECTIONTARGET']._serialized_start=626
+  _globals['_DIRECTIONTARGET']._serialized_end=722
+  _globals['_PREDICTION']._serialized_start=724
+  _globals['_PREDICTION']._serialized_end=787
 # @@protoc_insertion_point(module_scope)

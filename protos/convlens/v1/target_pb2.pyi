@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from convlens.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 import builtins as _builtins
@@ -25,6 +26,8 @@ class Target(_message.Message):
     CLASS_SCORE_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
     NEURON_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def class_score(self) -> Global___ClassTarget:
         """Logit of a class (before the softmax)."""
@@ -37,18 +40,28 @@ class Target(_message.Message):
     def neuron(self) -> Global___Neuron:
         """Value of a single unit of a layer."""
 
+    @_builtins.property
+    def channel(self) -> Global___ChannelTarget:
+        """Mean of one channel of a layer over its positions."""
+
+    @_builtins.property
+    def direction(self) -> Global___DirectionTarget:
+        """Inner product of a layer's value with a direction, averaged over its positions."""
+
     def __init__(
         self,
         *,
         class_score: Global___ClassTarget | None = ...,
         log_probability: Global___ClassTarget | None = ...,
         neuron: Global___Neuron | None = ...,
+        channel: Global___ChannelTarget | None = ...,
+        direction: Global___DirectionTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["class_score", b"class_score", "log_probability", b"log_probability", "neuron", b"neuron", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "class_score", b"class_score", "direction", b"direction", "log_probability", b"log_probability", "neuron", b"neuron", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_score", b"class_score", "log_probability", b"log_probability", "neuron", b"neuron", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "class_score", b"class_score", "direction", b"direction", "log_probability", b"log_probability", "neuron", b"neuron", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["class_score", "log_probability", "neuron"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["class_score", "log_probability", "neuron", "channel", "direction"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -111,6 +124,60 @@ class Neuron(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Neuron: _TypeAlias = Neuron  # noqa: Y015
+
+@_typing.final
+class ChannelTarget(_message.Message):
+    """One channel of a layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Layer of the model."""
+    channel: _builtins.int
+    """0-based channel."""
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        channel: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "layer", b"layer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelTarget: _TypeAlias = ChannelTarget  # noqa: Y015
+
+@_typing.final
+class DirectionTarget(_message.Message):
+    """A direction in the space of a layer's channels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Layer of the model."""
+    @_builtins.property
+    def vector(self) -> _tensor_pb2.Tensor:
+        """FP32 of shape (C), finite and not all zero; taken as it is, not normalised."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        vector: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectionTarget: _TypeAlias = DirectionTarget  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):

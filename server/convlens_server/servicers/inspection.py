@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
-from convlens_server.attribution import attribute
 from convlens_server.quick_lane import QuickLane, parts
 from convlens_server.techniques.activations import activations
 from convlens_server.techniques.classify import classify
 
 
 class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
-    """Predictions, activations, attributions."""
+    """Predictions and activations."""
 
     def __init__(self, lane: QuickLane) -> None:
         self._lane = lane
@@ -31,13 +30,6 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         async for reply in self._lane.executor.stream(self._activations, request):
             yield reply
 
-    async def Attribute(  # noqa: N802
-        self, request: inspection_pb2.AttributeRequest, context: Any
-    ) -> AsyncIterator[inspection_pb2.AttributeResponse]:
-        """Targets attributed to the pixels."""
-        async for reply in self._lane.executor.stream(self._attribute, request):
-            yield reply
-
     def _classify(self, request: inspection_pb2.ClassifyRequest) -> inspection_pb2.ClassifyResponse:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
@@ -49,13 +41,3 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         yield from parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request.layers))
-
-    def _attribute(
-        self, request: inspection_pb2.AttributeRequest
-    ) -> Iterator[inspection_pb2.AttributeResponse]:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
-        result, attributions = attribute(engine, images, request.attributions)
-        yield inspection_pb2.AttributeResponse(result=result)
-        for name, tensor in attributions:
-            yield from parts(inspection_pb2.AttributeResponse, {name: tensor})
