@@ -17,12 +17,13 @@ from onnx import TensorProto, helper
 from convlens.errors import InvalidArgument
 from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.vjp import RULES, Node, ReluRule, Tape, simplify, total
+from convlens_models.vjp import RULES, Chosen, Node, ReluRule, Tape, simplify, total
 
 __all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate"]
 
 COTANGENT: Final = "cotangent"
 IMAGE_GRADIENT: Final = "image_gradient"
+CHANNELWISE: Final = {"Add", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "Relu"}
 OPSETS: Final = range(16, 27)  # From 16 on ScatterElements can add.
 
 
@@ -75,7 +76,7 @@ def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None)
 
 def _backward(tape: Tape, layer: str, active: set[str]) -> str:
     """Append the gradient nodes; the name of the image's gradient."""
-    gradients: dict[str, list[str]] = {layer: [COTANGENT]}
+    gradients: dict[str, list[str]] = {layer: [_start(tape, layer)]}
     for proto in reversed(tape.graph.node):
         node = Node(proto, active)
         if not any(gradients.get(value) for value in node.outputs):
@@ -86,6 +87,23 @@ def _backward(tape: Tape, layer: str, active: set[str]) -> str:
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
     return tape.whole(total(tape, gradients[INPUT]))
+
+
+def _start(tape: Tape, layer: str) -> str:
+    """The cotangent; only its channels that count if it is that of class scores that a convolution made."""
+    value = layer
+    while (maker := tape.producer.get(value)) and maker.op_type in CHANNELWISE:
+        value = maker.input[0]
+    sizes = tape.dims(layer) or ()
+    if (
+        len(sizes) != 2
+        or not isinstance(sizes[1], int)
+        or maker is None
+        or maker.op_type != "Conv"
+        or layer == value
+    ):
+        return COTANGENT
+    return tape.keep(Chosen.of(tape, COTANGENT, layer))
 
 
 def _active(tape: Tape) -> set[str]:

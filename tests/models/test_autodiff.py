@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +14,7 @@ from captum.attr import Deconvolution, GuidedBackprop, Saliency
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from support.pair import Pair, session
+from support.pair import Pair, distance, session
 from torch import nn
 
 from convlens.errors import InvalidArgument
@@ -54,13 +57,15 @@ class Network(Pair):
         )  # fmt: skip
 
     def max_pool(self, x: str) -> str:
-        kernel, stride, ceil = self.draw(st.sampled_from([(2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 0)]))
+        kernel, stride, pad, ceil = self.draw(
+            st.sampled_from([(2, 2, 0, 0), (3, 2, 0, 1), (3, 2, 1, 0), (3, 1, 1, 0)])
+        )
         if min(self.values[x].shape[2:]) < 4:
             return x
         return str(
             self.op(
-                "MaxPool", x, kernel_shape=[kernel] * 2, strides=[stride] * 2, ceil_mode=ceil,
-                ref=lambda x: F.max_pool2d(x, kernel, stride, ceil_mode=bool(ceil)),
+                "MaxPool", x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, ceil_mode=ceil,
+                ref=lambda x: F.max_pool2d(x, kernel, stride, pad, ceil_mode=bool(ceil)),
             )
         )  # fmt: skip
 
@@ -123,6 +128,42 @@ def test_random_networks_equal_float64_autograd(net: Network, data: st.DataObjec
         for sizes, (value, gradient) in net.errors(layer).items():
             assert value < TOLERANCE, (layer, sizes)
             assert gradient < TOLERANCE, (layer, sizes)
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+@pytest.mark.parametrize("classes", [[3, 7], [3, 3], []])
+def test_class_scores_of_a_convolution(groups: int, classes: list[int]) -> None:
+    """As in SqueezeNet: only the classes that the cotangent names pass through the scoring convolution."""
+    noise = np.random.default_rng(4)
+    pair = Pair(noise.uniform(0, 1, (2, 5, 6, 6)))
+    weight = pair.const(noise.standard_normal((10, 5 // groups, 1, 1)).astype(np.float32))
+    scores = pair.op("Conv", "image", weight, group=groups, ref=lambda x, w: F.conv2d(x, w, groups=groups))
+    pixel = pair.op("GlobalAveragePool", pair.relu(scores), ref=lambda x: x.mean((2, 3), keepdim=True))
+    layer = pair.op("Flatten", pixel, ref=lambda x: x.flatten(1))
+    cotangent = np.zeros((2, 10), np.float32)
+    for image, chosen in enumerate(classes):
+        cotangent[image, chosen] = 2.0
+    (expected,) = torch.autograd.grad(
+        pair.values[layer], pair.values["image"], torch.from_numpy(cotangent).double()
+    )
+    for shape in (None, (2, 6, 6)):
+        graph = differentiate(pair.model(), layer, shape=shape)
+        feeds = {"image": pair.image, "cotangent": cotangent}
+        assert distance(session(graph).run(["image_gradient"], feeds)[0], expected) < TOLERANCE
+
+
+def test_kernels_are_rearranged_when_the_session_is_built(tmp_path: Path) -> None:
+    """Not at every pass: ONNX Runtime folds the nodes that only depend on weights."""
+    _, model = small_network()
+    graph = differentiate(model, model.graph.output[0].name, shape=(1, 20, 20))
+    assert {"Gather", "Transpose"} <= {node.op_type for node in graph.graph.node}
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("Transpose") <= 1  # Of the class that the cotangent chooses, which only a pass knows.
+    assert "ConvTranspose" not in kinds
+    assert "Pad" not in kinds
 
 
 def small_network() -> tuple[nn.Module, onnx.ModelProto]:

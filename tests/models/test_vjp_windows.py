@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.pair import Pair
 
 from convlens.errors import InvalidArgument
-from convlens_models.autodiff import differentiate
+from convlens_models.autodiff import ReluRule, differentiate
 
 TOLERANCE = 1e-5
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -161,20 +161,22 @@ def test_conv_transpose(geometry: Geometry, groups: int) -> None:
 
 
 @settings(QUICK, max_examples=80)
-@given(geometries(pooling=True), st.sampled_from([0, 1, 2]))
-@example(Geometry((13, 14), (3, 3), (2, 2), (1, 1), (0, 0, 0, 0), ceil=True), 1)  # SqueezeNet's
-@example(Geometry((13, 14), (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)), 1)  # ResNet's
-@example(Geometry((13, 14), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), 1)  # GoogLeNet's
-@example(Geometry((12, 14), (2, 2), (2, 2), (1, 1), (0, 0, 0, 0)), 1)  # VGG's
-def test_max_pool(geometry: Geometry, levels: int) -> None:
-    """Windows that overlap add up; of values that tie, the first in window order counts."""
+@given(geometries(pooling=True), st.sampled_from([0, 1, 2]), st.sampled_from([None, *ReluRule]))
+@example(Geometry((13, 14), (3, 3), (2, 2), (1, 1), (0, 0, 0, 0), ceil=True), 1, None)  # SqueezeNet's
+@example(Geometry((13, 14), (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)), 1, ReluRule.DECONVNET)  # ResNet's
+@example(Geometry((13, 14), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), 1, None)  # GoogLeNet's
+@example(Geometry((12, 14), (2, 2), (2, 2), (1, 1), (0, 0, 0, 0)), 1, ReluRule.GUIDED)  # VGG's
+@example(Geometry((13, 14), (5, 5), (2, 2), (1, 1), (0, 0, 0, 0)), 1, None)  # Too large to compare.
+def test_max_pool(geometry: Geometry, levels: int, rule: ReluRule | None) -> None:
+    """Windows that overlap add up; of values that tie, the first one counts. Also behind a ReLU."""
 
     def reference(x: torch.Tensor) -> torch.Tensor:
         windows = geometry.windows(x, -torch.inf)
         return windows.gather(-1, windows.argmax(-1, keepdim=True)).squeeze(-1)
 
-    pair = Pair(picture(geometry, levels=levels))
-    pair.op("MaxPool", "image", ceil_mode=int(geometry.ceil), **geometry.attributes, ref=reference)
+    pair = Pair(picture(geometry, levels=levels), rule or ReluRule.GRADIENT)
+    source = pair.relu("image") if rule else "image"
+    pair.op("MaxPool", source, ceil_mode=int(geometry.ceil), **geometry.attributes, ref=reference)
     check(pair)
 
 

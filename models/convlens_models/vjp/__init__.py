@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
 from .forward import simplify
-from .gradients import total
+from .gradients import Chosen, total
 from .tape import Node, ReluRule, Tape
 
 Rule = Callable[[Tape, Node, Sequence[str]], list[str]]
@@ -55,4 +55,4 @@ RULES: dict[str, Rule] = {
     "Where": arithmetic.where,
 }
 
-__all__ = ["RULES", "Node", "ReluRule", "Rule", "Tape", "simplify", "total"]
+__all__ = ["RULES", "Chosen", "Node", "ReluRule", "Rule", "Tape", "simplify", "total"]

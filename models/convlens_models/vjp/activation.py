@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .gradients import Phases
+from .gradients import Chosen, Phases
 from .tape import Node, ReluRule, Tape
 
 Formula = Callable[[Tape, Node, str, str, str], str]
@@ -14,12 +14,19 @@ Formula = Callable[[Tape, Node, str, str, str], str]
 
 def relu(t: Tape, _: Node, x: str, y: str, g: str) -> str:
     """The one rule in which gradient, guided backpropagation and deconvnet differ."""
-    phases = t.pieces.get(g)
-    if isinstance(phases, Phases) and phases.clean and (phases.masked or t.rule is ReluRule.DECONVNET):
+    pieces = t.pieces.get(g)
+    if isinstance(pieces, Phases) and pieces.clean and (pieces.masked or t.rule is ReluRule.DECONVNET):
         if t.rule is ReluRule.GRADIENT:
             return g
-        clamped = {place: t.op("Relu", piece) for place, piece in phases.pieces.items()}
-        return t.keep(replace(phases, pieces=clamped))
+        clamped = {place: t.op("Relu", piece) for place, piece in pieces.pieces.items()}
+        return t.keep(replace(pieces, pieces=clamped))
+    if isinstance(pieces, Chosen):
+        piece = _relu(t, pieces.piece, pieces.on(t, y))
+        return t.keep(replace(pieces, piece=piece, value=x))
+    return _relu(t, g, y)
+
+
+def _relu(t: Tape, g: str, y: str) -> str:
     if t.rule is not ReluRule.GRADIENT:
         g = t.op("Relu", g)
     return g if t.rule is ReluRule.DECONVNET else t.mul(g, t.positive(y))

@@ -10,16 +10,18 @@ by nodes on initializers, which ONNX Runtime computes once, when it builds the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .gradients import Phases, crop, fit, total
+from .gradients import Chosen, Phases, crop, fit, total
 from .tape import Node, Tape
 from .window import Axis, axes_of, taps
 
-JOINT = 64  # Phases with so few channels together are one convolution: half-empty blocks cost more.
+BLOCK = 16  # Channels that ONNX Runtime computes together; a convolution with fewer outputs wastes the rest.
+FEW = 4  # Channels of which several phases fit into a block.
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     if len(sizes) != len(t.shape(weight)):
         raise node.refuse(f"the shape of {weight!r} is not known")
     kernel = Kernel(weight, sizes, axes_of(t, node, sizes[2:]), node.get("group", 1))
+    chosen = t.pieces.get(cotangents[0])
+    if isinstance(chosen, Chosen) and kernel.groups == 1:
+        some = t.op("Gather", weight, chosen.index, axis=0)
+        return [input_gradient(t, chosen.piece, replace(kernel, weight=some, sizes=[-1, *sizes[1:]]), x)]
     return [input_gradient(t, cotangents[0], kernel, x)]
 
 
@@ -76,12 +82,25 @@ def input_gradient(t: Tape, g: str, kernel: Kernel, x: str) -> str:
     step = kernel.stride * phases.stride
     if step == 1:
         return _unstrided(t, phases.pieces[0, 0], kernel)
+    if kernel.groups == 1 and kernel.inputs <= FEW and all(axis.kernel >= step for axis in kernel.axes):
+        return fit(t, _interleaved_blocks(t, phases, kernel, step), x, step)
     places = [(y, x) for y in range(step) for x in range(step)]
-    if kernel.groups == 1 and kernel.inputs * step * step <= JOINT:
-        joined = _phases(t, phases, kernel, places)
-        return fit(t, t.op("DepthToSpace", joined, blocksize=step, mode="CRD"), x, step)
     found = {place: _phases(t, phases, kernel, [place]) for place in places}
     return t.keep(Phases(step, {place: piece for place, piece in found.items() if piece}, x))
+
+
+def _interleaved_blocks(t: Tape, g: Phases, kernel: Kernel, step: int) -> str:
+    """All phases of a gradient of few channels: squares of neighbouring phases fill BLOCK channels."""
+    side = min(step, math.isqrt(BLOCK // kernel.inputs))
+    runs = [range(start, min(start + side, step)) for start in range(0, step, side)]
+    squares = [[(y, x) for y in rows for x in columns] for rows in runs for columns in runs]
+    pieces = [_phases(t, g, kernel, square) for square in squares]
+    order = [(c, *place) for square in squares for c in range(kernel.inputs) for place in square]
+    joined = pieces[0]
+    if len(pieces) > 1:
+        ordered = sorted(range(len(order)), key=order.__getitem__)
+        joined = t.op("Gather", t.op("Concat", *pieces, axis=1), t.ints(ordered), axis=1)
+    return t.op("DepthToSpace", joined, blocksize=step, mode="CRD")
 
 
 def _unstrided(t: Tape, g: str, kernel: Kernel) -> str:

@@ -20,19 +20,29 @@ class Draft:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self.makers = {value: node for node in graph.node for value in node.output}
-        self.channels = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) > 1}
-        for info in (*graph.value_info, *graph.input):
-            sizes = info.type.tensor_type.shape.dim
-            if len(sizes) > 1 and sizes[1].dim_value:
-                self.channels[info.name] = sizes[1].dim_value
+        self.infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
+
+    def channels(self, value: str) -> int:
+        """How many channels a value has; 0 if that is not known."""
+        sizes = self.infos[value].type.tensor_type.shape.dim if value in self.infos else []
+        return int(sizes[1].dim_value) if len(sizes) > 1 else 0
 
     def parts(self, value: str) -> list[str]:
         """What `value` is joined of along the channels; nothing if it is not, or of too many parts."""
         maker = self.makers.get(value)
         if maker is None or maker.op_type != "Concat" or Node(maker).get("axis") not in (1, -3):
             return []
-        known = all(part in self.channels for part in maker.input)
-        return list(maker.input) if known and len(maker.input) <= MOST_PARTS else []
+        usable = len(maker.input) <= MOST_PARTS and all(map(self.channels, maker.input))
+        return list(maker.input) if usable else []
+
+    def describe(self, value: str, like: str, channels: int = 0) -> None:
+        """`value` is shaped like another, with `channels` channels: open sizes keep their names."""
+        info = onnx.ValueInfoProto(name=value)
+        info.type.CopyFrom(self.infos[like].type)
+        if channels:
+            info.type.tensor_type.shape.dim[1].dim_value = channels
+        self.infos[value] = info
+        self.graph.value_info.append(info)
 
     def ints(self, name: str, value: int) -> str:
         """An initializer of one integer."""
@@ -59,18 +69,19 @@ def _rewritten(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
 
 def pool_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
     """MaxPool(Concat(a, b)) as Concat(MaxPool(a), MaxPool(b))."""
-    parts = draft.parts(node.input[0]) if len(node.output) == 1 else []
+    known = len(node.output) == 1 and draft.channels(node.output[0])
+    parts = draft.parts(node.input[0]) if known else []
     names = [f"{node.output[0]}/part{i}" for i in range(len(parts))]
     fresh = []
     for part, name in zip(parts, names, strict=True):
         fresh.append(helper.make_node("MaxPool", [part], [name], name=name, **Node(node).attributes))
-        draft.channels[name] = draft.channels[part]
+        draft.describe(name, node.output[0], draft.channels(part))
     joined = helper.make_node("Concat", names, node.output, name=node.name, axis=1)
     return [*fresh, joined] if parts else []
 
 
 def pool_of_rows_and_columns(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
-    """A square MaxPool of stride 1 as one along rows and one along columns, whose gradients take half the work.
+    """A MaxPool of stride 1 as one along rows and one along columns, whose gradients are half the work.
 
     The first maximum in window order is that of the first row that has it, so that ties stay as they are.
     """
@@ -100,13 +111,13 @@ def pool_of_rows_and_columns(node: onnx.NodeProto, draft: Draft) -> list[onnx.No
 def conv_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
     """Conv(Concat(a, b)) as Conv(a) + Conv(b), so that nothing is joined to be cut up again."""
     parts = draft.parts(node.input[0]) if Node(node).get("group", 1) == 1 else []
-    if not parts:
+    if not parts or not draft.channels(node.output[0]):
         return []
     value, fresh, start, total = node.output[0], [], 0, ""
     axis = draft.ints(f"{value}/axis", 1)
     ends = [draft.ints(f"{value}/start", 0)]
     for i, part in enumerate(parts):
-        start += draft.channels[part]
+        start += draft.channels(part)
         ends.append(draft.ints(f"{value}/end{i}", start))
         weight, name = f"{value}/weight{i}", f"{value}/part{i}"
         bias = node.input[2:] if i == 0 else []
@@ -114,9 +125,12 @@ def conv_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
         fresh.append(
             helper.make_node("Conv", [part, weight, *bias], [name], name=name, **Node(node).attributes)
         )
+        draft.describe(name, value)
         if total:
             last = value if i == len(parts) - 1 else f"{value}/sum{i}"
             fresh.append(helper.make_node("Add", [total, name], [last], name=last))
+            if last != value:
+                draft.describe(last, value)
         total = fresh[-1].output[0]
     return fresh
 

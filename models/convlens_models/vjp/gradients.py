@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .tape import Tape
 
 
@@ -35,6 +37,39 @@ class Phases:
         pieces = [self.pieces.get((y, x), zeros) for y in range(s) for x in range(s)]
         joined = t.op("DepthToSpace", t.op("Concat", *pieces, axis=1), blocksize=s, mode="DCR")
         return fit(t, joined, self.value, s)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The gradient of `value` on the channels `index`, [N, k, ...]; it is zero on all others.
+
+    Of the cotangent of class scores one class counts: the convolution that made them need not see the others.
+    """
+
+    index: str
+    piece: str
+    value: str
+
+    @classmethod
+    def of(cls, t: Tape, cotangent: str, value: str) -> Chosen:
+        """The channels of a [N, K] cotangent in which any image has a number, and the first: never none."""
+        channels = t.shape(value)[1]
+        first = np.eye(1, channels if isinstance(channels, int) else 1)[0]
+        sizes = t.op("ReduceSum", t.op("Abs", cotangent), t.ints([0]), keepdims=0)
+        index = t.op("Reshape", t.op("NonZero", t.add(sizes, t.floats(first))), t.ints([-1]))
+        return cls(index, t.op("Gather", cotangent, index, axis=1), value)
+
+    def on(self, t: Tape, value: str) -> str:
+        """The chosen channels of a value."""
+        return t.op("Gather", value, self.index, axis=1)
+
+    def join(self, t: Tape) -> str:
+        """With zeros for the other channels."""
+        rank = len(t.shape(self.value))
+        index = t.op("Reshape", self.index, t.ints([1, -1] + [1] * (rank - 2)))
+        index = t.op("Expand", index, t.op("Shape", self.piece))
+        zeros = t.op("Expand", t.floats(0.0), t.sizes(self.value))
+        return t.op("ScatterElements", zeros, index, self.piece, axis=1)
 
 
 def total(t: Tape, gradients: list[str]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from .conv import Kernel, input_gradient
-from .gradients import Phases
+from .gradients import Chosen, Phases
 from .shape import scatter
 from .tape import Node, ReluRule, Tape
 from .window import Axis, Taps, axes_of, probe, taps
@@ -176,6 +177,10 @@ def global_average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[
     else:
         counts = [t.op("Size", value) for value in (node.outputs[0], x)]
         share = t.op("Div", *(t.op("CastLike", count, t.floats(0.0)) for count in counts))
+    pieces = t.pieces.get(cotangents[0])
+    if isinstance(pieces, Chosen):
+        spread = t.op("Expand", t.mul(pieces.piece, share), _image_size(t, x))
+        return [t.keep(replace(pieces, piece=spread, value=x))]
     return [t.op("Expand", t.mul(cotangents[0], share), t.sizes(x))]
 
 

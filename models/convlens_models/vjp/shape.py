@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
+from .gradients import Chosen
 from .tape import FLOATING, Node, Tape
 
 
@@ -24,6 +26,10 @@ def cast(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 def reshape(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Reshape, Flatten, Squeeze and Unsqueeze: back to the input's shape."""
+    pieces, x = t.pieces.get(cotangents[0]), node.inputs[0]
+    if isinstance(pieces, Chosen) and t.shape(x)[2:] == (1, 1):
+        lifted = t.op("Unsqueeze", pieces.piece, t.ints([2, 3]))
+        return [t.keep(replace(pieces, piece=lifted, value=x))]
     return [t.like(cotangents[0], node.inputs[0])]
 
 

@@ -67,7 +67,9 @@ class Tape:
         """The sizes of `value`; a model whose ranks cannot be inferred is not differentiable."""
         dims = self.dims(value)
         if dims is None:
-            raise ValueError(f"the number of dimensions of {value!r} is not known")
+            raise InvalidArgument(
+                f"cannot differentiate the graph: the rank of {value!r} is not known", field="model"
+            )
         return dims
 
     def is_float(self, value: str) -> bool:
