@@ -58,7 +58,7 @@ class _ProjectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Projection
     PROJECTION_UNSPECIFIED: _Projection.ValueType  # 0
     """PCA."""
     PROJECTION_PCA: _Projection.ValueType  # 1
-    """Principal components, exact."""
+    """Principal components, exact; for vectors of at most 4096 values."""
     PROJECTION_TSNE: _Projection.ValueType  # 2
     """t-SNE (van der Maaten & Hinton 2008), at most 20,000 images."""
 
@@ -68,7 +68,7 @@ class Projection(_Projection, metaclass=_ProjectionEnumTypeWrapper):
 PROJECTION_UNSPECIFIED: Projection.ValueType  # 0
 """PCA."""
 PROJECTION_PCA: Projection.ValueType  # 1
-"""Principal components, exact."""
+"""Principal components, exact; for vectors of at most 4096 values."""
 PROJECTION_TSNE: Projection.ValueType  # 2
 """t-SNE (van der Maaten & Hinton 2008), at most 20,000 images."""
 Global___Projection: _TypeAlias = Projection  # noqa: Y015

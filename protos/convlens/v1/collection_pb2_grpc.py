@@ -132,7 +132,8 @@ class CollectionServiceServicer:
         stored. The same bytes are kept once (by SHA-256); after a break the client goes on behind the last
         acknowledgement, or simply sends all again. An image that cannot be decoded is answered by `error` and does not
         end the stream.
-        Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full), UNAVAILABLE.
+        Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full; overload, with
+        RetryInfo), UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +148,7 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetImage(self, request, context):
-        """Streams one image's file, or a thumbnail of it.
+        """One image's file, or a thumbnail of it.
         Errors: NOT_FOUND (collection or image), UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -57,14 +57,15 @@ class CollectionServiceStub:
     stored. The same bytes are kept once (by SHA-256); after a break the client goes on behind the last
     acknowledgement, or simply sends all again. An image that cannot be decoded is answered by `error` and does not
     end the stream.
-    Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full), UNAVAILABLE.
+    Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full; overload, with
+    RetryInfo), UNAVAILABLE.
     """
     ListImages: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListImagesRequest, _collection_pb2.ListImagesResponse]
     """Lists the images of a collection in the order in which they were added.
     Errors: NOT_FOUND, INVALID_ARGUMENT (page_size, page_token), UNAVAILABLE.
     """
     GetImage: _grpc.UnaryUnaryMultiCallable[_collection_pb2.GetImageRequest, _collection_pb2.GetImageResponse]
-    """Streams one image's file, or a thumbnail of it.
+    """One image's file, or a thumbnail of it.
     Errors: NOT_FOUND (collection or image), UNAVAILABLE.
     """
     FindNearest: _grpc.UnaryUnaryMultiCallable[_collection_pb2.FindNearestRequest, _collection_pb2.FindNearestResponse]
@@ -110,14 +111,15 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     stored. The same bytes are kept once (by SHA-256); after a break the client goes on behind the last
     acknowledgement, or simply sends all again. An image that cannot be decoded is answered by `error` and does not
     end the stream.
-    Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full), UNAVAILABLE.
+    Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full; overload, with
+    RetryInfo), UNAVAILABLE.
     """
     ListImages: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListImagesRequest, _collection_pb2.ListImagesResponse]  # type: ignore[assignment]
     """Lists the images of a collection in the order in which they were added.
     Errors: NOT_FOUND, INVALID_ARGUMENT (page_size, page_token), UNAVAILABLE.
     """
     GetImage: _aio.UnaryUnaryMultiCallable[_collection_pb2.GetImageRequest, _collection_pb2.GetImageResponse]  # type: ignore[assignment]
-    """Streams one image's file, or a thumbnail of it.
+    """One image's file, or a thumbnail of it.
     Errors: NOT_FOUND (collection or image), UNAVAILABLE.
     """
     FindNearest: _aio.UnaryUnaryMultiCallable[_collection_pb2.FindNearestRequest, _collection_pb2.FindNearestResponse]  # type: ignore[assignment]
@@ -190,7 +192,8 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         stored. The same bytes are kept once (by SHA-256); after a break the client goes on behind the last
         acknowledgement, or simply sends all again. An image that cannot be decoded is answered by `error` and does not
         end the stream.
-        Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full), UNAVAILABLE.
+        Errors: NOT_FOUND, INVALID_ARGUMENT (stream out of order), RESOURCE_EXHAUSTED (collection full; overload, with
+        RetryInfo), UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -209,7 +212,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.GetImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.GetImageResponse, _abc.Awaitable[_collection_pb2.GetImageResponse]]:
-        """Streams one image's file, or a thumbnail of it.
+        """One image's file, or a thumbnail of it.
         Errors: NOT_FOUND (collection or image), UNAVAILABLE.
         """
 

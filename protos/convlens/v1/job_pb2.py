@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
 from convlens.v1 import image_pb2 as convlens_dot_v1_dot_image__pb2
+from convlens.v1 import inspection_pb2 as convlens_dot_v1_dot_inspection__pb2
 from convlens.v1 import model_pb2 as convlens_dot_v1_dot_model__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
@@ -31,7 +32,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63onvlens/v1/job.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/tensor.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xd8\x01\n\x10SubmitJobRequest\x12!\n\nrequest_id\x18\x01 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x42@\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x32\n\x04seed\x18\x03 \x01(\x03\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\xff\xff\xff\xff\xff\xff?C!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12+\n\tdeepdream\x18\n \x01(\x0b\x32\x16.convlens.v1.DeepDreamH\x00\x42\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\x42\x07\n\x05_seed\"\xb0\x03\n\tDeepDream\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x1f\n\x06layers\x18\x02 \x03(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x07octaves\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00(@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12:\n\x0coctave_scale\x18\x04 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\xcd\xcc\xcc\xcc\xcc\xcc\xf0?\x11\x00\x00\x00\x00\x00\x00\x08@!ffffff\xf6?H\x01\x88\x01\x01\x12\x33\n\x05steps\x18\x05 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x9f@!\x00\x00\x00\x00\x00\x00$@H\x02\x88\x01\x01\x12\x39\n\tstep_size\x18\x06 \x01(\x02\x42!\x82\x80\x19\x1d\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00P@\x18\x01!\x00\x00\x00\x00\x00\x00\xf8?H\x03\x88\x01\x01\x12\x34\n\x06jitter\x18\x07 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\x80@!\x00\x00\x00\x00\x00\x00@@H\x04\x88\x01\x01\x42\n\n\x08_octavesB\x0f\n\r_octave_scaleB\x08\n\x06_stepsB\x0c\n\n_step_sizeB\t\n\x07_jitter\"\xae\x04\n\x0bJobMetadata\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.convlens.v1.JobState\x12\x11\n\ttechnique\x18\x02 \x01(\t\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x05 \x01(\x03\x12\x34\n\x06losses\x18\x06 \x03(\x0b\x32$.convlens.v1.JobMetadata.LossesEntry\x12\x16\n\x0equeue_position\x18\x07 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07preview\x18\r \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x14\n\x0cmodel_digest\x18\x0f \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x10 \x01(\x08\x1a-\n\x0bLossesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"9\n\tJobResult\x12,\n\tartifacts\x18\x01 \x03(\x0b\x32\x19.convlens.v1.TensorHeader\"W\n\x0fWatchJobRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12%\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@\"s\n\x10WatchJobResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12*\n\x08metadata\x18\x02 \x01(\x0b\x32\x18.convlens.v1.JobMetadata\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"{\n\x13ReadArtifactRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12!\n\x08\x61rtifact\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00`@0\x01\x12\"\n\x0bread_offset\x18\x03 \x01(\x03\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"?\n\x14ReadArtifactResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\xf9\x01\n\nJobService\x12I\n\tSubmitJob\x12\x1d.convlens.v1.SubmitJobRequest\x1a\x1d.google.longrunning.Operation\x12I\n\x08WatchJob\x12\x1c.convlens.v1.WatchJobRequest\x1a\x1d.convlens.v1.WatchJobResponse0\x01\x12U\n\x0cReadArtifact\x12 .convlens.v1.ReadArtifactRequest\x1a!.convlens.v1.ReadArtifactResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63onvlens/v1/job.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x1c\x63onvlens/v1/inspection.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/tensor.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x92\x02\n\x10SubmitJobRequest\x12!\n\nrequest_id\x18\x01 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x42@\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x32\n\x04seed\x18\x03 \x01(\x03\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\xff\xff\xff\xff\xff\xff?C!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12+\n\tdeepdream\x18\n \x01(\x0b\x32\x16.convlens.v1.DeepDreamH\x00\x12\x38\n\x10\x65xtract_features\x18\x0b \x01(\x0b\x32\x1c.convlens.v1.ExtractFeaturesH\x00\x42\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\x42\x07\n\x05_seed\"\xb0\x03\n\tDeepDream\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x1f\n\x06layers\x18\x02 \x03(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x07octaves\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00(@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12:\n\x0coctave_scale\x18\x04 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\xcd\xcc\xcc\xcc\xcc\xcc\xf0?\x11\x00\x00\x00\x00\x00\x00\x08@!ffffff\xf6?H\x01\x88\x01\x01\x12\x33\n\x05steps\x18\x05 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x9f@!\x00\x00\x00\x00\x00\x00$@H\x02\x88\x01\x01\x12\x39\n\tstep_size\x18\x06 \x01(\x02\x42!\x82\x80\x19\x1d\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00P@\x18\x01!\x00\x00\x00\x00\x00\x00\xf8?H\x03\x88\x01\x01\x12\x34\n\x06jitter\x18\x07 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\x80@!\x00\x00\x00\x00\x00\x00@@H\x04\x88\x01\x01\x42\n\n\x08_octavesB\x0f\n\r_octave_scaleB\x08\n\x06_stepsB\x0c\n\n_step_sizeB\t\n\x07_jitter\"\x8c\x02\n\x0f\x45xtractFeatures\x12#\n\ncollection\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12(\n\x06layers\x18\x02 \x03(\tB\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x08poolings\x18\x03 \x03(\x0e\x32\x14.convlens.v1.PoolingB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x08@\x12\x33\n\x05parts\x18\x04 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12$\n\x04part\x18\x05 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x80O@\x12\x0e\n\x06shards\x18\x06 \x03(\tB\x08\n\x06_parts\"\xae\x04\n\x0bJobMetadata\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.convlens.v1.JobState\x12\x11\n\ttechnique\x18\x02 \x01(\t\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x05 \x01(\x03\x12\x34\n\x06losses\x18\x06 \x03(\x0b\x32$.convlens.v1.JobMetadata.LossesEntry\x12\x16\n\x0equeue_position\x18\x07 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07preview\x18\r \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x14\n\x0cmodel_digest\x18\x0f \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x10 \x01(\x08\x1a-\n\x0bLossesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"9\n\tJobResult\x12,\n\tartifacts\x18\x01 \x03(\x0b\x32\x19.convlens.v1.TensorHeader\"W\n\x0fWatchJobRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12%\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@\"s\n\x10WatchJobResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12*\n\x08metadata\x18\x02 \x01(\x0b\x32\x18.convlens.v1.JobMetadata\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"{\n\x13ReadArtifactRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12!\n\x08\x61rtifact\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00`@0\x01\x12\"\n\x0bread_offset\x18\x03 \x01(\x03\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"?\n\x14ReadArtifactResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\xf9\x01\n\nJobService\x12I\n\tSubmitJob\x12\x1d.convlens.v1.SubmitJobRequest\x1a\x1d.google.longrunning.Operation\x12I\n\x08WatchJob\x12\x1c.convlens.v1.WatchJobRequest\x1a\x1d.convlens.v1.WatchJobResponse0\x01\x12U\n\x0cReadArtifact\x12 .convlens.v1.ReadArtifactRequest\x1a!.convlens.v1.ReadArtifactResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +59,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEEPDREAM'].fields_by_name['step_size']._serialized_options = b'\202\200\031\035\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000P@\030\001!\000\000\000\000\000\000\370?'
   _globals['_DEEPDREAM'].fields_by_name['jitter']._loaded_options = None
   _globals['_DEEPDREAM'].fields_by_name['jitter']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000\200@!\000\000\000\000\000\000@@'
+  _globals['_EXTRACTFEATURES'].fields_by_name['collection']._loaded_options = None
+  _globals['_EXTRACTFEATURES'].fields_by_name['collection']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000P@0\001'
+  _globals['_EXTRACTFEATURES'].fields_by_name['layers']._loaded_options = None
+  _globals['_EXTRACTFEATURES'].fields_by_name['layers']._serialized_options = b'\202\200\031\024\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\0000@8\001'
+  _globals['_EXTRACTFEATURES'].fields_by_name['poolings']._loaded_options = None
+  _globals['_EXTRACTFEATURES'].fields_by_name['poolings']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000\010@'
+  _globals['_EXTRACTFEATURES'].fields_by_name['parts']._loaded_options = None
+  _globals['_EXTRACTFEATURES'].fields_by_name['parts']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@!\000\000\000\000\000\000\020@'
+  _globals['_EXTRACTFEATURES'].fields_by_name['part']._loaded_options = None
+  _globals['_EXTRACTFEATURES'].fields_by_name['part']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\200O@'
   _globals['_JOBMETADATA_LOSSESENTRY']._loaded_options = None
   _globals['_JOBMETADATA_LOSSESENTRY']._serialized_options = b'8\001'
   _globals['_WATCHJOBREQUEST'].fields_by_name['name']._loaded_options = None
@@ -70,26 +81,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READARTIFACTREQUEST'].fields_by_name['artifact']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000`@0\001'
   _globals['_READARTIFACTREQUEST'].fields_by_name['read_offset']._loaded_options = None
   _globals['_READARTIFACTREQUEST'].fields_by_name['read_offset']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
-  _globals['_JOBSTATE']._serialized_start=1906
-  _globals['_JOBSTATE']._serialized_end=2060
-  _globals['_SUBMITJOBREQUEST']._serialized_start=236
-  _globals['_SUBMITJOBREQUEST']._serialized_end=452
-  _globals['_DEEPDREAM']._serialized_start=455
-  _globals['_DEEPDREAM']._serialized_end=887
-  _globals['_JOBMETADATA']._serialized_start=890
-  _globals['_JOBMETADATA']._serialized_end=1448
-  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_start=1403
-  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_end=1448
-  _globals['_JOBRESULT']._serialized_start=1450
-  _globals['_JOBRESULT']._serialized_end=1507
-  _globals['_WATCHJOBREQUEST']._serialized_start=1509
-  _globals['_WATCHJOBREQUEST']._serialized_end=1596
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1598
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1713
-  _globals['_READARTIFACTREQUEST']._serialized_start=1715
-  _globals['_READARTIFACTREQUEST']._serialized_end=1838
-  _globals['_READARTIFACTRESPONSE']._serialized_start=1840
-  _globals['_READARTIFACTRESPONSE']._serialized_end=1903
-  _globals['_JOBSERVICE']._serialized_start=2063
-  _globals['_JOBSERVICE']._serialized_end=2312
+  _globals['_JOBSTATE']._serialized_start=2265
+  _globals['_JOBSTATE']._serialized_end=2419
+  _globals['_SUBMITJOBREQUEST']._serialized_start=266
+  _globals['_SUBMITJOBREQUEST']._serialized_end=540
+  _globals['_DEEPDREAM']._serialized_start=543
+  _globals['_DEEPDREAM']._serialized_end=975
+  _globals['_EXTRACTFEATURES']._serialized_start=978
+  _globals['_EXTRACTFEATURES']._serialized_end=1246
+  _globals['_JOBMETADATA']._serialized_start=1249
+  _globals['_JOBMETADATA']._serialized_end=1807
+  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_start=1762
+  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_end=1807
+  _globals['_JOBRESULT']._serialized_start=1809
+  _globals['_JOBRESULT']._serialized_end=1866
+  _globals['_WATCHJOBREQUEST']._serialized_start=1868
+  _globals['_WATCHJOBREQUEST']._serialized_end=1955
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1957
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2072
+  _globals['_READARTIFACTREQUEST']._serialized_start=2074
+  _globals['_READARTIFACTREQUEST']._serialized_end=2197
+  _globals['_READARTIFACTRESPONSE']._serialized_start=2199
+  _globals['_READARTIFACTRESPONSE']._serialized_end=2262
+  _globals['_JOBSERVICE']._serialized_start=2422
+  _globals['_JOBSERVICE']._serialized_end=2671
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from convlens.v1 import image_pb2 as _image_pb2
+from convlens.v1 import inspection_pb2 as _inspection_pb2
 from convlens.v1 import model_pb2 as _model_pb2
 from convlens.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
@@ -66,6 +67,7 @@ class SubmitJobRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     DEEPDREAM_FIELD_NUMBER: _builtins.int
+    EXTRACT_FEATURES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
@@ -74,6 +76,8 @@ class SubmitJobRequest(_message.Message):
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
     def deepdream(self) -> Global___DeepDream: ...
+    @_builtins.property
+    def extract_features(self) -> Global___ExtractFeatures: ...
     def __init__(
         self,
         *,
@@ -81,14 +85,15 @@ class SubmitJobRequest(_message.Message):
         model: _model_pb2.ModelRef | None = ...,
         seed: _builtins.int | None = ...,
         deepdream: Global___DeepDream | None = ...,
+        extract_features: Global___ExtractFeatures | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "model", b"model", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "model", b"model", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
@@ -165,6 +170,61 @@ class DeepDream(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
 
 Global___DeepDream: _TypeAlias = DeepDream  # noqa: Y015
+
+@_typing.final
+class ExtractFeatures(_message.Message):
+    """Feature vectors of all images of a collection that have none yet, kept with the collection for its searches. Images
+    are brought to the model's input size by `short_side`. The work is cut into shards of 256 images, and shared by
+    `parts` jobs: this one, and helpers of the same kind that it puts into the queue with it and that are cancelled with
+    it. This one's steps are images, whichever job did them, and it ends when all are done. Artifact: "images", INT64 of
+    shape (1), the number of images that it was about.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    POOLINGS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Id of the collection."""
+    parts: _builtins.int
+    """Jobs that share the work, at most one a shard; default 4."""
+    part: _builtins.int
+    """Set by the server: which of the parts this job is, from 0."""
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers of the model; computed in one pass."""
+
+    @_builtins.property
+    def poolings(self) -> _containers.RepeatedScalarFieldContainer[_inspection_pb2.Pooling.ValueType]:
+        """Poolings of each layer; empty means mean and max. A vector may have at most 32768 values."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server: SHA-256 of the lists of images, one a shard."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        poolings: _abc.Iterable[_inspection_pb2.Pooling.ValueType] | None = ...,
+        parts: _builtins.int | None = ...,
+        part: _builtins.int = ...,
+        shards: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parts", b"_parts", "parts", b"parts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parts", b"_parts", "collection", b"collection", "layers", b"layers", "part", b"part", "parts", b"parts", "poolings", b"poolings", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parts: _TypeAlias = _typing.Literal["parts"]  # noqa: Y015
+    _WhichOneofArgType__parts: _TypeAlias = _typing.Literal["_parts", b"_parts"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parts) -> _WhichOneofReturnType__parts | None: ...
+
+Global___ExtractFeatures: _TypeAlias = ExtractFeatures  # noqa: Y015
 
 @_typing.final
 class JobMetadata(_message.Message):
