@@ -42,6 +42,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if inspect.isasyncgenfunction(handler.unary_stream):
             return handler._replace(unary_stream=_stream(method, handler.unary_stream))
+        if inspect.isasyncgenfunction(handler.stream_stream):
+            return handler._replace(stream_stream=_stream(method, handler.stream_stream))
         return handler._replace(unary_unary=_unary(method, handler.unary_unary))
 
 
