@@ -127,7 +127,7 @@ def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, 
         if not math.isfinite(value):
             raise InvalidArgument.of(path, value, "a finite number")
         limits.check(value, value, path)
-        if bounds.class_index and manifest is not None and value >= len(manifest.labels):
+        if bounds.class_index and manifest is not None and not 0 <= value < len(manifest.labels):
             last = len(manifest.labels) - 1
             raise InvalidArgument.of(path, value, f"between 0 and {last}, the last class of {manifest.name}")
 

@@ -184,7 +184,7 @@ class Bim(_message.Message):
     epsilon: _builtins.float
     """Largest change of a pixel value in [0, 1]; default 8/255."""
     step_size: _builtins.float
-    """Length of a step; default 2/255."""
+    """Length of a step; default epsilon / 4."""
     steps: _builtins.int
     """Steps; default 10."""
     def __init__(
@@ -227,13 +227,15 @@ class Pgd(_message.Message):
     NORM_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     epsilon: _builtins.float
-    """Radius of the ball, in the units of the norm; default 8/255 for L-infinity, 0.5 for L2."""
+    """Radius of the ball, in the units of the norm, at most 1 for L-infinity; default 8/255 for L-infinity, 0.5 for L2."""
     step_size: _builtins.float
     """Length of a step; default epsilon / 4."""
     steps: _builtins.int
     """Steps; default 40."""
     restarts: _builtins.int
-    """Starts, the best of which is kept for each image; default 1."""
+    """Starts; each image keeps the last point of the start that met the goal, or came nearest to it by cross entropy;
+    default 1.
+    """
     start_at_image: _builtins.bool
     """Start at the image itself instead of a random point of the ball."""
     norm: Global___Norm.ValueType
@@ -301,7 +303,9 @@ class MeasureRobustnessRequest(_message.Message):
 
     @_builtins.property
     def epsilons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Epsilons, rising, in the units of the attack's norm; default 0, 0.5, 1, 2, 4, 8, 16 and 255 (/255)."""
+        """Epsilons, rising, in the units of the attack's norm; default 0, 0.5, 1, 2, 4, 8, 16 and 255 (/255) for
+        L-infinity; 0, 0.125, 0.25, 0.5, 1, 2, 4 and the diagonal of the whole range of the images for L2.
+        """
 
     @_builtins.property
     def fgsm(self) -> Global___Fgsm:
@@ -309,11 +313,11 @@ class MeasureRobustnessRequest(_message.Message):
 
     @_builtins.property
     def bim(self) -> Global___Bim:
-        """BIM at each epsilon; its step length defaults to epsilon / 4."""
+        """BIM at each epsilon; its own is not looked at, its step length defaults to epsilon / 4."""
 
     @_builtins.property
     def pgd(self) -> Global___Pgd:
-        """PGD at each epsilon; its step length defaults to epsilon / 4."""
+        """PGD at each epsilon; its own is not looked at, its step length defaults to epsilon / 4."""
 
     def __init__(
         self,
@@ -375,11 +379,11 @@ class RobustnessPoint(_message.Message):
     epsilon: _builtins.float
     """Radius of the ball."""
     accuracy: _builtins.float
-    """Share of the images that are still classified as their label, in [0, 1]."""
+    """Share of the images that are classified as their label both before and after the attack, in [0, 1]."""
     noise_accuracy: _builtins.float
-    """Share under random noise at the same epsilon (signs for L-infinity, a random direction for L2)."""
+    """The same share under random noise at the same epsilon (signs for L-infinity, a random direction for L2)."""
     zero_gradient_share: _builtins.float
-    """Share of the images whose gradient is zero everywhere."""
+    """Share of the images whose gradient is zero everywhere at the attack's first point."""
     def __init__(
         self,
         *,
@@ -413,7 +417,9 @@ class RobustnessAlarms(_message.Message):
     noise_beats_attack: _builtins.bool
     """Random noise left a lower accuracy than the attack at some epsilon."""
     survives_full_range: _builtins.bool
-    """Accuracy above chance at the largest epsilon, where that spans the whole range of pixel values."""
+    """More images are still right than guessing gets on average (rounded up) at the largest epsilon, where that spans the
+    whole range of pixel values.
+    """
     not_monotone: _builtins.bool
     """Accuracy rose with epsilon by more than one image."""
     def __init__(

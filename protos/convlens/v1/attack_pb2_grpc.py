@@ -52,8 +52,9 @@ class AttackServiceServicer:
     """
 
     def Attack(self, request, context):
-        """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
-        "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
+        """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" (of
+        the cross entropy, at the attack's first point) and "adversarial", each of shape (N, 3, H, W), pixels in [0, 1],
+        signs in {-1, 0, 1}.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
         RetryInfo).
         """

@@ -34,8 +34,9 @@ class AttackServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AttackServiceAsyncStub: ...
     Attack: _grpc.UnaryStreamMultiCallable[_attack_pb2.AttackRequest, _attack_pb2.AttackResponse]
-    """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
-    "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
+    """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" (of
+    the cross entropy, at the attack's first point) and "adversarial", each of shape (N, 3, H, W), pixels in [0, 1],
+    signs in {-1, 0, 1}.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
     RetryInfo).
     """
@@ -52,8 +53,9 @@ class AttackServiceAsyncStub(AttackServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attack: _aio.UnaryStreamMultiCallable[_attack_pb2.AttackRequest, _attack_pb2.AttackResponse]  # type: ignore[assignment]
-    """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
-    "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
+    """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" (of
+    the cross entropy, at the attack's first point) and "adversarial", each of shape (N, 3, H, W), pixels in [0, 1],
+    signs in {-1, 0, 1}.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
     RetryInfo).
     """
@@ -73,8 +75,9 @@ class AttackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _attack_pb2.AttackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attack_pb2.AttackResponse], _abc.AsyncIterator[_attack_pb2.AttackResponse]]:
-        """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" and
-        "adversarial", each of shape (N, 3, H, W), pixels in [0, 1], signs in {-1, 0, 1}.
+        """Perturbs each image. The reply begins with `result`; then follow the FP32 tensors "original", "gradient_sign" (of
+        the cross entropy, at the attack's first point) and "adversarial", each of shape (N, 3, H, W), pixels in [0, 1],
+        signs in {-1, 0, 1}.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, goal, technique), RESOURCE_EXHAUSTED (overload, with
         RetryInfo).
         """

@@ -1,0 +1,144 @@
+"""The loop that iterated attacks share: a step along the gradient, then back into the ball; and the balls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import numpy as np
+
+from convlens.v1 import attack_pb2
+from convlens_models.autodiff import ReluRule
+from convlens_models.manifest import LOG_PROBABILITIES
+from convlens_server.engines.base import F32, Engine
+from convlens_server.targets import Goal, one_hot
+
+GROUP_PIXELS: Final = 800_000
+"""Pixels in one gradient pass: bounds the memory of an attack, whatever the batch."""
+TINY: Final = np.float32(1e-12)
+
+
+class Ball(Protocol):
+    """A norm, as attacks need it. Arrays are (N, 3, H, W); every image has a ball of its own."""
+
+    def direction(self, gradient: F32) -> F32:
+        """The step of length 1 that raises a loss with this gradient most."""
+
+    def project(self, delta: F32, epsilon: float) -> F32:
+        """The nearest point of the ball."""
+
+    def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
+        """Points of the ball, uniformly distributed over it."""
+
+    def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
+        """Noise of length epsilon: signs for L-infinity, a direction for L2."""
+
+    def diagonal(self, images: F32) -> float:
+        """The radius that reaches every picture there is."""
+
+
+class Linf:
+    """|delta| <= epsilon in every pixel value."""
+
+    def direction(self, gradient: F32) -> F32:
+        """sign(g)."""
+        return np.sign(gradient)
+
+    def project(self, delta: F32, epsilon: float) -> F32:
+        """Clipped value by value."""
+        return np.clip(delta, -np.float32(epsilon), np.float32(epsilon))
+
+    def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
+        """Each value uniform in [-epsilon, epsilon)."""
+        return (random.random(like.shape, np.float32) * 2 - 1) * np.float32(epsilon)
+
+    def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
+        """Random signs."""
+        return np.where(random.random(like.shape, np.float32) < 0.5, -1, 1) * np.float32(epsilon)
+
+    def diagonal(self, images: F32) -> float:
+        """1."""
+        return 1.0
+
+
+class L2:
+    """||delta||_2 <= epsilon over all pixel values of an image."""
+
+    def direction(self, gradient: F32) -> F32:
+        """g / ||g||."""
+        return gradient / np.maximum(_length(gradient), TINY)
+
+    def project(self, delta: F32, epsilon: float) -> F32:
+        """Shortened to epsilon where longer."""
+        return delta * np.minimum(1, np.float32(epsilon) / np.maximum(_length(delta), TINY))
+
+    def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
+        """A random direction, as long as u^(1/d) epsilon with u uniform in [0, 1) and d pixel values."""
+        share = random.random((len(like), 1, 1, 1)) ** (1 / like[0].size)
+        return self.surface(random, like, epsilon) * share.astype(np.float32)
+
+    def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
+        """A random direction."""
+        return self.direction(random.standard_normal(like.shape, np.float32)) * np.float32(epsilon)
+
+    def diagonal(self, images: F32) -> float:
+        """sqrt(d) for d pixel values."""
+        return math.sqrt(images[0].size)
+
+
+BALLS: Final[Mapping[int, Ball]] = {
+    attack_pb2.NORM_UNSPECIFIED: Linf(),
+    attack_pb2.NORM_LINF: Linf(),
+    attack_pb2.NORM_L2: L2(),
+}
+
+
+def descend(
+    engine: Engine,
+    images: F32,
+    start: F32,
+    goal: Goal,
+    ball: Ball,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+) -> tuple[F32, F32]:
+    """x <- clip(x0 + P(x + a direction(g) - x0), 0, 1), `steps` times; targeted: minus a.
+
+    Projected gradient descent, P onto the ball around x0 (Madry et al. 2018, arXiv:1706.06083). Every image
+    takes all steps, also those that have met the goal, so that an image's result does not depend on others.
+
+    Args:
+        images: x0, (N, 3, H, W) in [0, 1].
+        start: the first x, in the ball and in [0, 1].
+
+    Returns:
+        The last x, and the gradient g at the first.
+    """
+    found, first = start, np.zeros_like(images)
+    length = np.float32(-step_size if goal.targeted else step_size)
+    for step in range(steps):
+        gradient = loss_gradient(engine, found, goal)
+        first = first if step else gradient
+        moved = found + length * ball.direction(gradient)
+        found = np.clip(images + ball.project(moved - images, epsilon), 0, 1)
+    return found, first
+
+
+def loss_gradient(engine: Engine, images: F32, goal: Goal) -> F32:
+    """dCE/dx for the goal's classes; CE = -log P(class), so the cotangent is -1 at its log-probability."""
+    cotangent = -one_hot(goal.classes, len(engine.stored.manifest.labels))
+    size = max(1, GROUP_PIXELS // images[0, 0].size)
+    passes = [
+        engine.gradient(images[i : i + size], LOG_PROBABILITIES, cotangent[i : i + size], ReluRule.GRADIENT)
+        for i in range(0, len(images), size)
+    ]
+    return np.concatenate([gradient for _, gradient in passes])
+
+
+def _length(values: F32) -> F32:
+    """Euclidean length of each image's values, (N, 1, 1, 1)."""
+    flat = values.reshape(len(values), -1)
+    return np.asarray(np.linalg.norm(flat, axis=1), np.float32).reshape(-1, 1, 1, 1)
