@@ -34,8 +34,9 @@ class Field:
         )
 
     def join(self, other: Field) -> Field:
-        """The field of a sum or concatenation."""
-        return Field(min(self.first, other.first), max(self.last, other.last), max(self.step, other.step))
+        """The field of a sum, product or concatenation; the whole input (step 0) where one part has it."""
+        step = max(self.step, other.step) if self.step and other.step else 0
+        return Field(min(self.first, other.first), max(self.last, other.last), step)
 
 
 def describe(model: onnx.ModelProto, kinds: Mapping[str, str | None], size: int) -> tuple[Layer, ...]:
@@ -164,11 +165,14 @@ def _window(fields: tuple[Field, Field], attributes: Mapping[str, Any]) -> tuple
 
 
 def _field(fields: tuple[Field, Field], size: int) -> dict[str, Any]:
-    field = max(fields, key=lambda field: field.last - field.first)
+    """One square for both axes: around both fields where they differ, all of the input where strides do."""
+    steps = {field.step for field in fields}
+    first = min(field.first for field in fields) if len(steps) == 1 else 0
+    last = max(field.last for field in fields) if len(steps) == 1 else size - 1
     return {
-        "stride": field.step,
-        "receptive_field": round(field.last - field.first) + 1,
-        "receptive_field_start": (field.first + field.last) / 2,
+        "stride": steps.pop() if len(steps) == 1 else 0,
+        "receptive_field": round(last - first) + 1,
+        "receptive_field_start": (first + last) / 2,
     }
 
 

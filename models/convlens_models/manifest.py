@@ -30,7 +30,7 @@ class Layer(BaseModel):
         tensor: name of the value in `forward.onnx`.
         shape: of one image's value at the model's input size, without the batch axis.
         stride: input pixels between neighbouring positions; 0 when a position sees the whole input.
-        receptive_field: side in input pixels (the longer one, where the two differ).
+        receptive_field: side in input pixels; of the square around it, where the two axes differ.
         receptive_field_start: input coordinate of the field's centre at position 0; pixel centres are whole.
         weight: key of the layer's kernel in `weights.safetensors`, if it has one.
     """
