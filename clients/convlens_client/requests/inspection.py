@@ -1,0 +1,39 @@
+"""What a network sees in an image: predictions and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convlens.v1 import inspection_pb2, inspection_pb2_grpc
+from convlens_client.calls import Call, Method, Tensors, Unary
+from convlens_client.images import Images, ResizeLike, to_images
+from convlens_client.requests.model import model_ref
+from convlens_client.results import Array, Classification, freeze
+
+_Inspection = inspection_pb2_grpc.InspectionServiceStub
+
+
+def classify(
+    images: Images, *, top_k: int | None = None, model: str = "", resize: ResizeLike | None = None
+) -> Call[tuple[Classification, ...]]:
+    """The `top_k` best classes of each image, best first."""
+    request = inspection_pb2.ClassifyRequest(
+        model=model_ref(model), images=to_images(images, resize), top_k=top_k
+    )
+    return Unary(
+        Method(_Inspection, "Classify"),
+        request,
+        lambda reply: tuple(freeze(item) for item in reply.classifications),
+    )
+
+
+def activations(
+    images: Images, layers: str | Sequence[str], *, model: str = "", resize: ResizeLike | None = None
+) -> Call[dict[str, Array]]:
+    """Value of each layer, by name, float32 of shape (N, C, H, W) or (N, C)."""
+    request = inspection_pb2.GetActivationsRequest(
+        model=model_ref(model),
+        images=to_images(images, resize),
+        layers=[layers] if isinstance(layers, str) else layers,
+    )
+    return Tensors(Method(_Inspection, "GetActivations"), request, lambda _, tensors: tensors)
