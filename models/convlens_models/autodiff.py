@@ -4,7 +4,8 @@
 
 The result takes "image" and "cotangent" (one number for each number of the layer's value) and gives the
 layer's value under its own name, and "image_gradient" = d <cotangent, value> / d image, of the image's shape.
-A class score is a one-hot cotangent at the logits; a neuron is a one-hot cotangent at its layer.
+A class score is a one-hot cotangent at the logits; a neuron is a one-hot cotangent at its layer. With `wrt`
+the gradient is that of an inner value instead of the image, as Grad-CAM needs it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.vjp import RULES, Chosen, Node, ReluRule, Tape, simplify, total
 
-__all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate"]
+__all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
 
 COTANGENT: Final = "cotangent"
 IMAGE_GRADIENT: Final = "image_gradient"
@@ -32,8 +33,9 @@ def differentiate(
     layer: str,
     rule: ReluRule | str = ReluRule.GRADIENT,
     shape: tuple[int | None, int, int] | None = None,
+    wrt: str = INPUT,
 ) -> onnx.ModelProto:
-    """The graph of the gradient of `layer`'s value with respect to the image.
+    """The graph of the gradient of `layer`'s value with respect to the image, or to an inner value.
 
     Args:
         forward: has the one input "image" [N, 3, H, W]. Its initializers are taken over as they are, those in
@@ -41,30 +43,41 @@ def differentiate(
         layer: a value of the graph.
         rule: what a ReLU sends back.
         shape: batch (None: any), height and width to fix, which makes a faster graph; None leaves all open.
+        wrt: what to differentiate by. A value inside the graph becomes an output too, and its gradient is
+            called `gradient_name(wrt)`.
 
     Raises:
-        InvalidArgument: the layer does not exist or does not depend on the image, or a node between the two
+        InvalidArgument: the layer does not exist or does not depend on `wrt`, or a node between the two
             has no rule; the message names it.
     """
     _check_opset(forward)
-    part = _inferred(cut(forward, [layer]), shape)
+    values = [layer] if wrt == INPUT else [layer, wrt]
+    part = cut(forward, values)
+    source = wrt if wrt == INPUT else _tap(part.graph, wrt)
+    part = _inferred(part, shape)
     simplify(part.graph)
-    part = _inferred(cut(part, [layer]), shape)
+    part = _inferred(cut(part, values), shape)
     tape = Tape(part.graph, ReluRule(rule))
-    active = _active(tape)
+    active = _active(tape, source)
     if layer not in active:
-        raise InvalidArgument.of("layer", layer, "a floating-point value that depends on the image")
+        raise InvalidArgument.of("layer", layer, f"a floating-point value that depends on the {wrt}")
     _refuse_missing_rules(tape, active)
-    gradient = _backward(tape, layer, active)
-    tape.nodes.append(helper.make_node("Identity", [gradient], [IMAGE_GRADIENT], name=IMAGE_GRADIENT))
-    return _assemble(part, tape, layer)
+    gradient = _backward(tape, layer, active, source)
+    name = gradient_name(wrt)
+    tape.nodes.append(helper.make_node("Identity", [gradient], [name], name=name))
+    return _assemble(part, tape, layer, wrt)
+
+
+def gradient_name(wrt: str) -> str:
+    """The output of `differentiate` that is the gradient of this value."""
+    return f"{wrt}_gradient"
 
 
 def check(forward: onnx.ModelProto) -> None:
     """Raise InvalidArgument where a node that the image reaches has no rule; names all of them."""
     _check_opset(forward)
     tape = Tape(onnx.shape_inference.infer_shapes(forward).graph, ReluRule.GRADIENT)
-    _refuse_missing_rules(tape, _active(tape))
+    _refuse_missing_rules(tape, _active(tape, INPUT))
 
 
 def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None) -> onnx.ModelProto:
@@ -74,8 +87,24 @@ def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None)
     return inferred
 
 
-def _backward(tape: Tape, layer: str, active: set[str]) -> str:
-    """Append the gradient nodes; the name of the image's gradient."""
+def _tap(graph: onnx.GraphProto, value: str) -> str:
+    """A copy of `value` that all its users take in its place; differentiating by it stops there.
+
+    It also stands between a ReLU and a pool, whose rules together would already block what the ReLU blocks,
+    and keeps a Concat in one piece.
+    """
+    tap = f"{value}/tap"
+    for node in graph.node:
+        inputs = [tap if source == value else source for source in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
+    maker = next(i for i, node in enumerate(graph.node) if value in node.output)
+    graph.node.insert(maker + 1, helper.make_node("Identity", [value], [tap], name=tap))
+    return tap
+
+
+def _backward(tape: Tape, layer: str, active: set[str], source: str) -> str:
+    """Append the gradient nodes; the name of the gradient of `source`."""
     gradients: dict[str, list[str]] = {layer: [_start(tape, layer)]}
     for proto in reversed(tape.graph.node):
         node = Node(proto, active)
@@ -86,7 +115,7 @@ def _backward(tape: Tape, layer: str, active: set[str]) -> str:
         for index, gradient in enumerate(results):
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
-    return tape.whole(total(tape, gradients[INPUT]))
+    return tape.whole(total(tape, gradients[source]))
 
 
 def _start(tape: Tape, layer: str) -> str:
@@ -106,9 +135,9 @@ def _start(tape: Tape, layer: str) -> str:
     return tape.keep(Chosen.of(tape, COTANGENT, layer))
 
 
-def _active(tape: Tape) -> set[str]:
-    """The floating-point values that depend on the image."""
-    active = {INPUT}
+def _active(tape: Tape, source: str) -> set[str]:
+    """The floating-point values that depend on `source`."""
+    active = {source}
     for node in tape.graph.node:
         if not active.isdisjoint(node.input):
             active.update(output for output in node.output if output and tape.is_float(output))
@@ -136,22 +165,20 @@ def _check_opset(model: onnx.ModelProto) -> None:
         raise InvalidArgument.of("model.opset", opset, f"from {OPSETS.start} to {OPSETS.stop - 1}")
 
 
-def _assemble(part: onnx.ModelProto, tape: Tape, layer: str) -> onnx.ModelProto:
+def _assemble(part: onnx.ModelProto, tape: Tape, layer: str, wrt: str) -> onnx.ModelProto:
     """`part` with the tape's nodes, and its inputs and outputs."""
     image = next(value for value in part.graph.input if value.name == INPUT)
-    image_gradient = onnx.ValueInfoProto()
-    image_gradient.CopyFrom(image)
-    image_gradient.name = IMAGE_GRADIENT
-    value, cotangent = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, tape.dims(layer))
-        for name in (layer, COTANGENT)
-    )
+
+    def like(value: str, name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, tape.dims(value))
+
+    inner = [] if wrt == INPUT else [like(wrt, wrt)]
     part.graph.CopyFrom(
         helper.make_graph(
             tape.nodes,
             f"gradient of {layer}",
-            [image, cotangent],
-            [value, image_gradient],
+            [image, like(layer, COTANGENT)],
+            [like(layer, layer), *inner, like(wrt, gradient_name(wrt))],
             [*part.graph.initializer, *tape.initializers],
         )
     )

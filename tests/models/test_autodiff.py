@@ -130,6 +130,33 @@ def test_random_networks_equal_float64_autograd(net: Network, data: st.DataObjec
             assert gradient < TOLERANCE, (layer, sizes)
 
 
+@QUICK
+@given(networks(), st.data())
+def test_gradients_by_an_inner_value_equal_float64_autograd(net: Network, data: st.DataObject) -> None:
+    """By any value on the way to the output, joined and rectified ones too."""
+    wrt = data.draw(st.sampled_from([node.output[0] for node in net.nodes[:-1]]))
+    for sizes, (_, gradient) in net.errors(wrt=wrt).items():
+        assert gradient < TOLERANCE, (wrt, sizes)
+
+
+def test_what_a_relu_blocks_behind_a_pool_is_not_blocked_before_it() -> None:
+    """The gradient by a rectified map reaches the first position of a window that is zero throughout."""
+    pair = Pair(np.zeros((1, 3, 4, 4)))
+    rectified = pair.relu(pair.op("Identity", "image", ref=lambda x: x))
+    pair.op("MaxPool", rectified, kernel_shape=[2, 2], strides=[2, 2], ref=lambda x: F.max_pool2d(x, 2))
+    assert all(gradient < TOLERANCE for _, gradient in pair.errors(wrt=rectified).values())
+
+
+@pytest.mark.parametrize("wrt", ["relu1", "relu3"])
+def test_a_gradient_by_what_does_not_lead_to_the_layer_is_refused(wrt: str) -> None:
+    pair = Pair(np.zeros((1, 3, 4, 4)))
+    first = pair.relu(pair.op("Identity", "image", ref=lambda x: x))
+    pair.relu(pair.op("Identity", "image", ref=lambda x: x))
+    assert (first, pair.nodes[-1].output[0]) == ("relu1", "relu3")
+    with pytest.raises(InvalidArgument, match=f"depends on the {wrt}"):
+        differentiate(pair.model(), "relu1", wrt=wrt)
+
+
 @pytest.mark.parametrize("groups", [1, 5])
 @pytest.mark.parametrize("classes", [[3, 7], [3, 3], []])
 def test_class_scores_of_a_convolution(groups: int, classes: list[int]) -> None:

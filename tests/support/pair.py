@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from convlens_models.autodiff import ReluRule, differentiate
+from convlens_models.autodiff import ReluRule, differentiate, gradient_name
 
 Tensor = torch.Tensor
 
@@ -77,24 +77,26 @@ class Pair:
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
 
-    def errors(self, layer: str = "", seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Relative L2 errors of (value, gradient) at `layer`, with open and with fixed sizes."""
+    def errors(
+        self, layer: str = "", seed: int = 0, wrt: str = "image"
+    ) -> dict[str, tuple[float, float]]:
+        """Relative L2 errors of (value, gradient by `wrt`) at `layer`, with open and with fixed sizes."""
         layer = layer or self.nodes[-1].output[0]
         expected = self.values[layer]
         cotangent = torch.from_numpy(
             np.random.default_rng(seed).standard_normal(expected.shape).astype(np.float32)
         )
         (gradient,) = torch.autograd.grad(
-            expected, self.values["image"], cotangent.double(), retain_graph=True
+            expected, self.values[wrt], cotangent.double(), retain_graph=True
         )
         batch, _, height, width = self.image.shape
         shapes = {"open": None, "batch": (None, height, width), "fixed": (batch, height, width)}
         found = {}
         for name, shape in shapes.items():
-            graph = differentiate(self.model(), layer, self.rule, shape)
+            graph = differentiate(self.model(), layer, self.rule, shape, wrt)
             onnx.checker.check_model(graph, full_check=True)
             feeds = {"image": self.image, "cotangent": cotangent.numpy()}
-            outputs = session(graph).run([layer, "image_gradient"], feeds)
+            outputs = session(graph).run([layer, gradient_name(wrt)], feeds)
             found[name] = (distance(outputs[0], expected), distance(outputs[1], gradient))
         return found
 
