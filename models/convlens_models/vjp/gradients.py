@@ -28,15 +28,24 @@ class Phases:
     masked: bool = False
 
     def join(self, t: Tape) -> str:
-        """The pieces interleaved, and what reaches beyond the end cut off."""
+        """The pieces interleaved, and what reaches beyond the end cut off.
+
+        Concat along a new last axis, and along rows: several times faster than DepthToSpace.
+        """
         s = self.stride
-        zeros = ""
-        if len(self.pieces) < s * s:
-            some = next(iter(self.pieces.values()))
-            zeros = t.op("Expand", t.floats(0.0), t.op("Shape", some))
-        pieces = [self.pieces.get((y, x), zeros) for y in range(s) for x in range(s)]
-        joined = t.op("DepthToSpace", t.op("Concat", *pieces, axis=1), blocksize=s, mode="DCR")
-        return fit(t, joined, self.value, s)
+        some = next(iter(self.pieces.values()))
+        zeros = t.op("Expand", t.floats(0.0), t.op("Shape", some)) if len(self.pieces) < s * s else ""
+        rows = []
+        for y in range(s):
+            columns = [t.once("Unsqueeze", self.pieces.get((y, x), zeros), t.ints([4])) for x in range(s)]
+            rows.append(t.op("Reshape", t.op("Concat", *columns, axis=4), t.ints([0, 0, 0, -1])))
+        width = t.shape(self.value)[3]
+        if isinstance(width, int):
+            sizes = t.ints([0, 0, -1, -(-width // s) * s])
+        else:
+            end = t.op("Slice", t.op("Shape", rows[0]), t.ints([3]), t.ints([4]))
+            sizes = t.op("Concat", t.ints([0, 0, -1]), end, axis=0)
+        return fit(t, t.op("Reshape", t.op("Concat", *rows, axis=3), sizes), self.value, s)
 
 
 @dataclass(frozen=True)
