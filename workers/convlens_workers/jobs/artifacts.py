@@ -1,7 +1,8 @@
-"""The artifact store: a folder or an S3-compatible bucket that holds requests, results and checkpoints.
+"""The artifact store: a folder or an S3-compatible bucket that holds what is too large for Redis.
 
-Objects of a job lie under `operations/<id>/` and are named after their SHA-256, so that whoever writes one,
-however late, can only write the same bytes again.
+Objects lie under `<top>/<owner>/<kind>/`: requests, results and checkpoints of jobs under `operations/<id>/`,
+images and features under `collections/<id>/`. They are named after their SHA-256, so that whoever writes one,
+however late, can only write the same bytes again; an object that is named otherwise is never overwritten.
 """
 
 from __future__ import annotations
@@ -9,59 +10,74 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from convlens.errors import DataLoss, NotFound, Unavailable
 
-Kind = Literal["request", "checkpoints", "artifacts"]
 PIECE_BYTES: Final = 1 << 20
 
 
 class ArtifactStore:
-    """Objects named by their content, at `url` (file:///folder, s3://bucket/prefix, ...)."""
+    """Objects named by their content, at `url` (file:///folder, s3://bucket/prefix, ...).
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: where the store is.
+        top: what the owners of the objects are: "operations" or "collections".
+    """
+
+    def __init__(self, url: str, top: str = "operations") -> None:
+        self._top = top
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
         self._store = (
             LocalStore(self._folder, mkdir=True, automatic_cleanup=True) if self._folder else from_url(url)
         )
 
-    def put(self, operation: str, kind: Kind, data: bytes | memoryview) -> str:
+    def put(self, owner: str, kind: str, data: bytes | memoryview) -> str:
         """Store `data` whole or not at all, on the disk before this returns; gives its SHA-256."""
         digest = hashlib.sha256(data).hexdigest()
-        key = _key(operation, kind, digest)
-        with _errors(key):
-            obstore.put(self._store, key, data)
-            if self._folder:
-                _sync(self._folder / key)
+        self._put(self._key(owner, kind, digest), data, "overwrite")
         return digest
 
-    def get(self, operation: str, kind: Kind, digest: str) -> bytes:
+    def put_named(self, owner: str, kind: str, name: str, data: bytes | memoryview) -> None:
+        """As `put`, under a name that stands for the content; what has that name already stays."""
+        with suppress(AlreadyExistsError):
+            self._put(self._key(owner, kind, name), data, "create")
+
+    def get(self, owner: str, kind: str, digest: str) -> bytes:
         """The object. Raises NotFound, or DataLoss when its bytes do not match `digest`."""
-        key = _key(operation, kind, digest)
-        with _errors(key):
-            data = bytes(obstore.get(self._store, key).bytes())
+        data = self.get_named(owner, kind, digest)
         if hashlib.sha256(data).hexdigest() != digest:
-            raise DataLoss(f"{key} does not match its digest")
+            raise DataLoss(f"{self._key(owner, kind, digest)} does not match its digest")
         return data
 
-    async def read(self, operation: str, digest: str, size: int, offset: int = 0) -> AsyncIterator[bytes]:
+    def get_named(self, owner: str, kind: str, name: str) -> bytes:
+        """The object, whatever its bytes. Raises NotFound."""
+        key = self._key(owner, kind, name)
+        with _errors(key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def names(self, owner: str, kind: str) -> list[str]:
+        """Names of all objects of a kind, in order."""
+        entries = self._list(f"{self._top}/{owner}/{kind}")
+        return sorted(entry["path"].rpartition("/")[2] for entry in entries)
+
+    async def read(self, owner: str, digest: str, size: int, offset: int = 0) -> AsyncIterator[bytes]:
         """The bytes of a result from `offset` on, in pieces of 1 MiB; a read of the whole is checked.
 
         Raises:
             NotFound: no such object.
             DataLoss: size or digest are not what they should be.
         """
-        key = _key(operation, "artifacts", digest)
+        key = self._key(owner, "artifacts", digest)
         with _errors(key):
             stored = (await obstore.head_async(self._store, key))["size"]
         if stored != size:
@@ -76,21 +92,30 @@ class ArtifactStore:
         if offset == 0 and found.hexdigest() != digest:
             raise DataLoss(f"{key} does not match its digest")
 
-    def drop(self, operation: str, kind: Kind, digest: str) -> None:
+    def drop(self, owner: str, kind: str, digest: str) -> None:
         """Remove one object; that it is gone already is no error."""
-        self._remove([_key(operation, kind, digest)])
+        self._remove([self._key(owner, kind, digest)])
 
-    def drop_all(self, operation: str) -> None:
-        """Remove everything of a job."""
-        self._remove([entry["path"] for entry in self._list(f"operations/{operation}")])
+    def drop_all(self, owner: str) -> None:
+        """Remove everything of an owner."""
+        self._remove([entry["path"] for entry in self._list(f"{self._top}/{owner}")])
 
     def idle(self, since: timedelta, now: datetime) -> Iterator[str]:
-        """Ids of the jobs all of whose objects are older than `since`."""
+        """Ids of the owners all of whose objects are older than `since`."""
         newest: dict[str, datetime] = {}
-        for entry in self._list("operations"):
-            operation = entry["path"].split("/")[1]
-            newest[operation] = max(entry["last_modified"], newest.get(operation, entry["last_modified"]))
-        return (operation for operation, modified in newest.items() if now - modified > since)
+        for entry in self._list(self._top):
+            owner = entry["path"].split("/")[1]
+            newest[owner] = max(entry["last_modified"], newest.get(owner, entry["last_modified"]))
+        return (owner for owner, modified in newest.items() if now - modified > since)
+
+    def _put(self, key: str, data: bytes | memoryview, mode: Literal["create", "overwrite"]) -> None:
+        with _errors(key):
+            obstore.put(self._store, key, data, mode=mode)
+            if self._folder:
+                _sync(self._folder / key)
+
+    def _key(self, owner: str, kind: str, name: str) -> str:
+        return f"{self._top}/{owner}/{kind}/{name}"
 
     def _list(self, prefix: str) -> list[obstore.ObjectMeta]:
         with _errors(prefix):
@@ -103,10 +128,6 @@ class ArtifactStore:
                     obstore.delete(self._store, key)
                 except FileNotFoundError:
                     continue
-
-
-def _key(operation: str, kind: Kind, digest: str) -> str:
-    return f"operations/{operation}/{kind}/{digest}"
 
 
 def _sync(path: Path) -> None:
@@ -124,6 +145,8 @@ def _errors(key: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFound(f"the artifact store has no {key}") from error
+    except AlreadyExistsError:
+        raise
     except (BaseError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         raise Unavailable(f"the artifact store failed at {key}: {reason}", retry_after=5.0) from error

@@ -1,0 +1,114 @@
+"""What a collection has in the artifact store: image files, lists of images (shards), and features by shard.
+
+    collections/<id>/images/<sha256 of the file>
+    collections/<id>/shards/<sha256 of the list>          the SHA-256 of 1 to 256 images, 32 bytes each
+    collections/<id>/features/<key of the set>/<shard>    safetensors: values, positions, width
+
+A shard's features follow from its images, the model's files, layer and pooling, which are all in their name.
+So whoever computes them twice, or too late, changes nothing: no worker needs a claim on a shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from convlens.errors import DataLoss
+from convlens.v1 import inspection_pb2
+from convlens_workers.jobs.artifacts import ArtifactStore
+
+TOP: Final = "collections"
+SHARD: Final = 256
+DIGEST_BYTES: Final = 32
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What features are of: a layer of a model, known by its digest, and how its map becomes a vector."""
+
+    model: str
+    layer: str
+    pooling: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the store; layers may have any name, so theirs does not occur in it."""
+        text = f"{self.model}\n{self.layer}\n{inspection_pb2.Pooling.Name(self.pooling)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of some images.
+
+    Attributes:
+        values: float32 (n, D).
+        positions: where in the map each maximum lies, int32 (n, C), y * width + x; only of pooling MAX.
+        width: of the map; 1 where the layer has no spatial axes.
+    """
+
+    values: NDArray[np.float32]
+    positions: NDArray[np.int32]
+    width: int
+
+
+class CollectionFiles:
+    """The files of all collections. Methods block, and raise Unavailable when the store fails.
+
+    Args:
+        url: of the artifact store.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._store = ArtifactStore(url, TOP)
+
+    def put_image(self, collection: str, data: bytes) -> str:
+        """Store an image's file; gives its SHA-256."""
+        return self._store.put(collection, "images", data)
+
+    def image(self, collection: str, digest: str) -> bytes:
+        """An image's file. Raises NotFound, DataLoss."""
+        return self._store.get(collection, "images", digest)
+
+    def put_shard(self, collection: str, images: Sequence[str]) -> str:
+        """Store a list of images; gives its name."""
+        return self._store.put(collection, "shards", b"".join(map(bytes.fromhex, images)))
+
+    def shard(self, collection: str, name: str) -> list[str]:
+        """The images of a shard. Raises NotFound, DataLoss."""
+        data = self._store.get(collection, "shards", name)
+        starts = range(0, len(data), DIGEST_BYTES)
+        return [data[start : start + DIGEST_BYTES].hex() for start in starts]
+
+    def put_features(self, collection: str, which: FeatureSet, shard: str, features: Features) -> None:
+        """Store the features of a shard, unless they are there."""
+        tensors = {
+            "values": features.values,
+            "positions": features.positions,
+            "width": np.array([features.width], np.int32),
+        }
+        self._store.put_named(collection, f"features/{which.key}", shard, save(tensors))
+
+    def features(self, collection: str, which: FeatureSet, shard: str) -> Features:
+        """The features of a shard. Raises NotFound, DataLoss."""
+        data = self._store.get_named(collection, f"features/{which.key}", shard)
+        try:
+            tensors = load(data)
+            return Features(tensors["values"], tensors["positions"], int(tensors["width"][0]))
+        except (SafetensorError, KeyError) as error:
+            raise DataLoss(f"features {which.key}/{shard} of {collection} are damaged: {error}") from error
+
+    def finished(self, collection: str, which: FeatureSet) -> list[str]:
+        """The shards that have features, in the order of their names."""
+        return self._store.names(collection, f"features/{which.key}")
+
+    def drop(self, collection: str) -> None:
+        """Remove everything of a collection."""
+        self._store.drop_all(collection)

@@ -1,0 +1,176 @@
+"""The index of collections: which images they have, in which order and under which names. Kept in Redis.
+
+Redis rather than files in the artifact store, because several servers add to one collection at once: digests
+and names must stay unique, and the order must be the same for all. It is small, and as durable as the jobs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from convlens.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
+from convlens.v1 import collection_pb2
+from convlens_workers.collections import scripts
+from convlens_workers.jobs.redis_errors import redis_errors
+
+ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
+POSITION: Final = re.compile(r"[0-9]{1,9}")
+
+
+class CollectionIndex:
+    """The collections, for any number of tasks of one event loop.
+
+    Every method raises Unavailable with `retry_after` when Redis is away, and NotFound where there is no
+    such collection.
+
+    Args:
+        redis: an asyncio client.
+        max_images: images that one collection may have.
+    """
+
+    def __init__(self, redis: Any, max_images: int) -> None:
+        self._redis = redis
+        self._scripts = scripts.bind(redis)
+        self._max_images = max_images
+
+    async def create(self, id_: str) -> collection_pb2.Collection:
+        """A new, empty collection. Raises InvalidArgument, AlreadyExists."""
+        if not ID.fullmatch(id_):
+            raise InvalidArgument.of("id", id_, '1 to 64 lower-case letters, digits, "-" and "_"')
+        if not await self._call("create", id_):
+            raise AlreadyExists(f"there is a collection {id_!r}", field="id")
+        return await self.get(id_)
+
+    async def get(self, id_: str) -> collection_pb2.Collection:
+        """A collection; its feature sets are without their count of images."""
+        (found,) = await self._collections([id_])
+        if found is None:
+            raise NotFound(f"no collection {id_!r}")
+        with redis_errors():
+            sets = await self._redis.hgetall(f"{scripts.COLLECTION}{id_}:features")
+        found.features.extend(collection_pb2.FeatureSet.FromString(sets[key]) for key in sorted(sets))
+        return found
+
+    async def delete(self, id_: str) -> None:
+        """Forget a collection; its files are another matter."""
+        if not await self._call("delete", id_):
+            raise NotFound(f"no collection {id_!r}")
+
+    async def add(
+        self, id_: str, image: collection_pb2.CollectionImage
+    ) -> tuple[collection_pb2.CollectionImage, bool]:
+        """The image as it is kept, and whether its bytes were there already.
+
+        Where its name is another image's, it becomes "name (2)".
+
+        Raises:
+            ResourceExhausted: the collection is full.
+        """
+        name = image.name
+        while True:
+            body = image.SerializeToString(deterministic=True)
+            outcome = await self._call(
+                "add", id_, image.digest, image.name, name, body, image.bytes, self._max_images
+            )
+            match outcome:
+                case [b"added"]:
+                    return image, False
+                case [b"known", known]:
+                    return collection_pb2.CollectionImage.FromString(known), True
+                case [b"gone"]:
+                    raise NotFound(f"no collection {id_!r}")
+                case [b"full"]:
+                    full = f"collection {id_!r} is full: it has {self._max_images} images"
+                    raise ResourceExhausted(full, reason="COLLECTION_FULL")
+                case [b"taken", times]:
+                    image.name = f"{name} ({times + 1})"
+
+    async def page(
+        self, id_: str, page_size: int, page_token: str
+    ) -> tuple[list[collection_pb2.CollectionImage], str]:
+        """A page of images in the order in which they were added, and the next page's token."""
+        if page_token and not POSITION.fullmatch(page_token):
+            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
+        start = int(page_token or 0)
+        digests = await self.order(id_, start, start + page_size + 1)
+        images = await self.images(id_, digests[:page_size])
+        return list(images.values()), str(start + page_size) if len(digests) > page_size else ""
+
+    async def order(self, id_: str, start: int = 0, stop: int | None = None) -> list[str]:
+        """SHA-256 of the images in the order in which they were added."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.exists(scripts.COLLECTION + id_)
+                pipe.lrange(f"{scripts.COLLECTION}{id_}:order", start, -1 if stop is None else stop - 1)
+                exists, digests = await pipe.execute()
+        if not exists:
+            raise NotFound(f"no collection {id_!r}")
+        return [digest.decode() for digest in digests]
+
+    async def images(self, id_: str, digests: Sequence[str]) -> Mapping[str, collection_pb2.CollectionImage]:
+        """The images with these SHA-256, as far as the collection has them, in this order."""
+        if not digests:
+            return {}
+        with redis_errors():
+            rows = await self._redis.hmget(f"{scripts.COLLECTION}{id_}:images", list(digests))
+        return {
+            digest: collection_pb2.CollectionImage.FromString(row)
+            for digest, row in zip(digests, rows, strict=True)
+            if row is not None
+        }
+
+    async def named(self, id_: str, name: str) -> collection_pb2.CollectionImage:
+        """The image called `name`. Raises NotFound."""
+        with redis_errors():
+            digest = await self._redis.hget(f"{scripts.COLLECTION}{id_}:names", name)
+        if digest is None:
+            raise NotFound(f"collection {id_!r} has no image {name!r}, or does not exist")
+        return (await self.images(id_, [digest.decode()]))[digest.decode()]
+
+    async def describe(self, id_: str, sets: Mapping[str, collection_pb2.FeatureSet]) -> None:
+        """Remember feature sets by their keys."""
+        flat = [
+            part for key, value in sets.items() for part in (key, value.SerializeToString(deterministic=True))
+        ]
+        if not await self._call("describe", id_, *flat):
+            raise NotFound(f"no collection {id_!r}")
+
+    async def collections(
+        self, page_size: int, page_token: str
+    ) -> tuple[list[collection_pb2.Collection], str]:
+        """A page of collections by id, without feature sets, and the next page's token."""
+        if page_token and not ID.fullmatch(page_token):
+            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
+        with redis_errors():
+            lowest = f"({page_token}" if page_token else "-"
+            ids = [
+                id_.decode()
+                for id_ in await self._redis.zrangebylex(scripts.IDS, lowest, "+", 0, page_size + 1)
+            ]
+        found = await self._collections(ids[:page_size])
+        token = ids[page_size - 1] if len(ids) > page_size else ""
+        return [collection for collection in found if collection is not None], token
+
+    async def _collections(self, ids: Sequence[str]) -> list[collection_pb2.Collection | None]:
+        with redis_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for id_ in ids:
+                    pipe.hmget(scripts.COLLECTION + id_, "create_time", "bytes")
+                    pipe.llen(f"{scripts.COLLECTION}{id_}:order")
+                rows = await pipe.execute() if ids else []
+        return [
+            _collection(id_, facts[0], facts[1], images) if facts[0] is not None else None
+            for id_, facts, images in zip(ids, rows[::2], rows[1::2], strict=True)
+        ]
+
+    async def _call(self, script: str, *arguments: Any) -> Any:
+        with redis_errors():
+            return await self._scripts[script](args=arguments)
+
+
+def _collection(id_: str, created: bytes, size: bytes, images: int) -> collection_pb2.Collection:
+    found = collection_pb2.Collection(id=id_, images=images, total_bytes=int(size))
+    found.create_time.FromMilliseconds(int(created))
+    return found

@@ -1,0 +1,56 @@
+"""How a layer's map becomes one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import inspection_pb2
+from convlens_models.manifest import Layer
+from convlens_workers.collections.files import Features
+
+MAX_DIMENSION: Final = 32768
+
+F32 = NDArray[np.float32]
+NOWHERE: Final = np.zeros((0, 0), np.int32)
+
+
+def pool(value: F32, pooling: int) -> Features:
+    """Vectors of a layer's value (N, C, H, W) or (N, C): mean or maximum over positions, or all positions."""
+    maps = value.reshape(*value.shape[:2], -1)
+    return POOLINGS[pooling](maps, value.shape[3] if value.ndim == 4 else 1)
+
+
+def _mean(maps: F32, width: int) -> Features:
+    return Features(maps.mean(axis=2), NOWHERE, width)
+
+
+def _max(maps: F32, width: int) -> Features:
+    positions = maps.argmax(axis=2)
+    values = np.take_along_axis(maps, positions[..., None], axis=2)[..., 0]
+    return Features(values, positions.astype(np.int32), width)
+
+
+def _flatten(maps: F32, width: int) -> Features:
+    return Features(np.ascontiguousarray(maps.reshape(len(maps), -1)), NOWHERE, width)
+
+
+POOLINGS: Final[Mapping[int, Callable[[F32, int], Features]]] = {
+    inspection_pb2.POOLING_MEAN: _mean,
+    inspection_pb2.POOLING_MAX: _max,
+    inspection_pb2.POOLING_FLATTEN: _flatten,
+}
+
+
+def dimension(layer: Layer, pooling: int, field: str) -> int:
+    """Length of the vectors at the model's input size. Raises InvalidArgument where they are too long."""
+    flat = pooling == inspection_pb2.POOLING_FLATTEN
+    size = int(np.prod(layer.shape)) if flat else layer.shape[0]
+    if size > MAX_DIMENSION:
+        shown = f"{size} values of {layer.name}"
+        raise InvalidArgument.of(field, shown, f"at most {MAX_DIMENSION} values a vector")
+    return size
