@@ -271,17 +271,34 @@ def test_weights_in_external_files_are_not_read() -> None:
     assert kept.data_location == TensorProto.EXTERNAL
 
 
+@pytest.mark.parametrize("opset", [16, 17, 20, 22])
+def test_opsets(opset: int) -> None:
+    """Operators that changed between the opsets: reductions, pools, padding."""
+    pair = Pair(np.random.default_rng(0).uniform(0, 1, (2, 3, 9, 9)), opset=opset)
+    weight = np.random.default_rng(1).standard_normal((16, 3, 3, 3)).astype(np.float32)
+    x = pair.relu(
+        pair.op(
+            "Conv", "image", pair.const(weight), strides=[2, 2], ref=lambda x, w: F.conv2d(x, w, stride=2)
+        )
+    )
+    x = pair.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ref=lambda x: F.max_pool2d(x, 2))
+    x = pair.op("AveragePool", x, kernel_shape=[2, 2], ref=lambda x: F.avg_pool2d(x, 2, 1))
+    inputs, options = ([pair.const(np.array([2, 3]))], {}) if opset >= 18 else ([], {"axes": [2, 3]})
+    pair.op("ReduceMean", x, *inputs, keepdims=0, ref=lambda x, *_: x.mean((2, 3)), **options)
+    for sizes, (_, gradient) in pair.errors().items():
+        assert gradient < TOLERANCE, sizes
+
+
+DTYPES = {"Shape": TensorProto.INT64, "Cast": TensorProto.DOUBLE}
+
+
 def one_node(kind: str, domain: str = "", opset: int = 18, **attributes: object) -> onnx.ModelProto:
     node = helper.make_node(kind, ["image"], ["y"], name="the_node", domain=domain, **attributes)
     graph = helper.make_graph(
         [node],
         "one",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("N", 3, "H", "W"))],
-        [
-            helper.make_tensor_value_info(
-                "y", TensorProto.INT64 if kind == "Shape" else TensorProto.FLOAT, None
-            )
-        ],
+        [helper.make_tensor_value_info("y", DTYPES.get(kind, TensorProto.FLOAT), None)],
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("elsewhere", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
@@ -296,6 +313,7 @@ def one_node(kind: str, domain: str = "", opset: int = 18, **attributes: object)
         (one_node("Relu"), "nothing", "'nothing'"),
         (one_node("Shape"), "y", "layer = 'y': must be a floating-point value"),
         (one_node("BatchNormalization", training_mode=1), "y", "training mode"),
+        (one_node("Cast", to=TensorProto.DOUBLE), "y", "'y' is DOUBLE, only FLOAT has rules"),
     ],
 )
 def test_what_cannot_be_differentiated_says_why(model: onnx.ModelProto, layer: str, message: str) -> None:

@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from onnx import TensorProto
 
 from .gradients import Chosen
-from .tape import FLOATING, Node, Tape
+from .tape import Node, Tape
 
 
 def same(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Identity, and Dropout at inference."""
+    """Identity, Dropout at inference, and casts from float32 to itself."""
     return [cotangents[0]]
-
-
-def cast(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Cast back."""
-    if node.get("to", TensorProto.FLOAT) not in FLOATING:
-        raise node.refuse("it leaves the floating-point numbers")
-    return [t.op("CastLike", cotangents[0], node.inputs[0])]
 
 
 def reshape(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:

@@ -73,9 +73,20 @@ class Tape:
         return dims
 
     def is_float(self, value: str) -> bool:
-        """Whether gradients can flow through `value`; what nobody typed counts as float."""
+        """Whether gradients can flow through `value`; what nobody typed counts as float.
+
+        Raises:
+            InvalidArgument: its numbers are of another precision than float32.
+        """
         kind = self._known[value].elem_type if value in self._known else TensorProto.FLOAT
-        return kind in FLOATING
+        if kind in OTHER_FLOATS:
+            name = TensorProto.DataType.Name(kind)
+            raise InvalidArgument(
+                f"cannot differentiate the graph: {value!r} is {name}, only FLOAT has rules",
+                field="model",
+                reason="NOT_DIFFERENTIABLE",
+            )
+        return kind in {TensorProto.FLOAT, TensorProto.UNDEFINED}
 
     def constant_of(self, value: str) -> Array | None:
         """The numbers behind `value` where they lie in the graph itself (not in an external file)."""
@@ -184,7 +195,7 @@ class Tape:
         return self._cache[key]
 
 
-FLOATING = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, 0}
+OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
 class Node:
