@@ -19,6 +19,9 @@ from convlens_client.results import (
     Layer,
     Model,
     Prediction,
+    Robustness,
+    RobustnessAlarms,
+    RobustnessPoint,
 )
 
 __all__ = [
@@ -37,5 +40,8 @@ __all__ = [
     "Neuron",
     "Operation",
     "Prediction",
+    "Robustness",
+    "RobustnessAlarms",
+    "RobustnessPoint",
     "errors",
 ]

@@ -101,6 +101,31 @@ class Tensors(Call[T]):
         return self._read(self._result, self._assembler.finish())
 
 
+class Messages(Call[T]):
+    """One request, a stream of messages, each of which `read` makes something of; `gather` sums them up."""
+
+    def __init__(
+        self,
+        method: Method,
+        request: Message,
+        read: Callable[[Any], Any],
+        gather: Callable[[list[Any]], T],
+    ) -> None:
+        super().__init__(method)
+        self._request, self._read, self._gather = request, read, gather
+
+    def request(self) -> Message:
+        self._items: list[Any] = []
+        return self._request
+
+    def add(self, reply: Any) -> Any:
+        self._items.append(self._read(reply))
+        return self._items[-1]
+
+    def result(self) -> T:
+        return self._gather(self._items)
+
+
 class Pages(Call[tuple[T, ...]]):
     """A list that comes in pages; `field` holds the items of a page."""
 

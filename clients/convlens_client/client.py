@@ -110,6 +110,7 @@ class Client:
     attribute = _asking(requests.attribute)
     attribute_all = _asking(requests.attribute_all)
     attack = _asking(requests.attack)
+    robustness = _asking(requests.robustness)
     submit = _submitting(requests.submit)
     deepdream = _submitting(requests.deepdream)
     operation = _submitting(requests.operation)

@@ -134,6 +134,39 @@ class AttackOutcome:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RobustnessPoint:
+    """Accuracy under an attack at one epsilon; fields as in `convlens.v1.RobustnessPoint`."""
+
+    epsilon: float
+    accuracy: float
+    noise_accuracy: float
+    zero_gradient_share: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RobustnessAlarms:
+    """Signs that the gradient is masked; fields as in `convlens.v1.RobustnessAlarms`."""
+
+    zero_gradients: bool
+    noise_beats_attack: bool
+    survives_full_range: bool
+    not_monotone: bool
+
+    @property
+    def raised(self) -> tuple[str, ...]:
+        """The names of those that are true."""
+        return tuple(field.name for field in dataclasses.fields(self) if getattr(self, field.name))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Robustness:
+    """A robust-accuracy curve, and what speaks against believing it."""
+
+    points: tuple[RobustnessPoint, ...]
+    alarms: RobustnessAlarms
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobMetadata:
     """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING"."""
 
@@ -184,6 +217,8 @@ class Snapshot:
 
 _CLASSES: dict[type[Message], type] = {
     attack_pb2.Certificate: Certificate,
+    attack_pb2.RobustnessAlarms: RobustnessAlarms,
+    attack_pb2.RobustnessPoint: RobustnessPoint,
     inspection_pb2.Classification: Classification,
     job_pb2.JobMetadata: JobMetadata,
     model_pb2.Layer: Layer,

@@ -21,7 +21,7 @@ from convlens.errors import (
     NotFound,
     Unavailable,
 )
-from convlens_client.cli import attack, dream, inspection, jobs, models, plugins, up
+from convlens_client.cli import attack, dream, inspection, jobs, models, plugins, robustness, up
 
 BAD_INPUT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition)
 
@@ -40,6 +40,7 @@ for command in (
     inspection.activations,
     inspection.saliency,
     attack.attack,
+    robustness.robustness,
     dream.dream,
 ):
     app.command()(command)

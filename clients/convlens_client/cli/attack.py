@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,15 @@ class Method(StrEnum):
     """Attacks."""
 
     FGSM = "fgsm"
+    BIM = "bim"
+    PGD = "pgd"
+
+
+class Norm(StrEnum):
+    """What bounds the change."""
+
+    LINF = "linf"
+    L2 = "l2"
 
 
 class Show(StrEnum):
@@ -41,16 +50,31 @@ class Show(StrEnum):
     ADVERSARIAL = "adversarial"
 
 
+Steps = Annotated[int | None, typer.Option(help="Steps of bim (default 10) or pgd (default 40).")]
+StepSize = Annotated[str | None, typer.Option(help="Length of a step; default: a quarter of eps.")]
+Restarts = Annotated[int | None, typer.Option(help="Random starts of pgd; default 1.")]
+NormOption = Annotated[Norm | None, typer.Option(help="Norm of pgd; default linf.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of pgd's random starts.")]
+
+
 def attack(
     image: Image,
     *,
     method: Annotated[Method, typer.Option(help="Technique.")] = Method.FGSM,
-    eps: Annotated[str, typer.Option(help="Largest change of a pixel in [0, 1].")] = "8/255",
+    eps: Annotated[
+        str | None, typer.Option(help="Largest change of a pixel in [0, 1], default 8/255; l2: 0.5.")
+    ] = None,
+    steps: Steps = None,
+    step_size: StepSize = None,
+    restarts: Restarts = None,
+    norm: NormOption = None,
     target: Annotated[
         str | None, typer.Option(help="Class to be taken for, by index or label; default: any other class.")
     ] = None,
+    seed: Seed = None,
     show: Annotated[
-        Show, typer.Option(help="Picture: photo, sign and result side by side, or the result alone.")
+        Show,
+        typer.Option(help="Picture: photo, sign or change, and result side by side, or the result alone."),
     ] = Show.TRIPLE,
     file: Out = None,
     model: Model = "",
@@ -63,29 +87,64 @@ def attack(
     with connect(server, tls) as client:
         index = client.get_model(model).class_index(target) if target is not None else None
         outcome = client.attack(
-            image, epsilon=number(eps, "eps"), target=index, model=model, resize=resize(size)
+            image,
+            method.value,
+            epsilon=None if eps is None else number(eps, "eps"),
+            target=index,
+            model=model,
+            resize=resize(size),
+            **parameters(steps, step_size, restarts, norm, seed),
         )
     certificate = outcome.certificates[0]
     if json:
         emit({"method": method.value, **{"certificate": certificate}})
     else:
         _print(certificate)
-    picture = triple(outcome) if show is Show.TRIPLE else rendering.photo(outcome.adversarial[0])
+    one_step = method is Method.FGSM
+    picture = (
+        triple(outcome, one_step=one_step) if show is Show.TRIPLE else rendering.photo(outcome.adversarial[0])
+    )
     write(file, outcome.adversarial[0], picture)
 
 
-def triple(outcome: AttackOutcome, number: int = 0) -> Picture:
-    """Photo, sign of the gradient and adversarial image side by side, with what the model says."""
+def triple(outcome: AttackOutcome, number: int = 0, *, one_step: bool = True) -> Picture:
+    """Photo, sign of the gradient and adversarial image side by side, with what the model says.
+
+    After more than one step the sign does not make the image: the change is shown then, enlarged.
+    """
     found = outcome.certificates[number]
+    middle = (
+        f"sign of the gradient\nchange: at most {found.linf * 255:.3g}/255",
+        rendering.signs(outcome.gradient_sign[number]),
+    )
+    if not one_step:
+        change = outcome.adversarial[number] - outcome.original[number]
+        gain = 0.5 / max(found.linf, 1e-9)
+        middle = (
+            f"change x {gain:.3g}\nat most {found.linf * 255:.3g}/255, L2 {found.l2:.3g}",
+            rendering.photo(0.5 + gain * change),
+        )
     return rendering.sheet(
         [
             (percent(found.before), rendering.photo(outcome.original[number])),
-            (f"sign of the gradient\nchange: at most {found.linf * 255:.3g}/255",
-             rendering.signs(outcome.gradient_sign[number])),
+            middle,
             (f"{percent(found.after)}\nas 8-bit PNG: {percent(found.after_encoding)}",
              rendering.photo(outcome.adversarial[number])),
         ]
     )  # fmt: skip
+
+
+def parameters(
+    steps: int | None, step_size: str | None, restarts: int | None, norm: Norm | None, seed: int | None
+) -> dict[str, Any]:
+    """The options that not every method knows; what is None is left out of the request."""
+    return {
+        "steps": steps,
+        "step_size": None if step_size is None else number(step_size, "step_size"),
+        "restarts": restarts,
+        "norm": None if norm is None else norm.value,
+        "seed": seed,
+    }
 
 
 def _print(found: Certificate) -> None:

@@ -6,7 +6,7 @@ protos state.
 All methods may raise the errors of `convlens.errors`; a bad value is InvalidArgument and names its field.
 """
 
-from convlens_client.requests.attack import attack
+from convlens_client.requests.attack import attack, robustness
 from convlens_client.requests.attribution import (
     TECHNIQUES,
     ClassScore,
@@ -55,6 +55,7 @@ __all__ = [
     "operation_name",
     "operations",
     "read_artifact",
+    "robustness",
     "submit",
     "wait",
     "watch",
