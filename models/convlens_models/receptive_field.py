@@ -42,3 +42,8 @@ def receptive_field(layer: Layer, y: int, x: int, size: Size) -> Box:
     first = round(layer.receptive_field_start - (layer.receptive_field - 1) / 2)
     top, left = first + layer.stride * y, first + layer.stride * x
     return Box(left, top, left + layer.receptive_field, top + layer.receptive_field)
+
+
+def theoretical_size(layer: Layer, size: Size) -> int:
+    """Side of the receptive field in pixels; where positions see everything, the longer side of the image."""
+    return layer.receptive_field if layer.stride else max(size)

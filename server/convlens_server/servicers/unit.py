@@ -1,0 +1,66 @@
+"""convlens.v1.UnitService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from convlens.v1 import unit_pb2, unit_pb2_grpc
+from convlens_models.receptive_field import theoretical_size
+from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.techniques.discrepancy import discrepancy
+from convlens_server.techniques.unit_patterns import unit_patterns
+from convlens_server.units import locate
+from convlens_server.validation import validate
+
+
+class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
+    """What single units look for, and where they look."""
+
+    def __init__(self, lane: QuickLane) -> None:
+        self._lane = lane
+
+    async def GetUnitPatterns(  # noqa: N802
+        self, request: unit_pb2.GetUnitPatternsRequest, context: Any
+    ) -> AsyncIterator[unit_pb2.GetUnitPatternsResponse]:
+        """What excites a unit in each image."""
+        async for reply in self._lane.executor.stream(self._patterns, request):
+            yield reply
+
+    async def GetDiscrepancyMaps(  # noqa: N802
+        self, request: unit_pb2.GetDiscrepancyMapsRequest, context: Any
+    ) -> AsyncIterator[unit_pb2.GetDiscrepancyMapsResponse]:
+        """Where a unit looks."""
+        async for reply in self._lane.executor.stream(self._discrepancy, request):
+            yield reply
+
+    def _patterns(
+        self, request: unit_pb2.GetUnitPatternsRequest
+    ) -> Iterator[unit_pb2.GetUnitPatternsResponse]:
+        request, engine = self._lane.admit(request)
+        images = self._lane.batch(request.images, engine)
+        found = unit_patterns(engine, images, request.layer, request.channel)
+        result = unit_pb2.UnitPatternsResult(hits=[item.hit for item in found])
+        yield unit_pb2.GetUnitPatternsResponse(result=result)
+        tensors = {
+            f"{position}.{name}": tensor
+            for position, item in enumerate(found)
+            for name, tensor in (("pattern", item.pattern), ("crop", item.crop))
+        }
+        yield from parts(unit_pb2.GetUnitPatternsResponse, tensors)
+
+    def _discrepancy(
+        self, request: unit_pb2.GetDiscrepancyMapsRequest
+    ) -> Iterator[unit_pb2.GetDiscrepancyMapsResponse]:
+        request, engine = self._lane.admit(request)
+        images = self._lane.batch(request.images, engine)
+        params = validate(request.discrepancy, path="discrepancy")  # Defaults, where there is none.
+        found = discrepancy(engine, images, request.layer, request.channel, params)
+        layer, size = engine.stored.manifest.layer(request.layer), (images.shape[2], images.shape[3])
+        result = unit_pb2.DiscrepancyResult(
+            hits=locate(found.value, layer, request.channel, size),
+            theoretical_size=theoretical_size(layer, size),
+            empirical_size=found.empirical_size,
+        )
+        yield unit_pb2.GetDiscrepancyMapsResponse(result=result)
+        yield from parts(unit_pb2.GetDiscrepancyMapsResponse, {"maps": found.maps, "field": found.field})
