@@ -69,6 +69,21 @@ class ScriptedNetwork:
         (gradient,) = torch.autograd.grad(values[layer], pixels, torch.tensor(signal))
         return value, gradient.numpy()
 
+    def inner_gradient(
+        self, images: NDArray[np.float32], layer: str, cotangent: NDArray[np.float32], wrt: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """The values of `layer` and `wrt`, and d <cotangent, value of layer> / d value of wrt.
+
+        Raises:
+            InvalidArgument: `layer` does not depend on `wrt`.
+        """
+        values = self._run("forward", torch.tensor(images, requires_grad=True), [layer, wrt])
+        value, inner = values[layer], values[wrt]
+        (gradient,) = torch.autograd.grad(value, inner, torch.tensor(cotangent), allow_unused=True)
+        if gradient is None or layer == wrt:
+            raise InvalidArgument.of("layer", layer, f"a floating-point value that depends on the {wrt}")
+        return value.detach().numpy(), inner.detach().numpy(), gradient.numpy()
+
     def _run(self, method: str, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         if unknown := [name for name in layers if name not in self._layers]:
             raise InvalidArgument.of("layer", unknown[0], "a layer of the network")

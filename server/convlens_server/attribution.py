@@ -3,63 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain
 
+from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
-from convlens_server import targets
+from convlens_server import quality, targets
 from convlens_server.engines.base import F32, Engine
 from convlens_server.techniques import ATTRIBUTIONS
 from convlens_server.techniques.base import Attributed
 
+Requested = Sequence[attribution_pb2.Attribution]
+
 
 def attribute(
-    engine: Engine, images: F32, requested: Sequence[attribution_pb2.Attribution]
-) -> tuple[attribution_pb2.AttributeResult, Iterator[tuple[str, F32]]]:
-    """What each target is and is worth, and the attributions under their names, computed as they are taken.
+    engine: Engine, images: F32, requested: Requested, quality_steps: int = 0
+) -> Iterator[tuple[str, F32, attribution_pb2.AttributedTarget]]:
+    """Each attribution under its name, with what there is to say about it, computed as they are taken.
 
-    One forward pass serves all targets; a single target whose class is given needs none, as its value comes
-    with its gradient.
+    Args:
+        quality_steps: steps of insertion and deletion; 0 leaves them out.
 
     Raises:
-        InvalidArgument: a neuron outside its layer's map.
+        InvalidArgument: a target outside its layer's map, before anything is computed; or what only the
+            network tells about a technique's parameters.
     """
-    values = _values(engine, images, requested)
-    aims = [
-        targets.resolve(
-            item.target, engine.stored.manifest, len(images), values, f"attributions[{position}].target"
-        )
+    aims = resolve(engine, images, requested)
+    for position, (aim, item) in enumerate(zip(aims, requested, strict=True)):
+        name = technique_of(item)
+        found = apply(engine, images, aim, item, f"attributions[{position}]")
+        target = attribution_pb2.AttributedTarget(values=found.values.tolist(), class_indices=aim.classes)
+        if found.residuals is not None:
+            target.completeness_residuals.extend(found.residuals.tolist())
+        if quality_steps:
+            ranking = quality.importance(name, found.attribution)
+            scores = quality.score(engine, images, aim, ranking, quality_steps)
+            target.insertion.extend(scores.insertion.tolist())
+            target.deletion.extend(scores.deletion.tolist())
+        yield f"{position}.{name}", found.attribution, target
+
+
+def resolve(engine: Engine, images: F32, requested: Requested) -> list[targets.Aim]:
+    """What each of the attributions aims at; one forward pass serves all that need one."""
+    manifest = engine.stored.manifest
+    layers = {
+        targets.layer_of(item.target, manifest) for item in requested if targets.needs_forward(item.target)
+    }
+    values = engine.forward(images, sorted(layers)) if layers else {}
+    return [
+        targets.resolve(item.target, manifest, len(images), values, f"attributions[{position}].target")
         for position, item in enumerate(requested)
     ]
-    attributed: Iterator[Attributed] = map(partial(_apply, engine, images), aims, requested)
-    if values:
-        worth = [aim.value(values[aim.layer]) for aim in aims]
-    else:
-        first = next(attributed)
-        worth, attributed = [first.values], chain([first])
-    result = attribution_pb2.AttributeResult(
-        targets=[
-            attribution_pb2.AttributedTarget(values=value.tolist(), class_indices=aim.classes)
-            for value, aim in zip(worth, aims, strict=True)
-        ]
-    )
-    names = (f"{position}.{_name(item)}" for position, item in enumerate(requested))
-    return result, ((name, found.attribution) for name, found in zip(names, attributed, strict=True))
 
 
-def _values(engine: Engine, images: F32, requested: Sequence[attribution_pb2.Attribution]) -> targets.Values:
-    """The values of the layers that the targets are read from; nothing where no pass is needed for them."""
-    layers = {
-        targets.layer_of(item.target, engine.stored.manifest)
-        for item in requested
-        if len(requested) > 1 or targets.needs_forward(item.target)
-    }
-    return engine.forward(images, sorted(layers)) if layers else {}
+def apply(
+    engine: Engine, images: F32, aim: targets.Aim, item: attribution_pb2.Attribution, path: str
+) -> Attributed:
+    """One attribution.
+
+    Raises:
+        InvalidArgument: names the field by its path in the request, which begins with `path`.
+    """
+    name = technique_of(item)
+    try:
+        return ATTRIBUTIONS[name](engine, images, aim, getattr(item, name))
+    except InvalidArgument as error:
+        here = f"{path}.{name}."
+        raise InvalidArgument(here + error.message, field=here + error.field, reason=error.reason) from error
 
 
-def _apply(engine: Engine, images: F32, aim: targets.Aim, item: attribution_pb2.Attribution) -> Attributed:
-    return ATTRIBUTIONS[_name(item)](engine, images, aim, getattr(item, _name(item)))
-
-
-def _name(item: attribution_pb2.Attribution) -> str:
+def technique_of(item: attribution_pb2.Attribution) -> str:
+    """The name of the technique, which is that of its arm of the oneof."""
     return item.WhichOneof("technique") or ""

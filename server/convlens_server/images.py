@@ -15,32 +15,37 @@ from convlens_models.preprocess import to_input
 from convlens_server.engines.base import F32
 
 
-def batch(images: Sequence[image_pb2.Image], manifest: Manifest, max_pixels: int) -> F32:
+def batch(
+    images: Sequence[image_pb2.Image], manifest: Manifest, max_pixels: int, field: str = "images[{}]"
+) -> F32:
     """The pictures as float32 (N, 3, H, W) in [0, 1].
+
+    Args:
+        field: path of a picture in the request, for messages, with {} for its position.
 
     Raises:
         InvalidArgument: a picture that `to_input` refuses, several sizes, or more than `max_pixels` pixels
             together.
     """
-    first = to_input(images[0], manifest, field="images[0]")
+    first = to_input(images[0], manifest, field=field.format(0))
     _, height, width = first.shape
     if len(images) * height * width > max_pixels:
         shown = f"{len(images)} of {height} x {width} pixels"
-        raise InvalidArgument.of("images", shown, f"at most {max_pixels} pixels together")
+        raise InvalidArgument.of(field.partition("[")[0], shown, f"at most {max_pixels} pixels together")
     together = np.empty((len(images), *first.shape), np.float32)
     together[0] = first
     for position, image in enumerate(images[1:], start=1):
-        field = f"images[{position}]"
-        pixels = to_input(image, manifest, field=field)
+        here = field.format(position)
+        pixels = to_input(image, manifest, field=here)
         if pixels.shape != first.shape:
             shown = f"{pixels.shape[1]} x {pixels.shape[2]} pixels"
-            raise InvalidArgument.of(field, shown, f"{height} x {width} pixels, as images[0]")
+            raise InvalidArgument.of(here, shown, f"{height} x {width} pixels, as {field.format(0)}")
         together[position] = pixels
     return together
 
 
-def check(message: Message, manifest: Manifest, path: str) -> None:
-    """Refuse a job any of whose pictures its worker could not use.
+def check(message: Message, manifest: Manifest, path: str) -> int:
+    """Pixels of a job's pictures together; refuses one any of whose pictures its worker could not use.
 
     Args:
         message: the technique's message; every `Image` in it is decoded, with `keep` as default resize.
@@ -50,8 +55,9 @@ def check(message: Message, manifest: Manifest, path: str) -> None:
         InvalidArgument: as `to_input`.
     """
     if isinstance(message, image_pb2.Image):
-        to_input(message, manifest, "keep", path)
-        return
+        _, height, width = to_input(message, manifest, "keep", path).shape
+        return int(height * width)
+    pixels = 0
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             here = f"{path}.{field.name}"
@@ -59,4 +65,5 @@ def check(message: Message, manifest: Manifest, path: str) -> None:
                 {f"{here}[{i}]": item for i, item in enumerate(value)} if field.is_repeated else {here: value}
             )
             for place, item in many.items():
-                check(item, manifest, place)
+                pixels += check(item, manifest, place)
+    return pixels

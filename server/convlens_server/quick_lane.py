@@ -47,9 +47,9 @@ class QuickLane:
         engine = self.models.get(validate(request.model, path="model"))  # type: ignore[attr-defined]
         return validate(request, engine.stored.manifest), engine
 
-    def batch(self, images: Sequence[image_pb2.Image], engine: Engine) -> F32:
-        """The request's pictures, (N, 3, H, W) in [0, 1]; blocks."""
-        return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels)
+    def batch(self, images: Sequence[image_pb2.Image], engine: Engine, field: str = "images[{}]") -> F32:
+        """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
+        return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels, field)
 
 
 def parts(reply: Reply[ReplyT_co], tensors: Mapping[str, NDArray[Any]]) -> Iterator[ReplyT_co]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.repository import add_copy
 
-from convlens.errors import Cancelled, InvalidArgument, NotFound
+from convlens.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound
 from convlens.v1 import model_pb2
 from convlens_models.autodiff import ReluRule
 from convlens_models.importer import add_architecture
@@ -69,6 +69,38 @@ def test_engines_agree_on_gradients(
     )
     assert np.allclose(value, other_value, rtol=1e-4, atol=1e-4)
     assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("wrt", ["features.relu3_2", "features.pool4"])
+def test_engines_agree_on_gradients_by_a_layer(both: LoadedModels, wrt: str) -> None:
+    images = batch(2)
+    cotangent = np.random.default_rng(1).normal(size=(2, 53)).astype(np.float32)
+    ours, theirs = (
+        both.get(ref(name)).inner_gradient(images, "classifier", cotangent, wrt)
+        for name in ("patterns", "script")
+    )
+    for found, expected in zip(ours, theirs, strict=True):
+        assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["patterns", "script"])
+@pytest.mark.parametrize("wrt", ["features.relu3_2", "features.pool4"])
+def test_a_layer_has_no_gradient_by_itself_or_by_later_ones(both: LoadedModels, name: str, wrt: str) -> None:
+    engine, images = both.get(ref(name)), batch(1)
+    value = engine.forward(images, ["features.relu3_2"])["features.relu3_2"]
+    with pytest.raises(InvalidArgument, match="depends on"):
+        engine.inner_gradient(images, "features.relu3_2", np.ones_like(value), wrt)
+
+
+def test_other_weights_make_another_network(both: LoadedModels, tmp_path: Path) -> None:
+    engine, images = both.get(ref()), batch(1)
+    file = engine.stored.file("weights.safetensors")
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+    layers = ["features.relu3_2", "classifier"]
+    trained, same = (found.forward(images, layers) for found in (engine, engine.with_weights(tmp_path)))
+    assert all(np.array_equal(trained[layer], same[layer]) for layer in layers)
+    with pytest.raises(FailedPrecondition, match="TorchScript"):
+        both.get(ref("script")).with_weights(tmp_path)
 
 
 def test_a_set_of_layers_is_one_session_whatever_their_order(both: LoadedModels) -> None:

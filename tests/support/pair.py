@@ -77,18 +77,14 @@ class Pair:
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
 
-    def errors(
-        self, layer: str = "", seed: int = 0, wrt: str = "image"
-    ) -> dict[str, tuple[float, float]]:
+    def errors(self, layer: str = "", seed: int = 0, wrt: str = "image") -> dict[str, tuple[float, float]]:
         """Relative L2 errors of (value, gradient by `wrt`) at `layer`, with open and with fixed sizes."""
         layer = layer or self.nodes[-1].output[0]
         expected = self.values[layer]
         cotangent = torch.from_numpy(
             np.random.default_rng(seed).standard_normal(expected.shape).astype(np.float32)
         )
-        (gradient,) = torch.autograd.grad(
-            expected, self.values[wrt], cotangent.double(), retain_graph=True
-        )
+        (gradient,) = torch.autograd.grad(expected, self.values[wrt], cotangent.double(), retain_graph=True)
         batch, _, height, width = self.image.shape
         shapes = {"open": None, "batch": (None, height, width), "fixed": (batch, height, width)}
         found = {}

@@ -183,7 +183,7 @@ Global___Deconvnet: _TypeAlias = Deconvnet  # noqa: Y015
 
 @_typing.final
 class GradientTimesInput(_message.Message):
-    """The gradient times the pixel values (Shrikumar et al. 2016, arXiv:1605.01713)."""
+    """The gradient times the pixel values, in units of the target (Shrikumar et al. 2016, arXiv:1605.01713)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,7 +201,8 @@ Global___GradientTimesInput: _TypeAlias = GradientTimesInput  # noqa: Y015
 @_typing.final
 class IntegratedGradients(_message.Message):
     """The path integral of the gradient from a baseline to the image, times their difference, by Gauss-Legendre
-    quadrature (Sundararajan et al. 2017, arXiv:1703.01365). The result carries the completeness residual.
+    quadrature, in units of the target (Sundararajan et al. 2017, arXiv:1703.01365). The result carries the completeness
+    residual.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -284,7 +285,7 @@ class GradCam(_message.Message):
 
     LAYER_FIELD_NUMBER: _builtins.int
     layer: _builtins.str
-    """Layer with spatial axes; empty means the last one."""
+    """Layer with spatial axes, before that of the target; empty means the last one with more than one position."""
     def __init__(
         self,
         *,
@@ -306,7 +307,7 @@ class GuidedGradCam(_message.Message):
 
     LAYER_FIELD_NUMBER: _builtins.int
     layer: _builtins.str
-    """Layer of the Grad-CAM; empty means the last one with spatial axes."""
+    """Layer of the Grad-CAM, as there."""
     def __init__(
         self,
         *,
@@ -323,7 +324,7 @@ Global___GuidedGradCam: _TypeAlias = GuidedGradCam  # noqa: Y015
 @_typing.final
 class Occlusion(_message.Message):
     """The fall of the target when a square of the image is covered, at each pixel the mean over the squares that cover
-    it: (N, 1, H, W), in units of the target (Zeiler & Fergus 2014, arXiv:1311.2901).
+    it; squares are cut off at the edges: (N, 1, H, W), in units of the target (Zeiler & Fergus 2014, arXiv:1311.2901).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -332,7 +333,7 @@ class Occlusion(_message.Message):
     STRIDE_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
     window: _builtins.int
-    """Side of the square in pixels; default 15."""
+    """Side of the square in pixels, at most the smaller side of the images; default 15."""
     stride: _builtins.int
     """Pixels between neighbouring squares, at most `window`; default 8."""
     fill: _builtins.float
@@ -365,7 +366,9 @@ Global___Occlusion: _TypeAlias = Occlusion  # noqa: Y015
 
 @_typing.final
 class Rise(_message.Message):
-    """The mean of random masks weighted by the target behind them: (N, 1, H, W) (Petsiuk et al. 2018, arXiv:1806.07421)."""
+    """The expected target behind random masks, given that the pixel is open: (N, 1, H, W), in units of the target; what is
+    masked has the model's mean colour (Petsiuk et al. 2018, arXiv:1806.07421).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -416,7 +419,9 @@ Global___Rise: _TypeAlias = Rise  # noqa: Y015
 class Quality(_message.Message):
     """Scores of how well a map ranks the pixels (Petsiuk et al. 2018, arXiv:1806.07421): pixels are uncovered on a
     blurred image (insertion), or set to grey (deletion), the most important first; the score is the mean over the
-    steps of the target's class probability, or of its value relative to the uncovered image's for other targets.
+    steps, by the trapezoid rule, of the target's class probability, or for other targets of their value relative to the
+    whole image's (NaN where that is 0). Pixels are ranked by the largest |channel| of gradient, guided_backprop,
+    deconvnet, smoothgrad and guided_grad_cam, and by the sum over the channels of all others.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -447,7 +452,7 @@ class AttributeResponse(_message.Message):
     TENSOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def result(self) -> Global___AttributeResult:
-        """Sent once, first."""
+        """Sent once, last."""
 
     @_builtins.property
     def tensor(self) -> _tensor_pb2.TensorPart: ...
@@ -612,7 +617,7 @@ Global___CheckRandomisationResponse: _TypeAlias = CheckRandomisationResponse  # 
 
 @_typing.final
 class RankCorrelation(_message.Message):
-    """Spearman's rank correlation of two maps over all their values."""
+    """Spearman's rank correlation of two maps over all their values; 0 where one of them is constant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -52,9 +52,9 @@ class AttributionServiceServicer:
     """
 
     def Attribute(self, request, context):
-        """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in the
-        order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-        per unit of pixel value in [0, 1].
+        """Attributes a target to the pixels. One tensor an attribution, in the order of the request, each sent when it is
+        computed: named "<position>.<technique>", FP32 of shape (N, 3, H, W), signed, in units of the target per unit of
+        pixel value in [0, 1] unless its technique says otherwise. The reply ends with `result`.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with
         RetryInfo).
         """
@@ -65,8 +65,10 @@ class AttributionServiceServicer:
     def CheckRandomisation(self, request, context):
         """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
         ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-        One message a randomised layer.
-        Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+        Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
+        message a randomised layer. Targets are those of the trained network.
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
+        RESOURCE_EXHAUSTED (overload, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,17 +34,19 @@ class AttributionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AttributionServiceAsyncStub: ...
     Attribute: _grpc.UnaryStreamMultiCallable[_attribution_pb2.AttributeRequest, _attribution_pb2.AttributeResponse]
-    """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in the
-    order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-    per unit of pixel value in [0, 1].
+    """Attributes a target to the pixels. One tensor an attribution, in the order of the request, each sent when it is
+    computed: named "<position>.<technique>", FP32 of shape (N, 3, H, W), signed, in units of the target per unit of
+    pixel value in [0, 1] unless its technique says otherwise. The reply ends with `result`.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with
     RetryInfo).
     """
     CheckRandomisation: _grpc.UnaryStreamMultiCallable[_attribution_pb2.CheckRandomisationRequest, _attribution_pb2.CheckRandomisationResponse]
     """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
     ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-    One message a randomised layer.
-    Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
+    message a randomised layer. Targets are those of the trained network.
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
+    RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
 
 @_typing.type_check_only
@@ -53,17 +55,19 @@ class AttributionServiceAsyncStub(AttributionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attribute: _aio.UnaryStreamMultiCallable[_attribution_pb2.AttributeRequest, _attribution_pb2.AttributeResponse]  # type: ignore[assignment]
-    """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in the
-    order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-    per unit of pixel value in [0, 1].
+    """Attributes a target to the pixels. One tensor an attribution, in the order of the request, each sent when it is
+    computed: named "<position>.<technique>", FP32 of shape (N, 3, H, W), signed, in units of the target per unit of
+    pixel value in [0, 1] unless its technique says otherwise. The reply ends with `result`.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with
     RetryInfo).
     """
     CheckRandomisation: _aio.UnaryStreamMultiCallable[_attribution_pb2.CheckRandomisationRequest, _attribution_pb2.CheckRandomisationResponse]  # type: ignore[assignment]
     """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
     ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-    One message a randomised layer.
-    Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+    Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
+    message a randomised layer. Targets are those of the trained network.
+    Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
+    RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
 
 class AttributionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -75,9 +79,9 @@ class AttributionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _attribution_pb2.AttributeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attribution_pb2.AttributeResponse], _abc.AsyncIterator[_attribution_pb2.AttributeResponse]]:
-        """Attributes a target to the pixels. The reply begins with `result`; then follows one tensor an attribution, in the
-        order of the request, named "<position>.<technique>", FP32 of shape (N, 3, H, W): signed, in units of the target
-        per unit of pixel value in [0, 1].
+        """Attributes a target to the pixels. One tensor an attribution, in the order of the request, each sent when it is
+        computed: named "<position>.<technique>", FP32 of shape (N, 3, H, W), signed, in units of the target per unit of
+        pixel value in [0, 1] unless its technique says otherwise. The reply ends with `result`.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, target, technique), RESOURCE_EXHAUSTED (overload, with
         RetryInfo).
         """
@@ -90,8 +94,10 @@ class AttributionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_attribution_pb2.CheckRandomisationResponse], _abc.AsyncIterator[_attribution_pb2.CheckRandomisationResponse]]:
         """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
         ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-        One message a randomised layer.
-        Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), RESOURCE_EXHAUSTED (overload, with RetryInfo).
+        Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
+        message a randomised layer. Targets are those of the trained network.
+        Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
+        RESOURCE_EXHAUSTED (overload, with RetryInfo).
         """
 
 def add_AttributionServiceServicer_to_server(servicer: AttributionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,22 @@ class Engine(Protocol):
         Args:
             cotangent: of the shape of the layer's value; a one-hot makes it the gradient of one unit.
             rule: how ReLUs pass the signal back.
+        """
+
+    def inner_gradient(self, images: F32, layer: str, cotangent: F32, wrt: str) -> tuple[F32, F32, F32]:
+        """The values of `layer` and of the earlier layer `wrt`, and the gradient of <value, cotangent> to it.
+
+        Raises:
+            InvalidArgument: `layer` does not depend on `wrt`.
+        """
+
+    def with_weights(self, folder: Path) -> Engine:
+        """The same network with the weights of another `weights.safetensors`, in `folder`.
+
+        The file must have the layout of the model's own. It must not change while the engine is in use.
+
+        Raises:
+            FailedPrecondition: this engine has its weights elsewhere.
         """
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate
+from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate, gradient_name
 from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
@@ -40,12 +40,16 @@ class OnnxEngine:
         stored: the version of the model.
         sessions: the cache of all models; a session weighs the bytes that it holds of its own.
         threads: threads of one pass.
+        weights: folder of the weights; by default the model's own.
     """
 
-    def __init__(self, stored: StoredModel, sessions: Sessions, threads: int) -> None:
+    def __init__(
+        self, stored: StoredModel, sessions: Sessions, threads: int, weights: Path | None = None
+    ) -> None:
         self.stored = stored
         self._sessions = sessions
         self._threads = threads
+        self._weights = weights or stored.path
         self._graph = stored.forward()
 
     def forward(self, images: F32, layers: Sequence[str]) -> dict[str, F32]:
@@ -73,6 +77,22 @@ class OnnxEngine:
         value, gradient = _run(session, (tensor, IMAGE_GRADIENT), feeds)
         return value, gradient
 
+    def inner_gradient(self, images: F32, layer: str, cotangent: F32, wrt: str) -> tuple[F32, F32, F32]:
+        """The values of `layer` and `wrt`, and the gradient of <value, cotangent> to the latter."""
+        tensor, inner, sizes = self._tensor(layer), self._tensor(wrt), self._static_sizes(images)
+
+        def build() -> onnx.ModelProto:
+            return differentiate(self._graph, tensor, ReluRule.GRADIENT, sizes, inner)
+
+        session = self._session(("gradient", tensor, inner, sizes), build)
+        feeds = {INPUT: images, COTANGENT: cotangent}
+        value, at, gradient = _run(session, (tensor, inner, gradient_name(inner)), feeds)
+        return value, at, gradient
+
+    def with_weights(self, folder: Path) -> OnnxEngine:
+        """The same graphs over the weights in `folder`, with sessions that go when it goes."""
+        return OnnxEngine(self.stored, LruCache(math.inf), self._threads, folder)
+
     def close(self) -> None:
         """Drop the sessions of this model."""
         digest = self.stored.manifest.digest
@@ -91,7 +111,7 @@ class OnnxEngine:
     ) -> ort.InferenceSession:
         def open_session() -> tuple[ort.InferenceSession, float]:
             model = build()
-            options = _options(self.stored.path, self._threads)
+            options = _options(self._weights, self._threads)
             providers = [name for name in PREFERRED if name in ort.get_available_providers()]
             session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
             return session, sum(_own_bytes(tensor) for tensor in model.graph.initializer)

@@ -7,9 +7,11 @@ the server that loads torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
+from convlens.errors import FailedPrecondition
 from convlens_models.autodiff import ReluRule
 from convlens_models.repository import TORCHSCRIPT, StoredModel
 from convlens_models.torchscript import load
@@ -39,6 +41,19 @@ class TorchScriptEngine:
         """The layer's value, and the gradient of <value, cotangent> to the images."""
         with interruptible(_between_passes):
             return self._network.gradient(images, layer, cotangent, rule)
+
+    def inner_gradient(self, images: F32, layer: str, cotangent: F32, wrt: str) -> tuple[F32, F32, F32]:
+        """The values of `layer` and `wrt`, and the gradient of <value, cotangent> to the latter."""
+        with interruptible(_between_passes):
+            return self._network.inner_gradient(images, layer, cotangent, wrt)
+
+    def with_weights(self, folder: Path) -> TorchScriptEngine:
+        """Refused: the weights are inside `model.ts`."""
+        name = self.stored.manifest.name
+        raise FailedPrecondition(
+            f"model {name!r} runs as TorchScript, whose weights cannot be replaced; "
+            "add it to the repository without --torchscript"
+        )
 
     def close(self) -> None:
         """Nothing to free that does not go with this object."""

@@ -8,6 +8,7 @@ from typing import Any
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_server.attribution import attribute
 from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.randomisation import cascade
 
 
 class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
@@ -23,12 +24,28 @@ class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
         async for reply in self._lane.executor.stream(self._attribute, request):
             yield reply
 
+    async def CheckRandomisation(  # noqa: N802
+        self, request: attribution_pb2.CheckRandomisationRequest, context: Any
+    ) -> AsyncIterator[attribution_pb2.CheckRandomisationResponse]:
+        """Maps of the trained network beside those of one that is random from the top down."""
+        async for reply in self._lane.executor.stream(self._check, request):
+            yield reply
+
     def _attribute(
         self, request: attribution_pb2.AttributeRequest
     ) -> Iterator[attribution_pb2.AttributeResponse]:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
-        result, attributions = attribute(engine, images, request.attributions)
+        steps = request.quality.steps if request.HasField("quality") else 0
+        result = attribution_pb2.AttributeResult()
+        for name, attribution, target in attribute(engine, images, request.attributions, steps):
+            result.targets.append(target)
+            yield from parts(attribution_pb2.AttributeResponse, {name: attribution})
         yield attribution_pb2.AttributeResponse(result=result)
-        for name, tensor in attributions:
-            yield from parts(attribution_pb2.AttributeResponse, {name: tensor})
+
+    def _check(
+        self, request: attribution_pb2.CheckRandomisationRequest
+    ) -> Iterator[attribution_pb2.CheckRandomisationResponse]:
+        request, engine = self._lane.admit(request)
+        images = self._lane.batch([request.image], engine, "image")
+        yield from cascade(engine, images, request.attributions, request.layers, request.seed)

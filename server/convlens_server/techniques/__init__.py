@@ -9,14 +9,28 @@ from convlens_server.techniques.base import Attack, Attribution
 from convlens_server.techniques.bim import bim
 from convlens_server.techniques.deconvnet import deconvnet
 from convlens_server.techniques.fgsm import fgsm
+from convlens_server.techniques.grad_cam import grad_cam
 from convlens_server.techniques.gradient import gradient
+from convlens_server.techniques.gradient_times_input import gradient_times_input
 from convlens_server.techniques.guided_backprop import guided_backprop
+from convlens_server.techniques.guided_grad_cam import guided_grad_cam
+from convlens_server.techniques.integrated_gradients import integrated_gradients
+from convlens_server.techniques.occlusion import occlusion
 from convlens_server.techniques.pgd import pgd
+from convlens_server.techniques.rise import rise
+from convlens_server.techniques.smoothgrad import smoothgrad
 
 ATTRIBUTIONS: Final[Mapping[str, Attribution]] = {
     "gradient": gradient,
     "guided_backprop": guided_backprop,
     "deconvnet": deconvnet,
+    "gradient_times_input": gradient_times_input,
+    "integrated_gradients": integrated_gradients,
+    "smoothgrad": smoothgrad,
+    "grad_cam": grad_cam,
+    "guided_grad_cam": guided_grad_cam,
+    "occlusion": occlusion,
+    "rise": rise,
 }
 ATTACKS: Final[Mapping[str, Attack]] = {
     "fgsm": fgsm,

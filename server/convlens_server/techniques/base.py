@@ -29,11 +29,13 @@ class Attributed(NamedTuple):
 
     Attributes:
         values: the target's value for each image, (N,).
-        attribution: signed, in units of the target per unit of pixel value, (N, 3, H, W).
+        attribution: (N, 3, H, W) or (N, 1, H, W); what it measures the technique says.
+        residuals: sum of the attribution minus what it should be, (N,), where that is known.
     """
 
     values: F32
     attribution: F32
+    residuals: F32 | None = None
 
 
 class Attacked(NamedTuple):
