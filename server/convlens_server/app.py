@@ -21,6 +21,8 @@ from convlens.v1 import (
     job_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    unit_pb2,
+    unit_pb2_grpc,
 )
 from convlens_models.repository import ModelRepository, default_root
 from convlens_server.engines.models import LoadedModels
@@ -34,6 +36,7 @@ from convlens_server.servicers.inspection import InspectionServicer
 from convlens_server.servicers.job import JobServicer
 from convlens_server.servicers.model import ModelServicer
 from convlens_server.servicers.operations import OperationsServicer
+from convlens_server.servicers.unit import UnitServicer
 from convlens_server.settings import ServerSettings
 from convlens_workers.jobs import JobStore
 
@@ -44,6 +47,7 @@ SERVICES: Final = tuple(
         (inspection_pb2, "InspectionService"),
         (attribution_pb2, "AttributionService"),
         (attack_pb2, "AttackService"),
+        (unit_pb2, "UnitService"),
         (job_pb2, "JobService"),
         (operations_pb2, "Operations"),
     )
@@ -112,6 +116,7 @@ class App:
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(quick), server)
         attribution_pb2_grpc.add_AttributionServiceServicer_to_server(AttributionServicer(quick), server)
         attack_pb2_grpc.add_AttackServiceServicer_to_server(AttackServicer(quick), server)
+        unit_pb2_grpc.add_UnitServiceServicer_to_server(UnitServicer(quick), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(quick, self._long), server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
