@@ -15,6 +15,8 @@ from convlens.v1 import (
     attack_pb2_grpc,
     attribution_pb2,
     attribution_pb2_grpc,
+    collection_pb2,
+    collection_pb2_grpc,
     inspection_pb2,
     inspection_pb2_grpc,
     job_pb2,
@@ -25,6 +27,8 @@ from convlens.v1 import (
     unit_pb2_grpc,
 )
 from convlens_models.repository import ModelRepository, default_root
+from convlens_server.admission import Limits
+from convlens_server.collections.lane import CollectionLane
 from convlens_server.engines.models import LoadedModels
 from convlens_server.executor import Executor
 from convlens_server.interceptors import ErrorInterceptor
@@ -32,6 +36,7 @@ from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.servicers.attack import AttackServicer
 from convlens_server.servicers.attribution import AttributionServicer
+from convlens_server.servicers.collection import CollectionServicer
 from convlens_server.servicers.inspection import InspectionServicer
 from convlens_server.servicers.job import JobServicer
 from convlens_server.servicers.model import ModelServicer
@@ -48,6 +53,7 @@ SERVICES: Final = tuple(
         (attribution_pb2, "AttributionService"),
         (attack_pb2, "AttackService"),
         (unit_pb2, "UnitService"),
+        (collection_pb2, "CollectionService"),
         (job_pb2, "JobService"),
         (operations_pb2, "Operations"),
     )
@@ -68,6 +74,7 @@ class App:
         self.address = ""
         self._settings = settings
         self._long = LongLane(JobStore.open(settings) if settings.redis else None)
+        self._collections = CollectionLane(settings)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor()],
@@ -100,6 +107,7 @@ class App:
         self._long.stop()
         await self._server.stop(self._settings.grace if grace is None else grace)
         await self._long.close()
+        await self._collections.close()
         self.executor.close()
         self.models.close()
 
@@ -111,13 +119,17 @@ class App:
 
     def _add_services(self) -> None:
         quick = QuickLane(self.models, self.executor, self._settings.max_batch_pixels)
+        limits = Limits(self._settings.max_job_pixels, self._settings.max_job_cost)
         server = self._server
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(quick), server)
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(quick), server)
         attribution_pb2_grpc.add_AttributionServiceServicer_to_server(AttributionServicer(quick), server)
         attack_pb2_grpc.add_AttackServiceServicer_to_server(AttackServicer(quick), server)
         unit_pb2_grpc.add_UnitServiceServicer_to_server(UnitServicer(quick), server)
-        job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(quick, self._long), server)
+        collections = CollectionServicer(quick, self._collections)
+        collection_pb2_grpc.add_CollectionServiceServicer_to_server(collections, server)
+        jobs = JobServicer(quick, self._long, self._collections, limits)
+        job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

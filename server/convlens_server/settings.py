@@ -34,6 +34,18 @@ class ServerSettings(JobSettings):
     """Models that are kept loaded."""
     max_batch_pixels: int = Field(default=8_000_000, ge=64)
     """Pixels of one call's images together, after resizing."""
+    max_job_pixels: int = Field(default=1 << 24, ge=64)
+    """Pixels of one job's images together, after resizing."""
+    max_job_cost: float = Field(default=1e17, gt=0)
+    """Multiply-adds that one job may take, as estimated before it is queued."""
+    metrics_listen: str = ""
+    """Address and port of the metrics for Prometheus; empty: none."""
+    max_collection_images: int = Field(default=100_000, ge=1)
+    """Images that one collection may have."""
+    max_image_bytes: int = Field(default=32 << 20, ge=1)
+    """Largest file of an image of a collection."""
+    indexes: Path | None = None
+    """Folder of this server's own search indexes; default: the user's cache folder."""
     max_request_bytes: int = Field(default=64 << 20, ge=1 << 16)
     """Largest request message."""
     grace: float = Field(default=20.0, ge=0)

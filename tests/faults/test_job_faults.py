@@ -241,8 +241,12 @@ async def test_nothing_is_left_behind(
         for key in ("rq:queue:shared", "rq:queue:shared:intermediate", "convlens:leases:shared"):
             assert not client.exists(key)
         assert not client.exists("rq:job:" + name.removeprefix("operations/"))
-    files = [path for path in (Path(shared_settings.artifacts) / name).rglob("*") if path.is_file()]
-    assert sorted(path.parent.name for path in files) == ["artifacts", "request"]
+
+    def left() -> list[str]:
+        files = (path for path in (Path(shared_settings.artifacts) / name).rglob("*") if path.is_file())
+        return sorted(path.parent.name for path in files)
+
+    eventually(lambda: left() == ["artifacts", "request"])
 
 
 async def test_worker_killed(

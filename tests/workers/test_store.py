@@ -401,13 +401,22 @@ async def test_lists_go_page_by_page_from_the_newest(store: JobStore) -> None:
     rest, token = await store.list(page_size=2, page_token=token)
     assert not token
     assert sorted(record.name for record in listed + rest) == sorted(names)
-    assert [record.name for record in (await store.list(state=parse_filter("state=CANCELLED")))[0]] == [
-        names[1]
-    ]
+    for text, found in {
+        "state=CANCELLED": [names[1]],
+        'technique="deepdream" AND state=JOB_STATE_CANCELLED': [names[1]],
+        "technique=deepdream": names[::-1],
+        "technique=style": [],
+    }.items():
+        asked = parse_filter(text)
+        listed, _ = await store.list(state=asked.state, technique=asked.technique)
+        assert sorted(record.name for record in listed) == sorted(found), text
     with pytest.raises(InvalidArgument, match="page_token"):
         await store.list(page_token="x")
     with pytest.raises(InvalidArgument, match="state=RUNNING"):
         parse_filter("colour=red")
+    for wrong in ("state=RUNNING AND state=QUEUED", "state=LOST", "state=RUNNING OR state=QUEUED", "="):
+        with pytest.raises(InvalidArgument, match="filter"):
+            parse_filter(wrong)
 
 
 async def test_delete_removes_record_and_artifacts(

@@ -1,4 +1,4 @@
-"""`convlens-worker`: takes jobs from the queue until SIGTERM or SIGINT.
+"""`convlens-worker [--queue NAME]`: takes jobs from the queue until SIGTERM or SIGINT.
 
 Exit codes: 0 after a signal (a running job was checkpointed and given back), 1 after an error, 2 for bad
 settings, 3 when Redis cannot be reached at the start.
@@ -6,6 +6,7 @@ settings, 3 when Redis cannot be reached at the start.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import time
@@ -29,6 +30,8 @@ def main() -> int:
     """Entry point."""
     try:
         settings = WorkerSettings()
+        if queue := arguments().queue:
+            settings = settings.model_copy(update={"queue": queue})
     except ValidationError as error:
         print(error, file=sys.stderr)
         return 2
@@ -44,6 +47,13 @@ def main() -> int:
         log.exception("the worker failed")
         return 1
     return 0 if supervisor.draining else 1
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says; everything else is an environment variable, see `WorkerSettings`."""
+    parser = argparse.ArgumentParser(prog="convlens-worker", description="Takes jobs from one queue.")
+    parser.add_argument("--queue", help="its name, such as convlens-high; default: CONVLENS_QUEUE")
+    return parser.parse_args()
 
 
 def redis_answers(url: str, patience: float = START_PATIENCE) -> bool:

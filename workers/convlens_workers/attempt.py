@@ -11,11 +11,12 @@ from typing import Final
 
 from google.rpc.status_pb2 import Status
 
-from convlens.errors import Cancelled, Unavailable, from_status
+from convlens.errors import Cancelled, DeadlineExceeded, Unavailable, from_status, to_status
 from convlens.v1 import job_pb2
 from convlens_workers.engine_process import EngineProcess
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.ledger import Attempt, Ledger, Standing
+from convlens_workers.jobs.redis_errors import AWAY
 from convlens_workers.messages import (
     Checkpointed,
     Died,
@@ -62,7 +63,9 @@ class Run:
         self._progress: Progress | None = None
         self._checkpoint = ""
         self._abandoned = False
+        self._overdue = False
         self._stopped_at: float | None = None
+        self._began = time.monotonic()
 
     def run(self) -> None:
         """From Start to the end in the record, or until the job is lost."""
@@ -75,7 +78,7 @@ class Run:
         if isinstance(end, Died):
             self._engine.kill()
         if not self._abandoned:
-            self._settle(end)
+            self._settle(self._too_long() if self._overdue and not isinstance(end, Finished) else end)
 
     def _follow(self) -> End:
         heard = time.monotonic()
@@ -90,10 +93,21 @@ class Run:
             self._report()
             if self._draining():
                 self._stop(save=True)
+            if self._ran_for(now) > self._settings.job_timeout:
+                self._overdue = True
+                self._stop(save=False)
             if self._stopped_at is not None and now - self._stopped_at > self._settings.grace:
-                return Died("it did not stop") if self._abandoned else Stopped()
+                return Died("it did not stop") if self._abandoned or self._overdue else Stopped()
             if now - heard > self._settings.hang_timeout:
                 return Died("it hangs")
+
+    def _ran_for(self, now: float) -> float:
+        return self._attempt.ran + now - self._began
+
+    def _too_long(self) -> Failed:
+        limit = f"the job ran for longer than {self._settings.job_timeout:g} s"
+        error = DeadlineExceeded(limit, reason="JOB_TIMEOUT")
+        return Failed(to_status(error).SerializeToString(deterministic=True))
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Progress):
@@ -105,7 +119,7 @@ class Run:
         """Renew the lease, write what is new, and learn how things stand."""
         if self._abandoned:
             return
-        with suppress(Unavailable):
+        with suppress(*AWAY):
             self._write_checkpoint()
             standing = self._write_progress()
             if standing.cancel_requested:
@@ -128,6 +142,7 @@ class Run:
             "step": progress.step,
             "total_steps": progress.total,
             "losses": json.dumps(dict(progress.losses)),
+            "bit_exact": int(progress.bit_exact),
         }
         standing = self._ledger.update(self._attempt, fields, progress.preview)
         self._progress = None
@@ -146,7 +161,7 @@ class Run:
                 self._write_checkpoint()
                 self._write_progress()
                 return self._drop(self._write(end))
-            except Unavailable as error:
+            except AWAY as error:
                 log.warning("%s", error, extra={"operation": self._attempt.id})
                 time.sleep(TICK)
         return None

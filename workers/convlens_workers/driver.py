@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convlens import wire
 from convlens_workers.messages import Checkpointed, Progress, Stop
-from convlens_workers.techniques.ascent import resize
+from convlens_workers.techniques.parts.pixels import resize
 from convlens_workers.techniques.base import State, Step
 
 PROGRESS_INTERVAL: Final = 0.5
@@ -43,6 +43,7 @@ class Driver:
         asked: the stop that somebody has asked for, if any; looked at after every step.
         save: stores a state and gives its SHA-256, or None where that failed: the job goes on all the same.
         checkpoint_interval: seconds between checkpoints.
+        bit_exact: whether all that has run so far gives the same bytes each time.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Driver:
         asked: Callable[[], Stop | None],
         save: Callable[[State], str | None],
         checkpoint_interval: float,
+        bit_exact: Callable[[], bool] = lambda: True,
     ) -> None:
         self._send = send
         self._asked = asked
         self._save = save
+        self._bit_exact = bit_exact
         self._due_progress = Every(PROGRESS_INTERVAL)
         self._due_preview = Every(PREVIEW_INTERVAL)
         self._due_checkpoint = Every(checkpoint_interval, later=True)
@@ -82,11 +85,13 @@ class Driver:
 
     def _tell(self, step: Step, *, preview: bool) -> None:
         losses = {name: float(value) for name, value in step.losses.items()}
-        self._send(Progress(step.number, step.total, losses, thumbnail(step.image) if preview else b""))
+        picture = thumbnail(step.image) if preview else b""
+        self._send(Progress(step.number, step.total, losses, picture, self._bit_exact()))
 
     def _checkpoint(self, step: Step) -> None:
+        began = time.perf_counter()
         if (digest := self._save(step.state)) is not None:
-            self._send(Checkpointed(digest))
+            self._send(Checkpointed(digest, time.perf_counter() - began))
 
 
 def thumbnail(image: Tensor) -> bytes:

@@ -12,9 +12,13 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, repeat
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import torch
 from google.protobuf.message import Message
@@ -27,17 +31,25 @@ from convlens_models.manifest import Manifest
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository, default_root
 from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
+from convlens_workers.collections import CollectionFiles
 from convlens_workers.driver import Driver
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.logs import configure
-from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped
+from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
 from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import State, Task
 
 PR_SET_PDEATHSIG: Final = 1
+PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+"""Seconds between tries at an artifact store that is away."""
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The job was to be stopped while it waited for the artifact store."""
 
 
 class Engine:
@@ -47,6 +59,7 @@ class Engine:
         self._pipe = pipe
         self._config = config
         self._store = ArtifactStore(config.artifacts)
+        self._collections = CollectionFiles(config.artifacts)
         self._device = choose_device(config.device)
         self._networks = Networks(
             ModelRepository(config.models or default_root()), self._device, config.warm_models
@@ -64,13 +77,17 @@ class Engine:
         try:
             results = self._results(start)
             return Stopped() if results is None else Finished(self._store_results(start.operation, results))
+        except Interrupted:
+            return Stopped()
         except ConvLensError as error:
             return _failed(error)
         except torch.AcceleratorError:
             raise  # The device's context is broken: only a new process can use it again.
         except (torch.OutOfMemoryError, MemoryError) as error:
             log.warning("out of memory: %s", error, extra={"operation": start.operation})
-            return _failed(ResourceExhausted(f"{self._device} has too little memory for this job"))
+            self._networks.clear()  # The next job shall find all there is.
+            text = f"{self._device} has too little memory for this job"
+            return _failed(ResourceExhausted(text, reason="DEVICE_OUT_OF_MEMORY"))
         except Exception as error:
             incident = uuid.uuid4().hex[:12]
             log.exception("job failed", extra={"operation": start.operation, "incident": incident})
@@ -78,20 +95,24 @@ class Engine:
 
     def _results(self, start: Start) -> dict[str, Tensor] | None:
         request = job_pb2.SubmitJobRequest.FromString(
-            self._store.get(start.operation, "request", start.request)
+            self._patiently(lambda: self._store.get(start.operation, "request", start.request))
         )
         technique = request.WhichOneof("technique") or ""
         network, manifest = self._networks.get(request.model)
         params = getattr(request, technique)
         images = decode_images(params, manifest, self._device)
-        task = Task(params, network, manifest, images, request.seed, self._device)
-        origin = Origin(start.request, manifest.digest, fingerprint(self._device))
-        state = load_state(self._store, start.operation, start.checkpoints, origin)
-        log.info("started", extra={"operation": start.operation, "resumed": state is not None})
-        driver = Driver(
-            self._send, self._asked, self._saver(start.operation, origin), self._config.checkpoint_interval
+        task = Task(
+            params, network, manifest, images, request.seed, self._device, self._collections
         )
-        return driver.run(TECHNIQUES[technique](task, state))
+        origin = Origin(start.request, manifest.digest, fingerprint(self._device))
+        state = self._patiently(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
+        log.info("started", extra={"operation": start.operation, "resumed": state is not None})
+        save = self._saver(start.operation, origin)
+        with inexact_operations() as inexact:
+            driver = Driver(
+                self._send, self._asked, save, self._config.checkpoint_interval, lambda: not inexact
+            )
+            return driver.run(TECHNIQUES[technique](task, state))
 
     def _saver(self, operation: str, origin: Origin) -> Callable[[State], str | None]:
         def save(state: State) -> str | None:
@@ -108,9 +129,22 @@ class Engine:
         for name, value in results.items():
             array = value.detach().cpu().contiguous().numpy()
             header = wire.header(name, array)
-            header.sha256 = self._store.put(operation, "artifacts", array.tobytes())
+            data = array.tobytes()
+            header.sha256 = self._patiently(partial(self._store.put, operation, "artifacts", data))
             headers.append(header)
         return job_pb2.JobResult(artifacts=headers).SerializeToString(deterministic=True)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """What `call` gives as soon as the artifact store answers. Raises Interrupted on a stop meanwhile."""
+        pauses = chain(PAUSES, repeat(PAUSES[-1]))
+        while True:
+            try:
+                return call()
+            except Unavailable as error:
+                log.warning("%s; trying again", error)
+            self._send(Waiting())
+            if self._pipe.poll(next(pauses)) and self._asked() is not None:
+                raise Interrupted
 
     def _asked(self) -> Stop | None:
         if not self._pipe.poll():
@@ -132,15 +166,34 @@ def decode_images(params: Message, manifest: Manifest, device: torch.device) -> 
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; on CUDA, the same input shall give the same bytes."""
+    """The device called `name`; on CUDA, the same input shall give the same bytes where PyTorch can."""
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
     device = torch.device("cuda:0" if name == "cuda" else name)
     if device.type == "cuda":
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Or else cuBLAS may choose another way each time.
         torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
         torch.zeros(1, device=device)  # Fails here, at the start, where there is no such device.
     return device
+
+
+@contextmanager
+def inexact_operations() -> Iterator[list[str]]:
+    """What PyTorch says, within this context, of operations that may give other bytes each time."""
+    found: list[str] = []
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        if "deterministic" in str(message):
+            found.append(str(message))
+        else:
+            usual(message, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=".*deterministic", category=UserWarning)
+        warnings.showwarning = show
+        yield found
 
 
 def _failed(error: ConvLensError) -> Failed:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from convlens.errors import Unavailable
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.ledger import SWEEPS_A_LEASE, Ledger
+from convlens_workers.jobs.redis_errors import AWAY
 from convlens_workers.settings import WorkerSettings
 
 KEPT_LONGER: Final = timedelta(days=1)
@@ -45,7 +45,7 @@ class Maintenance(threading.Thread):
                     log.warning("its worker is gone: requeued or ended", extra={"operation": operation})
                 if self._ledger.may_tidy():
                     self.tidy()
-            except Unavailable as error:
+            except AWAY as error:
                 log.warning("%s", error)
             except Exception:
                 log.exception("maintenance failed")

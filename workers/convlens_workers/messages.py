@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -49,13 +49,20 @@ class Progress:
     total: int
     losses: Mapping[str, float]
     preview: bytes
+    bit_exact: bool = True
 
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """A checkpoint is stored under this SHA-256."""
+    """A checkpoint is stored under this SHA-256; `seconds` is what it has cost."""
 
     digest: str
+    seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The artifact store is away; the engine tries again."""
 
 
 @dataclass(frozen=True)
@@ -85,4 +92,4 @@ class Died:
 
 
 End = Finished | Failed | Stopped | Died
-Event = Ready | Progress | Checkpointed | End
+Event = Ready | Progress | Checkpointed | Waiting | End

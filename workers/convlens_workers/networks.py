@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 
 import torch
@@ -31,3 +32,10 @@ class Networks:
         while len(self._warm) > self._limit:
             self._warm.popitem(last=False)
         return self._warm[digest], stored.manifest
+
+    def clear(self) -> None:
+        """Give all memory back to the device."""
+        self._warm.clear()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

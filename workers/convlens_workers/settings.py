@@ -25,6 +25,8 @@ class WorkerSettings(JobSettings):
     """Seconds without a report after which a job is taken from its worker; the same for all workers."""
     hang_timeout: float = Field(default=300.0, gt=0)
     """Seconds that the engine may go without an event in a job before it is killed."""
+    job_timeout: float = Field(default=86400.0, gt=0)
+    """Seconds that a job may run, all its attempts together; then it fails with DEADLINE_EXCEEDED."""
     grace: float = Field(default=8.0, gt=0)
     """Seconds that the engine gets to stop when it is told to, before it is killed."""
     log_level: str = "INFO"

@@ -8,6 +8,7 @@ when Redis is away.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq import Queue, Worker
@@ -24,17 +26,17 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from convlens.errors import Unavailable
 from convlens_workers.attempt import Run
 from convlens_workers.engine_process import EngineProcess
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.job import QueuedJob
 from convlens_workers.jobs.ledger import Ledger
+from convlens_workers.jobs.redis_errors import AWAY as PLANE_AWAY
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.messages import Configure
 from convlens_workers.settings import WorkerSettings
 
-AWAY = (RedisConnectionError, RedisTimeoutError)
+AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)
 WORKER_TTL = 20
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class Supervisor(Worker):
         self.set_state(WorkerStatus.BUSY)  # From here on a signal lets the job be given back.
         self.engine.ensure()
         attempt = None
-        with suppress(Unavailable):  # The sweep brings the job back.
+        with suppress(*PLANE_AWAY):  # The sweep brings the job back.
             attempt = self._ledger.claim(job.id, self.engine.device)
         if attempt is not None:
             Run(
@@ -101,6 +103,15 @@ class Supervisor(Worker):
         if not self.draining:
             self.engine.ensure()
         self.set_state(WorkerStatus.IDLE)
+
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[Job, Queue] | None:
+        """As RQ's, but a full Redis is waited for as one that is away."""
+        while True:
+            try:
+                return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+            except OutOfMemoryError as error:
+                log.warning("Redis is full: %s", error)
+                time.sleep(self.max_connection_wait_time)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """On SIGTERM and SIGINT: end now when idle, else after a checkpoint; a second one changes nothing."""

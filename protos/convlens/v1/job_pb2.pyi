@@ -25,6 +25,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Normal."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How soon a job is wanted. Each priority has a queue and workers of its own."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Normal."""
+PRIORITY_LOW: Priority.ValueType  # 1
+PRIORITY_NORMAL: Priority.ValueType  # 2
+PRIORITY_HIGH: Priority.ValueType  # 3
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -66,12 +88,15 @@ class SubmitJobRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     DEEPDREAM_FIELD_NUMBER: _builtins.int
     EXTRACT_FEATURES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
     """Seed of everything random; default 0."""
+    priority: Global___Priority.ValueType
+    """Queue that the job waits in; one that this server has no queue for is INVALID_ARGUMENT."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -84,12 +109,13 @@ class SubmitJobRequest(_message.Message):
         request_id: _builtins.str = ...,
         model: _model_pb2.ModelRef | None = ...,
         seed: _builtins.int | None = ...,
+        priority: Global___Priority.ValueType = ...,
         deepdream: Global___DeepDream | None = ...,
         extract_features: Global___ExtractFeatures | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -268,6 +294,9 @@ class JobMetadata(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    EXPECTED_SECONDS_FIELD_NUMBER: _builtins.int
+    BIT_EXACT_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     technique: _builtins.str
     """Name of the technique, such as "deepdream"."""
@@ -287,6 +316,14 @@ class JobMetadata(_message.Message):
     """Digest of the model's files."""
     cancel_requested: _builtins.bool
     """True once a client has asked for the job to stop."""
+    priority: Global___Priority.ValueType
+    """Queue that it waits in."""
+    expected_seconds: _builtins.float
+    """Seconds that it will run, by what jobs of its queue took lately; 0 while nothing is known."""
+    bit_exact: _builtins.bool
+    """Absent until it has run. False when it ran operations for which the device has no repeatable form: the same
+    request may then end in other last bits.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """Model with its version resolved."""
@@ -324,12 +361,17 @@ class JobMetadata(_message.Message):
         device: _builtins.str = ...,
         model_digest: _builtins.str = ...,
         cancel_requested: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
+        expected_seconds: _builtins.float = ...,
+        bit_exact: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "model", b"model", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "bit_exact", b"bit_exact", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "model", b"model", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "queue_position", b"queue_position", "start_time", b"start_time", "state", b"state", "step", b"step", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "start_time", b"start_time", "state", b"state", "step", b"step", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__bit_exact: _TypeAlias = _typing.Literal["bit_exact"]  # noqa: Y015
+    _WhichOneofArgType__bit_exact: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bit_exact) -> _WhichOneofReturnType__bit_exact | None: ...
 
 Global___JobMetadata: _TypeAlias = JobMetadata  # noqa: Y015
 
@@ -460,3 +502,131 @@ class ReadArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadArtifactResponse: _TypeAlias = ReadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class GetJobStatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobStatsRequest: _TypeAlias = GetJobStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetJobStatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueStats]:
+        """One for each priority that the server has."""
+
+    def __init__(
+        self,
+        *,
+        queues: _abc.Iterable[Global___QueueStats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobStatsResponse: _TypeAlias = GetJobStatsResponse  # noqa: Y015
+
+@_typing.final
+class QueueStats(_message.Message):
+    """How a queue stands, and what has happened to its jobs since its Redis is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ThroughputEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    OLDEST_QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_FIELD_NUMBER: _builtins.int
+    priority: Global___Priority.ValueType
+    queue: _builtins.str
+    """Name in Redis; what a worker's CONVLENS_QUEUE is."""
+    queued: _builtins.int
+    """Jobs that wait."""
+    running: _builtins.int
+    """Jobs that workers have."""
+    oldest_queued_seconds: _builtins.float
+    """Age of the job that is next, in seconds; 0 when none waits."""
+    @_builtins.property
+    def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By what happened: submitted, succeeded, failed, cancelled, retried (after a crash), drained (given back by a worker
+        that ended), given_up (crashed too often).
+        """
+
+    @_builtins.property
+    def throughput(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Multiply-adds a second, by device: a moving average over jobs."""
+
+    def __init__(
+        self,
+        *,
+        priority: Global___Priority.ValueType = ...,
+        queue: _builtins.str = ...,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+        oldest_queued_seconds: _builtins.float = ...,
+        counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        throughput: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "oldest_queued_seconds", b"oldest_queued_seconds", "priority", b"priority", "queue", b"queue", "queued", b"queued", "running", b"running", "throughput", b"throughput"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueStats: _TypeAlias = QueueStats  # noqa: Y015

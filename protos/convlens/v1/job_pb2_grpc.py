@@ -52,6 +52,11 @@ class JobServiceStub:
                 request_serializer=convlens_dot_v1_dot_job__pb2.ReadArtifactRequest.SerializeToString,
                 response_deserializer=convlens_dot_v1_dot_job__pb2.ReadArtifactResponse.FromString,
                 _registered_method=True)
+        self.GetJobStats = channel.unary_unary(
+                '/convlens.v1.JobService/GetJobStats',
+                request_serializer=convlens_dot_v1_dot_job__pb2.GetJobStatsRequest.SerializeToString,
+                response_deserializer=convlens_dot_v1_dot_job__pb2.GetJobStatsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -62,7 +67,8 @@ class JobServiceServicer:
     def SubmitJob(self, request, context):
         """Queues a job. The same request_id with the same payload returns the same operation.
         Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-        RESOURCE_EXHAUSTED (queue full, with RetryInfo), UNAVAILABLE (Redis away, with RetryInfo).
+        RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
+        RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +92,14 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetJobStats(self, request, context):
+        """Tells how the queues stand.
+        Errors: UNAVAILABLE (Redis away, with RetryInfo).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +117,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ReadArtifact,
                     request_deserializer=convlens_dot_v1_dot_job__pb2.ReadArtifactRequest.FromString,
                     response_serializer=convlens_dot_v1_dot_job__pb2.ReadArtifactResponse.SerializeToString,
+            ),
+            'GetJobStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobStats,
+                    request_deserializer=convlens_dot_v1_dot_job__pb2.GetJobStatsRequest.FromString,
+                    response_serializer=convlens_dot_v1_dot_job__pb2.GetJobStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -188,6 +207,33 @@ class JobService:
             '/convlens.v1.JobService/ReadArtifact',
             convlens_dot_v1_dot_job__pb2.ReadArtifactRequest.SerializeToString,
             convlens_dot_v1_dot_job__pb2.ReadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convlens.v1.JobService/GetJobStats',
+            convlens_dot_v1_dot_job__pb2.GetJobStatsRequest.SerializeToString,
+            convlens_dot_v1_dot_job__pb2.GetJobStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

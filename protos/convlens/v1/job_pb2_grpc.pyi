@@ -39,7 +39,8 @@ class JobServiceStub:
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]
     """Queues a job. The same request_id with the same payload returns the same operation.
     Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-    RESOURCE_EXHAUSTED (queue full, with RetryInfo), UNAVAILABLE (Redis away, with RetryInfo).
+    RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
+    RetryInfo).
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -50,6 +51,10 @@ class JobServiceStub:
     """Streams the bytes of one artifact of a finished job, from `read_offset`.
     Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
     beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+    """
+    GetJobStats: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobStatsRequest, _job_pb2.GetJobStatsResponse]
+    """Tells how the queues stand.
+    Errors: UNAVAILABLE (Redis away, with RetryInfo).
     """
 
 @_typing.type_check_only
@@ -62,7 +67,8 @@ class JobServiceAsyncStub(JobServiceStub):
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Queues a job. The same request_id with the same payload returns the same operation.
     Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-    RESOURCE_EXHAUSTED (queue full, with RetryInfo), UNAVAILABLE (Redis away, with RetryInfo).
+    RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
+    RetryInfo).
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -73,6 +79,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """Streams the bytes of one artifact of a finished job, from `read_offset`.
     Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
     beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+    """
+    GetJobStats: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobStatsRequest, _job_pb2.GetJobStatsResponse]  # type: ignore[assignment]
+    """Tells how the queues stand.
+    Errors: UNAVAILABLE (Redis away, with RetryInfo).
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -88,7 +98,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Queues a job. The same request_id with the same payload returns the same operation.
         Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-        RESOURCE_EXHAUSTED (queue full, with RetryInfo), UNAVAILABLE (Redis away, with RetryInfo).
+        RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
+        RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -111,6 +122,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the bytes of one artifact of a finished job, from `read_offset`.
         Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
         beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+        """
+
+    @_abc_1.abstractmethod
+    def GetJobStats(
+        self,
+        request: _job_pb2.GetJobStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.GetJobStatsResponse, _abc.Awaitable[_job_pb2.GetJobStatsResponse]]:
+        """Tells how the queues stand.
+        Errors: UNAVAILABLE (Redis away, with RetryInfo).
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from google.longrunning.operations_pb2 import Operation
 
 from convlens import wire
-from convlens.errors import InvalidArgument
+from convlens.errors import InvalidArgument, ResourceExhausted
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, tensor_pb2
 from convlens_server import images
+from convlens_server.admission import Limits
+from convlens_server.collections import extraction
+from convlens_server.collections.lane import CollectionLane
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.validation import validate
@@ -21,16 +25,26 @@ from convlens_workers.jobs import to_operation
 class JobServicer(job_pb2_grpc.JobServiceServicer):
     """Hands long work to the job plane, and its events and artifacts back."""
 
-    def __init__(self, quick: QuickLane, long: LongLane) -> None:
+    def __init__(
+        self, quick: QuickLane, long: LongLane, collections: CollectionLane, limits: Limits
+    ) -> None:
         self._quick = quick
         self._long = long
+        self._collections = collections
+        self._limits = limits
 
     async def SubmitJob(self, request: job_pb2.SubmitJobRequest, context: Any) -> Operation:  # noqa: N802
         """Queue a job."""
         store = self._long.store
-        resolved, digest = await self._quick.executor.run(self._resolve, request)
+        resolved, digest, cost = await self._quick.executor.run(self._resolve, request)
         sent = request.SerializeToString(deterministic=True)
-        return to_operation(await store.submit(resolved, model_digest=digest, payload=sent))
+        if resolved.HasField("extract_features"):
+            await self._plan(resolved)
+        record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
+        for helper in extraction.helpers(resolved, record.name):
+            with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
+                await store.submit(helper, model_digest=digest, payload=sent)
+        return to_operation(record)
 
     async def WatchJob(  # noqa: N802
         self, request: job_pb2.WatchJobRequest, context: Any
@@ -54,15 +68,31 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                 yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(chunk=chunk))
             offset += len(piece)
 
-    def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, str]:
-        """The request with its defaults and the model's version, and the model's digest; blocks."""
+    async def GetJobStats(  # noqa: N802
+        self, request: job_pb2.GetJobStatsRequest, context: Any
+    ) -> job_pb2.GetJobStatsResponse:
+        """How the queues stand."""
+        return job_pb2.GetJobStatsResponse(queues=await self._long.store.stats())
+
+    async def _plan(self, request: job_pb2.SubmitJobRequest) -> None:
+        """Fill in the shards of the images that lack features, and remember which features there will be."""
+        params, index, run = request.extract_features, self._collections.index, self._quick.executor.run
+        order = await index.order(params.collection)
+        manifest = (await run(self._quick.stored, request.model)).manifest
+        sets = extraction.describe(params, manifest)
+        await run(extraction.plan, self._collections.shards, params, list(sets), order)
+        await index.describe(params.collection, {which.key: found for which, found in sets.items()})
+
+    def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, str, float]:
+        """The request with its defaults and the model's version, the model's digest, the cost; blocks."""
         manifest = self._quick.stored(request.model).manifest
         resolved = validate(request, manifest)
         _check_request_id(resolved.request_id)
         technique = resolved.WhichOneof("technique") or ""
-        images.check(getattr(resolved, technique), manifest, technique)
+        params = getattr(resolved, technique)
+        cost = self._limits.admit(technique, params, images.check(params, manifest, technique), manifest)
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
-        return resolved, manifest.digest
+        return resolved, manifest.digest, cost
 
 
 def _check_request_id(request_id: str) -> None:

@@ -31,13 +31,13 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
     async def ListOperations(  # noqa: N802
         self, request: operations_pb2.ListOperationsRequest, context: Any
     ) -> operations_pb2.ListOperationsResponse:
-        """A page of jobs, newest first, without previews; `filter` may be "state=RUNNING" and the like."""
+        """A page of jobs, newest first, without previews; for `filter` see `parse_filter`."""
         if request.name not in ("", "operations"):
             raise InvalidArgument.of("name", request.name, '"operations" or empty')
         if request.page_size < 0:
             raise InvalidArgument.of("page_size", request.page_size, "at least 0")
         records, token = await self._lane.store.list(
-            state=parse_filter(request.filter),
+            **parse_filter(request.filter)._asdict(),
             page_size=min(request.page_size or PAGE, MAX_PAGE),
             page_token=request.page_token,
         )

@@ -33,6 +33,8 @@ class Attempt:
     """SHA-256 of the stored request."""
     checkpoints: tuple[str, ...]
     """SHA-256 of the checkpoints to resume from, newest first."""
+    ran: float = 0.0
+    """Seconds that earlier attempts have run."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Ledger:
         if flat is None:
             return None
         record = JobRecord.from_fields(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
-        return Attempt(id_, token, record.metadata.attempt, record.request, record.checkpoints)
+        return Attempt(id_, token, record.metadata.attempt, record.request, record.checkpoints, record.ran)
 
     def update(
         self, attempt: Attempt, fields: Mapping[str, str | int] | None = None, preview: bytes = b""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from convlens.errors import NotFound
 from convlens.v1 import job_pb2
@@ -11,34 +13,47 @@ from convlens_workers.jobs.record import JobRecord
 from convlens_workers.jobs.redis_errors import redis_errors
 
 
+class Outlook(NamedTuple):
+    """Of a job that is about to be submitted."""
+
+    payload: bytes | None
+    """Digest of the payload that the id was used with, if it was."""
+    waiting: int
+    """Jobs in the queue."""
+    throughput: float
+    """Multiply-adds a second of the queue's devices; 0 where no job has finished yet."""
+
+
 class Queries:
     """What can be asked of Redis about jobs, without changing any."""
 
-    def __init__(self, redis: Any, queue: str) -> None:
+    def __init__(self, redis: Any, queues: Sequence[str]) -> None:
         self._redis = redis
-        self._queue = f"rq:queue:{queue}"
+        self._queues = queues
 
-    async def before_submit(self, id_: str) -> tuple[bytes | None, int]:
-        """Digest of the payload that the id was used with, if it was, and the number of jobs that wait."""
+    async def before_submit(self, id_: str, queue: str) -> Outlook:
+        """What is known about an id and a queue before a job is put there."""
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hget(scripts.OPERATION + id_, "payload")
-                pipe.llen(self._queue)
-                known, waiting = await pipe.execute()
-        return known, waiting
+                pipe.llen(f"rq:queue:{queue}")
+                pipe.hvals(scripts.THROUGHPUT + queue)
+                known, waiting, rates = await pipe.execute()
+        return Outlook(known, waiting, fmean(map(float, rates)) if rates else 0.0)
 
     async def record(self, id_: str) -> JobRecord:
         """The job, with its position in the queue. Raises NotFound."""
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hgetall(scripts.OPERATION + id_)
-                pipe.lpos(self._queue, id_)
-                fields, position = await pipe.execute()
+                for queue in self._queues:
+                    pipe.lpos(f"rq:queue:{queue}", id_)
+                fields, *positions = await pipe.execute()
         if not fields:
             raise NotFound(f"no operation 'operations/{id_}'")
         record = JobRecord.from_fields(id_, fields)
         if record.metadata.state == job_pb2.JOB_STATE_QUEUED:
-            record.metadata.queue_position = position or 0
+            record.metadata.queue_position = max(position or 0 for position in positions)
         return record
 
     async def events(self, id_: str, after: str) -> list[tuple[str, JobRecord]]:
@@ -64,6 +79,30 @@ class Queries:
             if gone:
                 await self._redis.zrem(scripts.INDEX, *gone)
         return [(entry, _without_preview(entry, row)) for entry, row in zip(entries, rows, strict=True)]
+
+    async def stats(self, queue: str, priority: job_pb2.Priority.ValueType) -> job_pb2.QueueStats:
+        """How a queue stands."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.llen(f"rq:queue:{queue}")
+                pipe.zcard(scripts.LEASES + queue)
+                pipe.hgetall(scripts.COUNTERS + queue)
+                pipe.hgetall(scripts.THROUGHPUT + queue)
+                pipe.lindex(f"rq:queue:{queue}", 0)
+                pipe.time()
+                queued, running, counters, rates, first, (seconds, micros) = await pipe.execute()
+            created = (
+                await self._redis.hget(scripts.OPERATION + first.decode(), "create_time") if first else None
+            )
+        return job_pb2.QueueStats(
+            priority=priority,
+            queue=queue,
+            queued=queued,
+            running=running,
+            oldest_queued_seconds=max(0.0, seconds + micros / 1e6 - int(created) / 1000) if created else 0.0,
+            counters={name.decode(): int(value) for name, value in counters.items()},
+            throughput={name.decode(): float(value) for name, value in rates.items()},
+        )
 
 
 def _id(entry: str) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, NoReturn
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,6 +46,9 @@ _METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
     "device": bytes.decode,
     "model_digest": bytes.decode,
     "cancel_requested": lambda raw: raw == b"1",
+    "priority": int,
+    "expected_seconds": float,
+    "bit_exact": lambda raw: raw == b"1",
 }
 
 
@@ -63,6 +66,8 @@ class JobRecord:
     """Fencing token of the running attempt."""
     checkpoints: tuple[str, ...] = ()
     """SHA-256 of the checkpoints, newest first."""
+    ran: float = 0.0
+    """Seconds that attempts before the running one took together."""
 
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -81,6 +86,7 @@ class JobRecord:
             error=Status.FromString(error) if error is not None else None,
             token=fields.get(b"token", b"").decode(),
             checkpoints=tuple(fields.get(b"checkpoints", b"").decode().split()),
+            ran=int(fields.get(b"ran", 0)) / 1000,
         )
 
     @property
@@ -116,16 +122,33 @@ def operation_id(name: str) -> str:
     return name.removeprefix(PREFIX)
 
 
-def parse_filter(text: str) -> int | None:
-    """The state that a list's filter asks for: "state=RUNNING" and the like; empty asks for all.
+class Filter(NamedTuple):
+    """What a list asks for."""
+
+    state: int | None = None
+    """None for any."""
+    technique: str = ""
+    """Empty for any."""
+
+
+def parse_filter(text: str) -> Filter:
+    """A list's filter: "state=RUNNING", "technique=deepdream", or both joined by AND; empty asks for all.
 
     Raises:
         InvalidArgument: any other filter.
     """
-    if not text.strip():
-        return None
-    match = re.fullmatch(r'\s*state\s*=\s*"?(?:JOB_STATE_)?(\w+)"?\s*', text)
-    if match is None or STATES.get(match[1], 0) == 0:
-        allowed = ", ".join(f"state={name}" for name, number in STATES.items() if number)
-        raise InvalidArgument.of("filter", text, f"empty or one of {allowed}")
-    return STATES[match[1]]
+    found: dict[str, str] = {}
+    for term in re.split(r"\s+AND\s+", text.strip()) if text.strip() else ():
+        match = re.fullmatch(r'(state|technique)\s*=\s*"?(\w+)"?', term)
+        if match is None or match[1] in found:
+            _refuse_filter(text)
+        found[match[1]] = match[2]
+    state = found.get("state", "").removeprefix("JOB_STATE_")
+    if state and not STATES.get(state):
+        _refuse_filter(text)
+    return Filter(STATES[state] if state else None, found.get("technique", ""))
+
+
+def _refuse_filter(text: str) -> NoReturn:
+    states = ", ".join(f"state={name}" for name, number in STATES.items() if number)
+    raise InvalidArgument.of("filter", text, f"empty, one of {states}, technique=NAME, or two joined by AND")

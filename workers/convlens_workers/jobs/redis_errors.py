@@ -11,6 +11,8 @@ from redis import exceptions
 from convlens.errors import ResourceExhausted, Unavailable
 
 RETRY_AFTER: Final = 2.0
+AWAY: Final = (Unavailable, ResourceExhausted)
+"""What `redis_errors` raises: it may be otherwise in a while."""
 
 
 @contextmanager
@@ -20,7 +22,16 @@ def redis_errors() -> Iterator[None]:
         yield
     except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
         raise Unavailable(f"Redis is away: {error}", retry_after=RETRY_AFTER) from error
-    except exceptions.OutOfMemoryError as error:
-        raise ResourceExhausted("Redis has no memory left", retry_after=RETRY_AFTER) from error
     except exceptions.ReadOnlyError as error:
         raise Unavailable("Redis is read-only", retry_after=RETRY_AFTER) from error
+    except exceptions.ResponseError as error:
+        if is_full(error):
+            raise ResourceExhausted("Redis has no memory left", retry_after=RETRY_AFTER) from error
+        if "MISCONF" in str(error):
+            raise Unavailable("Redis cannot write to its disk", retry_after=RETRY_AFTER) from error
+        raise
+
+
+def is_full(error: exceptions.ResponseError) -> bool:
+    """Whether Redis is at `maxmemory`; from within a script it says so in an error of the script's."""
+    return isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in str(error)

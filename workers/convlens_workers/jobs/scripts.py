@@ -8,6 +8,9 @@ Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list
     convlens:leases:<queue>   zset    id -> when its lease ends (ms); jobs that a worker has taken
     convlens:swept:<queue>    string  when the last sweep ran (ms)
     convlens:changed          channel id of each job that changed, to wake watchers
+    convlens:tenant:<tenant>  set     ids of the tenant's jobs that have not finished
+    convlens:counters:<queue> hash    how often what happened: submitted, succeeded, failed, retried, ...
+    convlens:throughput:<queue> hash  multiply-adds a second that were seen, by device: a moving average
 
 The clock is Redis's. An attempt holds a token; when the record has another one, or none, the attempt is stale
 and nothing that it says is taken down. State numbers are those of JobState.
@@ -24,22 +27,39 @@ OPERATION: Final = "convlens:operation:"
 EVENTS: Final = "convlens:events:"
 INDEX: Final = "convlens:operations"
 CHANGED: Final = "convlens:changed"
+THROUGHPUT: Final = "convlens:throughput:"
+COUNTERS: Final = "convlens:counters:"
+LEASES: Final = "convlens:leases:"
 
 # ARGV[1..5] of every script; see `context`.
 _PRELUDE: Final = """
-local queue, event_limit, ttl, gave_up, cancelled = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local event_limit, ttl, gave_up, cancelled = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local id = ARGV[6]
+local queue = redis.call('HGET', 'convlens:operation:' .. id, 'queue') or ARGV[1]
 local QUEUE = 'rq:queue:' .. queue
 local TAKEN = QUEUE .. ':intermediate'
 local LEASES = 'convlens:leases:' .. queue
-local QUEUED, RUNNING, FAILED, CANCELLED = '1', '2', '4', '5'
-local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1}
+local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
+local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
+local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
+                tenant=1, cost=1, claimed=1, ran=1}
 
 local function record(id) return 'convlens:operation:' .. id end
 local function field(id, name) return redis.call('HGET', record(id), name) end
 local function now()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function count(what) redis.call('HINCRBY', 'convlens:counters:' .. queue, what, 1) end
+local function tenant(id) return 'convlens:tenant:' .. (field(id, 'tenant') or '') end
+local function learn(id, ended)
+  local cost, claimed = tonumber(field(id, 'cost') or 0), tonumber(field(id, 'claimed') or ended)
+  if cost <= 0 or ended <= claimed or field(id, 'attempt') ~= '1' then return end
+  local key, device = 'convlens:throughput:' .. queue, field(id, 'device')
+  local rate = cost * 1000 / (ended - claimed)
+  local known = tonumber(redis.call('HGET', key, device) or rate)
+  redis.call('HSET', key, device, tostring(0.7 * known + 0.3 * rate))
 end
 
 local function emit(id, preview)
@@ -55,6 +75,9 @@ end
 local function finish(id, state, name, value)
   local ended = now()
   local checkpoints = field(id, 'checkpoints') or ''
+  count(COUNTER[state])
+  if state == SUCCEEDED then learn(id, ended) end
+  redis.call('SREM', tenant(id), id)
   redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
   redis.call('HDEL', record(id), 'token', 'checkpoints', 'queue_position')
   redis.call('ZREM', LEASES, id)
@@ -69,7 +92,12 @@ end
 
 local function requeue(id, crashed, max_crashes)
   if field(id, 'cancel_requested') == '1' then return finish(id, CANCELLED, 'error', cancelled) end
+  local time = now()
+  redis.call('HINCRBY', record(id), 'ran', time - tonumber(field(id, 'claimed') or time))
+  redis.call('HDEL', record(id), 'claimed')
+  count(crashed and 'retried' or 'drained')
   if crashed and redis.call('HINCRBY', record(id), 'crashes', 1) >= tonumber(max_crashes) then
+    count('given_up')
     return finish(id, FAILED, 'error', gave_up)
   end
   redis.call('ZREM', LEASES, id)
@@ -85,19 +113,23 @@ end
 """
 
 _SCRIPTS: Final = {
-    # id, payload digest, limit, number of RQ's fields, RQ's fields ..., record's fields ...
-    # -> 'created' | 'same' | 'other' | 'full'
+    # id, payload digest, limit, tenant, tenant's limit (0 none), number of RQ's fields, RQ's fields ...,
+    # record's fields ... -> 'created' | 'same' | 'other' | 'full' | 'tenant'
     "submit": """
-        local payload, limit, n = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+        local payload, limit, n = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[11])
+        local theirs, most = 'convlens:tenant:' .. ARGV[9], tonumber(ARGV[10])
         local known = field(id, 'payload')
         if known then return known == payload and 'same' or 'other' end
         local ahead = redis.call('LLEN', QUEUE)
         if ahead >= limit then return 'full' end
+        if most > 0 and redis.call('SCARD', theirs) >= most then return 'tenant' end
         local created = now()
         redis.call('DEL', 'convlens:events:' .. id)
-        redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, 10, 9 + n))
+        redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, 12, 11 + n))
         redis.call('HSET', record(id), 'state', QUEUED, 'payload', payload, 'create_time', created,
-                   'queue_position', ahead, unpack(ARGV, 10 + n))
+                   'queue', queue, 'tenant', ARGV[9], 'queue_position', ahead, unpack(ARGV, 12 + n))
+        redis.call('SADD', theirs, id)
+        count('submitted')
         redis.call('ZADD', 'convlens:operations', 0, string.format('%013d-%s', created, id))
         redis.call('SADD', 'rq:queues', QUEUE)
         redis.call('RPUSH', QUEUE, id)
@@ -113,7 +145,8 @@ _SCRIPTS: Final = {
         if state ~= QUEUED then return false end
         local started = now()
         redis.call('ZADD', LEASES, started + ARGV[8], id)
-        redis.call('HSET', record(id), 'state', RUNNING, 'token', ARGV[7], 'device', ARGV[9])
+        redis.call('HSET', record(id), 'state', RUNNING, 'token', ARGV[7], 'device', ARGV[9],
+                   'claimed', started)
         redis.call('HSETNX', record(id), 'start_time', started)
         redis.call('HINCRBY', record(id), 'attempt', 1)
         redis.call('HDEL', record(id), 'queue_position')
@@ -206,4 +239,9 @@ def bind(redis: Any) -> dict[str, Any]:
 
 def context(settings: JobSettings) -> list[Any]:
     """The arguments that come first in every call."""
-    return [settings.queue, settings.event_limit, settings.job_ttl * 1000, _GAVE_UP, _CANCELLED]
+    return context_of(settings.queue, settings)
+
+
+def context_of(queue: str, settings: JobSettings) -> list[Any]:
+    """The same for another queue than the settings' own; a job that is known has its queue in its record."""
+    return [queue, settings.event_limit, settings.job_ttl * 1000, _GAVE_UP, _CANCELLED]

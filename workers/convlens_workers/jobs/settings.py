@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from convlens.v1 import job_pb2
+
+PRIORITIES: Final[dict[str, job_pb2.Priority.ValueType]] = {"high": job_pb2.PRIORITY_HIGH, "low": job_pb2.PRIORITY_LOW}
 
 
 class JobSettings(BaseSettings):
@@ -23,12 +28,23 @@ class JobSettings(BaseSettings):
     """Folder or URL (s3://bucket/prefix, ...) of the artifact store; default: the user's data folder."""
     queue: str = "convlens"
     """Name of the RQ queue; a worker serves one."""
+    priorities: str = Field(default="", pattern=r"^((high|low)(,(high|low))?)?$")
+    """Priorities beside the normal one, "high,low": each is a queue "<queue>-high", "<queue>-low" that needs
+    workers of its own."""
     queue_limit: int = Field(default=1000, ge=1)
-    """Jobs that may wait; more are refused with RESOURCE_EXHAUSTED."""
+    """Jobs that may wait in a queue; more are refused with RESOURCE_EXHAUSTED."""
+    tenant_limit: int = Field(default=0, ge=0)
+    """Jobs of one tenant that may wait or run; more are refused with RESOURCE_EXHAUSTED. 0: no limit."""
     job_ttl: int = Field(default=7 * 86400, ge=60)
     """Seconds that a finished job's record is kept; its artifacts stay up to a day longer."""
     event_limit: int = Field(default=100, ge=10)
     """Latest events of a job that watchers can still read."""
+
+    def queues(self) -> dict[job_pb2.Priority.ValueType, str]:
+        """Name of the queue of each priority that there is."""
+        beside = [name for name in self.priorities.split(",") if name]
+        named = {PRIORITIES[name]: f"{self.queue}-{name}" for name in beside}
+        return {job_pb2.PRIORITY_NORMAL: self.queue} | named
 
     def artifacts_url(self) -> str:
         """`artifacts` as a URL."""

@@ -7,6 +7,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from itertools import count
 from typing import Any, Final
 
 from google.rpc.status_pb2 import Status
@@ -47,7 +48,8 @@ class JobStore:
         self._redis: Any = redis
         self._artifacts = artifacts
         self._settings = settings
-        self._queries = Queries(redis, settings.queue)
+        self._queues = settings.queues()
+        self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
         self._context = scripts.context(settings)
         self._bell = Bell(redis)
@@ -55,8 +57,8 @@ class JobStore:
     @classmethod
     def open(cls, settings: JobSettings) -> JobStore:
         """The store of `settings`; connects at the first call."""
-        retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 3)  # Pooled connections outlive a Redis.
-        redis = Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=10.0, retry=retry)
+        retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 1)  # Pooled connections outlive a Redis.
+        redis = Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=2.0, retry=retry)
         return cls(redis, ArtifactStore(settings.artifacts_url()), settings)
 
     async def close(self) -> None:
@@ -70,7 +72,13 @@ class JobStore:
             await self._redis.ping()
 
     async def submit(
-        self, request: job_pb2.SubmitJobRequest, *, model_digest: str, payload: bytes | None = None
+        self,
+        request: job_pb2.SubmitJobRequest,
+        *,
+        model_digest: str,
+        payload: bytes | None = None,
+        cost: float = 0.0,
+        tenant: str = "",
     ) -> JobRecord:
         """Queue a job, once for each request id.
 
@@ -79,34 +87,50 @@ class JobStore:
             model_digest: digest of the model's files.
             payload: what the client sent, which decides whether a request id comes with the same payload
                 again; default: `request`.
+            cost: multiply-adds of the whole job; 0 where that is not known.
+            tenant: whose job it is.
 
         Raises:
             AlreadyExists: the request id was used with another payload.
-            ResourceExhausted: the queue is full.
+            InvalidArgument: there is no queue for the request's priority.
+            ResourceExhausted: the queue is full, or the tenant has too many jobs.
         """
+        queue = self._queue_of(request.priority)
         body = request.SerializeToString(deterministic=True)
         sent = hashlib.sha256(body if payload is None else payload).hexdigest()
         id_ = _id_of(request.request_id)
-        known, waiting = await self._queries.before_submit(id_)
+        known, waiting, rate = await self._queries.before_submit(id_, queue)
         if known is None and waiting < self._settings.queue_limit:
-            digest = await asyncio.to_thread(self._artifacts.put, id_, "request", body)
-            outcome = await self._enqueue(id_, sent, request, model_digest, digest)
+            fields = {
+                "technique": request.WhichOneof("technique") or "",
+                "model": request.model.SerializeToString(deterministic=True),
+                "model_digest": model_digest,
+                "priority": request.priority or job_pb2.PRIORITY_NORMAL,
+                "cost": cost,
+                "expected_seconds": cost / rate if rate else 0.0,
+                "request": await asyncio.to_thread(self._artifacts.put, id_, "request", body),
+            }
+            outcome = await self._enqueue(id_, queue, sent, tenant, fields)
         else:
             outcome = b"full" if known is None else b"same" if known == sent.encode() else b"other"
-        if outcome == b"full":
-            full = f"the queue is full: {self._settings.queue_limit} jobs wait"
-            raise ResourceExhausted(full, retry_after=QUEUE_FULL_RETRY)
-        if outcome == b"other":
-            used = f"request_id {request.request_id!r} was used with another payload"
-            raise AlreadyExists(used, field="request_id")
+        self._refuse(outcome, request.request_id, tenant)
         return await self._queries.record(id_)
 
     async def get(self, name: str) -> JobRecord:
         """The job "operations/<id>". Raises NotFound."""
         return await self._queries.record(operation_id(name))
 
+    async def stats(self) -> list[job_pb2.QueueStats]:
+        """How the queues stand."""
+        return [await self._queries.stats(queue, priority) for priority, queue in self._queues.items()]
+
     async def list(
-        self, *, state: int | None = None, page_size: int = PAGE, page_token: str = ""
+        self,
+        *,
+        state: int | None = None,
+        technique: str = "",
+        page_size: int = PAGE,
+        page_token: str = "",
     ) -> tuple[list[JobRecord], str]:
         """A page of jobs, the newest first, without previews, and the token of the next page ("" at the end).
 
@@ -122,6 +146,8 @@ class JobStore:
                 page_token = entry
                 if record is None or state not in (None, record.metadata.state):
                     continue
+                if technique not in ("", record.metadata.technique):
+                    continue
                 found.append(record)
                 if len(found) == page_size:
                     return found, page_token
@@ -131,6 +157,8 @@ class JobStore:
     async def cancel(self, name: str) -> None:
         """Ask for the end of a job: at once when it waits, within a second when it runs, no effect later.
 
+        The helpers of a job end with it.
+
         Raises:
             NotFound: no such job.
         """
@@ -138,8 +166,12 @@ class JobStore:
         dropped = await self._call("cancel", id_)
         if dropped is None:
             raise NotFound(f"no operation {name!r}")
-        for digest in dropped.decode().split():
-            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
+        await self._drop(id_, dropped)
+        for part in count(1):  # Its helpers, as many as there are.
+            helper = _id_of(helper_id(name, part))
+            if (dropped := await self._call("cancel", helper)) is None:
+                return
+            await self._drop(helper, dropped)
 
     async def delete(self, name: str) -> None:
         """Remove a finished job and its artifacts.
@@ -216,23 +248,50 @@ class JobStore:
             raise OutOfRange.of("read_offset", offset, f"between 0 and {header.total_bytes}")
         return header, self._artifacts.read(record.id, header.sha256, header.total_bytes, offset)
 
+    def _queue_of(self, priority: job_pb2.Priority.ValueType) -> str:
+        queue = self._queues.get(priority or job_pb2.PRIORITY_NORMAL)
+        if queue is None:
+            names = " or ".join(job_pb2.Priority.Name(known) for known in self._queues)
+            raise InvalidArgument.of("priority", job_pb2.Priority.Name(priority), f"{names} on this server")
+        return queue
+
     async def _enqueue(
-        self, id_: str, sent: str, request: job_pb2.SubmitJobRequest, model_digest: str, body_digest: str
+        self, id_: str, queue: str, sent: str, tenant: str, fields: Mapping[str, Any]
     ) -> bytes:
-        rq = _flat(rq_fields(id_, self._settings.queue))
-        fields = {
-            "technique": request.WhichOneof("technique") or "",
-            "model": request.model.SerializeToString(deterministic=True),
-            "model_digest": model_digest,
-            "request": body_digest,
-        }
-        limit = self._settings.queue_limit
-        outcome: bytes = await self._call("submit", id_, sent, limit, len(rq), *rq, *_flat(fields))
+        rq = _flat(rq_fields(id_, queue))
+        limits = (self._settings.queue_limit, tenant, self._settings.tenant_limit)
+        context = scripts.context_of(queue, self._settings)
+        with redis_errors():
+            outcome: bytes = await self._scripts["submit"](
+                args=[*context, id_, sent, *limits, len(rq), *rq, *_flat(fields)]
+            )
         return outcome
+
+    def _refuse(self, outcome: bytes, request_id: str, tenant: str) -> None:
+        if outcome == b"full":
+            full = f"the queue is full: {self._settings.queue_limit} jobs wait"
+            raise ResourceExhausted(full, reason="QUEUE_FULL", retry_after=QUEUE_FULL_RETRY)
+        if outcome == b"tenant":
+            most = (
+                f"tenant {tenant!r} has {self._settings.tenant_limit} jobs that wait or run, the most it may"
+            )
+            raise ResourceExhausted(most, reason="TENANT_LIMIT", retry_after=QUEUE_FULL_RETRY)
+        if outcome == b"other":
+            used = f"request_id {request_id!r} was used with another payload"
+            raise AlreadyExists(used, field="request_id")
+
+    async def _drop(self, id_: str, checkpoints: bytes) -> None:
+        for digest in checkpoints.decode().split():
+            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
 
     async def _call(self, script: str, *arguments: Any) -> Any:
         with redis_errors():
             return await self._scripts[script](args=[*self._context, *arguments])
+
+
+def helper_id(operation: str, part: int) -> str:
+    """The request id of the job that is part `part`, from 1, of an operation that several jobs share."""
+    return f"{operation}/{part}"
 
 
 def _id_of(request_id: str) -> str:

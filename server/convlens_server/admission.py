@@ -1,0 +1,51 @@
+"""What a job will cost, and which jobs are too big to be queued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import Message
+
+from convlens.errors import InvalidArgument
+from convlens_models.manifest import Manifest
+
+PASSES: Final = 3
+"""A step goes through the network and back; the way back is about twice the way there."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one job: pixels of its pictures together, and multiply-adds."""
+
+    pixels: int
+    cost: float
+
+    def admit(self, technique: str, params: Message, pixels: int, manifest: Manifest) -> float:
+        """The cost of a job. Raises InvalidArgument when it is beyond a limit."""
+        if pixels > self.pixels:
+            raise InvalidArgument.of(technique, f"{pixels} pixels", f"at most {self.pixels} pixels together")
+        found = cost(params, pixels, manifest)
+        if found > self.cost:
+            allowed = f"at most {self.cost:.3g}: fewer pixels or steps"
+            raise InvalidArgument.of(technique, f"{found:.3g} multiply-adds", allowed)
+        return found
+
+
+def cost(params: Message, pixels: int, manifest: Manifest) -> float:
+    """Multiply-adds of a job: pixels x iterations x those of the network for a pixel, forward and backward.
+
+    `params` says how many iterations by the fields that techniques share: `steps`, and `octaves`, where an
+    octave has 1 / octave_scale^2 of the pixels of the one above. 0 stands for "not known".
+    """
+    steps = getattr(params, "steps", 1) if "steps" in params.DESCRIPTOR.fields_by_name else 1
+    a_pixel = manifest.multiply_adds / manifest.input_size**2
+    return PASSES * a_pixel * pixels * steps * _octaves(params)
+
+
+def _octaves(params: Message) -> float:
+    """Pixels of all octaves over those of the largest."""
+    if "octaves" not in params.DESCRIPTOR.fields_by_name:
+        return 1.0
+    octaves, scale = params.octaves, params.octave_scale  # type: ignore[attr-defined]
+    return float(sum(scale ** (-2 * n) for n in range(octaves)))

@@ -1,0 +1,36 @@
+"""What a job is reckoned to cost, and the limits it meets before it is queued."""
+
+from __future__ import annotations
+
+import pytest
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import job_pb2
+from convlens_models.repository import ModelRepository
+from convlens_server.admission import Limits, cost
+
+MANIFEST = ModelRepository().get().manifest
+PIXELS = MANIFEST.input_size**2
+
+
+def test_the_cost_is_that_of_all_steps_on_all_octaves() -> None:
+    one = cost(job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2), PIXELS, MANIFEST)
+    assert one == pytest.approx(3 * MANIFEST.multiply_adds)
+    assert cost(job_pb2.DeepDream(steps=10, octaves=1, octave_scale=2), PIXELS, MANIFEST) == 10 * one
+    assert cost(job_pb2.DeepDream(steps=1, octaves=3, octave_scale=2), PIXELS, MANIFEST) == one * (
+        1 + 1 / 4 + 1 / 16
+    )
+    assert cost(job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2), 4 * PIXELS, MANIFEST) == 4 * one
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (Limits(pixels=PIXELS - 1, cost=1e17), "pixels'?: must be at most"),
+        (Limits(pixels=PIXELS, cost=1e3), "multiply-adds'?: must be at most 1e\\+03: fewer"),
+    ],
+)
+def test_a_job_beyond_a_limit_is_refused(limits: Limits, text: str) -> None:
+    params = job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2)
+    with pytest.raises(InvalidArgument, match=text):
+        limits.admit("deepdream", params, PIXELS, MANIFEST)
