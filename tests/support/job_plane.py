@@ -16,6 +16,7 @@ from convlens import wire
 from convlens.v1 import image_pb2, job_pb2, model_pb2
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
+from convlens_workers.collections import CollectionFiles
 from convlens_workers.jobs import JobRecord, JobStore
 from convlens_workers.settings import WorkerSettings
 from convlens_workers.techniques.base import Task
@@ -58,6 +59,7 @@ def _undisturbed(models: Path, serialised: bytes) -> str:
             {"image": image},
             request.seed,
             torch.device("cpu"),
+            CollectionFiles("memory:///"),
         )
         technique = deepdream(task)
         while True:

@@ -14,9 +14,11 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
 from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository, StoredModel
-from convlens_workers.techniques.ascent import generator, random_shift, roll, unit_mean
+from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.deepdream import ascend, deepdream, next_octave, octaves
+from convlens_workers.techniques.parts.loop import generator
+from convlens_workers.techniques.parts.pixels import random_shift, roll, unit_mean
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def make_task(network: Network, stored: StoredModel, image: Tensor | None = None
     defaults = {"octaves": 2, "octave_scale": 1.4, "steps": 4, "step_size": 1.5, "jitter": 8}
     message = job_pb2.DeepDream(**(defaults | params))
     images = {"image": photo() if image is None else image}
-    return Task(message, network, stored.manifest, images, 0, torch.device("cpu"))
+    return Task(
+        message, network, stored.manifest, images, 0, torch.device("cpu"), CollectionFiles("memory:///")
+    )
 
 
 def run(task: Task) -> tuple[list[Step], Tensor]:
@@ -107,6 +111,7 @@ def test_a_model_without_dream_layers_is_refused(network: Network, stored: Store
         task.images,
         0,
         task.device,
+        task.collections,
     )
     with pytest.raises(InvalidArgument, match=r"deepdream\.layers"):
         run(bare)

@@ -15,6 +15,7 @@ from torch import Tensor
 from convlens.v1 import job_pb2
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
+from convlens_workers.collections import CollectionFiles
 from convlens_workers.driver import Driver
 from convlens_workers.messages import Checkpointed, Progress, Stop
 from convlens_workers.techniques import TECHNIQUES
@@ -54,7 +55,15 @@ def make_task(case: Case, models: Path, seed: int = 0) -> Task:
     stored = ModelRepository(models).get(NAME)
     rng = torch.Generator().manual_seed(1)
     images = {name: torch.rand(1, 3, *size, generator=rng) for name, size in case.images.items()}
-    return Task(case.params, load_network(stored), stored.manifest, images, seed, torch.device("cpu"))
+    return Task(
+        case.params,
+        load_network(stored),
+        stored.manifest,
+        images,
+        seed,
+        torch.device("cpu"),
+        CollectionFiles("memory:///"),
+    )
 
 
 def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], dict[str, Tensor]]:

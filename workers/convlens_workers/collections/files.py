@@ -3,9 +3,11 @@
     collections/<id>/images/<sha256 of the file>
     collections/<id>/shards/<sha256 of the list>          the SHA-256 of 1 to 256 images, 32 bytes each
     collections/<id>/features/<key of the set>/<shard>    safetensors: values, positions, width
+    collections/<id>/claims/<key of the sets>/<shard>     empty: somebody computes these features
 
 A shard's features follow from its images, the model's files, layer and pooling, which are all in their name.
-So whoever computes them twice, or too late, changes nothing: no worker needs a claim on a shard.
+So whoever computes them twice, or too late, changes nothing. Claims need no lease, therefore: they only keep
+workers from doing the same at the same time, and one that is left over delays a shard, but loses none.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from convlens_workers.jobs.artifacts import ArtifactStore
 TOP: Final = "collections"
 SHARD: Final = 256
 DIGEST_BYTES: Final = 32
+POOLING_NAMES: Final[dict[int, str]] = {number: name for name, number in inspection_pb2.Pooling.items()}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class FeatureSet:
     @property
     def key(self) -> str:
         """Its name in the store; layers may have any name, so theirs does not occur in it."""
-        text = f"{self.model}\n{self.layer}\n{inspection_pb2.Pooling.Name(self.pooling)}"
+        text = f"{self.model}\n{self.layer}\n{POOLING_NAMES[self.pooling]}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -57,6 +60,11 @@ class Features:
     values: NDArray[np.float32]
     positions: NDArray[np.int32]
     width: int
+
+    def followed_by(self, more: Features) -> Features:
+        """The features of these images and of more of the same set."""
+        values = np.concatenate([self.values, more.values])
+        return Features(values, np.concatenate([self.positions, more.positions]), self.width)
 
 
 class CollectionFiles:
@@ -109,6 +117,19 @@ class CollectionFiles:
         """The shards that have features, in the order of their names."""
         return self._store.names(collection, f"features/{which.key}")
 
+    def claim(self, collection: str, sets: Sequence[FeatureSet], shard: str) -> bool:
+        """Whether nobody else computes these features; from now on somebody does."""
+        return self._store.put_named(collection, _claims(sets), shard, b"")
+
+    def release(self, collection: str, sets: Sequence[FeatureSet], shard: str) -> None:
+        """Nobody computes these features any more."""
+        self._store.drop(collection, _claims(sets), shard)
+
     def drop(self, collection: str) -> None:
         """Remove everything of a collection."""
         self._store.drop_all(collection)
+
+
+def _claims(sets: Sequence[FeatureSet]) -> str:
+    keys = "".join(sorted(which.key for which in sets))
+    return f"claims/{hashlib.sha256(keys.encode()).hexdigest()[:32]}"

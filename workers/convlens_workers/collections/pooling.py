@@ -16,7 +16,6 @@ from convlens_workers.collections.files import Features
 MAX_DIMENSION: Final = 32768
 
 F32 = NDArray[np.float32]
-NOWHERE: Final = np.zeros((0, 0), np.int32)
 
 
 def pool(value: F32, pooling: int) -> Features:
@@ -26,7 +25,7 @@ def pool(value: F32, pooling: int) -> Features:
 
 
 def _mean(maps: F32, width: int) -> Features:
-    return Features(maps.mean(axis=2), NOWHERE, width)
+    return Features(maps.mean(axis=2), _nowhere(maps), width)
 
 
 def _max(maps: F32, width: int) -> Features:
@@ -36,7 +35,11 @@ def _max(maps: F32, width: int) -> Features:
 
 
 def _flatten(maps: F32, width: int) -> Features:
-    return Features(np.ascontiguousarray(maps.reshape(len(maps), -1)), NOWHERE, width)
+    return Features(np.ascontiguousarray(maps.reshape(len(maps), -1)), _nowhere(maps), width)
+
+
+def _nowhere(maps: F32) -> NDArray[np.int32]:
+    return np.zeros((len(maps), 0), np.int32)
 
 
 POOLINGS: Final[Mapping[int, Callable[[F32, int], Features]]] = {

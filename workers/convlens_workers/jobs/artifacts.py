@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -47,10 +47,13 @@ class ArtifactStore:
         self._put(self._key(owner, kind, digest), data, "overwrite")
         return digest
 
-    def put_named(self, owner: str, kind: str, name: str, data: bytes | memoryview) -> None:
-        """As `put`, under a name that stands for the content; what has that name already stays."""
-        with suppress(AlreadyExistsError):
+    def put_named(self, owner: str, kind: str, name: str, data: bytes | memoryview) -> bool:
+        """As `put`, under a name that stands for the content; False where that is there, and stays."""
+        try:
             self._put(self._key(owner, kind, name), data, "create")
+        except AlreadyExistsError:
+            return False
+        return True
 
     def get(self, owner: str, kind: str, digest: str) -> bytes:
         """The object. Raises NotFound, or DataLoss when its bytes do not match `digest`."""

@@ -6,7 +6,9 @@ from typing import Final
 
 from convlens_workers.techniques.base import Technique
 from convlens_workers.techniques.deepdream import deepdream
+from convlens_workers.techniques.extract_features import extract_features
 
 TECHNIQUES: Final[dict[str, Technique]] = {
     "deepdream": deepdream,
+    "extract_features": extract_features,
 }

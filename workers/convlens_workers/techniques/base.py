@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from convlens_models.manifest import Manifest
+from convlens_workers.collections import CollectionFiles
 
 Params = TypeVar("Params", bound=Message)
 State = dict[str, Tensor]
@@ -41,6 +42,7 @@ class Task(Generic[Params]):
         images: pictures of `params` by field name, each (1, 3, H, W) in [0, 1] on `device`.
         seed: of everything random.
         device: where to compute.
+        collections: files and features of all collections.
     """
 
     params: Params
@@ -49,6 +51,7 @@ class Task(Generic[Params]):
     images: Mapping[str, Tensor]
     seed: int
     device: torch.device
+    collections: CollectionFiles
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""The features of a collection, read shard by shard: memory holds one shard, however large the collection."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens_server.engines.cache import LruCache
+from convlens_workers.collections import CollectionFiles, Features, FeatureSet
+from convlens_workers.collections.files import POOLING_NAMES
+
+KEPT_IMAGES: Final = 200_000
+"""Images in the lists of shards that are kept in memory, some 100 bytes each."""
+
+Positions = NDArray[np.int64]
+
+
+class Shards:
+    """Which images the shards of a collection are about."""
+
+    def __init__(self, files: CollectionFiles) -> None:
+        self.files = files
+        self._known: LruCache[tuple[str, str], list[str]] = LruCache(KEPT_IMAGES)
+
+    def images(self, collection: str, shard: str) -> list[str]:
+        """SHA-256 of the images of a shard."""
+
+        def read() -> tuple[list[str], float]:
+            images = self.files.shard(collection, shard)
+            return images, len(images)
+
+        return self._known.get((collection, shard), read)
+
+    def covered(self, collection: str, which: FeatureSet) -> set[str]:
+        """The images that have features."""
+        finished = self.files.finished(collection, which)
+        return {image for shard in finished for image in self.images(collection, shard)}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The features of all images of a collection: a matrix whose rows are the images in their order.
+
+    Attributes:
+        collection: its id.
+        which: the features.
+        order: SHA-256 of the images.
+    """
+
+    shards: Shards
+    collection: str
+    which: FeatureSet
+    order: Sequence[str]
+
+    def blocks(self) -> Iterator[tuple[Positions, Features]]:
+        """The rows, some at a time, each once, with their positions in the order; not sorted.
+
+        Raises:
+            FailedPrecondition: images without features; says which job makes them.
+        """
+        missing = {digest: position for position, digest in enumerate(self.order)}
+        for shard in self._finished():
+            images = self.shards.images(self.collection, shard)
+            rows = [row for row, image in enumerate(images) if image in missing]
+            positions = np.array([missing.pop(images[row]) for row in rows], np.int64)
+            if rows:
+                found = self.shards.files.features(self.collection, self.which, shard)
+                yield positions, Features(found.values[rows], found.positions[rows], found.width)
+
+    def check(self) -> None:
+        """Raises FailedPrecondition when there are images without features; says which job makes them."""
+        covered = self.shards.covered(self.collection, self.which)
+        if missing := sum(digest not in covered for digest in self.order):
+            pooling = POOLING_NAMES[self.which.pooling].removeprefix("POOLING_").lower()
+            raise FailedPrecondition(
+                f"{missing} of {len(self.order)} images of collection {self.collection!r} have no features "
+                f"of {self.which.layer} ({pooling}): submit extract_features for this model, layer, pooling",
+                reason="NO_FEATURES",
+            )
+        if not self.order:
+            raise FailedPrecondition(f"collection {self.collection!r} has no images", reason="NO_FEATURES")
+
+    def row(self, position: int) -> NDArray[np.float32]:
+        """One row, (D,)."""
+        for positions, features in self.blocks():
+            if (found := np.flatnonzero(positions == position)).size:
+                return np.asarray(features.values[found[0]])
+        raise InvalidArgument.of("name", position, f"an image among {len(self.order)}")
+
+    @property
+    def key(self) -> str:
+        """What changes when the rows do."""
+        text = "\n".join((self.collection, self.which.key, *self.order))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _finished(self) -> list[str]:
+        return self.shards.files.finished(self.collection, self.which)

@@ -1,0 +1,58 @@
+"""What every call about a collection goes through: index and files, if this server has them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from convlens.errors import FailedPrecondition
+from convlens_server.collections.features import Shards
+from convlens_server.settings import ServerSettings
+from convlens_workers.collections import CollectionFiles, CollectionIndex
+
+
+class CollectionLane:
+    """The collections; they need the Redis and the artifact store of the long lane."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 1)  # Pooled connections outlive a Redis.
+        self._redis: Any = (
+            Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=2.0, retry=retry)
+            if settings.redis
+            else None
+        )
+
+    @property
+    def index(self) -> CollectionIndex:
+        """The index. Raises FailedPrecondition when this server was started without Redis."""
+        if self._redis is None:
+            text = "this server has no collections: CONVLENS_REDIS is empty"
+            raise FailedPrecondition(text, reason="NO_LONG_LANE")
+        return CollectionIndex(self._redis, self.settings.max_collection_images)
+
+    @cached_property
+    def files(self) -> CollectionFiles:
+        """Files and features."""
+        return CollectionFiles(self.settings.artifacts_url())
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The lists of images that features come by."""
+        return Shards(self.files)
+
+    @property
+    def indexes(self) -> Path:
+        """Folder of this server's own search indexes."""
+        return self.settings.indexes or Path(platformdirs.user_cache_dir("convlens")) / "indexes"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            await self._redis.aclose()

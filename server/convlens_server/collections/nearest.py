@@ -1,0 +1,56 @@
+"""The nearest neighbours of a vector, exactly: every row is compared, a shard at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlens.v1 import collection_pb2
+from convlens_server.collections.features import Positions, Table
+
+F32 = NDArray[np.float32]
+
+
+class Near(NamedTuple):
+    """Rows by their distance, nearest first, equals in the order of the collection."""
+
+    positions: Positions
+    distances: F32
+
+
+def cosine(rows: F32, query: F32) -> F32:
+    """1 - cosine of the angle between each row (N, D) and the query (D,), in [0, 2]; 1 where one is zero."""
+    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
+    products = rows @ query
+    return np.asarray(np.clip(1 - products / np.where(norms > 0, norms, np.inf), 0, 2), np.float32)
+
+
+def euclidean(rows: F32, query: F32) -> F32:
+    """Euclidean distance of each row (N, D) from the query (D,)."""
+    return np.asarray(np.linalg.norm(rows - query, axis=1), np.float32)
+
+
+DISTANCES: Final[Mapping[int, Callable[[F32, F32], F32]]] = {
+    collection_pb2.METRIC_COSINE: cosine,
+    collection_pb2.METRIC_L2: euclidean,
+}
+
+
+def nearest(table: Table, query: F32, k: int, metric: int) -> Near:
+    """The `k` rows that are nearest to the query (D,)."""
+    best = Near(np.zeros(0, np.int64), np.zeros(0, np.float32))
+    for positions, features in table.blocks():
+        distances = DISTANCES[metric](features.values, query)
+        best = closest(
+            np.concatenate([best.positions, positions]), np.concatenate([best.distances, distances]), k
+        )
+    return best
+
+
+def closest(positions: Positions, distances: F32, k: int) -> Near:
+    """The `k` smallest distances, ascending; equals by position."""
+    order = np.lexsort((positions, distances))[:k]
+    return Near(positions[order], distances[order])

@@ -1,0 +1,240 @@
+"""convlens.v1.CollectionService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import collection_pb2 as pb
+from convlens.v1 import collection_pb2_grpc, image_pb2, inspection_pb2, model_pb2
+from convlens_models.manifest import Manifest
+from convlens_models.preprocess import to_input
+from convlens_server.collections import maps, pictures
+from convlens_server.collections.approximate import approximate
+from convlens_server.collections.features import Table
+from convlens_server.collections.lane import CollectionLane
+from convlens_server.collections.nearest import F32, Near, nearest
+from convlens_server.collections.top_activations import Top, hit, top_activations
+from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.techniques.unit_patterns import unit_patterns
+from convlens_server.validation import validate
+from convlens_workers.collections import FeatureSet
+from convlens_workers.collections.pooling import pool
+
+
+class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
+    """Fills, lists, searches and maps collections."""
+
+    def __init__(self, quick: QuickLane, lane: CollectionLane) -> None:
+        self._quick = quick
+        self._lane = lane
+
+    async def CreateCollection(  # noqa: N802
+        self, request: pb.CreateCollectionRequest, context: Any
+    ) -> pb.CreateCollectionResponse:
+        """A new collection."""
+        request = validate(request)
+        return pb.CreateCollectionResponse(collection=await self._lane.index.create(request.id))
+
+    async def GetCollection(  # noqa: N802
+        self, request: pb.GetCollectionRequest, context: Any
+    ) -> pb.GetCollectionResponse:
+        """One collection."""
+        request = validate(request)
+        found = await self._lane.index.get(request.id)
+        order = await self._lane.index.order(request.id)
+        await self._quick.executor.run(self._count_features, found, order)
+        return pb.GetCollectionResponse(collection=found)
+
+    async def ListCollections(  # noqa: N802
+        self, request: pb.ListCollectionsRequest, context: Any
+    ) -> pb.ListCollectionsResponse:
+        """A page of collections."""
+        request = validate(request)
+        found, token = await self._lane.index.collections(request.page_size, request.page_token)
+        return pb.ListCollectionsResponse(collections=found, next_page_token=token)
+
+    async def DeleteCollection(  # noqa: N802
+        self, request: pb.DeleteCollectionRequest, context: Any
+    ) -> pb.DeleteCollectionResponse:
+        """Remove a collection with all its files."""
+        request = validate(request)
+        await self._lane.index.delete(request.id)
+        await asyncio.to_thread(self._lane.files.drop, request.id)
+        return pb.DeleteCollectionResponse()
+
+    async def AddImages(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Any
+    ) -> AsyncIterator[pb.AddImagesResponse]:
+        """Take in images, and acknowledge each."""
+        collection = ""
+        async for request in request_iterator:
+            request = validate(request)  # noqa: PLW2901
+            if request.WhichOneof("part") == "collection":
+                if collection:
+                    raise InvalidArgument.of("collection", request.collection, "sent once, first")
+                collection = (await self._lane.index.get(request.collection)).id
+            elif not collection:
+                raise InvalidArgument.of("image", request.image.name, "sent after the collection's id")
+            else:
+                yield await self._add(collection, request.image)
+
+    async def ListImages(  # noqa: N802
+        self, request: pb.ListImagesRequest, context: Any
+    ) -> pb.ListImagesResponse:
+        """A page of images."""
+        request = validate(request)
+        images, token = await self._lane.index.page(request.id, request.page_size, request.page_token)
+        return pb.ListImagesResponse(images=images, next_page_token=token)
+
+    async def GetImage(self, request: pb.GetImageRequest, context: Any) -> pb.GetImageResponse:  # noqa: N802
+        """One image's file, or a thumbnail."""
+        request = validate(request)
+        image = await self._lane.index.named(request.id, request.image)
+        side = request.thumbnail if request.HasField("thumbnail") else 0
+        encoded = await self._quick.executor.run(self._file, request.id, image.digest, side)
+        return pb.GetImageResponse(image=image, encoded=encoded)
+
+    async def FindNearest(  # noqa: N802
+        self, request: pb.FindNearestRequest, context: Any
+    ) -> pb.FindNearestResponse:
+        """The nearest neighbours of an image."""
+        request = validate(request)
+        order = await self._lane.index.order(request.id)
+        own = await self._lane.index.named(request.id, request.name) if request.name else None
+        near, recall, table = await self._quick.executor.run(
+            self._nearest, request, order, own.digest if own else ""
+        )
+        digests = [table.order[position] for position in near.positions]
+        images = await self._lane.index.images(request.id, digests)
+        side = request.thumbnail if request.HasField("thumbnail") else 0
+        neighbours = [
+            pb.Neighbour(image=images[digest], distance=distance)
+            for digest, distance in zip(digests, near.distances, strict=True)
+            if digest in images
+        ]
+        if side:
+            await self._quick.executor.run(self._add_thumbnails, request.id, neighbours, side)
+        return pb.FindNearestResponse(neighbours=neighbours, recall_at_10=recall)
+
+    async def FindTopActivations(  # noqa: N802
+        self, request: pb.FindTopActivationsRequest, context: Any
+    ) -> pb.FindTopActivationsResponse:
+        """The images that excite a unit most."""
+        request = validate(request)
+        order = await self._lane.index.order(request.id)
+        found = await self._quick.executor.run(self._top, request, order)
+        images = await self._lane.index.images(request.id, [digest for digest, _ in found])
+        for digest, activation in found:
+            activation.image.CopyFrom(images.get(digest, pb.CollectionImage(digest=digest)))
+        return pb.FindTopActivationsResponse(activations=[activation for _, activation in found])
+
+    async def MapCollection(  # noqa: N802
+        self, request: pb.MapCollectionRequest, context: Any
+    ) -> AsyncIterator[pb.MapCollectionResponse]:
+        """Where each image lies on a plane."""
+        request = validate(request)
+        order = await self._lane.index.order(request.id)
+        async for reply in self._quick.executor.stream(self._map, request, order):
+            yield reply
+
+    async def _add(self, collection: str, file: pb.NamedFile) -> pb.AddImagesResponse:
+        try:
+            image = await self._quick.executor.run(self._store, collection, file)
+        except InvalidArgument as error:
+            return pb.AddImagesResponse(image=pb.CollectionImage(name=file.name), error=error.message)
+        kept, duplicate = await self._lane.index.add(collection, image)
+        return pb.AddImagesResponse(image=kept, duplicate=duplicate)
+
+    def _store(self, collection: str, file: pb.NamedFile) -> pb.CollectionImage:
+        image = pictures.examine(file, self._lane.settings.max_image_bytes)
+        self._lane.files.put_image(collection, file.encoded)
+        return image
+
+    def _count_features(self, collection: pb.Collection, order: Sequence[str]) -> None:
+        for found in collection.features:
+            which = FeatureSet(self._quick.stored(found.model).manifest.digest, found.layer, found.pooling)
+            found.images = len(self._lane.shards.covered(collection.id, which).intersection(order))
+
+    def _file(self, collection: str, digest: str, side: int) -> bytes:
+        data = self._lane.files.image(collection, digest)
+        return pictures.thumbnail(data, side) if side else data
+
+    def _add_thumbnails(self, collection: str, neighbours: Sequence[pb.Neighbour], side: int) -> None:
+        for neighbour in neighbours:
+            neighbour.thumbnail = self._file(collection, neighbour.image.digest, side)
+
+    def _table(
+        self, collection: str, manifest: Manifest, layer: str, pooling: int, order: Sequence[str]
+    ) -> Table:
+        which = FeatureSet(manifest.digest, layer, pooling or inspection_pb2.POOLING_MEAN)
+        table = Table(self._lane.shards, collection, which, order)
+        table.check()
+        return table
+
+    def _manifest(self, model: model_pb2.ModelRef) -> Manifest:
+        return self._quick.stored(model).manifest
+
+    def _nearest(
+        self, request: pb.FindNearestRequest, order: Sequence[str], own: str
+    ) -> tuple[Near, float, Table]:
+        manifest = self._manifest(request.features.model)
+        request = validate(request, manifest)
+        features = request.features
+        table = self._table(request.id, manifest, features.layer, features.pooling, order)
+        metric = request.metric or pb.METRIC_COSINE
+        query = table.row(table.order.index(own)) if own else self._vector(request, manifest)
+        k = request.k + bool(own)
+        if request.approximate:
+            near, recall = approximate(self._lane.indexes, table, query, k, metric)
+        else:
+            near, recall = nearest(table, query, k, metric), 1.0
+        keep = [position for position in range(len(near.positions)) if order[near.positions[position]] != own]
+        return Near(near.positions[keep][: request.k], near.distances[keep][: request.k]), recall, table
+
+    def _vector(self, request: pb.FindNearestRequest, manifest: Manifest) -> F32:
+        features = request.features
+        engine = self._quick.models.get(validate(features.model, path="features.model"))
+        pixels = to_input(request.image, manifest)[None]
+        value = engine.forward(pixels, [features.layer])[features.layer]
+        return np.asarray(pool(value, features.pooling or inspection_pb2.POOLING_MEAN).values[0])
+
+    def _top(
+        self, request: pb.FindTopActivationsRequest, order: Sequence[str]
+    ) -> list[tuple[str, pb.TopActivation]]:
+        manifest = self._manifest(request.model)
+        request = validate(request, manifest)
+        table = self._table(request.id, manifest, request.layer, inspection_pb2.POOLING_MAX, order)
+        found = top_activations(table, request.channel, request.k)
+        return [(order[top.position], self._activation(request, manifest, order, top)) for top in found]
+
+    def _activation(
+        self, request: pb.FindTopActivationsRequest, manifest: Manifest, order: Sequence[str], top: Top
+    ) -> pb.TopActivation:
+        file = self._lane.files.image(request.id, order[top.position])
+        pixels = to_input(image_pb2.Image(encoded=file), manifest)
+        place = hit(top, manifest.layer(request.layer), (pixels.shape[1], pixels.shape[2]))
+        activation = pb.TopActivation(hit=place, crop=pictures.crop(pixels, place.box))
+        if request.with_patterns:
+            engine = self._quick.models.get(validate(request.model, path="model"))
+            (found,) = unit_patterns(engine, pixels[None], request.layer, request.channel)
+            activation.pattern = pictures.signed(found.pattern)
+        return activation
+
+    def _map(
+        self, request: pb.MapCollectionRequest, order: Sequence[str]
+    ) -> Iterator[pb.MapCollectionResponse]:
+        manifest = self._manifest(request.features.model)
+        request = validate(request, manifest)
+        features = request.features
+        table = self._table(request.id, manifest, features.layer, features.pooling, order)
+        if request.projection == pb.PROJECTION_TSNE:
+            tensors = {"map": maps.unit_square(maps.tsne(table, request.perplexity, request.seed))}
+        else:
+            points, shares = maps.pca(table)
+            tensors = {"map": maps.unit_square(points), "explained_variance": shares}
+        yield from parts(pb.MapCollectionResponse, tensors)

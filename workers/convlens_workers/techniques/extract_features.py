@@ -1,0 +1,127 @@
+"""Feature vectors of a collection's images, shard after shard, for its searches and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convlens.v1 import image_pb2, job_pb2
+from convlens_models.preprocess import to_input
+from convlens_workers.collections import Features, FeatureSet
+from convlens_workers.collections.pooling import pool
+from convlens_workers.techniques.base import State, Step, Task
+
+BATCH: Final = 16
+
+Params = job_pb2.ExtractFeatures
+Rows = dict[FeatureSet, Features]
+
+
+def extract_features(
+    task: Task[Params], state: State | None = None
+) -> Generator[Step, None, dict[str, Tensor]]:
+    """Pool the layers' values for every image of the shards that nobody has done yet.
+
+    Any number of jobs may go through the same shards: each takes the next one that is neither done nor
+    claimed, and part 0 in the end also those whose claimant has not finished. Features lie in the
+    collection's files, so that what is done stays done, whatever becomes of the job.
+
+    Args:
+        task: `params.shards` are the lists of images.
+        state: of the last step: the shard that it was in, and the rows that it had.
+
+    Returns:
+        "images", int64 (1): images of all shards.
+
+    Raises:
+        NotFound: the collection was deleted meanwhile.
+    """
+    params, files = task.params, task.collections
+    sets = feature_sets(task)
+    shards = {name: files.shard(params.collection, name) for name in params.shards}
+    total = sum(map(len, shards.values()))
+    while True:
+        done = set.intersection(*(set(files.finished(params.collection, which)) for which in sets))
+        before = sum(len(images) for name, images in shards.items() if name in done)
+        missing = [name for name in shards if name not in done]
+        shard, rows = _resume(task, sets, state, missing) or (_next(task, sets, missing), {})
+        if shard is None:
+            return {"images": torch.tensor([total])}
+        for rows, image in _growing(task, sets, shards[shard], rows):  # noqa: B020 (it goes on from what is there)
+            state = {"shard": torch.tensor(list(shards).index(shard)), **_state(sets, rows)}
+            yield Step(before + len(rows[sets[0]].values), total, {}, image, state)
+        for which, features in rows.items():
+            files.put_features(params.collection, which, shard, features)
+        files.release(params.collection, sets, shard)
+        state = None
+
+
+def feature_sets(task: Task[Params]) -> list[FeatureSet]:
+    """What is to be extracted, each set once."""
+    asked = [(layer, pooling) for layer in task.params.layers for pooling in task.params.poolings]
+    return [FeatureSet(task.manifest.digest, layer, pooling) for layer, pooling in dict.fromkeys(asked)]
+
+
+def _next(task: Task[Params], sets: list[FeatureSet], missing: list[str]) -> str | None:
+    """The next shard to do, if there is one for this part."""
+    for name in missing:
+        if task.collections.claim(task.params.collection, sets, name):
+            return name
+    return missing[0] if missing and task.params.part == 0 else None
+
+
+def _resume(
+    task: Task[Params], sets: list[FeatureSet], state: State | None, missing: list[str]
+) -> tuple[str, Rows] | None:
+    """The shard that the state was in, with its rows, if nobody has done it meanwhile."""
+    if state is None:
+        return None
+    shard = task.params.shards[int(state["shard"])]
+    if shard not in missing:
+        return None
+    rows = {
+        which: Features(
+            state[f"{number}.values"].numpy(),
+            state[f"{number}.positions"].numpy(),
+            int(state[f"{number}.width"]),
+        )
+        for number, which in enumerate(sets)
+    }
+    return shard, rows
+
+
+def _state(sets: list[FeatureSet], rows: Rows) -> State:
+    return {
+        name: value
+        for number, which in enumerate(sets)
+        for name, value in (
+            (f"{number}.values", torch.from_numpy(rows[which].values)),
+            (f"{number}.positions", torch.from_numpy(rows[which].positions)),
+            (f"{number}.width", torch.tensor(rows[which].width)),
+        )
+    }
+
+
+def _growing(
+    task: Task[Params], sets: list[FeatureSet], images: list[str], rows: Rows
+) -> Iterator[tuple[Rows, Tensor]]:
+    """The rows of a shard's images, some more each time, and the last image; goes on from `rows`."""
+    start = len(rows[sets[0]].values) if rows else 0
+    for first in range(start, len(images), BATCH):
+        batch = _pictures(task, images[first : first + BATCH])
+        with torch.no_grad():
+            taps = task.network.taps(batch, task.params.layers)
+        values = {layer: value.float().cpu().numpy() for layer, value in taps.items()}
+        more = {which: pool(values[which.layer], which.pooling) for which in sets}
+        rows = {which: rows[which].followed_by(more[which]) for which in sets} if rows else more
+        yield rows, batch[-1:]
+
+
+def _pictures(task: Task[Params], digests: list[str]) -> Tensor:
+    files = (task.collections.image(task.params.collection, digest) for digest in digests)
+    pictures = [to_input(image_pb2.Image(encoded=file), task.manifest) for file in files]
+    return torch.from_numpy(np.stack(pictures)).to(task.device)
