@@ -48,7 +48,7 @@ def fingerprint(device: torch.device) -> str:
 @cache
 def _code() -> str:
     folder = Path(__file__).parent / "techniques"
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))).hexdigest()
 
 
 def save_state(store: ArtifactStore, operation: str, state: State, origin: Origin) -> str:

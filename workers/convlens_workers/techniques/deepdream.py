@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.ascent import Size, generator, random_shift, resize, roll, unit_mean
 from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.parts.loop import Losses, optimise
+from convlens_workers.techniques.parts.pixels import Size, random_shift, resize, roll, unit_mean
 
 SMALLEST_SIDE: Final = 32
 
@@ -40,18 +42,37 @@ def deepdream(
     layers = list(params.layers) or list(task.manifest.dream_layers)
     if not layers:
         raise InvalidArgument.of("deepdream.layers", [], f"set: {task.manifest.name} has no dream layers")
-    sizes = octaves(task)
-    done = 0 if state is None else int(state["step"])
-    image = resize(start, sizes[0]) if state is None else state["image"].to(task.device)
-    rng = generator(task.seed, None if state is None else state["rng"])
-    for number in range(done + 1, len(sizes) * params.steps + 1):
-        octave, within = divmod(number - 1, params.steps)
-        if octave > 0 and within == 0:
-            image = next_octave(image, start, sizes[octave])
-        image, losses = ascend(task, image, layers, rng)
-        state = {"image": image, "rng": rng.get_state(), "step": torch.tensor(number)}
-        yield Step(number, len(sizes) * params.steps, losses, image, state)
-    return {"image": image}
+    stages = [Octave(task, layers, size) for size in octaves(task)]
+    last = yield from optimise(stages, state, task.seed, task.device)
+    return {"image": last["image"]}
+
+
+@dataclass(frozen=True)
+class Octave:
+    """The steps at one size."""
+
+    task: Task[job_pb2.DeepDream]
+    layers: list[str]
+    size: Size
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return self.task.params.steps
+
+    def start(self, last: State, _rng: torch.Generator) -> State:
+        """The picture, with the detail of the octave before."""
+        start = self.task.images["image"]
+        return {"image": next_octave(last["image"], start, self.size) if last else resize(start, self.size)}
+
+    def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
+        """One step uphill."""
+        image, losses = ascend(self.task, held["image"], self.layers, rng)
+        return {"image": image}, losses
+
+    def picture(self, held: State) -> Tensor:
+        """The picture as it is."""
+        return held["image"]
 
 
 def ascend(

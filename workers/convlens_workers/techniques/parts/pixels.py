@@ -1,4 +1,4 @@
-"""Parts that techniques share which change an image step by step."""
+"""Sizes, shifts and step lengths of pictures."""
 
 from __future__ import annotations
 
@@ -30,12 +30,3 @@ def roll(image: Tensor, shift: Size) -> Tensor:
 def unit_mean(gradient: Tensor) -> Tensor:
     """`gradient` over its mean magnitude, so that a step has a length of its own; zero stays zero."""
     return gradient / gradient.abs().mean().clamp_min(torch.finfo(gradient.dtype).tiny)
-
-
-def generator(seed: int, state: Tensor | None = None) -> torch.Generator:
-    """A generator on the CPU, the same for every device; with `state`, it goes on where that left off."""
-    rng = torch.Generator()
-    rng.manual_seed(seed)
-    if state is not None:
-        rng.set_state(state.cpu())
-    return rng

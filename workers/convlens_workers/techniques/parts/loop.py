@@ -1,0 +1,66 @@
+"""The loop of every technique that changes an image step by step.
+
+A technique is a list of stages (an octave, a scale, a unit), each of so many steps. All that a step changes is
+in `State`, a dict of tensors that nothing alters in place: a step makes a new one. So a state can be kept, stored
+and gone on from, and what comes out is the same, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from convlens_workers.techniques.base import State, Step
+
+Losses = Mapping[str, Tensor]
+COUNTER = "step"
+RANDOM = "rng"
+
+
+class Stage(Protocol):
+    """Some steps towards one aim. What it keeps between steps for itself must follow from the task alone."""
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+
+    def start(self, last: State, rng: torch.Generator) -> State:
+        """The state before its first step, from that at the end of the stage before (empty at the first)."""
+
+    def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
+        """One step: the state after it, and the terms of the objective before it."""
+
+    def picture(self, held: State) -> Tensor:
+        """What there is to see of a state, (1, 3, H, W) in [0, 1]."""
+
+
+def optimise(
+    stages: Sequence[Stage], state: State | None, seed: int, device: torch.device
+) -> Generator[Step, None, State]:
+    """Walk through `stages`, from `state` on if there is one; returns what the last stage held."""
+    done = 0 if state is None else int(state[COUNTER])
+    rng = generator(seed, None if state is None else state[RANDOM])
+    held = {name: value.to(device) for name, value in (state or {}).items() if name not in (COUNTER, RANDOM)}
+    total = sum(stage.steps for stage in stages)
+    first = 0
+    for stage in stages:
+        for number in range(max(done, first) + 1, first + stage.steps + 1):
+            if number == first + 1:
+                held = stage.start(held, rng)
+            held, losses = stage.advance(held, rng)
+            kept = {**held, RANDOM: rng.get_state(), COUNTER: torch.tensor(number)}
+            yield Step(number, total, losses, stage.picture(held), kept)
+        first += stage.steps
+    return held
+
+
+def generator(seed: int, state: Tensor | None = None) -> torch.Generator:
+    """A generator on the CPU, the same for every device; with `state`, it goes on where that left off."""
+    rng = torch.Generator()
+    rng.manual_seed(seed)
+    if state is not None:
+        rng.set_state(state.cpu())
+    return rng

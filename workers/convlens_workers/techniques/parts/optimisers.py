@@ -1,0 +1,100 @@
+"""PyTorch's optimisers, with their memory in the state of the loop instead of in an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from convlens_workers.techniques.base import State
+from convlens_workers.techniques.parts.loop import Losses
+
+VARIABLE: Final = "x"
+MEMORY: Final = "optimiser."
+SCRATCH: Final = ("al",)
+"""What L-BFGS fills anew in each step."""
+HISTORY: Final = 20
+Evaluate = Callable[[Tensor], tuple[Tensor, Losses]]
+"""What is to become small at x, and its terms."""
+
+
+class Optimiser:
+    """An optimiser of `torch.optim` that starts each step from a state, and gives a new one.
+
+    >>> minimise = adam(0.1)
+    >>> held, losses = minimise.step({"x": torch.ones(2)}, lambda x: ((x * x).sum(), {"square": x @ x}))
+    >>> held["x"]
+    tensor([0.9000, 0.9000])
+    """
+
+    def __init__(self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]) -> None:
+        self._make = make
+
+    def step(self, held: State, evaluate: Evaluate) -> tuple[State, Losses]:
+        """One iteration on `held["x"]`."""
+        x = held[VARIABLE].clone().requires_grad_()
+        optimiser = self._make([x])
+        memory = {name.removeprefix(MEMORY): value for name, value in held.items() if name.startswith(MEMORY)}
+        if memory:
+            optimiser.state[x] = _unpack(memory)
+        losses: Losses = {}
+
+        def closure() -> float:
+            nonlocal losses
+            with torch.enable_grad():
+                loss, losses = evaluate(x)
+                (x.grad,) = torch.autograd.grad(loss, x)
+            return float(loss.detach())
+
+        optimiser.step(closure)
+        found = {MEMORY + name: value for name, value in _pack(optimiser.state[x], x.device).items()}
+        return {VARIABLE: x.detach(), **found}, {name: value.detach() for name, value in losses.items()}
+
+
+def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimiser:
+    """Adam (Kingma & Ba, ICLR 2015) with learning rate `rate`."""
+    return Optimiser(lambda variables: torch.optim.Adam(variables, rate, betas))
+
+
+def lbfgs() -> Optimiser:
+    """L-BFGS (Liu & Nocedal 1989) with the last 20 differences and unit steps, without line search."""
+    return Optimiser(
+        lambda variables: torch.optim.LBFGS(
+            variables, 1.0, max_iter=1, history_size=HISTORY, tolerance_grad=0, tolerance_change=0
+        )
+    )
+
+
+def _pack(memory: dict[str, Any], device: torch.device) -> State:
+    """Tensors only: Python's numbers become 64 bit scalars, lists an entry an item."""
+    packed: State = {}
+    for name, value in memory.items():
+        if isinstance(value, list) and name not in SCRATCH:
+            packed.update({f"{name}.{i}": item for i, item in enumerate(value)})
+        elif isinstance(value, Tensor):
+            packed[name] = value
+        elif isinstance(value, (int, float)):
+            kind = torch.int64 if isinstance(value, int) else torch.float64
+            packed[name] = torch.tensor(value, dtype=kind)
+    return packed
+
+
+def _unpack(packed: State) -> dict[str, Any]:
+    """The reverse; what an optimiser changes in place is copied, so that the state before stays as it is."""
+    memory: dict[str, Any] = {}
+    for name, value in packed.items():
+        key, _, position = name.partition(".")
+        if position:
+            memory.setdefault(key, []).append((int(position), value))
+        elif value.ndim == 0 and value.dtype in (torch.int64, torch.float64):
+            memory[key] = value.item()
+        else:
+            memory[key] = value.clone()
+    return {
+        key: [item for _, item in sorted(value, key=lambda pair: pair[0])]
+        if isinstance(value, list)
+        else value
+        for key, value in memory.items()
+    }
