@@ -82,7 +82,11 @@ def input_gradient(t: Tape, g: str, kernel: Kernel, x: str) -> str:
     step = kernel.stride * phases.stride
     if step == 1:
         return _unstrided(t, phases.pieces[0, 0], kernel)
-    if kernel.groups == 1 and kernel.inputs <= FEW and all(axis.kernel >= step for axis in kernel.axes):
+    if (
+        kernel.groups == 1
+        and kernel.inputs <= FEW
+        and all(axis.kernel >= axis.stride for axis in kernel.axes)
+    ):
         return fit(t, _interleaved_blocks(t, phases, kernel, step), x, step)
     places = [(y, x) for y in range(step) for x in range(step)]
     found = {place: _phases(t, phases, kernel, [place]) for place in places}
