@@ -13,15 +13,19 @@ from convlens_client.requests import ClassScore, LogProbability, Neuron
 from convlens_client.results import (
     AttackOutcome,
     Attribution,
+    Box,
     Certificate,
     Classification,
     JobMetadata,
     Layer,
     Model,
     Prediction,
+    ReceptiveField,
     Robustness,
     RobustnessAlarms,
     RobustnessPoint,
+    UnitHit,
+    UnitPattern,
 )
 
 __all__ = [
@@ -29,6 +33,7 @@ __all__ = [
     "AsyncOperation",
     "AttackOutcome",
     "Attribution",
+    "Box",
     "Certificate",
     "ClassScore",
     "Classification",
@@ -40,8 +45,11 @@ __all__ = [
     "Neuron",
     "Operation",
     "Prediction",
+    "ReceptiveField",
     "Robustness",
     "RobustnessAlarms",
     "RobustnessPoint",
+    "UnitHit",
+    "UnitPattern",
     "errors",
 ]

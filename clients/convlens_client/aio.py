@@ -92,6 +92,8 @@ class AsyncClient:
     attribute_all = _asking(requests.attribute_all)
     attack = _asking(requests.attack)
     robustness = _asking(requests.robustness)
+    unit_patterns = _asking(requests.unit_patterns)
+    discrepancy_maps = _asking(requests.discrepancy_maps)
     submit = _submitting(requests.submit)
     deepdream = _submitting(requests.deepdream)
     operation = _submitting(requests.operation)

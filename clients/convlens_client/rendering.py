@@ -94,6 +94,30 @@ def grid(tiles: Sequence[Picture]) -> Picture:
     return canvas
 
 
+def two_rows(upper: Sequence[Picture], lower: Sequence[Picture], side: int = 128) -> Picture:
+    """Pairs of pictures, one above the other, each within a square of `side` pixels on grey.
+
+    The picture of Springenberg et al. (2015), figure 3: what excites a unit, above the crops of the photos.
+    """
+    rows = [
+        np.concatenate([_padded(_within(tile, side)) for tile in tiles], axis=1) for tiles in (upper, lower)
+    ]
+    return np.concatenate(rows)
+
+
+def highlighted(pixels: NDArray[Any], map_: NDArray[Any]) -> Picture:
+    """An image (3, H, W), dark but where a map (H, W) from 0 up is large."""
+    peak = float(map_.max()) or 1.0
+    return photo(pixels * (0.2 + 0.8 * map_ / peak))
+
+
+def heat(map_: NDArray[Any], threshold: float, side: int = 288) -> Picture:
+    """A map (H, W) from 0 up in grey, red where it exceeds `threshold` x its maximum."""
+    scaled = map_ / (float(map_.max()) or 1.0)
+    red = np.where(scaled > threshold, 1.0, scaled)
+    return enlarge(photo(np.stack([red, scaled * 0.8, scaled * 0.8])), side)
+
+
 def enlarge(picture: Picture, side: int) -> Picture:
     """The picture with whole, sharp pixels, enlarged so that its shorter side has at least `side` pixels."""
     factor = math.ceil(side / min(picture.shape[:2]))
@@ -175,6 +199,20 @@ def _to_height(picture: Picture, height: int) -> Image.Image:
     width = max(1, round(image.width * height / image.height))
     small = image.height * 2 <= height
     return image.resize((width, height), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+
+
+def _within(picture: Picture, side: int) -> Picture:
+    """The picture, scaled to fit a square of `side` pixels, in its middle on grey."""
+    longest = max(picture.shape[:2])
+    height, width = (max(1, round(extent * side / longest)) for extent in picture.shape[:2])
+    scaled = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (side, side), (128, 128, 128))
+    canvas.paste(scaled, ((side - width) // 2, (side - height) // 2))
+    return np.asarray(canvas)
+
+
+def _padded(picture: Picture) -> Picture:
+    return np.pad(picture, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
 
 
 def _extents(caption: str, font: Any) -> tuple[int, int]:

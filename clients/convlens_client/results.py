@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from convlens.errors import ConvLensError, InvalidArgument, from_status
-from convlens.v1 import attack_pb2, inspection_pb2, job_pb2, model_pb2, target_pb2, tensor_pb2
+from convlens.v1 import attack_pb2, inspection_pb2, job_pb2, model_pb2, target_pb2, tensor_pb2, unit_pb2
 
 Array = NDArray[Any]
 FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
@@ -167,6 +167,53 @@ class Robustness:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of pixels; right and bottom are exclusive."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnitHit:
+    """Where a unit is strongest in an image: value, row and column in its map, receptive field in pixels."""
+
+    value: float
+    y: int
+    x: int
+    box: Box
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnitPattern:
+    """What excites a unit in an image: guided backprop (signed) and pixels of its box, each (3, h, w)."""
+
+    hit: UnitHit
+    pattern: Array
+    crop: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceptiveField:
+    """Where a unit looks, by discrepancy maps.
+
+    `images` (N, 3, H, W) are the network's inputs, `maps` (N, H, W) the mean |change| of the unit when each
+    pixel is occluded, and `field` (S, S) their average over the unit's theoretical receptive field. Sizes are
+    sides in pixels: `theoretical_size` is S, `empirical_size` that of a square with the area above the
+    threshold.
+    """
+
+    hits: tuple[UnitHit, ...]
+    theoretical_size: int
+    empirical_size: float
+    images: Array
+    maps: Array
+    field: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobMetadata:
     """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING"."""
 
@@ -225,6 +272,8 @@ _CLASSES: dict[type[Message], type] = {
     model_pb2.Model: Model,
     target_pb2.Prediction: Prediction,
     tensor_pb2.TensorHeader: Artifact,
+    unit_pb2.Box: Box,
+    unit_pb2.UnitHit: UnitHit,
 }
 
 

@@ -21,7 +21,7 @@ from convlens.errors import (
     NotFound,
     Unavailable,
 )
-from convlens_client.cli import attack, dream, inspection, jobs, models, plugins, robustness, up
+from convlens_client.cli import attack, dream, inspection, jobs, models, plugins, robustness, units, up
 
 BAD_INPUT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition)
 
@@ -44,6 +44,7 @@ for command in (
     dream.dream,
 ):
     app.command()(command)
+app.add_typer(units.app, name="units")
 app.add_typer(jobs.app, name="jobs")
 plugins.mount({"models": models.app, "jobs": jobs.app})
 

@@ -31,6 +31,7 @@ from convlens_client.requests.job import (
     watch,
 )
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
+from convlens_client.requests.unit import discrepancy_maps, unit_patterns
 
 __all__ = [
     "TECHNIQUES",
@@ -47,6 +48,7 @@ __all__ = [
     "classify",
     "deepdream",
     "delete",
+    "discrepancy_maps",
     "filters",
     "get_model",
     "list_models",
@@ -57,6 +59,7 @@ __all__ = [
     "read_artifact",
     "robustness",
     "submit",
+    "unit_patterns",
     "wait",
     "watch",
 ]

@@ -65,9 +65,10 @@ class UnitServiceServicer:
 
     def GetDiscrepancyMaps(self, request, context):
         """The receptive field of a unit as it is in practice, by discrepancy maps (Zhou et al. 2015, arXiv:1412.6856). The
-        reply begins with `result`; then follow the FP32 tensors "maps" of shape (N, H, W), the mean |change| of the unit
-        under the occlusions that cover each pixel, and "field" of shape (S, S), their calibrated mean, centred on the
-        unit's position.
+        reply begins with `result`; then follow the FP32 tensors "images" of shape (N, 3, H, W), the network's inputs,
+        "maps" of shape (N, H, W), the mean |change| of the unit under the occlusions that cover each pixel, and "field",
+        their mean, recentred on the unit: of shape (S, S) for a theoretical receptive field of S pixels, of shape (H, W)
+        where the unit sees the whole image.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layer, channel, patch), RESOURCE_EXHAUSTED (overload, with
         RetryInfo).
         """

@@ -43,9 +43,10 @@ class UnitServiceStub:
     """
     GetDiscrepancyMaps: _grpc.UnaryStreamMultiCallable[_unit_pb2.GetDiscrepancyMapsRequest, _unit_pb2.GetDiscrepancyMapsResponse]
     """The receptive field of a unit as it is in practice, by discrepancy maps (Zhou et al. 2015, arXiv:1412.6856). The
-    reply begins with `result`; then follow the FP32 tensors "maps" of shape (N, H, W), the mean |change| of the unit
-    under the occlusions that cover each pixel, and "field" of shape (S, S), their calibrated mean, centred on the
-    unit's position.
+    reply begins with `result`; then follow the FP32 tensors "images" of shape (N, 3, H, W), the network's inputs,
+    "maps" of shape (N, H, W), the mean |change| of the unit under the occlusions that cover each pixel, and "field",
+    their mean, recentred on the unit: of shape (S, S) for a theoretical receptive field of S pixels, of shape (H, W)
+    where the unit sees the whole image.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layer, channel, patch), RESOURCE_EXHAUSTED (overload, with
     RetryInfo).
     """
@@ -65,9 +66,10 @@ class UnitServiceAsyncStub(UnitServiceStub):
     """
     GetDiscrepancyMaps: _aio.UnaryStreamMultiCallable[_unit_pb2.GetDiscrepancyMapsRequest, _unit_pb2.GetDiscrepancyMapsResponse]  # type: ignore[assignment]
     """The receptive field of a unit as it is in practice, by discrepancy maps (Zhou et al. 2015, arXiv:1412.6856). The
-    reply begins with `result`; then follow the FP32 tensors "maps" of shape (N, H, W), the mean |change| of the unit
-    under the occlusions that cover each pixel, and "field" of shape (S, S), their calibrated mean, centred on the
-    unit's position.
+    reply begins with `result`; then follow the FP32 tensors "images" of shape (N, 3, H, W), the network's inputs,
+    "maps" of shape (N, H, W), the mean |change| of the unit under the occlusions that cover each pixel, and "field",
+    their mean, recentred on the unit: of shape (S, S) for a theoretical receptive field of S pixels, of shape (H, W)
+    where the unit sees the whole image.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layer, channel, patch), RESOURCE_EXHAUSTED (overload, with
     RetryInfo).
     """
@@ -96,9 +98,10 @@ class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_unit_pb2.GetDiscrepancyMapsResponse], _abc.AsyncIterator[_unit_pb2.GetDiscrepancyMapsResponse]]:
         """The receptive field of a unit as it is in practice, by discrepancy maps (Zhou et al. 2015, arXiv:1412.6856). The
-        reply begins with `result`; then follow the FP32 tensors "maps" of shape (N, H, W), the mean |change| of the unit
-        under the occlusions that cover each pixel, and "field" of shape (S, S), their calibrated mean, centred on the
-        unit's position.
+        reply begins with `result`; then follow the FP32 tensors "images" of shape (N, 3, H, W), the network's inputs,
+        "maps" of shape (N, H, W), the mean |change| of the unit under the occlusions that cover each pixel, and "field",
+        their mean, recentred on the unit: of shape (S, S) for a theoretical receptive field of S pixels, of shape (H, W)
+        where the unit sees the whole image.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (images, layer, channel, patch), RESOURCE_EXHAUSTED (overload, with
         RetryInfo).
         """

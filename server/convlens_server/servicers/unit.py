@@ -63,4 +63,5 @@ class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
             empirical_size=found.empirical_size,
         )
         yield unit_pb2.GetDiscrepancyMapsResponse(result=result)
-        yield from parts(unit_pb2.GetDiscrepancyMapsResponse, {"maps": found.maps, "field": found.field})
+        tensors = {"images": images, "maps": found.maps, "field": found.field}
+        yield from parts(unit_pb2.GetDiscrepancyMapsResponse, tensors)
