@@ -16,6 +16,7 @@ INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
+Task = Literal["classification", "style"]
 Rgb = tuple[float, float, float]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -51,6 +52,8 @@ class Manifest(BaseModel):
     """A version of a model: all that a caller may know without opening the graph.
 
     Attributes:
+        task: what it is for: a classifier, or a network that paints images in one style (its output is an
+            image of the input's size, and it has no labels).
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
@@ -68,6 +71,7 @@ class Manifest(BaseModel):
     version: Annotated[int, Field(ge=1)]
     architecture: str
     engine: Literal["onnx", "torchscript"] = "onnx"
+    task: Task = "classification"
     input_size: Annotated[int, Field(ge=1)]
     min_size: Annotated[int, Field(ge=1)]
     dynamic_size: bool
@@ -103,4 +107,6 @@ class Manifest(BaseModel):
 
     def _digest(self) -> str:
         content = self.model_dump(mode="json", exclude={"name", "version", "digest"})
+        if self.task == "classification":
+            del content["task"]  # So that versions which are older than the field keep their digest.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -31,17 +31,18 @@ def batch(
     _, height, width = first.shape
     if len(images) * height * width > max_pixels:
         shown = f"{len(images)} of {height} x {width} pixels"
-        raise InvalidArgument.of(field.partition("[")[0], shown, f"at most {max_pixels} pixels together")
-    together = np.empty((len(images), *first.shape), np.float32)
-    together[0] = first
+        together = field.format(0) if len(images) == 1 else field.partition("[")[0]
+        raise InvalidArgument.of(together, shown, f"at most {max_pixels} pixels together")
+    stacked = np.empty((len(images), *first.shape), np.float32)
+    stacked[0] = first
     for position, image in enumerate(images[1:], start=1):
         here = field.format(position)
         pixels = to_input(image, manifest, field=here)
         if pixels.shape != first.shape:
             shown = f"{pixels.shape[1]} x {pixels.shape[2]} pixels"
             raise InvalidArgument.of(here, shown, f"{height} x {width} pixels, as {field.format(0)}")
-        together[position] = pixels
-    return together
+        stacked[position] = pixels
+    return stacked
 
 
 def check(message: Message, manifest: Manifest, path: str) -> int:

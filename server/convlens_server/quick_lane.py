@@ -10,7 +10,9 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from convlens import wire
+from convlens.errors import FailedPrecondition
 from convlens.v1 import image_pb2, model_pb2, tensor_pb2
+from convlens_models.manifest import Task
 from convlens_models.repository import StoredModel
 from convlens_server import images as pictures
 from convlens_server.engines.base import F32, Engine
@@ -42,9 +44,23 @@ class QuickLane:
         ref = validate(ref, path="model")
         return self.models.repository.get(ref.name, ref.version if ref.HasField("version") else None)
 
-    def admit(self, request: R) -> tuple[R, Engine]:
+    def engine(self, ref: model_pb2.ModelRef, path: str = "model", task: Task = "classification") -> Engine:
+        """The engine of a model that must be there for this task; blocks.
+
+        Raises:
+            FailedPrecondition: a style network where a classifier is needed, or the other way round.
+        """
+        engine = self.models.get(validate(ref, path=path))
+        manifest = engine.stored.manifest
+        if manifest.task != task:
+            raise FailedPrecondition(
+                f"{path} = {manifest.name!r}: is a network for {manifest.task}, this call is for {task}"
+            )
+        return engine
+
+    def admit(self, request: R, task: Task = "classification") -> tuple[R, Engine]:
         """The request within its bounds and with its defaults, and the engine of its model; blocks."""
-        engine = self.models.get(validate(request.model, path="model"))  # type: ignore[attr-defined]
+        engine = self.engine(request.model, task=task)  # type: ignore[attr-defined]
         return validate(request, engine.stored.manifest), engine
 
     def batch(self, images: Sequence[image_pb2.Image], engine: Engine, field: str = "images[{}]") -> F32:

@@ -46,9 +46,9 @@ def measure(
         blocked = ~attacked.tensors["gradient_sign"].any(axis=(1, 2, 3))
         point = attack_pb2.RobustnessPoint(
             epsilon=epsilon,
-            accuracy=_share(clean & _right(engine, attacked.adversarial, goal)),
-            noise_accuracy=_share(clean & _right(engine, np.clip(images + noise, 0, 1), goal)),
-            zero_gradient_share=_share(blocked),
+            accuracy=float(np.mean(clean & _right(engine, attacked.adversarial, goal))),
+            noise_accuracy=float(np.mean(clean & _right(engine, np.clip(images + noise, 0, 1), goal))),
+            zero_gradient_share=float(np.mean(blocked)),
         )
         points.append(point)
         yield attack_pb2.MeasureRobustnessResponse(point=point)
@@ -66,7 +66,8 @@ def alarms(
     return attack_pb2.RobustnessAlarms(
         zero_gradients=any(point.zero_gradient_share > 0 for point in points),
         noise_beats_attack=any(point.noise_accuracy < point.accuracy for point in points),
-        survives_full_range=last.epsilon >= np.float32(whole_range) and last.accuracy * count > guessed + 0.5,
+        survives_full_range=last.epsilon >= float(np.float32(whole_range))
+        and last.accuracy * count > guessed + 0.5,
         not_monotone=any(rise * count > 1.5 for rise in rises),
     )
 
@@ -87,10 +88,6 @@ def _series(epsilons: Sequence[float], norm: int, diagonal: float) -> Sequence[f
             allowed = f"{'above' if position else 'at least'} {least:g} and at most {high}"
             raise InvalidArgument.of(f"epsilons[{position}]", epsilon, allowed)
     return epsilons
-
-
-def _share(true: NDArray[np.bool_]) -> float:
-    return float(true.mean())
 
 
 def _right(engine: Engine, images: F32, goal: Goal) -> NDArray[np.bool_]:

@@ -139,8 +139,8 @@ class GetActivationsRequest(_message.Message):
     channel: _builtins.int
     """One 0-based channel, (N, 1, H, W)."""
     top: _builtins.int
-    """The channels with the largest mean over positions for each image, largest first, (N, k, H, W); an INT32 tensor
-    "<layer>.channels" of shape (N, k) names them.
+    """The channels with the largest mean over positions for each image, largest first, (N, k, H, W), all of a layer
+    that has fewer; an INT32 tensor "<layer>.channels" of shape (N, k) names them.
     """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from contextlib import aclosing
+from typing import Any, Final
 
+from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
+from convlens_server.engines.base import F32, Engine
+from convlens_server.ordered import in_order
 from convlens_server.quick_lane import QuickLane, parts
 from convlens_server.techniques.activations import activations
 from convlens_server.techniques.classify import classify
+from convlens_server.techniques.features import features
+from convlens_server.validation import validate
+
+IMAGES_AHEAD: Final = 4
+"""Images of a stream that are decoded and computed at the same time."""
 
 
 class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
@@ -30,6 +39,20 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         async for reply in self._lane.executor.stream(self._activations, request):
             yield reply
 
+    async def StreamFeatures(  # noqa: N802
+        self, request_iterator: AsyncIterator[inspection_pb2.StreamFeaturesRequest], context: Any
+    ) -> AsyncIterator[inspection_pb2.StreamFeaturesResponse]:
+        """The feature vector of each image that comes."""
+        run = self._lane.executor.run
+        engine, options = await run(self._feature_options, await anext(request_iterator, None))
+        vectors = in_order(
+            request_iterator, lambda request: run(self._features, engine, options, request), IMAGES_AHEAD
+        )
+        async with aclosing(vectors):
+            async for vector in vectors:
+                for part in parts(inspection_pb2.StreamFeaturesResponse, vector):
+                    yield part
+
     def _classify(self, request: inspection_pb2.ClassifyRequest) -> inspection_pb2.ClassifyResponse:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
@@ -40,4 +63,28 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     ) -> Iterator[inspection_pb2.GetActivationsResponse]:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
-        yield from parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request.layers))
+        yield from parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request))
+
+    def _feature_options(
+        self, request: inspection_pb2.StreamFeaturesRequest | None
+    ) -> tuple[Engine, inspection_pb2.FeatureOptions]:
+        if request is None or request.WhichOneof("part") != "options":
+            raise InvalidArgument.of("options", "nothing", "sent once, first")
+        engine = self._lane.engine(request.options.model, "options.model")
+        options = validate(request.options, engine.stored.manifest, "options")
+        return engine, options
+
+    def _features(
+        self,
+        engine: Engine,
+        options: inspection_pb2.FeatureOptions,
+        request: inspection_pb2.StreamFeaturesRequest,
+    ) -> dict[str, F32]:
+        """The vector of one image, by its name; a pass of its own, so that neighbours change nothing."""
+        if request.WhichOneof("part") != "image":
+            raise InvalidArgument.of("image", "nothing", "sent after the options, and nothing else")
+        name = request.image.name
+        path = f"image[{name!r}]"
+        image = validate(request.image, engine.stored.manifest, path).image
+        escaped = path.replace("{", "{{").replace("}", "}}")
+        return {name: features(engine, self._lane.batch([image], engine, f"{escaped}.image"), options)[0]}

@@ -55,7 +55,7 @@ class Linf:
 
     def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
         """Random signs."""
-        return np.where(random.random(like.shape, np.float32) < 0.5, -1, 1) * np.float32(epsilon)
+        return np.sign(random.random(like.shape, np.float32) - np.float32(0.5)) * np.float32(epsilon)
 
     def diagonal(self, images: F32) -> float:
         """1."""
@@ -71,7 +71,8 @@ class L2:
 
     def project(self, delta: F32, epsilon: float) -> F32:
         """Shortened to epsilon where longer."""
-        return delta * np.minimum(1, np.float32(epsilon) / np.maximum(_length(delta), TINY))
+        shorter: F32 = np.minimum(np.float32(1), np.float32(epsilon) / np.maximum(_length(delta), TINY))
+        return np.asarray(delta * shorter)
 
     def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
         """A random direction, as long as u^(1/d) epsilon with u uniform in [0, 1) and d pixel values."""
