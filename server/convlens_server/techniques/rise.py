@@ -46,11 +46,11 @@ def _expected(engine: Engine, image: F32, mean: F32, aim: Aim, params: attributi
 
 
 def masks(rng: np.random.Generator, shape: tuple[int, int, int], cells: int, probability: float) -> F32:
-    """Random masks (count, height, width) in [0, 1]."""
+    """Random masks (count, height, width) in [0, 1]; each draws its cells, then its shift."""
     count, height, width = shape
-    down, right = math.ceil(height / cells), math.ceil(width / cells)
-    grids = rng.random((count, cells, cells)) < probability
-    large = bilinear(grids.astype(np.float64), (cells + 1) * down, (cells + 1) * right)
-    shifts = rng.integers(0, (down, right), (count, 2))
-    cuts = [mask[y : y + height, x : x + width] for mask, (y, x) in zip(large, shifts, strict=True)]
+    sides = math.ceil(height / cells), math.ceil(width / cells)
+    drawn = [(rng.random((cells, cells)) < probability, rng.integers(0, sides)) for _ in range(count)]
+    grids = np.stack([grid for grid, _ in drawn]).astype(np.float32)
+    large = bilinear(grids, *((cells + 1) * side for side in sides))
+    cuts = [mask[y : y + height, x : x + width] for mask, (_, (y, x)) in zip(large, drawn, strict=True)]
     return np.stack(cuts).astype(np.float32)
