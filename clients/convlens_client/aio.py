@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -13,11 +13,14 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 from grpc import aio
 
-from convlens.errors import Unavailable
+from convlens.errors import Unavailable, from_rpc_error
+from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client import requests
 from convlens_client.calls import Call
 from convlens_client.channel import OPTIONS, credentials, server_address
 from convlens_client.client import as_method
+from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
+from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import Attempts
 
@@ -94,13 +97,57 @@ class AsyncClient:
     robustness = _asking(requests.robustness)
     unit_patterns = _asking(requests.unit_patterns)
     discrepancy_maps = _asking(requests.discrepancy_maps)
+    create_collection = _asking(requests.create_collection)
+    get_collection = _asking(requests.get_collection)
+    list_collections = _asking(requests.list_collections)
+    delete_collection = _asking(requests.delete_collection)
+    add_images = _asking(requests.add_images)
+    list_images = _asking(requests.list_images)
+    get_image = _asking(requests.get_image)
+    nearest = _asking(requests.nearest)
+    top_activations = _asking(requests.top_activations)
+    map_collection = _asking(requests.map_collection)
     submit = _submitting(requests.submit)
+    extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
     operation = _submitting(requests.operation)
 
     async def operations(self) -> list[AsyncOperation]:
         """All jobs that the server keeps."""
         return [AsyncOperation(self, state) for state in await self.run(requests.operations())]
+
+    async def features(
+        self,
+        images: Iterable[Named] | AsyncIterable[Named],
+        layer: str,
+        *,
+        pooling: PoolingName = "mean",
+        normalise: bool = False,
+        model: str = "",
+        resize: ResizeLike | None = None,
+    ) -> AsyncGenerator[FeatureVector]:
+        """As `Client.features`; `images` may be an async iterable as well."""
+        stream = FeatureStream(layer, pooling, normalise, model, resize)
+
+        async def requests() -> AsyncIterator[inspection_pb2.StreamFeaturesRequest]:
+            yield stream.first()
+            try:
+                async for image in _each(images):
+                    yield await asyncio.to_thread(stream.request, image)
+            except Exception as failure:  # Raised where the vectors are read, not in gRPC's task.
+                stream.failure = failure
+
+        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(requests())
+        try:
+            async for reply in replies:
+                for vector in stream.add(reply):
+                    yield vector
+        except grpc.RpcError as failure:
+            raise from_rpc_error(failure) from failure
+        finally:
+            replies.cancel()
+        if stream.failure:
+            raise stream.failure
 
     async def run(self, call: Call[T], timeout: float | None = None) -> T:
         """Asks until the call is complete; returns what it came to."""
@@ -122,7 +169,7 @@ class AsyncClient:
     async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
         reply = method(call.request(), timeout=attempts.remaining())
-        if not isinstance(method, aio.UnaryStreamMultiCallable):
+        if isinstance(method, aio.UnaryUnaryMultiCallable):
             yield call.add(await reply)
         else:
             try:
@@ -193,3 +240,15 @@ class AsyncOperation:
     async def delete(self) -> None:
         """Removes the job, once it has ended, with its artifacts."""
         await self._client.run(requests.delete(self.name))
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The items of either kind of iterable; an ordinary one may block, so it has a thread."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+        return
+    iterator = iter(items)
+    end: Any = object()
+    while (item := await asyncio.to_thread(next, iterator, end)) is not end:
+        yield item

@@ -10,7 +10,9 @@ byte or event where the stream broke.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -45,8 +47,8 @@ class Call(ABC, Generic[T]):
         self.complete = False
 
     @abstractmethod
-    def request(self) -> Message:
-        """What to ask, at the start and after each break."""
+    def request(self) -> Any:
+        """What to ask, at the start and after each break: a message, or messages where they are streamed."""
 
     @abstractmethod
     def add(self, reply: Any) -> Any:
@@ -124,6 +126,74 @@ class Messages(Call[T]):
 
     def result(self) -> T:
         return self._gather(self._items)
+
+
+class Exchange(Call[tuple[T, ...]]):
+    """Many requests, one reply to each, in order; after a break it goes on behind the last reply.
+
+    Requests are made as they are sent, so that any number of them takes little memory.
+
+    Args:
+        first: request that opens each stream and is not replied to.
+        items: the requests; consumed in a thread of gRPC. What it raises, the call raises.
+        read: what a reply says.
+    """
+
+    patience = 60.0
+    lasting = True
+
+    def __init__(
+        self, method: Method, first: Message, items: Iterable[Message], read: Callable[[Any], T]
+    ) -> None:
+        super().__init__(method)
+        self._first, self._items, self._read = first, iter(items), read
+        self._lock = Lock()
+        self._unanswered: deque[Message] = deque()
+        self._answers: list[T] = []
+        self._streams = 0
+        self._failure: Exception | None = None
+
+    def request(self) -> Iterator[Message]:
+        with self._lock:
+            self._streams += 1
+            return self._requests(self._streams, len(self._answers))
+
+    def add(self, reply: Any) -> T:
+        answer = self._read(reply)
+        with self._lock:
+            self._unanswered.popleft()
+            self._answers.append(answer)
+        return answer
+
+    def end(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        super().end()
+
+    def result(self) -> tuple[T, ...]:
+        return tuple(self._answers)
+
+    def _requests(self, stream: int, position: int) -> Iterator[Message]:
+        yield self._first
+        while (item := self._item(stream, position)) is not None:
+            yield item
+            position += 1
+
+    def _item(self, stream: int, position: int) -> Message | None:
+        """The request at a position, or None at the end, and where another stream has replaced this one."""
+        with self._lock:
+            if stream != self._streams:
+                return None
+            ahead = position - len(self._answers)
+            if ahead == len(self._unanswered):
+                try:
+                    self._unanswered.append(next(self._items))
+                except StopIteration:
+                    return None
+                except Exception as failure:
+                    self._failure = failure
+                    return None
+            return self._unanswered[ahead]
 
 
 class Pages(Call[tuple[T, ...]]):

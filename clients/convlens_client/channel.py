@@ -14,7 +14,7 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:8500"
 
 OPTIONS: Final = (
     ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.max_receive_message_length", 16 << 20),  # Tensors come in pieces of 1 MiB.
+    ("grpc.max_receive_message_length", 64 << 20),  # Tensors come in pieces of 1 MiB, files in one.
     # A watcher may hear nothing for minutes: notice that the server has gone, and keep NAT tables alive.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -6,16 +6,19 @@ import copy
 import functools
 import inspect
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 
-from convlens.errors import Unavailable
+from convlens.errors import Unavailable, from_rpc_error
+from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client import requests
 from convlens_client.calls import Call
 from convlens_client.channel import OPTIONS, credentials, server_address
+from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
+from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import Attempts
 
@@ -113,13 +116,65 @@ class Client:
     robustness = _asking(requests.robustness)
     unit_patterns = _asking(requests.unit_patterns)
     discrepancy_maps = _asking(requests.discrepancy_maps)
+    create_collection = _asking(requests.create_collection)
+    get_collection = _asking(requests.get_collection)
+    list_collections = _asking(requests.list_collections)
+    delete_collection = _asking(requests.delete_collection)
+    add_images = _asking(requests.add_images)
+    list_images = _asking(requests.list_images)
+    get_image = _asking(requests.get_image)
+    nearest = _asking(requests.nearest)
+    top_activations = _asking(requests.top_activations)
+    map_collection = _asking(requests.map_collection)
     submit = _submitting(requests.submit)
+    extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
     operation = _submitting(requests.operation)
 
     def operations(self) -> list[Operation]:
         """All jobs that the server keeps."""
         return [Operation(self, state) for state in self.run(requests.operations())]
+
+    def features(
+        self,
+        images: Iterable[Named],
+        layer: str,
+        *,
+        pooling: PoolingName = "mean",
+        normalise: bool = False,
+        model: str = "",
+        resize: ResizeLike | None = None,
+    ) -> Iterator[FeatureVector]:
+        """Feature vectors of a layer, one an image, in order, as fast as they are computed.
+
+        Images are read lazily, a few ahead of the vectors, so that any number of them goes through in little
+        memory; a reader who stops holds them back. A stream that breaks is not resumed: Unavailable.
+
+        Args:
+            images: any iterable of images, or of pairs (name, image); paths are their own names.
+            layer: layer of the model.
+            pooling: over positions: "mean", "max", or "flatten" for all of them.
+            normalise: scale each vector to Euclidean length 1.
+        """
+        stream = FeatureStream(layer, pooling, normalise, model, resize)
+
+        def requests() -> Iterator[inspection_pb2.StreamFeaturesRequest]:
+            yield stream.first()
+            try:
+                yield from map(stream.request, images)
+            except Exception as failure:  # Raised where the vectors are read, not in gRPC's thread.
+                stream.failure = failure
+
+        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(requests())
+        try:
+            for reply in replies:
+                yield from stream.add(reply)
+        except grpc.RpcError as failure:
+            raise from_rpc_error(failure) from failure
+        finally:
+            replies.cancel()
+        if stream.failure:
+            raise stream.failure
 
     def run(self, call: Call[T], timeout: float | None = None) -> T:
         """Asks until the call is complete; returns what it came to."""
@@ -139,7 +194,7 @@ class Client:
     def _ask(self, call: Call[Any], attempts: Attempts) -> Generator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
         reply = method(call.request(), timeout=attempts.remaining())
-        if not isinstance(method, grpc.UnaryStreamMultiCallable):
+        if isinstance(method, grpc.UnaryUnaryMultiCallable):
             yield call.add(reply)
         else:
             try:

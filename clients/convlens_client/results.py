@@ -17,7 +17,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from convlens.errors import ConvLensError, InvalidArgument, from_status
-from convlens.v1 import attack_pb2, inspection_pb2, job_pb2, model_pb2, target_pb2, tensor_pb2, unit_pb2
+from convlens.v1 import (
+    attack_pb2,
+    collection_pb2,
+    inspection_pb2,
+    job_pb2,
+    model_pb2,
+    target_pb2,
+    tensor_pb2,
+    unit_pb2,
+)
 
 Array = NDArray[Any]
 FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
@@ -214,6 +223,83 @@ class ReceptiveField:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """Features of a collection; fields as in `convlens.v1.FeatureSet`, with `pooling` such as "MEAN"."""
+
+    model: str
+    layer: str
+    pooling: str
+    dimension: int
+    images: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Collection:
+    """A set of images; fields as in `convlens.v1.Collection`."""
+
+    id: str
+    images: int
+    total_bytes: int
+    create_time: datetime | None
+    features: tuple[FeatureSet, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CollectionImage:
+    """An image of a collection; fields as in `convlens.v1.CollectionImage`."""
+
+    name: str
+    digest: str
+    width: int
+    height: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Added:
+    """What became of an image that was to be added: `error` says why it was refused, else it is ""."""
+
+    image: CollectionImage
+    duplicate: bool
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A near image, its distance, and its thumbnail as a JPEG, where asked for."""
+
+    image: CollectionImage
+    distance: float
+    thumbnail: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Nearest first; `recall_at_10` is measured for approximate search, and 1 for exact search."""
+
+    neighbours: tuple[Neighbour, ...]
+    recall_at_10: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TopActivation:
+    """An image that excites a unit; `crop` is a PNG of what it sees, `pattern` of its guided backprop."""
+
+    image: CollectionImage
+    hit: UnitHit
+    crop: bytes
+    pattern: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CollectionMap:
+    """Points (N, 2) in [0, 1], in the order of the images; shares of the variance (2,) of PCA, else None."""
+
+    points: Array
+    explained_variance: Array | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobMetadata:
     """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING"."""
 
@@ -266,6 +352,13 @@ _CLASSES: dict[type[Message], type] = {
     attack_pb2.Certificate: Certificate,
     attack_pb2.RobustnessAlarms: RobustnessAlarms,
     attack_pb2.RobustnessPoint: RobustnessPoint,
+    collection_pb2.AddImagesResponse: Added,
+    collection_pb2.Collection: Collection,
+    collection_pb2.CollectionImage: CollectionImage,
+    collection_pb2.FeatureSet: FeatureSet,
+    collection_pb2.FindNearestResponse: Neighbours,
+    collection_pb2.Neighbour: Neighbour,
+    collection_pb2.TopActivation: TopActivation,
     inspection_pb2.Classification: Classification,
     job_pb2.JobMetadata: JobMetadata,
     model_pb2.Layer: Layer,
@@ -278,12 +371,9 @@ _CLASSES: dict[type[Message], type] = {
 
 
 def freeze(message: Message) -> Any:
-    """The dataclass of a message, field by field."""
+    """The dataclass of a message, field by field; values of enums become names, such as "RUNNING"."""
     kind = _CLASSES[type(message)]
-    values = {field.name: _plain(getattr(message, field.name)) for field in dataclasses.fields(kind)}
-    if kind is JobMetadata:
-        values["state"] = job_pb2.JobState.Name(values["state"]).removeprefix("JOB_STATE_")
-    return kind(**values)
+    return kind(**{field.name: _value(message, field.name) for field in dataclasses.fields(kind)})
 
 
 def snapshot(operation: operations_pb2.Operation) -> Snapshot:
@@ -293,6 +383,14 @@ def snapshot(operation: operations_pb2.Operation) -> Snapshot:
     operation.response.Unpack(result)
     error = from_status(operation.error) if operation.HasField("error") else None
     return Snapshot(operation.name, operation.done, freeze(metadata), error, _plain(result.artifacts))
+
+
+def _value(message: Message, name: str) -> Any:
+    value, enum = getattr(message, name), message.DESCRIPTOR.fields_by_name[name].enum_type
+    if enum is None:
+        return _plain(value)
+    nothing: str = enum.values_by_number[0].name
+    return enum.values_by_number[value].name.removeprefix(nothing.removesuffix("UNSPECIFIED"))
 
 
 def _plain(value: Any) -> Any:

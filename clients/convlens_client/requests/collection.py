@@ -1,0 +1,237 @@
+"""Collections: filling them, and asking about their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from convlens.errors import InvalidArgument, NotFound
+from convlens.v1 import collection_pb2, collection_pb2_grpc, inspection_pb2, job_pb2
+from convlens_client.calls import Call, Exchange, Method, Pages, Tensors, Unary
+from convlens_client.images import ImageLike, ResizeLike, to_image
+from convlens_client.requests.job import submit
+from convlens_client.requests.model import model_ref
+from convlens_client.results import (
+    Added,
+    Array,
+    Collection,
+    CollectionImage,
+    CollectionMap,
+    Neighbours,
+    Snapshot,
+    TopActivation,
+    freeze,
+)
+
+_Collections = collection_pb2_grpc.CollectionServiceStub
+
+Pooling = Literal["mean", "max", "flatten"]
+Metric = Literal["cosine", "l2"]
+Projection = Literal["pca", "tsne"]
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Named(NamedTuple):
+    """The bytes of an image file under the name that it shall have."""
+
+    name: str
+    encoded: bytes
+
+
+def create_collection(id: str) -> Call[Collection]:  # noqa: A002
+    """A new, empty collection called `id`: lower-case letters, digits, "-" and "_"."""
+    request = collection_pb2.CreateCollectionRequest(id=id)
+    return Unary(Method(_Collections, "CreateCollection"), request, lambda reply: freeze(reply.collection))
+
+
+def get_collection(id: str) -> Call[Collection]:  # noqa: A002
+    """One collection, with the features that have been extracted."""
+    request = collection_pb2.GetCollectionRequest(id=id)
+    return Unary(Method(_Collections, "GetCollection"), request, lambda reply: freeze(reply.collection))
+
+
+def list_collections() -> Call[tuple[Collection, ...]]:
+    """All collections, without their features."""
+    request = collection_pb2.ListCollectionsRequest()
+    return Pages(Method(_Collections, "ListCollections"), request, "collections", freeze)
+
+
+def delete_collection(id: str) -> Call[None]:  # noqa: A002
+    """Removes a collection with its images and features."""
+    request = collection_pb2.DeleteCollectionRequest(id=id)
+    return Unary(Method(_Collections, "DeleteCollection"), request, lambda _: None)
+
+
+def add_images(
+    id: str,  # noqa: A002
+    images: str | Path | Iterable[str | Path | Named],
+) -> Call[tuple[Added, ...]]:
+    """Adds images: a folder with all below it, or any number of paths and of (name, bytes).
+
+    Files are read as they are sent. The same bytes are kept once; a file that is no image is refused alone.
+    After a break the call goes on behind the last image that the server has; called again with the same
+    images, it changes nothing. `Client.follow` shows each answer as it comes.
+    """
+    first = collection_pb2.AddImagesRequest(collection=id)
+    items = (
+        collection_pb2.AddImagesRequest(image=collection_pb2.NamedFile(name=name, encoded=encoded))
+        for name, encoded in _files(images)
+    )
+    return Exchange(Method(_Collections, "AddImages"), first, items, freeze)
+
+
+def list_images(id: str) -> Call[tuple[CollectionImage, ...]]:  # noqa: A002
+    """The images of a collection in the order in which they were added."""
+    request = collection_pb2.ListImagesRequest(id=id, page_size=1000)
+    return Pages(Method(_Collections, "ListImages"), request, "images", freeze)
+
+
+def get_image(id: str, name: str, *, thumbnail: int | None = None) -> Call[bytes]:  # noqa: A002
+    """An image's file, or a JPEG whose longer side has at most `thumbnail` pixels."""
+    request = collection_pb2.GetImageRequest(id=id, image=name, thumbnail=thumbnail)
+    return Unary(Method(_Collections, "GetImage"), request, lambda reply: reply.encoded)
+
+
+def extract_features(
+    collection: str,
+    layers: str | Sequence[str],
+    *,
+    poolings: Pooling | Sequence[Pooling] = (),
+    parts: int | None = None,
+    model: str = "",
+    request_id: str = "",
+) -> Call[Snapshot]:
+    """Queues the extraction of features, which searches and maps need, for all images that lack them.
+
+    `poolings` are "mean", "max" and "flatten", by default mean and max; `parts` jobs share the work.
+    """
+    asked = [poolings] if isinstance(poolings, str) else poolings
+    technique = job_pb2.ExtractFeatures(
+        collection=collection,
+        layers=[layers] if isinstance(layers, str) else layers,
+        poolings=[_enum(inspection_pb2.Pooling, "poolings", pooling) for pooling in asked],
+        parts=parts,
+    )
+    return submit(technique, model=model, request_id=request_id)
+
+
+def nearest(
+    collection: str,
+    image: str | ImageLike,
+    layer: str,
+    *,
+    pooling: Pooling = "mean",
+    k: int | None = None,
+    metric: Metric = "cosine",
+    approximate: bool = False,
+    thumbnail: int | None = None,
+    model: str = "",
+    resize: ResizeLike | None = None,
+) -> Call[Neighbours]:
+    """The `k` images (10 by default) whose features of `layer` are nearest to those of `image`.
+
+    A string is the name of an image of the collection; everything else (a `Path`, bytes, an array, ...) is an
+    image of any origin.
+    """
+    request = collection_pb2.FindNearestRequest(
+        id=collection,
+        features=_features(model, layer, pooling),
+        k=k,
+        metric=_enum(collection_pb2.Metric, "metric", metric),
+        approximate=approximate,
+        thumbnail=thumbnail,
+    )
+    if isinstance(image, str):
+        request.name = image
+    else:
+        request.image.CopyFrom(to_image(image, resize))
+    return Unary(Method(_Collections, "FindNearest"), request, freeze)
+
+
+def top_activations(
+    collection: str,
+    layer: str,
+    channel: int,
+    *,
+    k: int | None = None,
+    patterns: bool = False,
+    model: str = "",
+) -> Call[tuple[TopActivation, ...]]:
+    """The `k` images (9 by default) that excite a unit most, with the crops that it sees.
+
+    With `patterns` also the unit's guided backprop within each crop.
+    """
+    request = collection_pb2.FindTopActivationsRequest(
+        id=collection, model=model_ref(model), layer=layer, channel=channel, k=k, with_patterns=patterns
+    )
+    return Unary(
+        Method(_Collections, "FindTopActivations"),
+        request,
+        lambda reply: tuple(freeze(item) for item in reply.activations),
+    )
+
+
+def map_collection(
+    collection: str,
+    layer: str,
+    *,
+    pooling: Pooling = "mean",
+    projection: Projection = "pca",
+    perplexity: float | None = None,
+    seed: int | None = None,
+    model: str = "",
+) -> Call[CollectionMap]:
+    """A place on a plane for each image, near to those with similar features."""
+    request = collection_pb2.MapCollectionRequest(
+        id=collection,
+        features=_features(model, layer, pooling),
+        projection=_enum(collection_pb2.Projection, "projection", projection),
+        perplexity=perplexity,
+        seed=seed,
+    )
+    return Tensors(Method(_Collections, "MapCollection"), request, _map)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The files below a folder that are called as images, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _files(images: str | Path | Iterable[str | Path | Named]) -> Iterator[Named]:
+    if isinstance(images, (str, Path)):
+        folder = Path(images).expanduser()
+        if not folder.is_dir():
+            raise NotFound(f"images: there is no folder {folder}", field="images")
+        for path in image_files(folder):
+            yield Named(path.relative_to(folder).as_posix(), path.read_bytes())
+        return
+    for image in images:
+        if isinstance(image, (str, Path)):
+            try:
+                yield Named(Path(image).name, Path(image).expanduser().read_bytes())
+            except OSError as error:
+                allowed = f"a readable file ({error.strerror})"
+                raise InvalidArgument.of("images", str(image), allowed) from error
+        else:
+            yield Named(*image)
+
+
+def _features(model: str, layer: str, pooling: str) -> collection_pb2.FeatureRef:
+    return collection_pb2.FeatureRef(
+        model=model_ref(model), layer=layer, pooling=_enum(inspection_pb2.Pooling, "pooling", pooling)
+    )
+
+
+def _enum(enum: Any, field: str, name: str) -> Any:
+    """The number of a value called "mean" or the like."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    known = {key.removeprefix(prefix).lower(): number for key, number in enum.items() if number}
+    if name.lower() not in known:
+        raise InvalidArgument.of(field, name, f"one of {', '.join(known)}")
+    return known[name.lower()]
+
+
+def _map(_: Any, tensors: dict[str, Array]) -> CollectionMap:
+    return CollectionMap(tensors["map"], tensors.get("explained_variance"))
