@@ -100,6 +100,7 @@ CASES = [
     pgd("PGD in L2", L2, 0.5, 0.125, 10),
     pgd("PGD in L2 targeted", L2, 3.0, 0.5, 10, targeted=True),
 ]
+QUICK = {"BIM", "PGD in L2 targeted"}
 
 
 class Exact:
@@ -132,7 +133,13 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (np.abs(ours - theirs) <= 1e-5).mean(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_the_loop_is_foolboxs(foolbox, engine, photos, case: Case) -> None:
     """In float64: steps along gradients of this network amplify rounding a thousand times in ten steps."""
     images, classes = (values[:2] for values in photos)

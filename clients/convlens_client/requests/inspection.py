@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client.calls import Call, Method, Tensors, Unary
 from convlens_client.images import Images, ResizeLike, to_images
@@ -28,12 +29,28 @@ def classify(
 
 
 def activations(
-    images: Images, layers: str | Sequence[str], *, model: str = "", resize: ResizeLike | None = None
+    images: Images,
+    layers: str | Sequence[str],
+    *,
+    channel: int | None = None,
+    top: int | None = None,
+    model: str = "",
+    resize: ResizeLike | None = None,
 ) -> Call[dict[str, Array]]:
-    """Value of each layer, by name, float32 of shape (N, C, H, W) or (N, C)."""
+    """Value of each layer, by name, float32 of shape (N, C, H, W) or (N, C), from one pass.
+
+    With `channel` only that channel, (N, 1, ...). With `top` for each image so many channels with the largest
+    means, largest first, and "<layer>.channels", int32 (N, k), which says which they are.
+    """
+    if channel is not None and top is not None:
+        raise InvalidArgument.of("channel", channel, "left out with top")
     request = inspection_pb2.GetActivationsRequest(
         model=model_ref(model),
         images=to_images(images, resize),
         layers=[layers] if isinstance(layers, str) else layers,
     )
+    if channel is not None:
+        request.channel = channel
+    if top is not None:
+        request.top = top
     return Tensors(Method(_Inspection, "GetActivations"), request, lambda _, tensors: tensors)

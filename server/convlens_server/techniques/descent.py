@@ -51,11 +51,11 @@ class Linf:
 
     def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
         """Each value uniform in [-epsilon, epsilon)."""
-        return (random.random(like.shape, np.float32) * 2 - 1) * np.float32(epsilon)
+        return np.asarray((random.random(like.shape, np.float32) * 2 - 1) * np.float32(epsilon))
 
     def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
         """Random signs."""
-        return np.sign(random.random(like.shape, np.float32) - np.float32(0.5)) * np.float32(epsilon)
+        return np.asarray(np.copysign(np.float32(epsilon), random.random(like.shape, np.float32) - 0.5))
 
     def diagonal(self, images: F32) -> float:
         """1."""
@@ -67,7 +67,7 @@ class L2:
 
     def direction(self, gradient: F32) -> F32:
         """g / ||g||."""
-        return gradient / np.maximum(_length(gradient), TINY)
+        return np.asarray(gradient / np.maximum(_length(gradient), TINY))
 
     def project(self, delta: F32, epsilon: float) -> F32:
         """Shortened to epsilon where longer."""
@@ -77,7 +77,7 @@ class L2:
     def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
         """A random direction, as long as u^(1/d) epsilon with u uniform in [0, 1) and d pixel values."""
         share = random.random((len(like), 1, 1, 1)) ** (1 / like[0].size)
-        return self.surface(random, like, epsilon) * share.astype(np.float32)
+        return np.asarray(self.surface(random, like, epsilon) * share.astype(np.float32))
 
     def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
         """A random direction."""
