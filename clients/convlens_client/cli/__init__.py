@@ -21,7 +21,18 @@ from convlens.errors import (
     NotFound,
     Unavailable,
 )
-from convlens_client.cli import attack, dream, inspection, jobs, models, plugins, robustness, units, up
+from convlens_client.cli import (
+    attack,
+    collections,
+    dream,
+    inspection,
+    jobs,
+    models,
+    plugins,
+    robustness,
+    units,
+    up,
+)
 
 BAD_INPUT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition)
 
@@ -42,9 +53,11 @@ for command in (
     attack.attack,
     robustness.robustness,
     dream.dream,
+    visualise.visualise,
 ):
     app.command()(command)
 app.add_typer(units.app, name="units")
+app.add_typer(collections.app, name="collections")
 app.add_typer(jobs.app, name="jobs")
 plugins.mount({"models": models.app, "jobs": jobs.app})
 
