@@ -5,109 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 import redis
-from support.job_plane import dream, opened, running, sha256, undisturbed, until
+from support.faults import checkpointed, resumed, still_works, submit
+from support.job_plane import dream, running, sha256, undisturbed, until
 from support.redis_server import RedisServer
-from support.worker_process import WorkerProcess, eventually
+from support.worker_process import Spawn, WorkerProcess, eventually
 
 from convlens.v1 import job_pb2
-from convlens_workers.jobs import JobRecord, JobStore
+from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
 LEASE = 1.0
-Spawn = Callable[..., WorkerProcess]
-
-
-@pytest.fixture(scope="module")
-def shared_settings(
-    shared_redis: RedisServer, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> WorkerSettings:
-    shared_redis.flush()
-    return WorkerSettings(
-        redis=shared_redis.url,
-        artifacts=str(tmp_path_factory.mktemp("artifacts")),
-        models=tiny_models,
-        device="cpu",
-        queue="shared",
-        lease=LEASE,
-        checkpoint_interval=0.2,
-        hang_timeout=2.0,
-        grace=2.0,
-    )
-
-
-@pytest.fixture(scope="module")
-def worker(
-    shared_settings: WorkerSettings, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WorkerProcess]:
-    """One worker for all the tests that it must survive."""
-    worker = WorkerProcess(shared_settings, tmp_path_factory.mktemp("logs"))
-    yield worker.ready()
-    worker.end()
-
-
-@pytest.fixture
-async def shared(shared_settings: WorkerSettings, worker: WorkerProcess) -> AsyncIterator[JobStore]:
-    """The job plane of that worker."""
-    async with opened(shared_settings) as store:
-        yield store
-
-
-@pytest.fixture
-def settings(shared_settings: WorkerSettings) -> WorkerSettings:
-    return shared_settings.model_copy(update={"queue": f"alone-{time.monotonic_ns()}"})
-
-
-@pytest.fixture
-def spawn(settings: WorkerSettings, tmp_path: Path) -> Iterator[Spawn]:
-    """Starts workers that end in the test, or with it."""
-    workers: list[WorkerProcess] = []
-
-    def spawn(**changes: object) -> WorkerProcess:
-        workers.append(WorkerProcess(settings.model_copy(update=changes), tmp_path))
-        return workers[-1]
-
-    yield spawn
-    for worker in workers:
-        worker.end()
-
-
-@pytest.fixture
-async def store(settings: WorkerSettings) -> AsyncIterator[JobStore]:
-    """A job plane without a worker as yet."""
-    async with opened(settings) as store:
-        yield store
-
-
-@pytest.fixture
-def request_() -> job_pb2.SubmitJobRequest:
-    """A job of a few seconds."""
-    return dream(600)
-
-
-async def submit(store: JobStore, request: job_pb2.SubmitJobRequest) -> str:
-    return (await store.submit(request, model_digest="abc")).name
-
-
-def checkpointed(record: JobRecord) -> bool:
-    return running(record) and bool(record.checkpoints)
-
-
-def resumed(worker: WorkerProcess, name: str) -> list[object]:
-    """Of each attempt of a job by this worker's engine: whether it went on from a checkpoint."""
-    id_ = name.removeprefix("operations/")
-    return [line["resumed"] for line in worker.lines() if "resumed" in line and line["operation"] == id_]
-
-
-async def still_works(store: JobStore) -> bool:
-    record = await store.wait(await submit(store, dream(2)), 30)
-    return record.metadata.state == SUCCEEDED
 
 
 async def test_engine_killed(

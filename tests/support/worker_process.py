@@ -77,6 +77,10 @@ class WorkerProcess:
         return f"exit code {self.process.poll()}\n{self._log.read_text()[-4000:]}"
 
 
+Spawn = Callable[..., WorkerProcess]
+"""Starts a worker with changed settings."""
+
+
 def eventually(look: Callable[[], Any], within: float = 10.0, describe: Callable[[], str] = str) -> Any:
     """What `look` gives as soon as it is true."""
     until = time.monotonic() + within

@@ -124,8 +124,8 @@ _SCRIPTS: Final = {
         if ahead >= limit then return 'full' end
         if most > 0 and redis.call('SCARD', theirs) >= most then return 'tenant' end
         local created = now()
+        redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, 12, 11 + n))  -- First: a full Redis refuses it.
         redis.call('DEL', 'convlens:events:' .. id)
-        redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, 12, 11 + n))
         redis.call('HSET', record(id), 'state', QUEUED, 'payload', payload, 'create_time', created,
                    'queue', queue, 'tenant', ARGV[9], 'queue_position', ahead, unpack(ARGV, 12 + n))
         redis.call('SADD', theirs, id)
