@@ -6,6 +6,7 @@ section 3.1, cascading randomisation.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,10 +81,10 @@ def redraw(file: Path, keys: Sequence[str], rng: np.random.Generator) -> None:
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Spearman's rank correlation over all values, ties ranked by their mean; 0 where either is constant."""
+    """Spearman's correlation over all values, ties ranked by their mean; NaN where either is constant."""
     first, second = (_ranks(values) for values in (a, b))
     scale = np.sqrt((first @ first) * (second @ second))
-    return float(first @ second / scale) if scale else 0.0
+    return float(first @ second / scale) if scale else math.nan
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:

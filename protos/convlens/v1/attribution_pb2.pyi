@@ -617,7 +617,9 @@ Global___CheckRandomisationResponse: _TypeAlias = CheckRandomisationResponse  # 
 
 @_typing.final
 class RankCorrelation(_message.Message):
-    """Spearman's rank correlation of two maps over all their values; 0 where one of them is constant."""
+    """Spearman's rank correlation of two maps over all their values; NaN where one of them is constant, as a map is that
+    is zero everywhere because no signal gets through the random layers.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
