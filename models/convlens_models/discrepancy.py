@@ -47,13 +47,13 @@ class Patches:
     stride: int
     seed: int
 
-    def check(self, size: Size) -> None:
+    def check(self, size: Size, path: str = "discrepancy") -> None:
         """Raise InvalidArgument unless the patches fit into images of that size and leave no gaps."""
         if self.side > min(size):
             allowed = f"at most {min(size)}, the shorter side of the images"
-            raise InvalidArgument.of("discrepancy.patch", self.side, allowed)
+            raise InvalidArgument.of(f"{path}.patch", self.side, allowed)
         if self.stride > self.side:
-            raise InvalidArgument.of("discrepancy.stride", self.stride, f"at most the patch, {self.side}")
+            raise InvalidArgument.of(f"{path}.stride", self.stride, f"at most the patch, {self.side}")
 
     def starts(self, extent: int) -> Indices:
         """First pixels of the patches along an axis of `extent` pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,18 @@ def channel_map(value: F32, layer: str, channel: int) -> F32:
     Raises:
         InvalidArgument: the layer has no spatial axes, or no such channel.
     """
-    if value.ndim != 4:
-        shown = f"{layer} of shape {list(value.shape[1:])}"
-        raise InvalidArgument.of("layer", shown, "a layer with spatial axes, (C, H, W)")
-    if channel >= value.shape[1]:
-        raise InvalidArgument.of(
-            "channel", channel, f"between 0 and {value.shape[1] - 1}, the last of {layer}"
-        )
+    check_channel(value.shape[1:], layer, channel)
     return value[:, channel]
+
+
+def check_channel(shape: Sequence[int], layer: str, channel: int, path: str = "") -> None:
+    """Raise InvalidArgument unless a layer of that shape has spatial axes and that channel."""
+    if len(shape) != 3:
+        shown = f"{layer} of shape {list(shape)}"
+        raise InvalidArgument.of(f"{path}layer", shown, "a layer with spatial axes, (C, H, W)")
+    if channel >= shape[0]:
+        allowed = f"between 0 and {shape[0] - 1}, the last of {layer}"
+        raise InvalidArgument.of(f"{path}channel", channel, allowed)
 
 
 def strongest(maps: F32) -> list[Hit]:
