@@ -9,7 +9,7 @@
 from convlens import errors
 from convlens_client.aio import AsyncClient, AsyncOperation
 from convlens_client.client import Client, Operation
-from convlens_client.requests import ClassScore, LogProbability, Neuron
+from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron
 from convlens_client.results import (
     Added,
     AttackOutcome,
@@ -42,12 +42,14 @@ __all__ = [
     "Attribution",
     "Box",
     "Certificate",
+    "Channel",
     "ClassScore",
     "Classification",
     "Client",
     "Collection",
     "CollectionImage",
     "CollectionMap",
+    "Direction",
     "JobMetadata",
     "Layer",
     "LogProbability",

@@ -110,6 +110,7 @@ class AsyncClient:
     submit = _submitting(requests.submit)
     extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
+    visualise = _submitting(requests.visualise)
     operation = _submitting(requests.operation)
 
     async def operations(self) -> list[AsyncOperation]:

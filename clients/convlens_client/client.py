@@ -129,6 +129,7 @@ class Client:
     submit = _submitting(requests.submit)
     extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
+    visualise = _submitting(requests.visualise)
     operation = _submitting(requests.operation)
 
     def operations(self) -> list[Operation]:

@@ -146,6 +146,23 @@ def test_a_dream_is_followed_and_saved(run, service, photo, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), DREAM)
 
 
+def test_units_and_classes_are_visualised(run, service, tmp_path):
+    options = ["--unit", "a:7", "--unit", "a:7:2:3", "--class", "wide checks", "--pixels", "--steps", "9"]
+    assert run("visualise", *options, "--out", str(tmp_path / "u.png")).code == 0
+    request = sent(service, "SubmitJobRequest").feature_visualisation
+    targets = [item.terms[0].target for item in request.objectives]
+    assert [target.WhichOneof("target") for target in targets] == ["channel", "neuron", "class_score"]
+    assert (targets[0].channel.layer, targets[0].channel.channel) == ("a", 7)
+    assert (request.steps, request.parametrisation) == (9, 2)
+    assert (tmp_path / "u.png").exists()
+
+
+def test_the_sum_of_targets_is_one_objective(run, service):
+    run("visualise", "--unit", "a:7", "--unit", "a:8", "--together", "--no-wait")
+    (objective,) = sent(service, "SubmitJobRequest").feature_visualisation.objectives
+    assert [term.weight for term in objective.terms] == [1, 1]
+
+
 def test_a_dream_can_be_left_alone_and_found_again(run, service, photo, tmp_path):
     name = run("dream", photo, "--no-wait").out.splitlines()[0]
     assert name in run("jobs", "list").out
@@ -197,6 +214,7 @@ FAILURES = {
     "unknown class": (("saliency", "{photo}", "--class", "zebra"), 2, "'zebra'"),
     "unclear neuron": (("saliency", "{photo}", "--neuron", "a"), 2, "LAYER:CHANNEL:Y:X"),
     "class and neuron": (("saliency", "{photo}", "--neuron", "a:1", "--log-prob"), 2, "without"),
+    "nothing to visualise": (("visualise",), 2, "or --class"),
     "no number": (("attack", "{photo}", "--eps", "a lot"), 2, "8/255"),
     "no size": (("classify", "{photo}", "--resize", "8x"), 2, "HEIGHTxWIDTH"),
     "unknown ending": (("filters", "--out", "x.gif"), 2, ".npy"),

@@ -32,6 +32,7 @@ from convlens_client.cli import (
     robustness,
     units,
     up,
+    visualise,
 )
 
 BAD_INPUT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition)

@@ -40,6 +40,7 @@ Server = Annotated[
 Tls = Annotated[bool, typer.Option("--tls", help="TLS; CONVLENS_TLS may name a PEM file with roots.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model, as name or name/version.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Only queue the job and print its name.")]
 Out = Annotated[
     Path | None,
     typer.Option(

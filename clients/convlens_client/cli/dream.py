@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from convlens_client.cli.common import Image, Json, Model, Out, Server, Tls, connect, emit, err, out
-from convlens_client.cli.following import cancelling, follow, write_artifact
+from convlens_client.cli.common import Image, Json, Model, NoWait, Out, Server, Tls, connect
+from convlens_client.cli.following import finish
 
 
 def dream(
@@ -24,9 +23,7 @@ def dream(
     jitter: Annotated[int | None, typer.Option(help="Largest random shift in pixels; default 32.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the shifts; default 0.")] = None,
     size: Annotated[int | None, typer.Option(help="Scale the longer side down to so many pixels.")] = None,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Only queue the job and print its name.")
-    ] = False,
+    no_wait: NoWait = False,
     file: Out = None,
     model: Model = "",
     json: Json = False,
@@ -47,21 +44,4 @@ def dream(
             model=model,
             resize=size or "keep",
         )
-        if not no_wait:
-            with cancelling(operation) as interrupted:
-                metadata = follow(operation, json)
-            if interrupted.is_set() and metadata.state == "CANCELLED":
-                err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
-                raise typer.Exit(130)
-            write_artifact(operation, "", file)
-        if json:
-            emit(operation.state)
-        elif no_wait or file is None:
-            out.print(operation.name)
-            _hint(operation.name, image)
-
-
-def _hint(name: str, image: Path) -> None:
-    out.print(
-        f"[dim]save it with: convlens jobs result {name} --out {image.stem}-dream.png[/]", soft_wrap=True
-    )
+        finish(operation, file, f"{image.stem}-dream.png", json=json, no_wait=no_wait)

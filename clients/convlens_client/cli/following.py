@@ -9,12 +9,13 @@ from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from convlens.errors import ConvLensError, NotFound
 from convlens_client import rendering
-from convlens_client.cli.common import emit, err, write
+from convlens_client.cli.common import emit, err, out, write
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
 from convlens_client.results import Array, JobMetadata
@@ -44,6 +45,26 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
                 losses=" ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items()),
             )
     return operation.wait()
+
+
+def finish(operation: Operation, file: Path | None, name: str, *, json: bool, no_wait: bool) -> None:
+    """Follows a new job to its end and writes what it made to `file`; or only tells its name.
+
+    Ctrl-C cancels the job. `name` is a file name to suggest.
+    """
+    if not no_wait:
+        with cancelling(operation) as interrupted:
+            metadata = follow(operation, json)
+        if interrupted.is_set() and metadata.state == "CANCELLED":
+            err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
+            raise typer.Exit(130)
+        write_artifact(operation, "", file)
+    if json:
+        emit(operation.state)
+    elif no_wait or file is None:
+        out.print(operation.name)
+        hint = f"save it with: convlens jobs result {operation.name} --out {name}"
+        out.print(f"[dim]{hint}[/]", soft_wrap=True)
 
 
 @contextmanager
@@ -88,8 +109,8 @@ def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
 
 
 def picture(tensor: Array) -> Picture:
-    """A stored image tensor, (3, H, W) or (1, 3, H, W) in [0, 1]."""
-    return rendering.photo(tensor[0] if tensor.ndim == 4 else tensor)
+    """A stored image tensor, (3, H, W) or (N, 3, H, W) in [0, 1]; several become a grid."""
+    return rendering.grid([rendering.photo(one) for one in (tensor if tensor.ndim == 4 else [tensor])])
 
 
 def _describe(metadata: JobMetadata) -> str:

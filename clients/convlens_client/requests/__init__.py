@@ -9,7 +9,9 @@ All methods may raise the errors of `convlens.errors`; a bad value is InvalidArg
 from convlens_client.requests.attack import attack, robustness
 from convlens_client.requests.attribution import (
     TECHNIQUES,
+    Channel,
     ClassScore,
+    Direction,
     LogProbability,
     Neuron,
     Target,
@@ -33,7 +35,6 @@ from convlens_client.requests.collection import (
 from convlens_client.requests.inspection import activations, classify
 from convlens_client.requests.job import (
     cancel,
-    deepdream,
     delete,
     operation,
     operation_name,
@@ -44,11 +45,14 @@ from convlens_client.requests.job import (
     watch,
 )
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
+from convlens_client.requests.synthesis import deepdream, visualise
 from convlens_client.requests.unit import discrepancy_maps, unit_patterns
 
 __all__ = [
     "TECHNIQUES",
+    "Channel",
     "ClassScore",
+    "Direction",
     "LogProbability",
     "Neuron",
     "Target",
@@ -84,6 +88,7 @@ __all__ = [
     "submit",
     "top_activations",
     "unit_patterns",
+    "visualise",
     "wait",
     "watch",
 ]

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from google.protobuf.message import Message
 
+from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, target_pb2
 from convlens_client.calls import Call, Method, Tensors
@@ -63,7 +65,32 @@ class Neuron:
         )
 
 
-Target = ClassScore | LogProbability | Neuron
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Mean of one channel of a layer, counted from 0, over its positions."""
+
+    layer: str
+    channel: int
+
+    def message(self) -> target_pb2.Target:
+        """As the request carries it."""
+        return target_pb2.Target(channel=target_pb2.ChannelTarget(layer=self.layer, channel=self.channel))
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Inner product of a layer's value with a vector, one number a channel, averaged over the positions."""
+
+    layer: str
+    vector: tuple[float, ...]
+
+    def message(self) -> target_pb2.Target:
+        """As the request carries it."""
+        vector = wire.to_tensor(np.asarray(self.vector, np.float32))
+        return target_pb2.Target(direction=target_pb2.DirectionTarget(layer=self.layer, vector=vector))
+
+
+Target = ClassScore | LogProbability | Neuron | Channel | Direction
 
 
 def attribute(

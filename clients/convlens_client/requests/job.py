@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.message import Message
@@ -11,7 +10,6 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_client.calls import Call, Method, Pages, ReadArtifact, Unary, Wait, Watch
-from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, JobMetadata, Snapshot, snapshot
 
@@ -35,33 +33,6 @@ def submit(
         raise InvalidArgument.of("technique", technique.DESCRIPTOR.name, allowed)
     getattr(request, arm).CopyFrom(technique)
     return Unary(Method(job_pb2_grpc.JobServiceStub, "SubmitJob"), request, snapshot)
-
-
-def deepdream(
-    image: ImageLike,
-    *,
-    layers: str | Sequence[str] = (),
-    octaves: int | None = None,
-    octave_scale: float | None = None,
-    steps: int | None = None,
-    step_size: float | None = None,
-    jitter: int | None = None,
-    seed: int | None = None,
-    model: str = "",
-    resize: ResizeLike | None = "keep",
-    request_id: str = "",
-) -> Call[Snapshot]:
-    """Queues a DeepDream on `image`; the parameters are those of `convlens.v1.DeepDream`."""
-    technique = job_pb2.DeepDream(
-        image=to_image(image, resize),
-        layers=[layers] if isinstance(layers, str) else layers,
-        octaves=octaves,
-        octave_scale=octave_scale,
-        steps=steps,
-        step_size=step_size,
-        jitter=jitter,
-    )
-    return submit(technique, model=model, seed=seed, request_id=request_id)
 
 
 def operation(name: str) -> Call[Snapshot]:

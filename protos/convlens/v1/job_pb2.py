@@ -26,13 +26,15 @@ from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
 from convlens.v1 import image_pb2 as convlens_dot_v1_dot_image__pb2
 from convlens.v1 import inspection_pb2 as convlens_dot_v1_dot_inspection__pb2
 from convlens.v1 import model_pb2 as convlens_dot_v1_dot_model__pb2
+from convlens.v1 import target_pb2 as convlens_dot_v1_dot_target__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
+from convlens.v1 import unit_pb2 as convlens_dot_v1_dot_unit__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63onvlens/v1/job.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x1c\x63onvlens/v1/inspection.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/tensor.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbb\x02\n\x10SubmitJobRequest\x12!\n\nrequest_id\x18\x01 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x42@\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x32\n\x04seed\x18\x03 \x01(\x03\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\xff\xff\xff\xff\xff\xff?C!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\'\n\x08priority\x18\x04 \x01(\x0e\x32\x15.convlens.v1.Priority\x12+\n\tdeepdream\x18\n \x01(\x0b\x32\x16.convlens.v1.DeepDreamH\x00\x12\x38\n\x10\x65xtract_features\x18\x0b \x01(\x0b\x32\x1c.convlens.v1.ExtractFeaturesH\x00\x42\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\x42\x07\n\x05_seed\"\xb0\x03\n\tDeepDream\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x1f\n\x06layers\x18\x02 \x03(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x07octaves\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00(@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12:\n\x0coctave_scale\x18\x04 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\xcd\xcc\xcc\xcc\xcc\xcc\xf0?\x11\x00\x00\x00\x00\x00\x00\x08@!ffffff\xf6?H\x01\x88\x01\x01\x12\x33\n\x05steps\x18\x05 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x9f@!\x00\x00\x00\x00\x00\x00$@H\x02\x88\x01\x01\x12\x39\n\tstep_size\x18\x06 \x01(\x02\x42!\x82\x80\x19\x1d\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00P@\x18\x01!\x00\x00\x00\x00\x00\x00\xf8?H\x03\x88\x01\x01\x12\x34\n\x06jitter\x18\x07 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\x80@!\x00\x00\x00\x00\x00\x00@@H\x04\x88\x01\x01\x42\n\n\x08_octavesB\x0f\n\r_octave_scaleB\x08\n\x06_stepsB\x0c\n\n_step_sizeB\t\n\x07_jitter\"\x8c\x02\n\x0f\x45xtractFeatures\x12#\n\ncollection\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12(\n\x06layers\x18\x02 \x03(\tB\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x08poolings\x18\x03 \x03(\x0e\x32\x14.convlens.v1.PoolingB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x08@\x12\x33\n\x05parts\x18\x04 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12$\n\x04part\x18\x05 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x80O@\x12\x0e\n\x06shards\x18\x06 \x03(\tB\x08\n\x06_parts\"\x97\x05\n\x0bJobMetadata\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.convlens.v1.JobState\x12\x11\n\ttechnique\x18\x02 \x01(\t\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x05 \x01(\x03\x12\x34\n\x06losses\x18\x06 \x03(\x0b\x32$.convlens.v1.JobMetadata.LossesEntry\x12\x16\n\x0equeue_position\x18\x07 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07preview\x18\r \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x14\n\x0cmodel_digest\x18\x0f \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x10 \x01(\x08\x12\'\n\x08priority\x18\x11 \x01(\x0e\x32\x15.convlens.v1.Priority\x12\x18\n\x10\x65xpected_seconds\x18\x12 \x01(\x01\x12\x16\n\tbit_exact\x18\x13 \x01(\x08H\x00\x88\x01\x01\x1a-\n\x0bLossesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_bit_exact\"9\n\tJobResult\x12,\n\tartifacts\x18\x01 \x03(\x0b\x32\x19.convlens.v1.TensorHeader\"W\n\x0fWatchJobRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12%\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@\"s\n\x10WatchJobResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12*\n\x08metadata\x18\x02 \x01(\x0b\x32\x18.convlens.v1.JobMetadata\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"{\n\x13ReadArtifactRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12!\n\x08\x61rtifact\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00`@0\x01\x12\"\n\x0bread_offset\x18\x03 \x01(\x03\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"?\n\x14ReadArtifactResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart\"\x14\n\x12GetJobStatsRequest\">\n\x13GetJobStatsResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x17.convlens.v1.QueueStats\"\xde\x02\n\nQueueStats\x12\'\n\x08priority\x18\x01 \x01(\x0e\x32\x15.convlens.v1.Priority\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0e\n\x06queued\x18\x03 \x01(\x03\x12\x0f\n\x07running\x18\x04 \x01(\x03\x12\x1d\n\x15oldest_queued_seconds\x18\x05 \x01(\x01\x12\x37\n\x08\x63ounters\x18\x06 \x03(\x0b\x32%.convlens.v1.QueueStats.CountersEntry\x12;\n\nthroughput\x18\x07 \x03(\x0b\x32\'.convlens.v1.QueueStats.ThroughputEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x31\n\x0fThroughputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\xcb\x02\n\nJobService\x12I\n\tSubmitJob\x12\x1d.convlens.v1.SubmitJobRequest\x1a\x1d.google.longrunning.Operation\x12I\n\x08WatchJob\x12\x1c.convlens.v1.WatchJobRequest\x1a\x1d.convlens.v1.WatchJobResponse0\x01\x12U\n\x0cReadArtifact\x12 .convlens.v1.ReadArtifactRequest\x1a!.convlens.v1.ReadArtifactResponse0\x01\x12P\n\x0bGetJobStats\x12\x1f.convlens.v1.GetJobStatsRequest\x1a .convlens.v1.GetJobStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63onvlens/v1/job.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x1c\x63onvlens/v1/inspection.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/target.proto\x1a\x18\x63onvlens/v1/tensor.proto\x1a\x16\x63onvlens/v1/unit.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xc6\x03\n\x10SubmitJobRequest\x12!\n\nrequest_id\x18\x01 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x42@\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x32\n\x04seed\x18\x03 \x01(\x03\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\xff\xff\xff\xff\xff\xff?C!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\'\n\x08priority\x18\x04 \x01(\x0e\x32\x15.convlens.v1.Priority\x12+\n\tdeepdream\x18\n \x01(\x0b\x32\x16.convlens.v1.DeepDreamH\x00\x12\x38\n\x10\x65xtract_features\x18\x0b \x01(\x0b\x32\x1c.convlens.v1.ExtractFeaturesH\x00\x12\x42\n\x15\x66\x65\x61ture_visualisation\x18\x0c \x01(\x0b\x32!.convlens.v1.FeatureVisualisationH\x00\x12\x45\n\x17measure_receptive_field\x18\r \x01(\x0b\x32\".convlens.v1.MeasureReceptiveFieldH\x00\x42\x11\n\ttechnique\x12\x04\x88\x80\x19\x01\x42\x07\n\x05_seed\"\xb0\x03\n\tDeepDream\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x1f\n\x06layers\x18\x02 \x03(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x07octaves\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00(@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12:\n\x0coctave_scale\x18\x04 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\xcd\xcc\xcc\xcc\xcc\xcc\xf0?\x11\x00\x00\x00\x00\x00\x00\x08@!ffffff\xf6?H\x01\x88\x01\x01\x12\x33\n\x05steps\x18\x05 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x9f@!\x00\x00\x00\x00\x00\x00$@H\x02\x88\x01\x01\x12\x39\n\tstep_size\x18\x06 \x01(\x02\x42!\x82\x80\x19\x1d\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00P@\x18\x01!\x00\x00\x00\x00\x00\x00\xf8?H\x03\x88\x01\x01\x12\x34\n\x06jitter\x18\x07 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\x80@!\x00\x00\x00\x00\x00\x00@@H\x04\x88\x01\x01\x42\n\n\x08_octavesB\x0f\n\r_octave_scaleB\x08\n\x06_stepsB\x0c\n\n_step_sizeB\t\n\x07_jitter\"\x8c\x02\n\x0f\x45xtractFeatures\x12#\n\ncollection\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12(\n\x06layers\x18\x02 \x03(\tB\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x35\n\x08poolings\x18\x03 \x03(\x0e\x32\x14.convlens.v1.PoolingB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x08@\x12\x33\n\x05parts\x18\x04 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@!\x00\x00\x00\x00\x00\x00\x10@H\x00\x88\x01\x01\x12$\n\x04part\x18\x05 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x80O@\x12\x0e\n\x06shards\x18\x06 \x03(\tB\x08\n\x06_parts\"\xef\x04\n\x14\x46\x65\x61tureVisualisation\x12\x42\n\nobjectives\x18\x01 \x03(\x0b\x32\x16.convlens.v1.ObjectiveB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@\x12\x36\n\x08variants\x18\x02 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x30@!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x37\n\tdiversity\x18\x03 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00Y@!\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12)\n\x04size\x18\x04 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00@@\x11\x00\x00\x00\x00\x00\x00\xa0@H\x02\x88\x01\x01\x12\x33\n\x05steps\x18\x05 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x88\xc3@!\x00\x00\x00\x00\x00\x00\x80@H\x03\x88\x01\x01\x12\x44\n\x0fparametrisation\x18\x06 \x01(\x0e\x32\x1c.convlens.v1.ParametrisationB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x00@\x12\x34\n\rlearning_rate\x18\x07 \x01(\x02\x42\x18\x82\x80\x19\x14\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00$@\x18\x01H\x04\x88\x01\x01\x12\x33\n\x05\x64\x65\x63\x61y\x18\x08 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?!-C\x1c\xeb\xe2\x36\x1a?H\x05\x88\x01\x01\x12\x38\n\nblur_every\x18\t \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\x10@H\x06\x88\x01\x01\x42\x0b\n\t_variantsB\x0c\n\n_diversityB\x07\n\x05_sizeB\x08\n\x06_stepsB\x10\n\x0e_learning_rateB\x08\n\x06_decayB\r\n\x0b_blur_every\"O\n\tObjective\x12\x42\n\x05terms\x18\x01 \x03(\x0b\x32\x1b.convlens.v1.WeightedTargetB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x30@\"~\n\x0eWeightedTarget\x12+\n\x06target\x18\x01 \x01(\x0b\x32\x13.convlens.v1.TargetB\x06\x82\x80\x19\x02\x30\x01\x12\x34\n\x06weight\x18\x02 \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00@\x8f\xc0\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xfc\x01\n\x15MeasureReceptiveField\x12#\n\ncollection\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12 \n\x05layer\x18\x02 \x01(\tB\x11\x82\x80\x19\r\x11\x00\x00\x00\x00\x00\x00p@0\x01\x38\x01\x12\x1e\n\x07\x63hannel\x18\x03 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12/\n\x01k\x18\x04 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00Y@!\x00\x00\x00\x00\x00\x00$@H\x00\x88\x01\x01\x12\x35\n\x0b\x64iscrepancy\x18\x05 \x01(\x0b\x32\x18.convlens.v1.DiscrepancyB\x06\x82\x80\x19\x02\x30\x01\x12\x0e\n\x06images\x18\x06 \x03(\tB\x04\n\x02_k\"\x97\x05\n\x0bJobMetadata\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.convlens.v1.JobState\x12\x11\n\ttechnique\x18\x02 \x01(\t\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x05 \x01(\x03\x12\x34\n\x06losses\x18\x06 \x03(\x0b\x32$.convlens.v1.JobMetadata.LossesEntry\x12\x16\n\x0equeue_position\x18\x07 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07preview\x18\r \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x14\n\x0cmodel_digest\x18\x0f \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x10 \x01(\x08\x12\'\n\x08priority\x18\x11 \x01(\x0e\x32\x15.convlens.v1.Priority\x12\x18\n\x10\x65xpected_seconds\x18\x12 \x01(\x01\x12\x16\n\tbit_exact\x18\x13 \x01(\x08H\x00\x88\x01\x01\x1a-\n\x0bLossesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_bit_exact\"9\n\tJobResult\x12,\n\tartifacts\x18\x01 \x03(\x0b\x32\x19.convlens.v1.TensorHeader\"W\n\x0fWatchJobRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12%\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@\"s\n\x10WatchJobResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12*\n\x08metadata\x18\x02 \x01(\x0b\x32\x18.convlens.v1.JobMetadata\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"{\n\x13ReadArtifactRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12!\n\x08\x61rtifact\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00`@0\x01\x12\"\n\x0bread_offset\x18\x03 \x01(\x03\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\"?\n\x14ReadArtifactResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart\"\x14\n\x12GetJobStatsRequest\">\n\x13GetJobStatsResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x17.convlens.v1.QueueStats\"\xde\x02\n\nQueueStats\x12\'\n\x08priority\x18\x01 \x01(\x0e\x32\x15.convlens.v1.Priority\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0e\n\x06queued\x18\x03 \x01(\x03\x12\x0f\n\x07running\x18\x04 \x01(\x03\x12\x1d\n\x15oldest_queued_seconds\x18\x05 \x01(\x01\x12\x37\n\x08\x63ounters\x18\x06 \x03(\x0b\x32%.convlens.v1.QueueStats.CountersEntry\x12;\n\nthroughput\x18\x07 \x03(\x0b\x32\'.convlens.v1.QueueStats.ThroughputEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x31\n\x0fThroughputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*k\n\x0fParametrisation\x12\x1f\n\x1bPARAMETRISATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PARAMETRISATION_FOURIER\x10\x01\x12\x1a\n\x16PARAMETRISATION_PIXELS\x10\x02*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\xcb\x02\n\nJobService\x12I\n\tSubmitJob\x12\x1d.convlens.v1.SubmitJobRequest\x1a\x1d.google.longrunning.Operation\x12I\n\x08WatchJob\x12\x1c.convlens.v1.WatchJobRequest\x1a\x1d.convlens.v1.WatchJobResponse0\x01\x12U\n\x0cReadArtifact\x12 .convlens.v1.ReadArtifactRequest\x1a!.convlens.v1.ReadArtifactResponse0\x01\x12P\n\x0bGetJobStats\x12\x1f.convlens.v1.GetJobStatsRequest\x1a .convlens.v1.GetJobStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,6 +71,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXTRACTFEATURES'].fields_by_name['parts']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@!\000\000\000\000\000\000\020@'
   _globals['_EXTRACTFEATURES'].fields_by_name['part']._loaded_options = None
   _globals['_EXTRACTFEATURES'].fields_by_name['part']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\200O@'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['objectives']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['objectives']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['variants']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['variants']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\0000@!\000\000\000\000\000\000\360?'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['diversity']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['diversity']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000Y@!\000\000\000\000\000\000\360?'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['size']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['size']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000@@\021\000\000\000\000\000\000\240@'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['steps']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['steps']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\210\303@!\000\000\000\000\000\000\200@'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['parametrisation']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['parametrisation']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000\000@'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['learning_rate']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['learning_rate']._serialized_options = b'\202\200\031\024\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000$@\030\001'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['decay']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['decay']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000\360?!-C\034\353\3426\032?'
+  _globals['_FEATUREVISUALISATION'].fields_by_name['blur_every']._loaded_options = None
+  _globals['_FEATUREVISUALISATION'].fields_by_name['blur_every']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000@\217@!\000\000\000\000\000\000\020@'
+  _globals['_OBJECTIVE'].fields_by_name['terms']._loaded_options = None
+  _globals['_OBJECTIVE'].fields_by_name['terms']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\0000@'
+  _globals['_WEIGHTEDTARGET'].fields_by_name['target']._loaded_options = None
+  _globals['_WEIGHTEDTARGET'].fields_by_name['target']._serialized_options = b'\202\200\031\0020\001'
+  _globals['_WEIGHTEDTARGET'].fields_by_name['weight']._loaded_options = None
+  _globals['_WEIGHTEDTARGET'].fields_by_name['weight']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000@\217\300\021\000\000\000\000\000@\217@!\000\000\000\000\000\000\360?'
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['collection']._loaded_options = None
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['collection']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000P@0\001'
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['layer']._loaded_options = None
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['layer']._serialized_options = b'\202\200\031\r\021\000\000\000\000\000\000p@0\0018\001'
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['channel']._loaded_options = None
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['channel']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['k']._loaded_options = None
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['k']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000Y@!\000\000\000\000\000\000$@'
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['discrepancy']._loaded_options = None
+  _globals['_MEASURERECEPTIVEFIELD'].fields_by_name['discrepancy']._serialized_options = b'\202\200\031\0020\001'
   _globals['_JOBMETADATA_LOSSESENTRY']._loaded_options = None
   _globals['_JOBMETADATA_LOSSESENTRY']._serialized_options = b'8\001'
   _globals['_WATCHJOBREQUEST'].fields_by_name['name']._loaded_options = None
@@ -85,40 +121,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUESTATS_COUNTERSENTRY']._serialized_options = b'8\001'
   _globals['_QUEUESTATS_THROUGHPUTENTRY']._loaded_options = None
   _globals['_QUEUESTATS_THROUGHPUTENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=2849
-  _globals['_PRIORITY']._serialized_end=2943
-  _globals['_JOBSTATE']._serialized_start=2946
-  _globals['_JOBSTATE']._serialized_end=3100
-  _globals['_SUBMITJOBREQUEST']._serialized_start=266
-  _globals['_SUBMITJOBREQUEST']._serialized_end=581
-  _globals['_DEEPDREAM']._serialized_start=584
-  _globals['_DEEPDREAM']._serialized_end=1016
-  _globals['_EXTRACTFEATURES']._serialized_start=1019
-  _globals['_EXTRACTFEATURES']._serialized_end=1287
-  _globals['_JOBMETADATA']._serialized_start=1290
-  _globals['_JOBMETADATA']._serialized_end=1953
-  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_start=1894
-  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_end=1939
-  _globals['_JOBRESULT']._serialized_start=1955
-  _globals['_JOBRESULT']._serialized_end=2012
-  _globals['_WATCHJOBREQUEST']._serialized_start=2014
-  _globals['_WATCHJOBREQUEST']._serialized_end=2101
-  _globals['_WATCHJOBRESPONSE']._serialized_start=2103
-  _globals['_WATCHJOBRESPONSE']._serialized_end=2218
-  _globals['_READARTIFACTREQUEST']._serialized_start=2220
-  _globals['_READARTIFACTREQUEST']._serialized_end=2343
-  _globals['_READARTIFACTRESPONSE']._serialized_start=2345
-  _globals['_READARTIFACTRESPONSE']._serialized_end=2408
-  _globals['_GETJOBSTATSREQUEST']._serialized_start=2410
-  _globals['_GETJOBSTATSREQUEST']._serialized_end=2430
-  _globals['_GETJOBSTATSRESPONSE']._serialized_start=2432
-  _globals['_GETJOBSTATSRESPONSE']._serialized_end=2494
-  _globals['_QUEUESTATS']._serialized_start=2497
-  _globals['_QUEUESTATS']._serialized_end=2847
-  _globals['_QUEUESTATS_COUNTERSENTRY']._serialized_start=2749
-  _globals['_QUEUESTATS_COUNTERSENTRY']._serialized_end=2796
-  _globals['_QUEUESTATS_THROUGHPUTENTRY']._serialized_start=2798
-  _globals['_QUEUESTATS_THROUGHPUTENTRY']._serialized_end=2847
-  _globals['_JOBSERVICE']._serialized_start=3103
-  _globals['_JOBSERVICE']._serialized_end=3434
+  _globals['_PRIORITY']._serialized_start=4128
+  _globals['_PRIORITY']._serialized_end=4222
+  _globals['_PARAMETRISATION']._serialized_start=4224
+  _globals['_PARAMETRISATION']._serialized_end=4331
+  _globals['_JOBSTATE']._serialized_start=4334
+  _globals['_JOBSTATE']._serialized_end=4488
+  _globals['_SUBMITJOBREQUEST']._serialized_start=316
+  _globals['_SUBMITJOBREQUEST']._serialized_end=770
+  _globals['_DEEPDREAM']._serialized_start=773
+  _globals['_DEEPDREAM']._serialized_end=1205
+  _globals['_EXTRACTFEATURES']._serialized_start=1208
+  _globals['_EXTRACTFEATURES']._serialized_end=1476
+  _globals['_FEATUREVISUALISATION']._serialized_start=1479
+  _globals['_FEATUREVISUALISATION']._serialized_end=2102
+  _globals['_OBJECTIVE']._serialized_start=2104
+  _globals['_OBJECTIVE']._serialized_end=2183
+  _globals['_WEIGHTEDTARGET']._serialized_start=2185
+  _globals['_WEIGHTEDTARGET']._serialized_end=2311
+  _globals['_MEASURERECEPTIVEFIELD']._serialized_start=2314
+  _globals['_MEASURERECEPTIVEFIELD']._serialized_end=2566
+  _globals['_JOBMETADATA']._serialized_start=2569
+  _globals['_JOBMETADATA']._serialized_end=3232
+  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_start=3173
+  _globals['_JOBMETADATA_LOSSESENTRY']._serialized_end=3218
+  _globals['_JOBRESULT']._serialized_start=3234
+  _globals['_JOBRESULT']._serialized_end=3291
+  _globals['_WATCHJOBREQUEST']._serialized_start=3293
+  _globals['_WATCHJOBREQUEST']._serialized_end=3380
+  _globals['_WATCHJOBRESPONSE']._serialized_start=3382
+  _globals['_WATCHJOBRESPONSE']._serialized_end=3497
+  _globals['_READARTIFACTREQUEST']._serialized_start=3499
+  _globals['_READARTIFACTREQUEST']._serialized_end=3622
+  _globals['_READARTIFACTRESPONSE']._serialized_start=3624
+  _globals['_READARTIFACTRESPONSE']._serialized_end=3687
+  _globals['_GETJOBSTATSREQUEST']._serialized_start=3689
+  _globals['_GETJOBSTATSREQUEST']._serialized_end=3709
+  _globals['_GETJOBSTATSRESPONSE']._serialized_start=3711
+  _globals['_GETJOBSTATSRESPONSE']._serialized_end=3773
+  _globals['_QUEUESTATS']._serialized_start=3776
+  _globals['_QUEUESTATS']._serialized_end=4126
+  _globals['_QUEUESTATS_COUNTERSENTRY']._serialized_start=4028
+  _globals['_QUEUESTATS_COUNTERSENTRY']._serialized_end=4075
+  _globals['_QUEUESTATS_THROUGHPUTENTRY']._serialized_start=4077
+  _globals['_QUEUESTATS_THROUGHPUTENTRY']._serialized_end=4126
+  _globals['_JOBSERVICE']._serialized_start=4491
+  _globals['_JOBSERVICE']._serialized_end=4822
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,9 @@ from collections import abc as _abc
 from convlens.v1 import image_pb2 as _image_pb2
 from convlens.v1 import inspection_pb2 as _inspection_pb2
 from convlens.v1 import model_pb2 as _model_pb2
+from convlens.v1 import target_pb2 as _target_pb2
 from convlens.v1 import tensor_pb2 as _tensor_pb2
+from convlens.v1 import unit_pb2 as _unit_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -46,6 +48,30 @@ PRIORITY_LOW: Priority.ValueType  # 1
 PRIORITY_NORMAL: Priority.ValueType  # 2
 PRIORITY_HIGH: Priority.ValueType  # 3
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _Parametrisation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ParametrisationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Parametrisation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PARAMETRISATION_UNSPECIFIED: _Parametrisation.ValueType  # 0
+    """FOURIER."""
+    PARAMETRISATION_FOURIER: _Parametrisation.ValueType  # 1
+    """Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
+    PARAMETRISATION_PIXELS: _Parametrisation.ValueType  # 2
+    """Pixels, from the network's mean colour, plain gradient ascent with decay, blur and shifts; keeps the best."""
+
+class Parametrisation(_Parametrisation, metaclass=_ParametrisationEnumTypeWrapper):
+    """How a picture is described to the optimiser."""
+
+PARAMETRISATION_UNSPECIFIED: Parametrisation.ValueType  # 0
+"""FOURIER."""
+PARAMETRISATION_FOURIER: Parametrisation.ValueType  # 1
+"""Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
+PARAMETRISATION_PIXELS: Parametrisation.ValueType  # 2
+"""Pixels, from the network's mean colour, plain gradient ascent with decay, blur and shifts; keeps the best."""
+Global___Parametrisation: _TypeAlias = Parametrisation  # noqa: Y015
 
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -91,6 +117,8 @@ class SubmitJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DEEPDREAM_FIELD_NUMBER: _builtins.int
     EXTRACT_FEATURES_FIELD_NUMBER: _builtins.int
+    FEATURE_VISUALISATION_FIELD_NUMBER: _builtins.int
+    MEASURE_RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
@@ -103,6 +131,10 @@ class SubmitJobRequest(_message.Message):
     def deepdream(self) -> Global___DeepDream: ...
     @_builtins.property
     def extract_features(self) -> Global___ExtractFeatures: ...
+    @_builtins.property
+    def feature_visualisation(self) -> Global___FeatureVisualisation: ...
+    @_builtins.property
+    def measure_receptive_field(self) -> Global___MeasureReceptiveField: ...
     def __init__(
         self,
         *,
@@ -112,14 +144,16 @@ class SubmitJobRequest(_message.Message):
         priority: Global___Priority.ValueType = ...,
         deepdream: Global___DeepDream | None = ...,
         extract_features: Global___ExtractFeatures | None = ...,
+        feature_visualisation: Global___FeatureVisualisation | None = ...,
+        measure_receptive_field: Global___MeasureReceptiveField | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
@@ -251,6 +285,200 @@ class ExtractFeatures(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parts) -> _WhichOneofReturnType__parts | None: ...
 
 Global___ExtractFeatures: _TypeAlias = ExtractFeatures  # noqa: Y015
+
+@_typing.final
+class FeatureVisualisation(_message.Message):
+    """Pictures that excite what is asked for, from noise (Olah, Mordvintsev & Schubert 2017, doi:10.23915/distill.00007)
+    or from grey (Simonyan et al. 2014; Yosinski et al. 2015). Artifacts: "images", FP32 of shape (objectives x
+    variants, 3, size, size) in [0, 1], the variants of an objective one after the other; "values", FP32 of
+    shape (objectives x variants), the objective at each as it is, without the transforms.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    PARAMETRISATION_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    DECAY_FIELD_NUMBER: _builtins.int
+    BLUR_EVERY_FIELD_NUMBER: _builtins.int
+    variants: _builtins.int
+    """Pictures of each objective, made together; default 1."""
+    diversity: _builtins.float
+    """Weight of the likeness among variants: the mean cosine between the Gram matrices of their features in the
+    objective's first layer, times the size of the objective; default 1. 0 makes them independent.
+    """
+    size: _builtins.int
+    """Side of the pictures in pixels; absent means the model's input size."""
+    steps: _builtins.int
+    """Steps for each objective; default 512."""
+    parametrisation: Global___Parametrisation.ValueType
+    """What is optimised; default FOURIER."""
+    learning_rate: _builtins.float
+    """FOURIER: learning rate of Adam; absent means 0.05. PIXELS: length of a step, root mean square over the picture, in
+    the network's standard deviations; absent means 0.2.
+    """
+    decay: _builtins.float
+    """PIXELS: share of the picture's distance from grey that each step takes away (L2 decay); default 0.0001."""
+    blur_every: _builtins.int
+    """PIXELS: a blur of standard deviation 1 px every so many steps, 0 for none; default 4."""
+    @_builtins.property
+    def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
+        """What to maximise; each gets pictures of its own, one objective after the other."""
+
+    def __init__(
+        self,
+        *,
+        objectives: _abc.Iterable[Global___Objective] | None = ...,
+        variants: _builtins.int | None = ...,
+        diversity: _builtins.float | None = ...,
+        size: _builtins.int | None = ...,
+        steps: _builtins.int | None = ...,
+        parametrisation: Global___Parametrisation.ValueType = ...,
+        learning_rate: _builtins.float | None = ...,
+        decay: _builtins.float | None = ...,
+        blur_every: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "learning_rate", b"learning_rate", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__blur_every: _TypeAlias = _typing.Literal["blur_every"]  # noqa: Y015
+    _WhichOneofArgType__blur_every: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every"]  # noqa: Y015
+    _WhichOneofReturnType__decay: _TypeAlias = _typing.Literal["decay"]  # noqa: Y015
+    _WhichOneofArgType__decay: _TypeAlias = _typing.Literal["_decay", b"_decay"]  # noqa: Y015
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__variants: _TypeAlias = _typing.Literal["variants"]  # noqa: Y015
+    _WhichOneofArgType__variants: _TypeAlias = _typing.Literal["_variants", b"_variants"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blur_every) -> _WhichOneofReturnType__blur_every | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decay) -> _WhichOneofReturnType__decay | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__variants) -> _WhichOneofReturnType__variants | None: ...
+
+Global___FeatureVisualisation: _TypeAlias = FeatureVisualisation  # noqa: Y015
+
+@_typing.final
+class Objective(_message.Message):
+    """A weighted sum of scalars of the network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedTarget]: ...
+    def __init__(
+        self,
+        *,
+        terms: _abc.Iterable[Global___WeightedTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Objective: _TypeAlias = Objective  # noqa: Y015
+
+@_typing.final
+class WeightedTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """Default 1; a negative weight makes small."""
+    @_builtins.property
+    def target(self) -> _target_pb2.Target:
+        """Class targets must name their class."""
+
+    def __init__(
+        self,
+        *,
+        target: _target_pb2.Target | None = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___WeightedTarget: _TypeAlias = WeightedTarget  # noqa: Y015
+
+@_typing.final
+class MeasureReceptiveField(_message.Message):
+    """Where a unit looks, by discrepancy maps of the images of a collection that excite it most (Zhou et al. 2015,
+    arXiv:1412.6856); UnitService.GetDiscrepancyMaps does the same for images that it is sent. Needs features of the layer
+    with pooling MAX (`extract_features`). Artifacts, K images strongest first: "field", FP32 of shape (S, S), "maps", FP32
+    of shape (K, H, W), "images", FP32 of shape (K, 3, H, W), as there; "values", FP32 of shape (K), and "positions", INT64
+    of shape (K, 2), row and column, of the unit in each image; "sizes", FP32 of shape (2), theoretical and empirical.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    DISCREPANCY_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Id of the collection."""
+    layer: _builtins.str
+    """Layer of the model, with spatial axes."""
+    channel: _builtins.int
+    """0-based channel."""
+    k: _builtins.int
+    """Images; default 10."""
+    @_builtins.property
+    def discrepancy(self) -> _unit_pb2.Discrepancy:
+        """How the images are occluded; its seed and the job's are added up."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server: SHA-256 of the images, strongest first."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        layer: _builtins.str = ...,
+        channel: _builtins.int = ...,
+        k: _builtins.int | None = ...,
+        discrepancy: _unit_pb2.Discrepancy | None = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "discrepancy", b"discrepancy", "k", b"k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "channel", b"channel", "collection", b"collection", "discrepancy", b"discrepancy", "images", b"images", "k", b"k", "layer", b"layer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
+    _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
+
+Global___MeasureReceptiveField: _TypeAlias = MeasureReceptiveField  # noqa: Y015
 
 @_typing.final
 class JobMetadata(_message.Message):

@@ -7,8 +7,10 @@ from typing import Final
 from convlens_workers.techniques.base import Technique
 from convlens_workers.techniques.deepdream import deepdream
 from convlens_workers.techniques.extract_features import extract_features
+from convlens_workers.techniques.feature_visualisation import feature_visualisation
 
 TECHNIQUES: Final[dict[str, Technique]] = {
     "deepdream": deepdream,
     "extract_features": extract_features,
+    "feature_visualisation": feature_visualisation,
 }

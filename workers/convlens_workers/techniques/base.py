@@ -9,13 +9,13 @@ step: started again with that state, it goes on as if nothing had happened, bit 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from google.protobuf.message import Message
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens_models.manifest import Manifest
 from convlens_workers.collections import CollectionFiles
@@ -29,6 +29,9 @@ class Taps(Protocol):
 
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """Values of `layers` for images (N, 3, H, W) in [0, 1], within the autograd graph."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The network and all that is in it."""
 
 
 @dataclass(frozen=True)

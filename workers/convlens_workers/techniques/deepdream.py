@@ -38,8 +38,7 @@ def deepdream(
     Raises:
         InvalidArgument: no layer given, and the model has no dream layers.
     """
-    params, start = task.params, task.images["image"]
-    layers = list(params.layers) or list(task.manifest.dream_layers)
+    layers = list(task.params.layers) or list(task.manifest.dream_layers)
     if not layers:
         raise InvalidArgument.of("deepdream.layers", [], f"set: {task.manifest.name} has no dream layers")
     stages = [Octave(task, layers, size) for size in octaves(task)]

@@ -1,8 +1,8 @@
 """The loop of every technique that changes an image step by step.
 
-A technique is a list of stages (an octave, a scale, a unit), each of so many steps. All that a step changes is
-in `State`, a dict of tensors that nothing alters in place: a step makes a new one. So a state can be kept, stored
-and gone on from, and what comes out is the same, bit for bit on the CPU.
+A technique is a list of stages (an octave, a scale, a unit), each of so many steps. All that a step changes
+is in `State`, a dict of tensors that nothing alters in place: a step makes a new one. So a state can be kept,
+stored and gone on from, and what comes out is the same, bit for bit on the CPU.
 """
 
 from __future__ import annotations

@@ -1,0 +1,83 @@
+"""Jobs that make pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from convlens.v1 import job_pb2
+from convlens_client.calls import Call
+from convlens_client.images import ImageLike, ResizeLike, to_image
+from convlens_client.requests.attribution import Target
+from convlens_client.requests.job import submit
+from convlens_client.results import Snapshot
+
+
+def deepdream(
+    image: ImageLike,
+    *,
+    layers: str | Sequence[str] = (),
+    octaves: int | None = None,
+    octave_scale: float | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    jitter: int | None = None,
+    seed: int | None = None,
+    model: str = "",
+    resize: ResizeLike | None = "keep",
+    request_id: str = "",
+) -> Call[Snapshot]:
+    """Queues a DeepDream on `image`; the parameters are those of `convlens.v1.DeepDream`."""
+    technique = job_pb2.DeepDream(
+        image=to_image(image, resize),
+        layers=[layers] if isinstance(layers, str) else layers,
+        octaves=octaves,
+        octave_scale=octave_scale,
+        steps=steps,
+        step_size=step_size,
+        jitter=jitter,
+    )
+    return submit(technique, model=model, seed=seed, request_id=request_id)
+
+
+def visualise(
+    objectives: Sequence[Target | Mapping[Target, float]],
+    *,
+    variants: int | None = None,
+    diversity: float | None = None,
+    size: int | None = None,
+    steps: int | None = None,
+    pixels: bool = False,
+    learning_rate: float | None = None,
+    decay: float | None = None,
+    blur_every: int | None = None,
+    seed: int | None = None,
+    model: str = "",
+    request_id: str = "",
+) -> Call[Snapshot]:
+    """Queues pictures that excite each of `objectives`: a target, or several with their weights.
+
+    `pixels` takes the plain way instead of Fourier coefficients; the other parameters are those of
+    `convlens.v1.FeatureVisualisation`.
+    """
+    technique = job_pb2.FeatureVisualisation(
+        objectives=[_objective(item) for item in objectives],
+        variants=variants,
+        diversity=diversity,
+        size=size,
+        steps=steps,
+        parametrisation=job_pb2.PARAMETRISATION_PIXELS if pixels else job_pb2.PARAMETRISATION_FOURIER,
+        learning_rate=learning_rate,
+        decay=decay,
+        blur_every=blur_every,
+    )
+    return submit(technique, model=model, seed=seed, request_id=request_id)
+
+
+def _objective(item: Target | Mapping[Target, float]) -> job_pb2.Objective:
+    weighted = item if isinstance(item, Mapping) else {item: None}
+    return job_pb2.Objective(
+        terms=[
+            job_pb2.WeightedTarget(target=target.message(), weight=weight)
+            for target, weight in weighted.items()
+        ]
+    )

@@ -1,0 +1,39 @@
+"""What is optimised instead of pixels: lucid's Fourier coefficients and decorrelated colours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from convlens_workers.techniques.parts.pixels import Size
+
+DEVIATION: Final = 0.01
+DAMPING: Final = 4.0
+COLOURS: Final = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
+"""Square root of the covariance of ImageNet's colours; a row each for red, green and blue."""
+
+
+def noise_spectrum(count: int, size: Size, rng: torch.Generator) -> Tensor:
+    """Coefficients (count, 3, H, W // 2 + 1, 2), real and imaginary parts from N(0, 0.01)."""
+    height, width = size
+    return torch.randn(count, 3, height, width // 2 + 1, 2, generator=rng) * DEVIATION
+
+
+def fourier_picture(spectrum: Tensor, width: int) -> Tensor:
+    """Pictures (N, 3, H, W) in (0, 1) of coefficients; `width` tells even from odd.
+
+    Each is divided by its frequency in cycles a pixel, no less than one over the longer side, so that all
+    frequencies of a natural picture start alike; then the inverse transform, colours, and the sigmoid.
+    """
+    height = spectrum.shape[2]
+    down = torch.fft.fftfreq(height, device=spectrum.device)[:, None]
+    right = torch.fft.rfftfreq(width, device=spectrum.device)
+    scale = 1 / torch.hypot(down, right).clamp_min(1 / max(height, width))
+    values = torch.fft.irfft2(
+        torch.view_as_complex(spectrum.contiguous()) * scale, s=(height, width), norm="ortho"
+    )
+    colours = torch.tensor(COLOURS, device=spectrum.device)
+    colours = colours / torch.linalg.vector_norm(colours, dim=0).max()
+    return torch.einsum("rc,nchw->nrhw", colours, values / DAMPING).sigmoid()
