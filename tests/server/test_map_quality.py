@@ -97,19 +97,14 @@ def test_a_map_of_the_right_place_scores_better(channel: grpc.Channel) -> None:
     image = np.full((3, 96, 96), 0.85, np.float32)
     image[:, (x - 28) ** 2 + (y - 30) ** 2 < 20**2] = 0.1
     arm = {"class_score": {"index": labels.index("disc")}}
-    result, tensors = ask(
-        channel,
-        image,
-        20,
-        {"target": arm, "occlusion": {"window": 24, "stride": 8}},
-        {"target": arm, "gradient": {}},
-    )
+    items = ({"occlusion": {"window": 24, "stride": 8}}, {"rise": {"masks": 1}})
+    result, tensors = ask(channel, image, 20, *({"target": arm, **item} for item in items))
     found = tensors["0.occlusion"][0, 0]
     top, left = np.unravel_index(found.argmax(), found.shape)
     assert (left - 28) ** 2 + (top - 30) ** 2 < 30**2
-    occlusion, chance = (target.insertion[0] - target.deletion[0] for target in result.targets)
-    assert occlusion > 0.5
-    assert occlusion > chance + 0.2
+    occlusion, chance = result.targets
+    assert occlusion.deletion[0] < chance.deletion[0] - 0.1
+    assert occlusion.insertion[0] > 0.8
 
 
 def test_no_scores_unless_asked_for(channel: grpc.Channel, photo: np.ndarray) -> None:
