@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from google.protobuf.message import Message
+from support.collections import picture
 from support.tiny_model import NAME
 from torch import Tensor
 
@@ -65,6 +67,25 @@ CASES = (
         {},
         {"images": (2, 3, 48, 48), "values": (2,)},
     ),
+    Case(
+        "measure_receptive_field",
+        job_pb2.MeasureReceptiveField(
+            collection="c",
+            layer="features.relu4_1",
+            channel=3,
+            discrepancy={"patch": 9, "stride": 2, "threshold": 0.5},
+            images=[sha256(picture(seed)).hexdigest() for seed in range(3)],
+        ),
+        {},
+        {
+            "field": (37, 37),
+            "maps": (3, 96, 96),
+            "images": (3, 3, 96, 96),
+            "values": (3,),
+            "positions": (3, 2),
+            "sizes": (2,),
+        },
+    ),
 )
 
 ELSEWHERE = {"extract_features"}
@@ -83,15 +104,10 @@ def make_task(case: Case, models: Path, seed: int = 0) -> Task:
     stored = ModelRepository(models).get(NAME)
     rng = torch.Generator().manual_seed(1)
     images = {name: torch.rand(1, 3, *size, generator=rng) for name, size in case.images.items()}
-    return Task(
-        case.params,
-        load_network(stored),
-        stored.manifest,
-        images,
-        seed,
-        torch.device("cpu"),
-        CollectionFiles("memory:///"),
-    )
+    files = CollectionFiles("memory:///")
+    for number in range(3):
+        files.put_image("c", picture(number))
+    return Task(case.params, load_network(stored), stored.manifest, images, seed, torch.device("cpu"), files)
 
 
 def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], dict[str, Tensor]]:

@@ -1,0 +1,115 @@
+"""Extraction of features: right, shared, resumed, and never done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.collections import LAYER, MAX, MEAN, extraction, picture, steps, stored_bytes
+from support.tiny_model import NAME
+
+from convlens.errors import NotFound
+from convlens.v1 import image_pb2
+from convlens_models.preprocess import to_input
+from convlens_workers.collections import CollectionFiles, FeatureSet
+from convlens_workers.techniques.extract_features import extract_features
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def files() -> CollectionFiles:
+    return CollectionFiles("memory:///")
+
+
+@pytest.fixture
+def shards(files: CollectionFiles) -> list[str]:
+    """Three shards of 20, 20 and 7 images."""
+    digests = [files.put_image("c", picture(seed)) for seed in range(47)]
+    return [files.put_shard("c", digests[start : start + 20]) for start in (0, 20, 40)]
+
+
+def test_features_are_pooled_values_of_the_network(files, shards, tiny_models: Path) -> None:
+    task = extraction(tiny_models, NAME, files, shards)
+    found = steps(task)
+    assert [step.number for step in found] == [16, 20, 36, 40, 47]
+    assert {step.total for step in found} == {47}
+    for shard in shards:
+        images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shard)]
+        batch = torch.from_numpy(np.stack([to_input(image, task.manifest) for image in images]))
+        value = task.network.taps(batch, [LAYER])[LAYER].numpy()
+        mean = files.features("c", FeatureSet(task.manifest.digest, LAYER, MEAN), shard)
+        maximum = files.features("c", FeatureSet(task.manifest.digest, LAYER, MAX), shard)
+        np.testing.assert_allclose(mean.values, value.mean(axis=(2, 3)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(maximum.values, value.max(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+        y, x = np.divmod(maximum.positions, maximum.width)
+        at = value[np.arange(len(value))[:, None], np.arange(value.shape[1])[None], y, x]
+        np.testing.assert_allclose(at, value.max(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_done_is_not_done_again(files, shards, tiny_models: Path) -> None:
+    steps(extraction(tiny_models, NAME, files, shards[:2]))
+    more = steps(extraction(tiny_models, NAME, files, shards))
+    assert [step.number for step in more] == [47]
+    assert steps(extraction(tiny_models, NAME, files, shards)) == []
+
+
+def test_resumed_after_any_step_it_leaves_the_same_bytes(shards, tiny_models: Path) -> None:
+    reference = extraction(tiny_models, NAME, _filled(), shards)
+    count = len(steps(reference))
+    for stop in range(1, count + 1):
+        files = _filled()
+        task = extraction(tiny_models, NAME, files, shards)
+        technique = extract_features(task)
+        for _ in range(stop):
+            step = next(technique)
+        technique.close()
+        state = {name: value.clone() for name, value in step.state.items()}
+        rest = steps(task, state)
+        assert len(rest) == count - stop
+        assert stored_bytes(task) == stored_bytes(reference)
+
+
+def test_several_share_the_shards_and_do_none_twice(files, shards, tiny_models: Path) -> None:
+    parts = [extract_features(extraction(tiny_models, NAME, files, shards, part)) for part in range(2)]
+    first = [next(part) for part in parts]
+    assert first[0].state["shard"] != first[1].state["shard"]
+    later = [list(part) for part in reversed(parts)][::-1]
+    shards_done = [{int(step.state["shard"]) for step in [first[n], *later[n]]} for n in range(2)]
+    assert shards_done[0] | shards_done[1] == {0, 1, 2}
+    assert not shards_done[0] & shards_done[1]
+
+
+def test_a_claim_that_was_left_over_delays_nothing_for_ever(files, shards, tiny_models: Path) -> None:
+    lost = extract_features(extraction(tiny_models, NAME, files, shards, part=1))
+    next(lost)
+    lost.close()  # As if its worker had died before it could save anything.
+    helper = extraction(tiny_models, NAME, files, shards, part=2)
+    assert len(stored_bytes(helper)) == 0
+    steps(helper)
+    assert len(stored_bytes(helper)) == 2 * (len(shards) - 1)
+    steps(extraction(tiny_models, NAME, files, shards))
+    assert len(stored_bytes(helper)) == 2 * len(shards)
+
+
+def test_a_deleted_collection_ends_the_job(files, shards, tiny_models: Path) -> None:
+    files.drop("c")
+    with pytest.raises(NotFound):
+        steps(extraction(tiny_models, NAME, files, shards))
+
+
+def _filled() -> CollectionFiles:
+    files = CollectionFiles("memory:///")
+    digests = [files.put_image("c", picture(seed)) for seed in range(47)]
+    for start in (0, 20, 40):
+        files.put_shard("c", digests[start : start + 20])
+    return files
