@@ -71,14 +71,14 @@ CASES = (
         "measure_receptive_field",
         job_pb2.MeasureReceptiveField(
             collection="c",
-            layer="features.relu4_1",
+            layer="features.conv4_1",
             channel=3,
             discrepancy={"patch": 9, "stride": 2, "threshold": 0.5},
             images=[sha256(picture(seed)).hexdigest() for seed in range(3)],
         ),
         {},
         {
-            "field": (37, 37),
+            "field": (49, 49),
             "maps": (3, 96, 96),
             "images": (3, 3, 96, 96),
             "values": (3,),

@@ -14,7 +14,7 @@ from convlens.errors import InvalidArgument, ResourceExhausted
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, tensor_pb2
 from convlens_server import images
 from convlens_server.admission import Limits
-from convlens_server.collections import extraction
+from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
@@ -25,9 +25,7 @@ from convlens_workers.jobs import to_operation
 class JobServicer(job_pb2_grpc.JobServiceServicer):
     """Hands long work to the job plane, and its events and artifacts back."""
 
-    def __init__(
-        self, quick: QuickLane, long: LongLane, collections: CollectionLane, limits: Limits
-    ) -> None:
+    def __init__(self, quick: QuickLane, long: LongLane, collections: CollectionLane, limits: Limits) -> None:
         self._quick = quick
         self._long = long
         self._collections = collections
@@ -40,6 +38,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         sent = request.SerializeToString(deterministic=True)
         if resolved.HasField("extract_features"):
             await self._plan(resolved)
+        if resolved.HasField("measure_receptive_field"):
+            await self._select(resolved)
         record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
         for helper in extraction.helpers(resolved, record.name):
             with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
@@ -82,6 +82,13 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         sets = extraction.describe(params, manifest)
         await run(extraction.plan, self._collections.shards, params, list(sets), order)
         await index.describe(params.collection, {which.key: found for which, found in sets.items()})
+
+    async def _select(self, request: job_pb2.SubmitJobRequest) -> None:
+        """Fill in the images that excite the unit most."""
+        params, run = request.measure_receptive_field, self._quick.executor.run
+        order = await self._collections.index.order(params.collection)
+        manifest = (await run(self._quick.stored, request.model)).manifest
+        await run(selection.select, self._collections.shards, params, manifest, order)
 
     def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, str, float]:
         """The request with its defaults and the model's version, the model's digest, the cost; blocks."""

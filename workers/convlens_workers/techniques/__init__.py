@@ -8,9 +8,11 @@ from convlens_workers.techniques.base import Technique
 from convlens_workers.techniques.deepdream import deepdream
 from convlens_workers.techniques.extract_features import extract_features
 from convlens_workers.techniques.feature_visualisation import feature_visualisation
+from convlens_workers.techniques.measure_receptive_field import measure_receptive_field
 
 TECHNIQUES: Final[dict[str, Technique]] = {
     "deepdream": deepdream,
     "extract_features": extract_features,
     "feature_visualisation": feature_visualisation,
+    "measure_receptive_field": measure_receptive_field,
 }
