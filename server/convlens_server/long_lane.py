@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry
 
 from convlens.errors import FailedPrecondition, Unavailable
 from convlens_workers.jobs import JobStore
+from convlens_workers.jobs.stats import QueueCollector, serve_metrics
 
 T = TypeVar("T")
 
@@ -22,6 +25,7 @@ class LongLane:
     def __init__(self, store: JobStore | None) -> None:
         self._store = store
         self._stopping = asyncio.Event()
+        self._end_metrics: Callable[[], None] = lambda: None
 
     @property
     def store(self) -> JobStore:
@@ -61,8 +65,20 @@ class LongLane:
         """End all that waits for jobs."""
         self._stopping.set()
 
+    def tell(self, listen: str) -> None:
+        """Serve metrics of the queues on "host:port", if there are queues and `listen` is not empty."""
+        if self._store is None or not listen:
+            return
+        store, loop = self._store, asyncio.get_running_loop()
+        registry = CollectorRegistry()
+        registry.register(
+            QueueCollector(lambda: asyncio.run_coroutine_threadsafe(store.stats(), loop).result(10))
+        )
+        self._end_metrics = serve_metrics(listen, registry)
+
     async def close(self) -> None:
         """Close the connections."""
+        await asyncio.to_thread(self._end_metrics)
         if self._store is not None:
             await self._store.close()
 

@@ -38,8 +38,6 @@ class ServerSettings(JobSettings):
     """Pixels of one job's images together, after resizing."""
     max_job_cost: float = Field(default=1e17, gt=0)
     """Multiply-adds that one job may take, as estimated before it is queued."""
-    metrics_listen: str = ""
-    """Address and port of the metrics for Prometheus; empty: none."""
     max_collection_images: int = Field(default=100_000, ge=1)
     """Images that one collection may have."""
     max_image_bytes: int = Field(default=32 << 20, ge=1)

@@ -248,3 +248,19 @@ async def test_sigterm_while_redis_is_away(store: JobStore, spawn: Spawn, shared
     await until(store, name, lambda record: record.metadata.attempt == 2)
     eventually(lambda: resumed(second, name) == [True], 10, second.describe)
     await store.cancel(name)
+
+
+async def test_a_job_that_runs_too_long_is_ended(store: JobStore, spawn: Spawn) -> None:
+    """Its time goes on counting from attempt to attempt; the worker is good for the next job."""
+    worker = spawn(job_timeout=1.5).ready()
+    name = await submit(store, dream(2000))
+    await until(store, name, checkpointed)
+    worker.engine().kill()
+    began = time.monotonic()
+    record = await store.wait(name, 30)
+    assert record.metadata.state == FAILED
+    assert record.error is not None
+    assert record.error.code == 4
+    assert b"JOB_TIMEOUT" in record.error.SerializeToString()
+    assert time.monotonic() - began < 4
+    assert await still_works(store)

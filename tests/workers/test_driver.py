@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from io import BytesIO
 
@@ -91,3 +92,24 @@ def test_a_checkpoint_that_fails_does_not_stop_the_job() -> None:
 def test_thumbnails_fit(size: tuple[int, int], expected: tuple[int, int]) -> None:
     picture = Image.open(BytesIO(thumbnail(torch.rand(1, 3, *size))))
     assert (picture.format, picture.size) == ("JPEG", expected)
+
+
+class Hurrying:
+    """As many steps as fit into two and a half seconds, of pictures that do not compress."""
+
+    def steps(self) -> Generator[Step, None, dict[str, Tensor]]:
+        until, number = time.monotonic() + 2.5, 0
+        noise = torch.rand(1, 3, 2048, 2048, generator=torch.Generator().manual_seed(0))
+        while time.monotonic() < until:
+            number += 1
+            yield Step(number, 0, {}, noise, {})
+            time.sleep(0.01)
+        return {}
+
+
+def test_previews_come_at_most_once_a_second_and_are_small() -> None:
+    told = Told()
+    told.driver().run(Hurrying().steps())
+    previews = [event.preview for event in told.events if isinstance(event, Progress) and event.preview]
+    assert 3 <= len(previews) <= 4  # At 0, 1 and 2 s, and the last word.
+    assert all(len(preview) <= 1 << 20 for preview in previews)

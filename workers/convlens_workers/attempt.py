@@ -29,6 +29,7 @@ from convlens_workers.messages import (
     Stop,
     Stopped,
 )
+from convlens_workers.metrics import Metrics
 from convlens_workers.settings import WorkerSettings
 
 TICK: Final = 0.2
@@ -53,6 +54,7 @@ class Run:
         artifacts: ArtifactStore,
         settings: WorkerSettings,
         draining: Callable[[], bool],
+        metrics: Metrics,
     ) -> None:
         self._attempt = attempt
         self._engine = engine
@@ -60,6 +62,7 @@ class Run:
         self._artifacts = artifacts
         self._settings = settings
         self._draining = draining
+        self._metrics = metrics
         self._progress: Progress | None = None
         self._checkpoint = ""
         self._abandoned = False
@@ -70,11 +73,13 @@ class Run:
     def run(self) -> None:
         """From Start to the end in the record, or until the job is lost."""
         attempt = self._attempt
+        self._metrics.began()
         self._engine.send(Start(attempt.id, attempt.request, attempt.checkpoints))
         end = self._follow()
         why = end.reason if isinstance(end, Died) else ""
         extra = {"operation": attempt.id, "attempt": attempt.number, "why": why}
         log.info("attempt ended: %s", type(end).__name__, extra=extra)
+        self._metrics.ended(type(end).__name__.lower())
         if isinstance(end, Died):
             self._engine.kill()
         if not self._abandoned:
@@ -114,6 +119,7 @@ class Run:
             self._progress = event
         elif isinstance(event, Checkpointed):
             self._checkpoint = event.digest
+            self._metrics.checkpointed(event.seconds)
 
     def _report(self) -> None:
         """Renew the lease, write what is new, and learn how things stand."""

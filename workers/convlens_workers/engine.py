@@ -101,9 +101,7 @@ class Engine:
         network, manifest = self._networks.get(request.model)
         params = getattr(request, technique)
         images = decode_images(params, manifest, self._device)
-        task = Task(
-            params, network, manifest, images, request.seed, self._device, self._collections
-        )
+        task = Task(params, network, manifest, images, request.seed, self._device, self._collections)
         origin = Origin(start.request, manifest.digest, fingerprint(self._device))
         state = self._patiently(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
@@ -159,7 +157,7 @@ class Engine:
 def decode_images(params: Message, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
     """Every picture among `params`' fields, by field name, as (1, 3, H, W) in [0, 1] on `device`."""
     return {
-        field.name: torch.from_numpy(to_input(value, manifest, "keep", field.name))[None].to(device)
+        field.name: torch.tensor(to_input(value, manifest, "keep", field.name))[None].to(device)
         for field, value in params.ListFields()
         if isinstance(value, image_pb2.Image)
     }

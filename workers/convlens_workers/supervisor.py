@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -34,6 +35,7 @@ from convlens_workers.jobs.ledger import Ledger
 from convlens_workers.jobs.redis_errors import AWAY as PLANE_AWAY
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.messages import Configure
+from convlens_workers.metrics import Metrics
 from convlens_workers.settings import WorkerSettings
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)
@@ -61,6 +63,8 @@ class Supervisor(Worker):
         retry = Retry(NoBackoff(), 1)  # Pooled connections outlive a Redis.
         quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0, retry=retry)
         self._ledger = Ledger(quick, settings, settings.lease)
+        self._metrics = Metrics(self._ledger)
+        self._end_metrics: Callable[[], None] = lambda: None
         config = Configure(
             models=settings.models,
             artifacts=settings.artifacts_url(),
@@ -82,6 +86,7 @@ class Supervisor(Worker):
         self.engine.ensure()
         super().bootstrap(*args, **kwargs)
         self._maintenance.start()
+        self._end_metrics = self._metrics.serve(self._settings.metrics_listen)
         log.info("ready", extra={"device": self.engine.device, "queue": self._settings.queue})
 
     def execute_job(self, job: Job, queue: Queue) -> None:
@@ -99,6 +104,7 @@ class Supervisor(Worker):
                 artifacts=self._artifacts,
                 settings=self._settings,
                 draining=lambda: self.draining,
+                metrics=self._metrics,
             ).run()
         if not self.draining:
             self.engine.ensure()
@@ -124,6 +130,7 @@ class Supervisor(Worker):
     def teardown(self) -> None:
         """End everything that was started."""
         self._maintenance.stop()
+        self._end_metrics()
         self.engine.kill()
         with suppress(*AWAY):
             self.register_death()  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from convlens_workers.jobs import scripts
 from convlens_workers.jobs.record import JobRecord
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
+from convlens_workers.jobs.stats import to_stats
 
 MAX_CRASHES: Final = 3
 SWEEPS_A_LEASE: Final = 5
@@ -59,6 +60,7 @@ class Ledger:
         self._redis = redis
         self._scripts = scripts.bind(redis)
         self._context = scripts.context(settings)
+        self._queue = settings.queue
         self._lease = int(lease * 1000)
 
     def claim(self, id_: str, device: str) -> Attempt | None:
@@ -109,6 +111,10 @@ class Ledger:
         """
         interval = self._lease // SWEEPS_A_LEASE
         return [id_.decode() for id_ in self._call("sweep", "", self._lease, interval, MAX_CRASHES)]
+
+    def stats(self) -> job_pb2.QueueStats:
+        """How this worker's queue stands."""
+        return to_stats(self._call("stats", ""), self._queue, job_pb2.PRIORITY_UNSPECIFIED)
 
     def may_tidy(self) -> bool:
         """True for one worker an hour."""

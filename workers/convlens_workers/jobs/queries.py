@@ -80,30 +80,6 @@ class Queries:
                 await self._redis.zrem(scripts.INDEX, *gone)
         return [(entry, _without_preview(entry, row)) for entry, row in zip(entries, rows, strict=True)]
 
-    async def stats(self, queue: str, priority: job_pb2.Priority.ValueType) -> job_pb2.QueueStats:
-        """How a queue stands."""
-        with redis_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.llen(f"rq:queue:{queue}")
-                pipe.zcard(scripts.LEASES + queue)
-                pipe.hgetall(scripts.COUNTERS + queue)
-                pipe.hgetall(scripts.THROUGHPUT + queue)
-                pipe.lindex(f"rq:queue:{queue}", 0)
-                pipe.time()
-                queued, running, counters, rates, first, (seconds, micros) = await pipe.execute()
-            created = (
-                await self._redis.hget(scripts.OPERATION + first.decode(), "create_time") if first else None
-            )
-        return job_pb2.QueueStats(
-            priority=priority,
-            queue=queue,
-            queued=queued,
-            running=running,
-            oldest_queued_seconds=max(0.0, seconds + micros / 1e6 - int(created) / 1000) if created else 0.0,
-            counters={name.decode(): int(value) for name, value in counters.items()},
-            throughput={name.decode(): float(value) for name, value in rates.items()},
-        )
-
 
 def _id(entry: str) -> str:
     return entry.partition("-")[2]

@@ -28,8 +28,6 @@ EVENTS: Final = "convlens:events:"
 INDEX: Final = "convlens:operations"
 CHANGED: Final = "convlens:changed"
 THROUGHPUT: Final = "convlens:throughput:"
-COUNTERS: Final = "convlens:counters:"
-LEASES: Final = "convlens:leases:"
 
 # ARGV[1..5] of every script; see `context`.
 _PRELUDE: Final = """
@@ -213,6 +211,14 @@ _SCRIPTS: Final = {
         if state == QUEUED then return finish(id, CANCELLED, 'error', cancelled) end
         if state == RUNNING and redis.call('HSET', record(id), 'cancel_requested', '1') == 1 then emit(id) end
         return ''
+    """,
+    # '' -> jobs that wait, jobs that run, age of the next one in ms, counters, throughput; changes nothing
+    "stats": """
+        local first = redis.call('LINDEX', QUEUE, 0)
+        local created = first and field(first, 'create_time')
+        return {redis.call('LLEN', QUEUE), redis.call('ZCARD', LEASES), created and now() - created or 0,
+                redis.call('HGETALL', 'convlens:counters:' .. queue),
+                redis.call('HGETALL', 'convlens:throughput:' .. queue)}
     """,
     # id -> -1 no such job, 0 it has not finished, 1 removed
     "delete": """

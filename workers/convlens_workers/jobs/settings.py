@@ -11,7 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from convlens.v1 import job_pb2
 
-PRIORITIES: Final[dict[str, job_pb2.Priority.ValueType]] = {"high": job_pb2.PRIORITY_HIGH, "low": job_pb2.PRIORITY_LOW}
+PRIORITIES: Final[dict[str, job_pb2.Priority.ValueType]] = {
+    "high": job_pb2.PRIORITY_HIGH,
+    "low": job_pb2.PRIORITY_LOW,
+}
 
 
 class JobSettings(BaseSettings):
@@ -37,6 +40,8 @@ class JobSettings(BaseSettings):
     """Jobs of one tenant that may wait or run; more are refused with RESOURCE_EXHAUSTED. 0: no limit."""
     job_ttl: int = Field(default=7 * 86400, ge=60)
     """Seconds that a finished job's record is kept; its artifacts stay up to a day longer."""
+    metrics_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
+    """Address and port where this process tells its metrics to Prometheus; empty: nowhere."""
     event_limit: int = Field(default=100, ge=10)
     """Latest events of a job that watchers can still read."""
 

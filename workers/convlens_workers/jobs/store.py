@@ -31,6 +31,7 @@ from convlens_workers.jobs.queries import Queries
 from convlens_workers.jobs.record import JobRecord, operation_id
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
+from convlens_workers.jobs.stats import to_stats
 from convlens_workers.jobs.watching import Bell
 
 QUEUE_FULL_RETRY: Final = 10.0
@@ -122,7 +123,13 @@ class JobStore:
 
     async def stats(self) -> list[job_pb2.QueueStats]:
         """How the queues stand."""
-        return [await self._queries.stats(queue, priority) for priority, queue in self._queues.items()]
+        found = []
+        for priority, queue in self._queues.items():
+            context = scripts.context_of(queue, self._settings)
+            with redis_errors():
+                raw = await self._scripts["stats"](args=[*context, ""])
+            found.append(to_stats(raw, queue, priority))
+        return found
 
     async def list(
         self,

@@ -1,0 +1,150 @@
+"""The engine over its pipe, with techniques that go wrong."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+from google.rpc.status_pb2 import Status
+from support.job_plane import dream
+from torch import Tensor
+
+from convlens.errors import ResourceExhausted, from_status
+from convlens.v1 import job_pb2
+from convlens_workers import engine
+from convlens_workers.jobs import ArtifactStore
+from convlens_workers.messages import (
+    Configure,
+    Failed,
+    Finished,
+    Progress,
+    Ready,
+    Start,
+    Stop,
+    Stopped,
+    Waiting,
+)
+from convlens_workers.techniques.base import Step, Task
+
+ID = "0" * 32
+Technique = Callable[[Task, object], Generator[Step, None, dict[str, Tensor]]]
+
+
+class EngineInThread:
+    """An engine whose techniques can be changed."""
+
+    def __init__(self, ours: Connection, artifacts: Path, patch: pytest.MonkeyPatch) -> None:
+        self._ours, self._patch = ours, patch
+        self.store = ArtifactStore(artifacts.as_uri())
+
+    def start(self, technique: Technique) -> None:
+        self._patch.setitem(engine.TECHNIQUES, "deepdream", technique)
+        digest = self.store.put(ID, "request", dream(1).SerializeToString(deterministic=True))
+        self.tell(Start(ID, digest, ()))
+
+    def tell(self, message: Start | Stop) -> None:
+        self._ours.send(message)
+
+    def until(self, *kinds: type) -> list[object]:
+        """All events to the first of one of these kinds."""
+        events = []
+        while not (events and isinstance(events[-1], kinds)):
+            assert self._ours.poll(20), events
+            events.append(self._ours.recv())
+        return events
+
+
+@pytest.fixture
+def running(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineInThread]:
+    ours, theirs = Pipe()
+    config = Configure(tiny_models, (tmp_path / "store").as_uri(), "cpu", 100.0, 1)
+    thread = threading.Thread(target=serve, args=[engine.Engine(theirs, config)])
+    thread.start()
+    found = EngineInThread(ours, tmp_path / "store", monkeypatch)
+    assert found.until(Ready) == [Ready("cpu")]
+    yield found
+    ours.close()
+    thread.join(10)
+    theirs.close()
+
+
+def serve(served: engine.Engine) -> None:
+    try:
+        served.serve()
+    except EOFError:
+        return
+
+
+def step(number: int = 1) -> Step:
+    return Step(number, 1, {}, torch.zeros(1, 3, 8, 8), {"step": torch.tensor(number)})
+
+
+def good(task: Task, state: object) -> Generator[Step, None, dict[str, Tensor]]:
+    yield step()
+    return {"image": torch.ones(3)}
+
+
+def out_of_memory(task: Task, state: object) -> Generator[Step, None, dict[str, Tensor]]:
+    yield step()
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def inexact(task: Task, state: object) -> Generator[Step, None, dict[str, Tensor]]:
+    warnings.warn("upsample_x does not have a deterministic implementation, but you set ...", stacklevel=1)
+    yield step()
+    return {"image": torch.ones(3)}
+
+
+def test_out_of_memory_is_a_typed_error_and_the_engine_still_good(running: EngineInThread) -> None:
+    running.start(out_of_memory)
+    failed = running.until(Failed)[-1]
+    error = from_status(Status.FromString(failed.status))
+    assert isinstance(error, ResourceExhausted)
+    assert error.reason == "DEVICE_OUT_OF_MEMORY"
+    running.start(good)
+    assert isinstance(running.until(Finished, Failed)[-1], Finished)
+
+
+@pytest.mark.parametrize(("technique", "exact"), [(good, True), (inexact, False)])
+def test_what_may_give_other_bytes_is_said(
+    running: EngineInThread, technique: Technique, exact: bool
+) -> None:
+    running.start(technique)
+    told = [event for event in running.until(Finished) if isinstance(event, Progress)]
+    assert {event.bit_exact for event in told} == {exact}
+
+
+def without_store(place: Path) -> Technique:
+    """Good, but meanwhile the artifact store breaks."""
+
+    def technique(task: Task, state: object) -> Generator[Step, None, dict[str, Tensor]]:
+        yield step()
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "artifacts").touch()
+        return {"image": torch.ones(3)}
+
+    return technique
+
+
+def test_a_result_waits_for_the_artifact_store(running: EngineInThread, tmp_path: Path) -> None:
+    place = tmp_path / "store" / "operations" / ID
+    running.start(without_store(place))
+    running.until(Waiting)
+    (place / "artifacts").unlink()
+    finished = running.until(Finished, Failed)[-1]
+    assert isinstance(finished, Finished)
+    (header,) = job_pb2.JobResult.FromString(finished.result).artifacts
+    assert running.store.get(ID, "artifacts", header.sha256) == torch.ones(3).numpy().tobytes()
+
+
+def test_a_stop_ends_the_wait_for_the_artifact_store(running: EngineInThread, tmp_path: Path) -> None:
+    running.start(without_store(tmp_path / "store" / "operations" / ID))
+    running.until(Waiting)
+    running.tell(Stop(save=True))
+    assert isinstance(running.until(Stopped, Finished, Failed)[-1], Stopped)

@@ -1,0 +1,49 @@
+"""What a worker tells Prometheus of itself, beside how its queue stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Summary
+
+from convlens_workers.jobs.ledger import Ledger
+from convlens_workers.jobs.stats import QueueCollector, serve_metrics
+
+
+class Metrics:
+    """Attempts and checkpoints of one worker."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(QueueCollector(lambda: [ledger.stats()]))
+        name = "convlens_attempts"
+        self._ends = Counter(name, "Attempts, by how they ended.", ["end"], registry=self.registry)
+        name = "convlens_checkpoint_seconds"
+        self._cost = Summary(name, "What checkpoints have cost.", registry=self.registry)
+        name = "convlens_checkpoint_age_seconds"
+        age = Gauge(name, "What a crash would cost the running job; 0 when idle.", registry=self.registry)
+        age.set_function(self._age)
+        self._safe_since: float | None = None
+
+    def began(self) -> None:
+        """An attempt has begun."""
+        self._safe_since = time.monotonic()
+
+    def checkpointed(self, seconds: float) -> None:
+        """A checkpoint was stored, which took `seconds`."""
+        self._safe_since = time.monotonic()
+        self._cost.observe(seconds)
+
+    def ended(self, how: str) -> None:
+        """The attempt is over."""
+        self._safe_since = None
+        self._ends.labels(how).inc()
+
+    def serve(self, listen: str) -> Callable[[], None]:
+        """Serve them on "host:port", unless that is empty; gives what ends it."""
+        return serve_metrics(listen, self.registry) if listen else lambda: None
+
+    def _age(self) -> float:
+        since = self._safe_since
+        return 0.0 if since is None else time.monotonic() - since
