@@ -114,6 +114,7 @@ class Client:
     attribute_all = _asking(requests.attribute_all)
     attack = _asking(requests.attack)
     robustness = _asking(requests.robustness)
+    stylise = _asking(requests.stylise)
     unit_patterns = _asking(requests.unit_patterns)
     discrepancy_maps = _asking(requests.discrepancy_maps)
     create_collection = _asking(requests.create_collection)

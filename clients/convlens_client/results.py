@@ -62,6 +62,7 @@ class Model:
     parameters: int
     multiply_adds: int
     digest: str
+    task: str
 
     def class_index(self, text: str) -> int:
         """Index of the class that `text` names: an index, a label, or a part that only one label has.

@@ -26,7 +26,7 @@ Arch = Annotated[
     typer.Argument(
         metavar="ARCH",
         help="Built-in architecture: alexnet, vgg16, vgg19, googlenet, inception_v3, squeezenet1_0, "
-        "squeezenet1_1, resnet18, resnet50 or patterns.",
+        "squeezenet1_1, resnet18, resnet50 or patterns; or fast_style, a style network.",
     ),
 ]
 Weights = Annotated[
@@ -105,9 +105,20 @@ def _add_architecture(
 ) -> Manifest:
     if arch is None or weights is None:
         raise InvalidArgument("give ARCH and --weights FILE, or --onnx FILE and --name NAME")
+    if arch == "fast_style":
+        return _add_style(root, weights, options)
     from convlens_models.importer import add_architecture  # noqa: PLC0415
 
     return add_architecture(root, arch, weights, **options)
+
+
+def _add_style(root: Path, weights: Path, options: dict[str, Any]) -> Manifest:
+    name = options.pop("name")
+    _refuse(options, "cannot go with fast_style")
+    from convlens_models.style_import import add_style  # noqa: PLC0415
+    from convlens_models.weights import load_state  # noqa: PLC0415
+
+    return add_style(root, load_state(weights), name or "fast_style")
 
 
 def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
@@ -139,8 +150,11 @@ def _summary(manifest: Manifest, root: Path) -> str:
     folder = root / manifest.name / str(manifest.version)
     others = f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    facts = f"{len(manifest.labels)} classes, {len(manifest.layers)} layers,"
+    if manifest.task == "style":
+        facts = "a style network,"
     return (
         f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
-        f"{len(manifest.labels)} classes, {len(manifest.layers)} layers, {manifest.parameters:,} parameters, "
+        f"{facts} {manifest.parameters:,} parameters, "
         f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
     )

@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from convlens_models import tensors
@@ -45,9 +47,17 @@ class _Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     layers: dict[str, str | None] = field(default_factory=dict)
     values: dict[fx.Node, str] = field(default_factory=dict)
+    constants: list[TensorProto] = field(default_factory=list)
 
     def add(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """The name of an input that is a constant; an empty array stands for one that is left out."""
+        if not value.size:
+            return ""
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
 
 
 class _Tracer(fx.Tracer):
@@ -75,6 +85,7 @@ def to_onnx(
     mean: Rgb,
     std: Rgb,
     size: int | None,
+    heads: bool = True,
 ) -> Exported:
     """The forward graph: "image" (N, 3, H, W), RGB in [0, 1], to the logits and their (log) softmax.
 
@@ -83,6 +94,7 @@ def to_onnx(
         index: where each of its `state_dict` tensors lies in the file `location` beside the graph.
         mean, std: of the normalisation (x - mean) / std, which becomes a part of the graph.
         size: height and width that the graph accepts; None: any.
+        heads: append the softmax and its logarithm; networks that are no classifiers have none.
 
     Raises:
         TypeError: the module uses a part that the tables lack.
@@ -95,26 +107,25 @@ def to_onnx(
     for node in traced.nodes:
         _write(node, module, tracer.blocks.get(node, []), writer)
     output = next(reversed(writer.layers))
-    for name, kind in ((PROBABILITIES, "Softmax"), (LOG_PROBABILITIES, "LogSoftmax")):
+    for name, kind in HEADS if heads else ():
         writer.add(kind, [output], name, axis=1)
         writer.layers[name] = None
     used = {name for node in writer.nodes for name in node.input}
     weights = [tensors.external(name, entry, location) for name, entry in index.items() if name in used]
-    return Exported(_model(writer, [*constants, *weights], output, size), writer.layers, output)
+    outputs = [output, *(name for name, _ in HEADS if heads)]
+    graph = _model(writer, [*constants, *writer.constants, *weights], outputs, size)
+    return Exported(graph, writer.layers, output)
 
 
 def _model(
-    writer: _Writer, initializers: list[TensorProto], output: str, size: int | None
+    writer: _Writer, initializers: list[TensorProto], outputs: list[str], size: int | None
 ) -> onnx.ModelProto:
     sides = ("H", "W") if size is None else (size, size)
     graph = helper.make_graph(
         writer.nodes,
         "forward",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ("N", 3, *sides))],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            for name in (output, PROBABILITIES, LOG_PROBABILITIES)
-        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         initializers,
     )
     opsets = [helper.make_opsetid("", OPSET)]
@@ -145,8 +156,12 @@ def _write_module(node: fx.Node, layer: nn.Module, writer: _Writer) -> None:
     if type(layer) not in MODULES:
         raise TypeError(f"{path}: no ONNX operator is known for {type(layer).__name__}")
     kind, attributes = MODULES[type(layer)](layer)
+    fixed = [
+        writer.constant(f"{path}:{i}", value)
+        for i, value in enumerate(CONSTANTS.get(type(layer), _none)(layer))
+    ]
     keys = [f"{path}.{key}" for key in KEYS if isinstance(getattr(layer, key, None), torch.Tensor)]
-    writer.add(kind, [source, *keys], path, **attributes)
+    writer.add(kind, [source, *fixed, *keys], path, **attributes)
     writer.values[node] = path
     writer.layers[path] = None
 
@@ -200,6 +215,31 @@ def _adaptive_pool(layer: Any) -> Emitted:
     return ("GlobalAveragePool" if layer.output_size in (1, (1, 1)) else "Identity"), {}
 
 
+def _upsample(layer: Any) -> Emitted:
+    if layer.mode != "nearest" or layer.size is not None:
+        raise TypeError(f"Upsample by {layer.mode}: only nearest neighbours by a factor are known")
+    return "Resize", {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+
+
+def _none(_: Any) -> list[NDArray[Any]]:
+    return []
+
+
+def _pads(layer: Any) -> list[NDArray[Any]]:
+    left, right, top, bottom = layer.padding
+    return [np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)]
+
+
+def _scales(layer: Any) -> list[NDArray[Any]]:
+    vertical, horizontal = _pair(int(layer.scale_factor))
+    return [np.zeros(0, np.float32), np.array([1, 1, vertical, horizontal], np.float32)]
+
+
+HEADS: Final = ((PROBABILITIES, "Softmax"), (LOG_PROBABILITIES, "LogSoftmax"))
 KEYS: Final = ("weight", "bias", "running_mean", "running_var")
 MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
     nn.Conv2d: _conv,
@@ -208,8 +248,17 @@ MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
     nn.AvgPool2d: _average_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.BatchNorm2d: lambda layer: ("BatchNormalization", {"epsilon": layer.eps}),
+    nn.InstanceNorm2d: lambda layer: ("InstanceNormalization", {"epsilon": layer.eps}),
+    nn.ReflectionPad2d: lambda _: ("Pad", {"mode": "reflect"}),
+    nn.Upsample: _upsample,
+    nn.Sigmoid: lambda _: ("Sigmoid", {}),
     nn.Linear: lambda _: ("Gemm", {"transB": 1}),
 }
+CONSTANTS: Final[dict[type[nn.Module], Callable[[Any], list[NDArray[Any]]]]] = {
+    nn.ReflectionPad2d: _pads,
+    nn.Upsample: _scales,
+}
+"""Inputs of an operator that are no weights, before those that are."""
 FUNCTIONS: Final[dict[Any, Callable[..., Emitted]]] = {
     torch.cat: lambda axis: ("Concat", {"axis": axis}),
     torch.flatten: lambda axis: ("Flatten", {"axis": axis}),

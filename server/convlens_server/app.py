@@ -23,6 +23,8 @@ from convlens.v1 import (
     job_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    style_pb2,
+    style_pb2_grpc,
     unit_pb2,
     unit_pb2_grpc,
 )
@@ -41,6 +43,7 @@ from convlens_server.servicers.inspection import InspectionServicer
 from convlens_server.servicers.job import JobServicer
 from convlens_server.servicers.model import ModelServicer
 from convlens_server.servicers.operations import OperationsServicer
+from convlens_server.servicers.style import StyleServicer
 from convlens_server.servicers.unit import UnitServicer
 from convlens_server.settings import ServerSettings
 from convlens_workers.jobs import JobStore
@@ -52,6 +55,7 @@ SERVICES: Final = tuple(
         (inspection_pb2, "InspectionService"),
         (attribution_pb2, "AttributionService"),
         (attack_pb2, "AttackService"),
+        (style_pb2, "StyleService"),
         (unit_pb2, "UnitService"),
         (collection_pb2, "CollectionService"),
         (job_pb2, "JobService"),
@@ -97,6 +101,7 @@ class App:
             raise Unavailable(f"cannot listen on {settings.listen}: {error}") from error
         app.address = f"{host}:{port}"
         await app._server.start()
+        app._long.tell(settings.metrics_listen)
         for service in ("", *SERVICES):
             await app._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return app
@@ -125,6 +130,7 @@ class App:
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(quick), server)
         attribution_pb2_grpc.add_AttributionServiceServicer_to_server(AttributionServicer(quick), server)
         attack_pb2_grpc.add_AttackServiceServicer_to_server(AttackServicer(quick), server)
+        style_pb2_grpc.add_StyleServiceServicer_to_server(StyleServicer(quick), server)
         unit_pb2_grpc.add_UnitServiceServicer_to_server(UnitServicer(quick), server)
         collections = CollectionServicer(quick, self._collections)
         collection_pb2_grpc.add_CollectionServiceServicer_to_server(collections, server)

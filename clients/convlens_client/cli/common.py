@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from convlens.errors import InvalidArgument
+from convlens.errors import InvalidArgument, NotFound
 from convlens_client import rendering
 from convlens_client.client import Client
 from convlens_client.images import ResizeLike
@@ -24,6 +24,7 @@ from convlens_client.rendering import Picture
 from convlens_client.results import Prediction
 
 WIDE = 200
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
@@ -74,6 +75,17 @@ def resize(text: str | None) -> ResizeLike | None:
         case [height, width] if height.isdecimal() and width.isdecimal():
             return int(height), int(width)
     raise InvalidArgument.of("resize", text, "short-side, keep, a side in pixels, or HEIGHTxWIDTH")
+
+
+def photos(paths: Sequence[Path]) -> list[Path]:
+    """The photos, those of a folder in the order of their names."""
+    found: list[Path] = []
+    for path in paths:
+        folder = sorted(path.iterdir()) if path.is_dir() else [path]
+        found += [file for file in folder if file == path or file.suffix.lower() in PHOTOS]
+    if not found:
+        raise NotFound(f"photos: there are none in {', '.join(map(str, paths))}", field="photos")
+    return found
 
 
 def number(text: str, field: str) -> float:

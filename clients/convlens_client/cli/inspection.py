@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from convlens_client.cli.common import (
     Tls,
     connect,
     emit,
+    err,
     out,
     resize,
     table,
@@ -102,6 +103,8 @@ def filters(
     with connect(server, tls) as client:
         weights = client.filters(layer, model=model)
     _report({layer or "first convolution": weights}, json)
+    if weights.shape[1] != 3:
+        err.print("inputs of this layer have no colours: one grey tile a channel, hard to read")
     write(file, weights, rendering.kernels(weights))
 
 
@@ -111,6 +114,8 @@ def activations(
     layer: Annotated[list[str], typer.Option(help="Layer; repeat for several.", show_default=False)],
     file: Out = None,
     scale: Annotated[Scale, typer.Option(help="Scale of the grey tiles.")] = Scale.CHANNEL,
+    channel: Annotated[int | None, typer.Option(help="Only this channel, from 0.")] = None,
+    top: Annotated[int | None, typer.Option(help="Only so many channels, the strongest first.")] = None,
     model: Model = "",
     size: Resize = None,
     json: Json = False,
@@ -121,8 +126,9 @@ def activations(
     if file is not None and len(layer) > 1:
         raise InvalidArgument.of("layer", layer, "a single one with --out")
     with connect(server, tls) as client:
-        values = client.activations(image, layer, model=model, resize=resize(size))
-    _report({name: value[0] for name, value in values.items()}, json)
+        values = client.activations(image, layer, channel=channel, top=top, model=model, resize=resize(size))
+    strongest = {name: values.pop(f"{name}.channels")[0].tolist() for name in layer if top is not None}
+    _report({name: value[0] for name, value in values.items()}, json, strongest)
     value = values[layer[0]][0]
     write(file, value, rendering.feature_maps(value, scale.value))
 
@@ -175,13 +181,16 @@ def parse_neuron(text: str) -> Neuron:
     raise InvalidArgument.of("neuron", text, "LAYER:CHANNEL:Y:X or LAYER:CHANNEL, numbers from 0")
 
 
-def _report(values: dict[str, NDArray[Any]], json: bool) -> None:
+def _report(
+    values: dict[str, NDArray[Any]], json: bool, channels: Mapping[str, list[int]] | None = None
+) -> None:
     facts: dict[str, dict[str, Any]] = {
         name: {
             "shape": value.shape,
             "min": float(value.min()),
             "mean": float(value.mean()),
             "max": float(value.max()),
+            **({"channels": channels[name]} if channels else {}),
         }
         for name, value in values.items()
     }
@@ -193,3 +202,5 @@ def _report(values: dict[str, NDArray[Any]], json: bool) -> None:
         for name, fact in facts.items()
     )
     table(("layer", "shape", " min", " mean", " max"), rows)
+    for name, numbers in (channels or {}).items():
+        out.print(f"{name}: channels {', '.join(map(str, numbers))}")

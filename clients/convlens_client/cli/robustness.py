@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from convlens.errors import InvalidArgument, NotFound
+from convlens.errors import InvalidArgument
 from convlens_client import charts
 from convlens_client.cli.attack import Method, Norm, NormOption, Restarts, Seed, Steps, StepSize, parameters
 from convlens_client.cli.common import (
@@ -29,11 +29,10 @@ from convlens_client.cli.common import (
     table,
     write,
 )
+from convlens_client.cli.common import photos as found_photos
 from convlens_client.rendering import Picture
 from convlens_client.results import Model as ModelFacts
 from convlens_client.results import Robustness
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def robustness(
@@ -64,7 +63,7 @@ def robustness(
     tls: Tls = False,
 ) -> None:
     """Measure how many photos are still classified rightly under an attack, as epsilon grows."""
-    paths = _photos(photos)
+    paths = found_photos(photos)
     with connect(server, tls, timeout=None) as client:
         classes = _classes(paths, labels, labels_from_names, client.get_model(model))
         found = client.robustness(
@@ -95,17 +94,6 @@ def curve(found: Robustness, euclidean: bool = False) -> Picture:
         ticks,
         "epsilon (L2)" if euclidean else "epsilon / (1/255)",
     )
-
-
-def _photos(paths: Sequence[Path]) -> list[Path]:
-    """The photos, those of a folder in the order of their names."""
-    found: list[Path] = []
-    for path in paths:
-        folder = sorted(path.iterdir()) if path.is_dir() else [path]
-        found += [file for file in folder if file == path or file.suffix.lower() in SUFFIXES]
-    if not found:
-        raise NotFound(f"photos: there are none in {', '.join(map(str, paths))}", field="photos")
-    return found
 
 
 def _classes(paths: Sequence[Path], labels: Path | None, from_names: bool, model: ModelFacts) -> list[int]:

@@ -45,6 +45,7 @@ from convlens_client.requests.job import (
     watch,
 )
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
+from convlens_client.requests.style import stylise
 from convlens_client.requests.synthesis import deepdream, visualise
 from convlens_client.requests.unit import discrepancy_maps, unit_patterns
 
@@ -85,6 +86,7 @@ __all__ = [
     "operations",
     "read_artifact",
     "robustness",
+    "stylise",
     "submit",
     "top_activations",
     "unit_patterns",

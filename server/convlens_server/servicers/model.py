@@ -96,4 +96,5 @@ def _message(manifest: Manifest, layers: list[model_pb2.Layer] | None = None) ->
         parameters=manifest.parameters,
         multiply_adds=manifest.multiply_adds,
         digest=manifest.digest,
+        task=manifest.task,
     )

@@ -1,0 +1,59 @@
+"""The image transformation network of fast style transfer.
+
+Johnson, Alahi, Fei-Fei: Perceptual losses for real-time style transfer and super-resolution (2016),
+arXiv:1603.08155. Departures: instance norm (Ulyanov et al. 2016, arXiv:1607.08022), upsampling by nearest
+neighbours and a convolution instead of transposed convolutions, which draw checkerboards (Odena et al. 2016,
+doi:10.23915/distill.00003), and a sigmoid at the end, so that pixels are in [0, 1].
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def _convolution(channels: int, filters: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """Reflected borders instead of zeros, which would draw a frame."""
+    return [nn.ReflectionPad2d(kernel // 2), nn.Conv2d(channels, filters, kernel, stride)]
+
+
+def _block(channels: int, filters: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    norm = nn.InstanceNorm2d(filters, affine=True)
+    return [*_convolution(channels, filters, kernel, stride), norm, nn.ReLU()]
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions, added to what came in (R128 in the paper's names)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_block(channels, channels, 3),
+            *_convolution(channels, channels, 3),
+            nn.InstanceNorm2d(channels, affine=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class FastStyle(nn.Module):
+    """c9s1-32, d64, d128, five R128, u64, u32, c9s1-3; (N, 3, H, W) normalised RGB to (N, 3, H, W) in [0, 1].
+
+    Height and width must be multiples of 4; other sizes come out rounded up to one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(*_block(3, 32, 9), *_block(32, 64, 3, 2), *_block(64, 128, 3, 2))
+        self.residuals = nn.Sequential(*(Residual(128) for _ in range(5)))
+        self.up = nn.Sequential(
+            nn.Upsample(scale_factor=2), *_block(128, 64, 3), nn.Upsample(scale_factor=2), *_block(64, 32, 3)
+        )
+        self.paint = nn.Sequential(*_convolution(32, 3, 9), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Painted images."""
+        out: Tensor = self.paint(self.up(self.residuals(self.down(x))))
+        return out

@@ -1,0 +1,99 @@
+"""Brings style networks into the model repository: the built-in architecture with a user's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from convlens.errors import InvalidArgument
+from convlens_models import export, layers, proof, store, tensors
+from convlens_models.architectures.base import HALF
+from convlens_models.architectures.fast_style import FastStyle
+from convlens_models.manifest import INPUT, Layer, Manifest
+from convlens_models.repository import FORWARD, WEIGHTS
+from convlens_models.weights import check_state
+
+FAST_STYLE: Final = "fast_style"
+SIZE: Final = 256
+MIN_SIZE: Final = 16
+"""Below, the reflected border of the innermost maps is wider than the map."""
+OUTPUT: Final = "painted"
+
+
+def add_style(root: Path, state: Mapping[str, Tensor], name: str = FAST_STYLE) -> Manifest:
+    """Add a fast-style network with the weights `state` to the repository in the folder `root`.
+
+    Nothing is differentiated: no operator of it needs a VJP rule.
+
+    Raises:
+        InvalidArgument: an unusable name, or weights that do not fit; names the key.
+    """
+    store.check_name(name)
+    module = load_fast_style(state)
+    with store.staging(root) as folder:
+        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
+        exported = export.to_onnx(
+            module,
+            tensors.index(folder / WEIGHTS),
+            WEIGHTS,
+            mean=HALF,
+            std=HALF,
+            size=None,
+            heads=False,
+        )
+        onnx.save(exported.model, folder / FORWARD)
+        _prove(exported.model, folder, exported.output)
+        manifest = Manifest(
+            name=name,
+            version=1,
+            architecture=FAST_STYLE,
+            task="style",
+            input_size=SIZE,
+            min_size=MIN_SIZE,
+            dynamic_size=True,
+            mean=HALF,
+            std=HALF,
+            labels=(),
+            layers=(_painted(exported.output),),
+            output=OUTPUT,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            multiply_adds=layers.multiply_adds(exported.model, SIZE),
+            files={},
+        )
+        return store.publish(folder, root, manifest)
+
+
+def load_fast_style(state: Mapping[str, Tensor]) -> FastStyle:
+    """The network for inference. Raises InvalidArgument for weights that do not fit."""
+    with torch.device("meta"):
+        module = FastStyle()
+    check_state(state, module)
+    module.load_state_dict(state, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _painted(tensor: str) -> Layer:
+    """The output; instance norm lets every pixel see the whole image."""
+    return Layer(
+        name=OUTPUT,
+        kind="Sigmoid",
+        tensor=tensor,
+        shape=(3, SIZE, SIZE),
+        stride=1,
+        receptive_field=SIZE,
+        receptive_field_start=(SIZE - 1) / 2,
+    )
+
+
+def _prove(model: onnx.ModelProto, folder: Path, output: str) -> None:
+    images = proof.noise(1, MIN_SIZE)
+    (painted,) = proof.run(model, folder, [output], {INPUT: images})
+    if not np.isfinite(painted).all():
+        raise InvalidArgument("model: the output is not finite on a random image", field="model")
