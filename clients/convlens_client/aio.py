@@ -112,6 +112,7 @@ class AsyncClient:
     extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
     visualise = _submitting(requests.visualise)
+    measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
 
     async def operations(self) -> list[AsyncOperation]:

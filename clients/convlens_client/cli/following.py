@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -47,10 +47,19 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
     return operation.wait()
 
 
-def finish(operation: Operation, file: Path | None, name: str, *, json: bool, no_wait: bool) -> None:
+def finish(
+    operation: Operation,
+    file: Path | None,
+    name: str,
+    *,
+    json: bool,
+    no_wait: bool,
+    draw: Callable[[Operation], tuple[Array, Picture]] | None = None,
+) -> None:
     """Follows a new job to its end and writes what it made to `file`; or only tells its name.
 
-    Ctrl-C cancels the job. `name` is a file name to suggest.
+    Ctrl-C cancels the job. `name` is a file name to suggest. `draw` makes what is written of the finished
+    job; by default that is its first artifact.
     """
     if not no_wait:
         with cancelling(operation) as interrupted:
@@ -58,7 +67,10 @@ def finish(operation: Operation, file: Path | None, name: str, *, json: bool, no
         if interrupted.is_set() and metadata.state == "CANCELLED":
             err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
             raise typer.Exit(130)
-        write_artifact(operation, "", file)
+        if draw is None or operation.state.error:
+            write_artifact(operation, "", file)
+        elif file is not None:
+            write(file, *draw(operation))
     if json:
         emit(operation.state)
     elif no_wait or file is None:
@@ -109,7 +121,9 @@ def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
 
 
 def picture(tensor: Array) -> Picture:
-    """A stored image tensor, (3, H, W) or (N, 3, H, W) in [0, 1]; several become a grid."""
+    """A stored image, (3, H, W) in [0, 1], several of them, (N, 3, H, W), or a map, (H, W), from 0 up."""
+    if tensor.ndim == 2:
+        return rendering.heat(tensor, threshold=1.0)
     return rendering.grid([rendering.photo(one) for one in (tensor if tensor.ndim == 4 else [tensor])])
 
 

@@ -13,6 +13,7 @@ from convlens_client import rendering
 from convlens_client.cli.common import (
     Json,
     Model,
+    NoWait,
     Out,
     Resize,
     Server,
@@ -24,14 +25,20 @@ from convlens_client.cli.common import (
     table,
     write,
 )
+from convlens_client.cli.following import finish
+from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.results import Array, ReceptiveField, UnitHit, UnitPattern
+from convlens_client.results import Array, UnitHit, UnitPattern
 
 app = typer.Typer(no_args_is_help=True, help="See what single units look for, and where they look.")
 
 Photos = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", show_default=False)]
 LayerName = Annotated[str, typer.Option(help="Layer with spatial axes.", show_default=False)]
 Channel = Annotated[int, typer.Option(help="Channel, from 0.", show_default=False)]
+Patch = Annotated[int | None, typer.Option(help="Side of the occluding patch; default 11.")]
+Stride = Annotated[int | None, typer.Option(help="Pixels between patches; default 3.")]
+Threshold = Annotated[float, typer.Option(help="Share of the maximum that belongs to the field.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the patches; default 0.")]
 
 
 @app.command()
@@ -60,10 +67,10 @@ def field(
     *,
     layer: LayerName,
     channel: Channel,
-    patch: Annotated[int | None, typer.Option(help="Side of the occluding patch; default 11.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Pixels between patches; default 3.")] = None,
-    threshold: Annotated[float, typer.Option(help="Share of the maximum that belongs to the field.")] = 0.5,
-    seed: Annotated[int | None, typer.Option(help="Seed of the patches; default 0.")] = None,
+    patch: Patch = None,
+    stride: Stride = None,
+    threshold: Threshold = 0.5,
+    seed: Seed = None,
     file: Out = None,
     model: Model = "",
     size: Resize = None,
@@ -71,7 +78,7 @@ def field(
     server: Server = "",
     tls: Tls = False,
 ) -> None:
-    """Measure where a unit looks, by covering photos with small patches of noise (at most 16 photos)."""
+    """Measure where a unit looks, by covering photos (at most 16) with small patches of noise."""
     with connect(server, tls, timeout=None) as client:
         found = client.discrepancy_maps(
             photos,
@@ -85,17 +92,59 @@ def field(
             resize=resize(size),
         )
     if json:
-        emit(
-            {
-                "theoretical_size": found.theoretical_size,
-                "empirical_size": found.empirical_size,
-                "hits": [{"image": path, "hit": hit} for path, hit in zip(photos, found.hits, strict=True)],
-            }
-        )
+        hits = [{"image": path, "hit": hit} for path, hit in zip(photos, found.hits, strict=True)]
+        measured = {"theoretical_size": found.theoretical_size, "empirical_size": found.empirical_size}
+        emit({**measured, "hits": hits})
     else:
         _report(photos, found.hits, json)
-        out.print(sizes(found))
-    write(file, found.field, field_sheet(found, threshold))
+        out.print(sizes(found.theoretical_size, found.empirical_size))
+    caption = sizes(found.theoretical_size, found.empirical_size)
+    write(file, found.field, field_sheet(found.field, found.images, found.maps, threshold, caption))
+
+
+@app.command()
+def measure(
+    collection: Annotated[str, typer.Argument(help="Collection with features of the layer, pooling max.")],
+    *,
+    layer: LayerName,
+    channel: Channel,
+    k: Annotated[int | None, typer.Option("-k", help="Images that excite the unit most; default 10.")] = None,
+    patch: Patch = None,
+    stride: Stride = None,
+    threshold: Threshold = 0.5,
+    seed: Seed = None,
+    no_wait: NoWait = False,
+    file: Out = None,
+    model: Model = "",
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Measure where a unit looks in the images of a collection that excite it most. Ctrl-C cancels it."""
+
+    def draw(operation: Operation) -> tuple[Array, Picture]:
+        made = operation.result()
+        theoretical, empirical = made["sizes"].tolist()
+        caption = sizes(int(theoretical), empirical)
+        sheet = field_sheet(made["field"], made["images"], made["maps"], threshold, caption)
+        return made["field"], sheet
+
+    with connect(server, tls) as client:
+        operation = client.measure_receptive_field(
+            collection,
+            layer,
+            channel,
+            k=k,
+            patch=patch,
+            stride=stride,
+            threshold=threshold,
+            seed=seed,
+            model=model,
+        )
+        finish(operation, file, "field.png", json=json, no_wait=no_wait, draw=draw)
+        if not (json or no_wait):
+            theoretical, empirical = operation.artifact("sizes").tolist()
+            out.print(sizes(int(theoretical), empirical))
 
 
 def pattern_sheet(found: Sequence[UnitPattern]) -> Picture:
@@ -106,20 +155,20 @@ def pattern_sheet(found: Sequence[UnitPattern]) -> Picture:
     )
 
 
-def field_sheet(found: ReceptiveField, threshold: float) -> Picture:
+def field_sheet(field: Array, images: Array, maps: Array, threshold: float, caption: str) -> Picture:
     """The averaged map, red above the threshold, and the images lit where the unit looks."""
-    lit = [rendering.highlighted(*pair) for pair in zip(found.images, found.maps, strict=True)]
+    lit = [rendering.highlighted(*pair) for pair in zip(images, maps, strict=True)]
     return rendering.sheet(
         [
-            (sizes(found).replace(", ", "\n"), rendering.heat(found.field, threshold)),
+            (caption.replace(", ", "\n"), rendering.heat(field, threshold)),
             (f"{len(lit)} images", rendering.grid(lit)),
         ]
     )
 
 
-def sizes(found: ReceptiveField) -> str:
+def sizes(theoretical: int, empirical: float) -> str:
     """Both sizes of the receptive field."""
-    return f"empirical size {found.empirical_size:.1f} px, theoretical {found.theoretical_size} px"
+    return f"empirical size {empirical:.1f} px, theoretical {theoretical} px"
 
 
 def padded(tensors: Sequence[Array]) -> Array:

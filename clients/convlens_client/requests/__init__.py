@@ -47,7 +47,7 @@ from convlens_client.requests.job import (
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
 from convlens_client.requests.style import stylise
 from convlens_client.requests.synthesis import deepdream, visualise
-from convlens_client.requests.unit import discrepancy_maps, unit_patterns
+from convlens_client.requests.unit import discrepancy_maps, measure_receptive_field, unit_patterns
 
 __all__ = [
     "TECHNIQUES",
@@ -79,6 +79,7 @@ __all__ = [
     "list_images",
     "list_models",
     "map_collection",
+    "measure_receptive_field",
     "model_ref",
     "nearest",
     "operation",

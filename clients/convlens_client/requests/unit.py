@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from convlens.v1 import unit_pb2, unit_pb2_grpc
+from convlens.v1 import job_pb2, unit_pb2, unit_pb2_grpc
 from convlens_client.calls import Call, Method, Tensors
 from convlens_client.images import Images, ResizeLike, to_images
+from convlens_client.requests.job import submit
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, ReceptiveField, UnitPattern, freeze
+from convlens_client.results import Array, ReceptiveField, Snapshot, UnitPattern, freeze
 
 _Units = unit_pb2_grpc.UnitServiceStub
 
@@ -47,6 +48,34 @@ def discrepancy_maps(
         discrepancy=unit_pb2.Discrepancy(patch=patch, stride=stride, threshold=threshold, seed=seed),
     )
     return Tensors(Method(_Units, "GetDiscrepancyMaps"), request, _field)
+
+
+def measure_receptive_field(
+    collection: str,
+    layer: str,
+    channel: int,
+    *,
+    k: int | None = None,
+    patch: int | None = None,
+    stride: int | None = None,
+    threshold: float | None = None,
+    seed: int | None = None,
+    model: str = "",
+    request_id: str = "",
+) -> Call[Snapshot]:
+    """Queues `discrepancy_maps` of the `k` images of a collection that excite a channel most (10 by default).
+
+    The collection needs features of the layer with pooling "max". The artifacts are those of
+    `convlens.v1.MeasureReceptiveField`: "field", "maps", "images", "values", "positions", "sizes".
+    """
+    technique = job_pb2.MeasureReceptiveField(
+        collection=collection,
+        layer=layer,
+        channel=channel,
+        k=k,
+        discrepancy=unit_pb2.Discrepancy(patch=patch, stride=stride, threshold=threshold),
+    )
+    return submit(technique, model=model, seed=seed, request_id=request_id)
 
 
 def _patterns(head: Any, tensors: dict[str, Array]) -> tuple[UnitPattern, ...]:
