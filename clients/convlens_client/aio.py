@@ -8,7 +8,7 @@ import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 from grpc import aio
@@ -24,8 +24,6 @@ from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import Attempts
 
-BROKEN: Final = "Internal error from Core"
-"""What grpc.aio says, instead of the status, where a stream ends while it writes."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -181,10 +179,6 @@ class AsyncClient:
                 async for part in reply:
                     attempts.progressed()
                     yield call.add(part)
-            except aio.AioRpcError as failure:
-                if failure.details() == BROKEN:
-                    raise Unavailable("the connection broke while requests were sent") from failure
-                raise
             finally:
                 reply.cancel()
         call.end()

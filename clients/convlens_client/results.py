@@ -302,7 +302,8 @@ class CollectionMap:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobMetadata:
-    """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING"."""
+    """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING", and `priority`
+    "NORMAL", "HIGH" or "LOW"."""
 
     state: str
     technique: str
@@ -320,11 +321,27 @@ class JobMetadata:
     device: str
     model_digest: str
     cancel_requested: bool
+    priority: str
+    expected_seconds: float
+    bit_exact: bool
 
     @property
     def final(self) -> bool:
         """True when the state will not change any more."""
         return self.state in FINAL_STATES
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How a queue stands; fields as in `convlens.v1.QueueStats`."""
+
+    priority: str
+    queue: str
+    queued: int
+    running: int
+    oldest_queued_seconds: float
+    counters: dict[str, int]
+    throughput: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -362,6 +379,7 @@ _CLASSES: dict[type[Message], type] = {
     collection_pb2.TopActivation: TopActivation,
     inspection_pb2.Classification: Classification,
     job_pb2.JobMetadata: JobMetadata,
+    job_pb2.QueueStats: QueueStats,
     model_pb2.Layer: Layer,
     model_pb2.Model: Model,
     target_pb2.Prediction: Prediction,

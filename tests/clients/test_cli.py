@@ -176,6 +176,19 @@ def test_a_dream_can_be_left_alone_and_found_again(run, service, photo, tmp_path
     assert run("jobs", "show", name).code == 2
 
 
+def test_lists_are_filtered(run, service):
+    assert run("jobs", "list", "--state", "running", "--technique", "deepdream").code == 0
+    assert sent(service, "ListOperationsRequest").filter == "state=RUNNING AND technique=deepdream"
+
+
+def test_how_the_queues_stand(run):
+    shown = run("jobs", "stats").out
+    for words in ("convlens-high (high): 2 waiting, 0 running", "7.5 s", "retried    3", "2e+09"):
+        assert words in shown
+    (queue,) = json.loads(run("jobs", "stats", "--json").out)
+    assert (queue["priority"], queue["queued"], queue["counters"]) == ("HIGH", 2, {"retried": 3})
+
+
 def test_a_dream_as_json_is_a_line_an_event_and_the_job(run, photo):
     lines = [json.loads(line) for line in run("dream", photo, "--json").out.splitlines()]
     assert [line["step"] for line in lines[:-1]] == [0, 1, 2, 3, 4, 4]

@@ -146,6 +146,18 @@ class FakeService(
         self._note(request, context)
         return self._operation(name)
 
+    def GetJobStats(self, request, context):  # noqa: N802
+        self._note(request, context)
+        stats = job_pb2.QueueStats(
+            priority=job_pb2.PRIORITY_HIGH,
+            queue="convlens-high",
+            queued=2,
+            oldest_queued_seconds=7.5,
+            counters={"retried": 3},
+            throughput={"cpu": 2e9},
+        )
+        return job_pb2.GetJobStatsResponse(queues=[stats])
+
     def WatchJob(self, request, context):  # noqa: N802
         self._note(request, context)
         states = [

@@ -17,10 +17,16 @@ Name = Annotated[str, typer.Argument(help="operations/<id> or the id.", show_def
 
 
 @app.command("list")
-def list_jobs(json: Json = False, server: Server = "", tls: Tls = False) -> None:
+def list_jobs(
+    state: Annotated[str, typer.Option(help="Only those in this state, such as running.")] = "",
+    technique: Annotated[str, typer.Option(help="Only those of this technique.")] = "",
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
     """List the jobs that the server keeps."""
     with connect(server, tls) as client:
-        found = [operation.state for operation in client.operations()]
+        found = [operation.state for operation in client.operations(state=state, technique=technique)]
     if json:
         emit(found)
         return
@@ -36,6 +42,25 @@ def list_jobs(json: Json = False, server: Server = "", tls: Tls = False) -> None
         for s in found
     )
     table(("job", "technique", "model", "state", " steps", "created"), rows)
+
+
+@app.command()
+def stats(json: Json = False, server: Server = "", tls: Tls = False) -> None:
+    """Show how the queues stand."""
+    with connect(server, tls) as client:
+        found = client.job_stats()
+    if json:
+        emit(found)
+        return
+    for queue in found:
+        priority = queue.priority.lower()
+        out.print(f"{queue.queue} ({priority}): {queue.queued} waiting, {queue.running} running")
+        if queue.queued:
+            out.print(f"  the next one has waited for {queue.oldest_queued_seconds:.1f} s")
+        for event, count in sorted(queue.counters.items()):
+            out.print(f"  {event:<10} {count}")
+        for device, rate in queue.throughput.items():
+            out.print(f"  {device:<10} {rate:.3g} multiply-adds a second")
 
 
 @app.command()
@@ -126,6 +151,8 @@ def _show(state: Snapshot, json: bool) -> None:
         "steps": _steps(state),
         "losses": " ".join(f"{name} {value:.6g}" for name, value in metadata.losses.items()),
         "queue": f"{metadata.queue_position} ahead" if metadata.queue_position else "",
+        "priority": metadata.priority.lower() if metadata.priority != "NORMAL" else "",
+        "expected": f"{metadata.expected_seconds:.3g} s" if metadata.expected_seconds else "",
         "device": metadata.device,
         "attempt": metadata.attempt or "",
         "created": _time(metadata.create_time),

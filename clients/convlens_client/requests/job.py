@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Literal
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.message import Message
@@ -11,20 +12,30 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_client.calls import Call, Method, Pages, ReadArtifact, Unary, Wait, Watch
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, JobMetadata, Snapshot, snapshot
+from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot, freeze, snapshot
 
+Priority = Literal["NORMAL", "HIGH", "LOW"]
 _Operations = operations_pb2_grpc.OperationsStub
 
 
 def submit(
-    technique: Message, *, model: str = "", seed: int | None = None, request_id: str = ""
+    technique: Message,
+    *,
+    model: str = "",
+    seed: int | None = None,
+    request_id: str = "",
+    priority: Priority = "NORMAL",
 ) -> Call[Snapshot]:
     """Queues a job of any technique, given by its message, such as `convlens.v1.job_pb2.DeepDream`.
 
-    Submitting again under the same `request_id` (a UUID; a new one by default) returns the same job.
+    Submitting again under the same `request_id` (a UUID; a new one by default) returns the same job. The
+    server must have a queue for the `priority`.
     """
     request = job_pb2.SubmitJobRequest(
-        request_id=request_id or str(uuid.uuid4()), model=model_ref(model), seed=seed
+        request_id=request_id or str(uuid.uuid4()),
+        model=model_ref(model),
+        seed=seed,
+        priority=job_pb2.Priority.Value(f"PRIORITY_{priority}"),
     )
     arms = request.DESCRIPTOR.oneofs_by_name["technique"].fields
     arm = next((arm.name for arm in arms if arm.message_type == technique.DESCRIPTOR), None)
@@ -41,10 +52,22 @@ def operation(name: str) -> Call[Snapshot]:
     return Unary(Method(_Operations, "GetOperation"), request, snapshot)
 
 
-def operations() -> Call[tuple[Snapshot, ...]]:
-    """All jobs that the server keeps, without previews."""
-    request = operations_pb2.ListOperationsRequest(name="operations")
+def operations(*, state: str = "", technique: str = "") -> Call[tuple[Snapshot, ...]]:
+    """The jobs that the server keeps, without previews: all, or those in a state, or of a technique."""
+    terms = {"state": state.upper(), "technique": technique}
+    filter_ = " AND ".join(f"{name}={value}" for name, value in terms.items() if value)
+    request = operations_pb2.ListOperationsRequest(name="operations", filter=filter_)
     return Pages(Method(_Operations, "ListOperations"), request, "operations", snapshot)
+
+
+def job_stats() -> Call[tuple[QueueStats, ...]]:
+    """How the queues stand."""
+    request = job_pb2.GetJobStatsRequest()
+    return Unary(
+        Method(job_pb2_grpc.JobServiceStub, "GetJobStats"),
+        request,
+        lambda reply: tuple(freeze(queue) for queue in reply.queues),
+    )
 
 
 def cancel(name: str) -> Call[None]:
