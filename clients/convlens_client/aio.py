@@ -8,7 +8,7 @@ import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import grpc
 from grpc import aio
@@ -24,8 +24,11 @@ from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import Attempts
 
+BROKEN: Final = "Internal error from Core"
+"""What grpc.aio says, instead of the status, where a stream ends while it writes."""
 P = ParamSpec("P")
 T = TypeVar("T")
+NamedImages = Iterable[Named] | AsyncIterable[Named]
 
 
 def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
@@ -93,6 +96,7 @@ class AsyncClient:
     activations = _asking(requests.activations)
     attribute = _asking(requests.attribute)
     attribute_all = _asking(requests.attribute_all)
+    check_randomisation = _asking(requests.check_randomisation)
     attack = _asking(requests.attack)
     robustness = _asking(requests.robustness)
     stylise = _asking(requests.stylise)
@@ -114,14 +118,16 @@ class AsyncClient:
     visualise = _submitting(requests.visualise)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
+    job_stats = _asking(requests.job_stats)
 
-    async def operations(self) -> list[AsyncOperation]:
-        """All jobs that the server keeps."""
-        return [AsyncOperation(self, state) for state in await self.run(requests.operations())]
+    async def operations(self, *, state: str = "", technique: str = "") -> list[AsyncOperation]:
+        """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
+        call = requests.operations(state=state, technique=technique)
+        return [AsyncOperation(self, found) for found in await self.run(call)]
 
     async def features(
         self,
-        images: Iterable[Named] | AsyncIterable[Named],
+        images: NamedImages,
         layer: str,
         *,
         pooling: PoolingName = "mean",
@@ -179,6 +185,10 @@ class AsyncClient:
                 async for part in reply:
                     attempts.progressed()
                     yield call.add(part)
+            except aio.AioRpcError as failure:
+                if failure.details() == BROKEN:
+                    raise Unavailable("the connection broke while requests were sent") from failure
+                raise
             finally:
                 reply.cancel()
         call.end()

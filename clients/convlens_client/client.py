@@ -25,6 +25,7 @@ from convlens_client.retry import Attempts
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M")
+NamedImages = Iterable[Named]
 
 
 def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
@@ -112,6 +113,7 @@ class Client:
     activations = _asking(requests.activations)
     attribute = _asking(requests.attribute)
     attribute_all = _asking(requests.attribute_all)
+    check_randomisation = _asking(requests.check_randomisation)
     attack = _asking(requests.attack)
     robustness = _asking(requests.robustness)
     stylise = _asking(requests.stylise)
@@ -133,14 +135,16 @@ class Client:
     visualise = _submitting(requests.visualise)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
+    job_stats = _asking(requests.job_stats)
 
-    def operations(self) -> list[Operation]:
-        """All jobs that the server keeps."""
-        return [Operation(self, state) for state in self.run(requests.operations())]
+    def operations(self, *, state: str = "", technique: str = "") -> list[Operation]:
+        """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
+        call = requests.operations(state=state, technique=technique)
+        return [Operation(self, found) for found in self.run(call)]
 
     def features(
         self,
-        images: Iterable[Named],
+        images: NamedImages,
         layer: str,
         *,
         pooling: PoolingName = "mean",

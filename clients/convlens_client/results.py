@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from convlens.errors import ConvLensError, InvalidArgument, from_status
 from convlens.v1 import (
     attack_pb2,
+    attribution_pb2,
     collection_pb2,
     inspection_pb2,
     job_pb2,
@@ -109,13 +110,34 @@ class Classification:
 class Attribution:
     """A target attributed to the pixels of N images.
 
-    `values` and `class_indices` have one entry an image (no class indices for neurons); `map` is float32 of
-    shape (N, 3, H, W), signed, in units of the target per unit of pixel value in [0, 1].
+    `values` and `class_indices` have one entry an image (no class indices for targets that are no classes);
+    `map` is float32 of shape (N, 3, H, W) or (N, 1, H, W), in the units that the technique's message states.
+    `completeness_residuals` come with integrated gradients; `insertion` (higher is better) and `deletion`
+    (lower is better) where they were asked for.
     """
 
     values: tuple[float, ...]
     class_indices: tuple[int, ...]
     map: Array
+    completeness_residuals: tuple[float, ...] = ()
+    insertion: tuple[float, ...] = ()
+    deletion: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RankCorrelation:
+    """Spearman's of two maps, in [-1, 1], and of their absolute values; NaN where one map is constant."""
+
+    signed: float
+    absolute: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RandomisedLayer:
+    """`layer` and all above it are random: each map's correlation with that of the trained network."""
+
+    layer: str
+    correlations: tuple[RankCorrelation, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -370,6 +392,8 @@ _CLASSES: dict[type[Message], type] = {
     attack_pb2.Certificate: Certificate,
     attack_pb2.RobustnessAlarms: RobustnessAlarms,
     attack_pb2.RobustnessPoint: RobustnessPoint,
+    attribution_pb2.CheckRandomisationResponse: RandomisedLayer,
+    attribution_pb2.RankCorrelation: RankCorrelation,
     collection_pb2.AddImagesResponse: Added,
     collection_pb2.Collection: Collection,
     collection_pb2.CollectionImage: CollectionImage,

@@ -20,13 +20,14 @@ from convlens_client.client import Client
 from convlens_client.demo.page import Figure, Section
 from convlens_client.demo.photos import Photo
 from convlens_client.rendering import Picture
-from convlens_client.requests import TECHNIQUES, ClassScore
+from convlens_client.requests import ClassScore, Technique
 from convlens_client.results import Certificate, JobMetadata, Layer, Model
 
 T = TypeVar("T")
 
 EPSILON: Final = 8 / 255
 DREAM_SIDE: Final = 400
+SALIENCY: Final[tuple[Technique, ...]] = ("gradient", "guided_backprop", "deconvnet")
 PREVIEWS: Final = 4
 
 
@@ -123,12 +124,12 @@ def activations(stage: Stage) -> Section:
 
 def saliency(stage: Stage) -> Section:
     """Three saliency maps beside the photo."""
-    asked: list[tuple[Any, ClassScore]] = [(technique, ClassScore()) for technique in TECHNIQUES]
+    asked: list[tuple[Any, ClassScore]] = [(technique, ClassScore()) for technique in SALIENCY]
     maps, times = _timed(lambda: stage.client.attribute_all(stage.photo, asked, model=stage.model.name))
     if not all(np.abs(item.map).max() > 0 for item in maps):
         raise Internal("a saliency map is empty")
     label = stage.model.labels[maps[0].class_indices[0]]
-    named = [(name.replace("_", " "), item.map[0]) for name, item in zip(TECHNIQUES, maps, strict=True)]
+    named = [(name.replace("_", " "), item.map[0]) for name, item in zip(SALIENCY, maps, strict=True)]
     signed = [("photo", stage.photo), *((name, rendering.signed(values)) for name, values in named)]
     strength = [
         ("", stage.photo),

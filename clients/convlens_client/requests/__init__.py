@@ -9,15 +9,10 @@ All methods may raise the errors of `convlens.errors`; a bad value is InvalidArg
 from convlens_client.requests.attack import attack, robustness
 from convlens_client.requests.attribution import (
     TECHNIQUES,
-    Channel,
-    ClassScore,
-    Direction,
-    LogProbability,
-    Neuron,
-    Target,
     Technique,
     attribute,
     attribute_all,
+    check_randomisation,
 )
 from convlens_client.requests.collection import (
     add_images,
@@ -36,6 +31,7 @@ from convlens_client.requests.inspection import activations, classify
 from convlens_client.requests.job import (
     cancel,
     delete,
+    job_stats,
     operation,
     operation_name,
     operations,
@@ -47,6 +43,14 @@ from convlens_client.requests.job import (
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
 from convlens_client.requests.style import stylise
 from convlens_client.requests.synthesis import deepdream, visualise
+from convlens_client.requests.target import (
+    Channel,
+    ClassScore,
+    Direction,
+    LogProbability,
+    Neuron,
+    Target,
+)
 from convlens_client.requests.unit import discrepancy_maps, measure_receptive_field, unit_patterns
 
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "attribute",
     "attribute_all",
     "cancel",
+    "check_randomisation",
     "classify",
     "create_collection",
     "deepdream",
@@ -75,6 +80,7 @@ __all__ = [
     "get_collection",
     "get_image",
     "get_model",
+    "job_stats",
     "list_collections",
     "list_images",
     "list_models",

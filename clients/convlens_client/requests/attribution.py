@@ -1,108 +1,55 @@
-"""What in an image a network responds to: targets and techniques."""
+"""What in an image a network responds to, and how far that can be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 from google.protobuf.message import Message
 
-from convlens import wire
 from convlens.errors import InvalidArgument
-from convlens.v1 import attribution_pb2, attribution_pb2_grpc, target_pb2
-from convlens_client.calls import Call, Method, Tensors
-from convlens_client.images import Images, ResizeLike, to_images
+from convlens.v1 import attribution_pb2, attribution_pb2_grpc
+from convlens_client.calls import Call, Messages, Method, Tensors
+from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, Attribution
+from convlens_client.requests.target import ClassScore, Target
+from convlens_client.results import Array, Attribution, RandomisedLayer, freeze
 
 _Attribution = attribution_pb2_grpc.AttributionServiceStub
 
-Technique = Literal["gradient", "guided_backprop", "deconvnet"]
-TECHNIQUES: dict[str, Message] = {
-    "gradient": attribution_pb2.Gradient(),
-    "guided_backprop": attribution_pb2.GuidedBackprop(),
-    "deconvnet": attribution_pb2.Deconvnet(),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ClassScore:
-    """Logit of a class; by default of the class that the model predicts for each image."""
-
-    index: int | None = None
-
-    def message(self) -> target_pb2.Target:
-        """As the request carries it."""
-        return target_pb2.Target(class_score=target_pb2.ClassTarget(index=self.index))
-
-
-@dataclass(frozen=True, slots=True)
-class LogProbability:
-    """log P(class) after the softmax; by default of the class that the model predicts for each image."""
-
-    index: int | None = None
-
-    def message(self) -> target_pb2.Target:
-        """As the request carries it."""
-        return target_pb2.Target(log_probability=target_pb2.ClassTarget(index=self.index))
-
-
-@dataclass(frozen=True, slots=True)
-class Neuron:
-    """Value of one unit: channel and position from 0; y and x are 0 where the layer has no spatial axes."""
-
-    layer: str
-    channel: int
-    y: int = 0
-    x: int = 0
-
-    def message(self) -> target_pb2.Target:
-        """As the request carries it."""
-        return target_pb2.Target(
-            neuron=target_pb2.Neuron(layer=self.layer, channel=self.channel, y=self.y, x=self.x)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """Mean of one channel of a layer, counted from 0, over its positions."""
-
-    layer: str
-    channel: int
-
-    def message(self) -> target_pb2.Target:
-        """As the request carries it."""
-        return target_pb2.Target(channel=target_pb2.ChannelTarget(layer=self.layer, channel=self.channel))
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """Inner product of a layer's value with a vector, one number a channel, averaged over the positions."""
-
-    layer: str
-    vector: tuple[float, ...]
-
-    def message(self) -> target_pb2.Target:
-        """As the request carries it."""
-        vector = wire.to_tensor(np.asarray(self.vector, np.float32))
-        return target_pb2.Target(direction=target_pb2.DirectionTarget(layer=self.layer, vector=vector))
-
-
-Target = ClassScore | LogProbability | Neuron | Channel | Direction
+Technique = Literal[
+    "gradient",
+    "guided_backprop",
+    "deconvnet",
+    "gradient_times_input",
+    "integrated_gradients",
+    "smoothgrad",
+    "grad_cam",
+    "guided_grad_cam",
+    "occlusion",
+    "rise",
+]
+TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 
 
 def attribute(
     images: Images,
-    technique: Technique = "gradient",
+    technique: Technique | Message = "gradient",
     target: Target | None = None,
     *,
+    quality: bool | int = False,
     model: str = "",
     resize: ResizeLike | None = None,
+    **parameters: float | str,
 ) -> Call[Attribution]:
-    """A target attributed to the pixels by one technique; the score of the predicted class by default."""
-    request = _attribute_request(images, [(technique, target or ClassScore())], model, resize)
+    """A target attributed to the pixels by one technique; the score of the predicted class by default.
+
+    `parameters` are the fields of the technique's message in `convlens.v1.attribution_pb2`, such as `steps`
+    of "integrated_gradients", `samples` and `sigma` of "smoothgrad", `layer` of "grad_cam". The technique may
+    also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
+    """
+    asked = [_item(technique, target, parameters)]
+    request = _attribute_request(images, asked, quality, model, resize)
     return Tensors(
         Method(_Attribution, "Attribute"), request, lambda head, tensors: _attributions(head, tensors)[0]
     )
@@ -110,30 +57,98 @@ def attribute(
 
 def attribute_all(
     images: Images,
-    attributions: Sequence[tuple[Technique, Target]],
+    attributions: Sequence[tuple[Technique | Message, Target]],
     *,
+    quality: bool | int = False,
     model: str = "",
     resize: ResizeLike | None = None,
 ) -> Call[tuple[Attribution, ...]]:
-    """Several attributions of the same images in one call, in the order asked."""
-    request = _attribute_request(images, attributions, model, resize)
+    """Several attributions of the same images in one call, in the order asked.
+
+    A technique is its name, or its message in `convlens.v1.attribution_pb2`, such as `Rise(masks=500)`.
+    """
+    asked = [_item(technique, target) for technique, target in attributions]
+    request = _attribute_request(images, asked, quality, model, resize)
     return Tensors(Method(_Attribution, "Attribute"), request, _attributions)
 
 
+def check_randomisation(
+    image: ImageLike,
+    techniques: Sequence[Technique | Message] = ("gradient", "guided_backprop", "grad_cam"),
+    target: Target | None = None,
+    *,
+    layers: int | None = None,
+    seed: int | None = None,
+    model: str = "",
+    resize: ResizeLike | None = None,
+) -> Call[tuple[RandomisedLayer, ...]]:
+    """Whether maps depend on what the network has learned: its layers become random from the top down.
+
+    For each further layer, at most `layers`, the rank correlation of each technique's map with the trained
+    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018).
+    """
+    request = attribution_pb2.CheckRandomisationRequest(
+        model=model_ref(model),
+        image=to_image(image, resize),
+        attributions=[_item(technique, target) for technique in techniques],
+        layers=layers,
+        seed=seed,
+    )
+    return Messages(Method(_Attribution, "CheckRandomisation"), request, freeze, tuple)
+
+
+def _item(
+    technique: Technique | Message, target: Target | None, parameters: dict[str, Any] | None = None
+) -> attribution_pb2.Attribution:
+    """One technique with its target, as the request carries it."""
+    item = attribution_pb2.Attribution(target=(target or ClassScore()).message())
+    arms = item.DESCRIPTOR.oneofs_by_name["technique"].fields
+    if isinstance(technique, Message):
+        kind = technique.DESCRIPTOR
+        name = next((arm.name for arm in arms if arm.message_type == kind), kind.name)
+    else:
+        name = technique
+    if name not in TECHNIQUES:
+        raise InvalidArgument.of("technique", name, f"one of {', '.join(TECHNIQUES)}")
+    chosen = technique if isinstance(technique, Message) else type(getattr(item, name))()
+    _set(chosen, name, parameters or {})
+    getattr(item, name).CopyFrom(chosen)
+    return item
+
+
+def _set(message: Message, name: str, parameters: dict[str, Any]) -> None:
+    known = list(message.DESCRIPTOR.fields_by_name)
+    for field, value in parameters.items():
+        if field not in known:
+            raise InvalidArgument.of(field, value, f"left out: {name} takes {', '.join(known) or 'nothing'}")
+        setattr(message, field, value)
+
+
 def _attribute_request(
-    images: Images, asked: Sequence[tuple[str, Target]], model: str, resize: ResizeLike | None
+    images: Images,
+    asked: Sequence[attribution_pb2.Attribution],
+    quality: bool | int,
+    model: str,
+    resize: ResizeLike | None,
 ) -> attribution_pb2.AttributeRequest:
-    request = attribution_pb2.AttributeRequest(model=model_ref(model), images=to_images(images, resize))
-    for technique, target in asked:
-        if technique not in TECHNIQUES:
-            raise InvalidArgument.of("technique", technique, f"one of {', '.join(TECHNIQUES)}")
-        item = request.attributions.add(target=target.message())
-        getattr(item, technique).CopyFrom(TECHNIQUES[technique])
+    request = attribution_pb2.AttributeRequest(
+        model=model_ref(model), images=to_images(images, resize), attributions=asked
+    )
+    if quality:
+        steps = None if quality is True else quality
+        request.quality.CopyFrom(attribution_pb2.Quality(steps=steps))
     return request
 
 
 def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ...]:
     return tuple(
-        Attribution(tuple(target.values), tuple(target.class_indices), array)
+        Attribution(
+            tuple(target.values),
+            tuple(target.class_indices),
+            array,
+            completeness_residuals=tuple(target.completeness_residuals),
+            insertion=tuple(target.insertion),
+            deletion=tuple(target.deletion),
+        )
         for target, array in zip(head.targets, tensors.values(), strict=True)
     )

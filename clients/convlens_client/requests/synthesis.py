@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from convlens.v1 import job_pb2
 from convlens_client.calls import Call
 from convlens_client.images import ImageLike, ResizeLike, to_image
-from convlens_client.requests.attribution import Target
 from convlens_client.requests.job import submit
+from convlens_client.requests.target import Target
 from convlens_client.results import Snapshot
 
 
