@@ -9,6 +9,7 @@ import sys
 import time
 import types
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,78 @@ def test_an_attack_prints_its_certificate(run, service, photo, tmp_path):
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (8, 8)
     assert json.loads(run("attack", photo, "--json").out)["certificate"]["queries"] == 2
+
+
+def test_methods_of_attack_have_their_options(run, service, photo, tmp_path):
+    options = ["--method", "pgd", "--norm", "l2", "--eps", "0.5", "--restarts", "2", "--step-size", "1/8"]
+    assert run("attack", photo, *options, "--seed", "3", "--out", str(tmp_path / "t.png")).code == 0
+    pgd = sent(service, "AttackRequest").pgd
+    assert (pgd.norm, pgd.epsilon, pgd.restarts, pgd.step_size, pgd.seed) == (2, 0.5, 2, 0.125, 3)
+    assert run("attack", photo, "--steps", "3").code == 2
+
+
+def test_robustness_prints_a_curve_and_draws_it(run, service, tmp_path, photo):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("0002_b.png", "0001_a.png"):
+        (folder / name).write_bytes(Path(photo).read_bytes())
+    (folder / "notes.txt").write_text("no photo")
+    answer = run("robustness", str(folder), "--labels-from-names", "--out", str(tmp_path / "c.png"))
+    assert answer.code == 0
+    assert "survives full range" in answer.out
+    assert list(sent(service, "MeasureRobustnessRequest").labels) == [1, 2]
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.size == (640, 360)
+    service.requests.clear()
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("0001_a.png\tdots\n0002_b.png\t3\n")
+    options = ["--labels", str(labels), "--method", "fgsm", "--eps", "0", "--eps", "1/255", "--json"]
+    assert len(json.loads(run("robustness", str(folder), *options).out)["points"]) == 3
+    request = sent(service, "MeasureRobustnessRequest")
+    assert list(request.labels) == [1, 3]
+    assert list(request.epsilons) == pytest.approx([0, 1 / 255])
+
+
+def test_robustness_needs_a_label_for_each_photo(run, tmp_path, photo):
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("other.png\t1\n")
+    for options, text in (
+        ((), "one of the two"),
+        (("--labels-from-names",), "begins with the class index"),
+        (("--labels", str(labels)), "a line for photo.png"),
+        (("--labels", str(tmp_path / "none.tsv")), "readable"),
+    ):
+        answer = run("robustness", photo, *options)
+        assert answer.code == 2
+        assert text in answer.err
+    (tmp_path / "empty").mkdir()
+    assert "there are none" in run("robustness", str(tmp_path / "empty"), "--labels-from-names").err
+
+
+def test_features_are_written_with_their_names(run, service, photo, tmp_path):
+    answer = run("features", photo, photo, "--layer", "a", "--out", str(tmp_path / "f.npz"))
+    assert "2 vectors of 3 values" in answer.out
+    with np.load(tmp_path / "f.npz") as found:
+        assert found["names"].tolist() == [photo, photo]
+        assert found["features"].tolist() == [[1, 1, 1], [2, 2, 2]]
+    run("features", photo, "--layer", "a", "--out", str(tmp_path / "f.npy"))
+    assert np.load(tmp_path / "f.npy").shape == (1, 3)
+    assert (tmp_path / "f.txt").read_text() == f"{photo}\n"
+    assert json.loads(run("features", photo, "--layer", "a", "--json").out)["image"] == photo
+    assert run("features", photo, "--layer", "a", "--out", str(tmp_path / "f.png")).code == 2
+
+
+def test_channels_are_chosen(run, service, photo, tmp_path):
+    shown = json.loads(run("activations", photo, "--layer", "a", "--top", "2", "--json").out)
+    assert shown["a"]["channels"] == [0, 1]
+    assert run("activations", photo, "--layer", "a", "--channel", "3", "--scale", "layer").code == 0
+    assert service.requests[-1].channel == 3
+
+
+def test_a_photo_is_painted(run, service, photo, tmp_path):
+    assert "20 x 30" in run("stylise", photo, "--model", "m", "--out", str(tmp_path / "p.png")).out
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.size == (30, 20)
 
 
 @pytest.mark.parametrize(

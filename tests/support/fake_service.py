@@ -26,6 +26,8 @@ from convlens.v1 import (
     job_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    style_pb2,
+    style_pb2_grpc,
     target_pb2,
     tensor_pb2,
 )
@@ -57,6 +59,7 @@ class FakeService(
     inspection_pb2_grpc.InspectionServiceServicer,
     attribution_pb2_grpc.AttributionServiceServicer,
     attack_pb2_grpc.AttackServiceServicer,
+    style_pb2_grpc.StyleServiceServicer,
     job_pb2_grpc.JobServiceServicer,
     operations_pb2_grpc.OperationsServicer,
 ):
@@ -108,7 +111,11 @@ class FakeService(
 
     def GetActivations(self, request, context):  # noqa: N802
         self._note(request, context)
-        values = {name: np.full((len(request.images), 9, 700, 50), 7, np.float32) for name in request.layers}
+        shape = (len(request.images), 9, 700, 50)
+        values = {name: np.full(shape, 7, np.float32) for name in request.layers}
+        if request.HasField("top"):
+            channels = np.tile(np.arange(request.top, dtype=np.int32), (len(request.images), 1))
+            values.update({f"{name}.channels": channels for name in request.layers})
         parts = wire.to_parts(values)
         yield from self._stream(
             (inspection_pb2.GetActivationsResponse(tensor=part) for part in parts), context
@@ -139,6 +146,31 @@ class FakeService(
         names = ("original", "gradient_sign", "adversarial")
         for part in wire.to_parts({name: np.full(shape, i / 2, np.float32) for i, name in enumerate(names)}):
             yield attack_pb2.AttackResponse(tensor=part)
+
+    def MeasureRobustness(self, request, context):  # noqa: N802
+        self._note(request, context)
+        points = [
+            attack_pb2.RobustnessPoint(epsilon=i / 8, accuracy=1 - i / 2, noise_accuracy=1) for i in range(3)
+        ]
+        for point in points:
+            yield attack_pb2.MeasureRobustnessResponse(point=point)
+        yield attack_pb2.MeasureRobustnessResponse(
+            alarms=attack_pb2.RobustnessAlarms(survives_full_range=True)
+        )
+
+    def Stylise(self, request, context):  # noqa: N802
+        self._note(request, context)
+        for part in wire.to_parts({"image": np.full((1, 3, 20, 30), 0.5, np.float32)}):
+            yield style_pb2.StyliseResponse(tensor=part)
+
+    def StreamFeatures(self, request_iterator, context):  # noqa: N802
+        for request in request_iterator:
+            self.requests.append(request)
+            if request.WhichOneof("part") != "image":
+                continue
+            vector = np.full(3, len(self.requests) - 1, np.float32)
+            for part in wire.to_parts({request.image.name: vector}):
+                yield inspection_pb2.StreamFeaturesResponse(tensor=part)
 
     def SubmitJob(self, request, context):  # noqa: N802
         name = f"operations/{request.request_id}"
@@ -236,6 +268,7 @@ def serving(service, port=0):
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server,
         attribution_pb2_grpc.add_AttributionServiceServicer_to_server,
         attack_pb2_grpc.add_AttackServiceServicer_to_server,
+        style_pb2_grpc.add_StyleServiceServicer_to_server,
         job_pb2_grpc.add_JobServiceServicer_to_server,
         operations_pb2_grpc.add_OperationsServicer_to_server,
     ):
