@@ -16,3 +16,5 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "feature_visualisation": feature_visualisation,
     "measure_receptive_field": measure_receptive_field,
 }
+FORWARD_ONLY: Final = frozenset({"extract_features", "measure_receptive_field"})
+"""Those that differentiate nothing, and so work for networks that came as ONNX graphs too."""
