@@ -37,7 +37,7 @@ from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.logs import configure
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
-from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques import FORWARD_ONLY, TECHNIQUES
 from convlens_workers.techniques.base import State, Task
 
 PR_SET_PDEATHSIG: Final = 1
@@ -98,7 +98,7 @@ class Engine:
             self._patiently(lambda: self._store.get(start.operation, "request", start.request))
         )
         technique = request.WhichOneof("technique") or ""
-        network, manifest = self._networks.get(request.model)
+        network, manifest = self._networks.get(request.model, gradients=technique not in FORWARD_ONLY)
         params = getattr(request, technique)
         images = decode_images(params, manifest, self._device)
         task = Task(params, network, manifest, images, request.seed, self._device, self._collections)

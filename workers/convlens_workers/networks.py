@@ -8,9 +8,11 @@ from collections import OrderedDict
 import torch
 
 from convlens.v1 import model_pb2
+from convlens_models.architectures import ARCHITECTURES
 from convlens_models.manifest import Manifest
 from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository
+from convlens_workers.onnx_network import OnnxNetwork
 
 
 class Networks:
@@ -22,10 +24,21 @@ class Networks:
         self._limit = limit
         self._warm: OrderedDict[str, Network] = OrderedDict()
 
-    def get(self, ref: model_pb2.ModelRef) -> tuple[Network, Manifest]:
-        """The network that `ref` names, loaded if need be; raises what the repository raises."""
+    def get(
+        self, ref: model_pb2.ModelRef, *, gradients: bool = True
+    ) -> tuple[Network | OnnxNetwork, Manifest]:
+        """The network that `ref` names, loaded if need be; raises what the repository raises.
+
+        Args:
+            gradients: whether it is to be differentiated, which graphs that came as ONNX cannot be here.
+
+        Raises:
+            FailedPrecondition: it cannot be differentiated.
+        """
         stored = self._repository.get(ref.name, ref.version if ref.HasField("version") else None)
         digest = stored.manifest.digest
+        if not gradients and stored.manifest.architecture not in ARCHITECTURES:
+            return OnnxNetwork(stored), stored.manifest
         if digest not in self._warm:
             self._warm[digest] = load_network(stored, self._device)
         self._warm.move_to_end(digest)
