@@ -68,6 +68,18 @@ def to_resize(resize: ResizeLike) -> pb.Resize:
     raise InvalidArgument.of("resize", resize, "'keep', 'short_side', a side or (height, width) in pixels")
 
 
+def as_seen(path: Path, height: int, width: int, resize: ResizeLike | None = None) -> NDArray[np.uint8]:
+    """The picture of a file, (height, width, 3), as the network saw it that made a map of that size."""
+    image = PILImage.fromarray(wire.decode_image(_read(path, "image")))
+    if resize in (None, "short_side"):
+        short = round(height * 256 / 224)  # Of the server's default.
+        scale = [side * short // min(image.size) for side in image.size]
+        left, top = (round((side - cut) / 2) for side, cut in zip(scale, (width, height), strict=True))
+        image = image.resize((scale[0], scale[1]), PILImage.Resampling.BILINEAR)
+        return np.asarray(image.crop((left, top, left + width, top + height)))
+    return np.asarray(image.resize((width, height), PILImage.Resampling.BILINEAR))
+
+
 def _each(images: Images) -> Iterator[ImageLike]:
     single = isinstance(images, (str, Path, bytes, PILImage.Image, pb.Image))
     if single or (isinstance(images, np.ndarray) and images.ndim != 4):

@@ -22,6 +22,8 @@ Scale = Literal["channel", "layer"]
 
 GAP: Final = 1
 MAX_SIDE: Final = 4096
+GLOW: Final = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
+"""Colours of heat, as bright as they are warm, so that they can be read in grey as well."""
 SUFFIXES: Final = (".npy", ".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -32,17 +34,31 @@ def photo(pixels: NDArray[Any]) -> Picture:
 
 
 def signed(attribution: NDArray[Any], percentile: float = 99.5) -> Picture:
-    """A signed map (3, H, W): nothing is mid-grey, and the percentile of |values| is full colour.
+    """A signed map (3, H, W) or (1, H, W): nothing is mid-grey, the percentile of |values| full colour.
 
     The scale is a percentile because a few pixels often exceed all others many times.
     """
-    return photo(0.5 + 0.5 * attribution / _peak(attribution, percentile))
+    scaled = 0.5 + 0.5 * attribution / _peak(attribution, percentile)
+    return photo(np.broadcast_to(scaled, (3, *scaled.shape[1:])))
 
 
 def magnitude(attribution: NDArray[Any], percentile: float = 99.5) -> Picture:
     """The largest |channel| of a map (3, H, W), black to white (Simonyan et al. 2014, section 3.1)."""
     strength = np.abs(attribution).max(axis=0)
     return photo(np.broadcast_to(strength / _peak(strength, percentile), (3, *strength.shape)))
+
+
+def glow(attribution: NDArray[Any], background: Picture) -> Picture:
+    """A map (1, H, W), or the largest |channel| of (3, H, W), as colours over a photo (H, W, 3) in grey.
+
+    From dark at the least value to bright yellow at the greatest; maps of one colour only are dark.
+    """
+    values = attribution[0] if len(attribution) == 1 else np.abs(attribution).max(axis=0)
+    warmth = _unit(values, flat=0.0)
+    stops = np.linspace(0, 1, len(GLOW))
+    colours = [np.interp(warmth, stops, channel) for channel in zip(*GLOW, strict=True)]
+    grey = background.mean(axis=-1) / 255
+    return photo(0.6 * np.stack(colours) / 255 + 0.4 * grey)
 
 
 def signs(gradient_sign: NDArray[Any]) -> Picture:

@@ -31,6 +31,8 @@ from convlens_client.cli import (
     models,
     plugins,
     robustness,
+    saliency,
+    sanity,
     style,
     units,
     up,
@@ -52,13 +54,15 @@ for command in (
     inspection.classify,
     inspection.filters,
     inspection.activations,
-    inspection.saliency,
+    saliency.saliency,
+    sanity.sanity_check,
     attack.attack,
     robustness.robustness,
     features.features,
     style.stylise,
     dream.dream,
     visualise.visualise,
+    texture.texture,
 ):
     app.command()(command)
 app.add_typer(units.app, name="units")

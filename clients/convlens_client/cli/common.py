@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -96,8 +97,14 @@ def number(text: str, field: str) -> float:
         raise InvalidArgument.of(field, text, "a number or a fraction, such as 0.03 or 8/255") from error
 
 
+def weighted(items: Iterable[str], field: str) -> dict[str, float]:
+    """NAME or NAME=WEIGHT, in the order given; 1 where no weight is."""
+    pairs = (item.rpartition("=") if "=" in item else (item, "", "1") for item in items)
+    return {name: number(weight, field) for name, _, weight in pairs}
+
+
 def emit(value: Any) -> None:
-    """Prints a value as JSON: dataclasses as objects, without previews."""
+    """Prints a value as JSON: dataclasses as objects, without previews; what is not a number as null."""
     typer.echo(json.dumps(_plain(value), ensure_ascii=False))
 
 
@@ -133,6 +140,8 @@ def _plain(value: Any) -> Any:
             return {key: _plain(item) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
+        case float() if math.isnan(value):
+            return None
         case datetime():
             return value.isoformat()
         case Path():

@@ -1,4 +1,4 @@
-"""`convlens classify`, `filters`, `activations` and `saliency`: what a network sees in an image."""
+"""`convlens classify`, `filters` and `activations`: what a network sees in an image."""
 
 from __future__ import annotations
 
@@ -29,25 +29,9 @@ from convlens_client.cli.common import (
     write,
 )
 from convlens_client.client import Client
-from convlens_client.requests import ClassScore, LogProbability, Neuron, Target
 from convlens_client.results import Classification
 
 IMAGES_A_CALL = 16
-
-
-class Method(StrEnum):
-    """Saliency techniques, as the command line spells them."""
-
-    GRADIENT = "gradient"
-    GUIDED_BACKPROP = "guided-backprop"
-    DECONVNET = "deconvnet"
-
-
-class Look(StrEnum):
-    """How a signed map becomes a picture."""
-
-    SIGNED = "signed"
-    MAGNITUDE = "magnitude"
 
 
 class Scale(StrEnum):
@@ -131,54 +115,6 @@ def activations(
     _report({name: value[0] for name, value in values.items()}, json, strongest)
     value = values[layer[0]][0]
     write(file, value, rendering.feature_maps(value, scale.value))
-
-
-def saliency(
-    image: Image,
-    *,
-    method: Annotated[Method, typer.Option(help="Technique.")] = Method.GRADIENT,
-    target: Annotated[
-        str | None, typer.Option("--class", help="Class, by index or label; default: the predicted one.")
-    ] = None,
-    log_prob: Annotated[bool, typer.Option("--log-prob", help="log P(class) instead of its score.")] = False,
-    neuron: Annotated[
-        str | None, typer.Option(help="One neuron instead of a class.", metavar="LAYER:CHANNEL:Y:X")
-    ] = None,
-    look: Annotated[Look, typer.Option(help="Signed around grey, or largest |channel|.")] = Look.SIGNED,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
-) -> None:
-    """Draw which pixels a class or a neuron is sensitive to."""
-    if neuron and (target or log_prob):
-        raise InvalidArgument.of("neuron", neuron, "without --class and --log-prob")
-    with connect(server, tls) as client:
-        labels = client.get_model(model)
-        wanted: Target = parse_neuron(neuron) if neuron else ClassScore()
-        if not neuron:
-            index = labels.class_index(target) if target is not None else None
-            wanted = LogProbability(index) if log_prob else ClassScore(index)
-        technique: Any = method.value.replace("-", "_")
-        found = client.attribute(image, technique, wanted, model=model, resize=resize(size))
-    index = found.class_indices[0] if found.class_indices else None
-    name = neuron if index is None else labels.labels[index]
-    if json:
-        emit({"target": name, "class_index": index, "value": found.values[0], "shape": found.map.shape[1:]})
-    else:
-        out.print(f"{name}: {found.values[0]:.6g}")
-    write(file, found.map[0], getattr(rendering, look.value)(found.map[0]))
-
-
-def parse_neuron(text: str) -> Neuron:
-    """LAYER:CHANNEL, LAYER:CHANNEL:Y:X; layer names may hold colons."""
-    for count in (3, 1):
-        layer, *numbers = text.rsplit(":", count)
-        if len(numbers) == count and all(number.isdecimal() for number in numbers) and layer:
-            return Neuron(layer, *map(int, numbers))
-    raise InvalidArgument.of("neuron", text, "LAYER:CHANNEL:Y:X or LAYER:CHANNEL, numbers from 0")
 
 
 def _report(

@@ -9,7 +9,7 @@ import typer
 from convlens.errors import InvalidArgument
 from convlens_client.cli.common import Json, Model, NoWait, Out, Server, Tls, connect
 from convlens_client.cli.following import finish
-from convlens_client.cli.inspection import parse_neuron
+from convlens_client.cli.targets import parse_neuron
 from convlens_client.requests import Channel, ClassScore, Target
 
 
