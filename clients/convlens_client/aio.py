@@ -116,6 +116,7 @@ class AsyncClient:
     extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
     visualise = _submitting(requests.visualise)
+    texture = _submitting(requests.texture)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)
@@ -146,17 +147,37 @@ class AsyncClient:
             except Exception as failure:  # Raised where the vectors are read, not in gRPC's task.
                 stream.failure = failure
 
-        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(requests())
+        try:
+            async with aclosing(self._vectors(stream, requests())) as vectors:
+                async for vector in vectors:
+                    yield vector
+        except aio.AioRpcError as failure:
+            if failure.details() == BROKEN:
+                await self._ask_why(stream)
+            raise from_rpc_error(failure) from failure
+        if stream.failure:
+            raise stream.failure
+
+    async def _vectors(self, stream: FeatureStream, requests: Any) -> AsyncGenerator[FeatureVector]:
+        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(requests)
         try:
             async for reply in replies:
                 for vector in stream.add(reply):
                     yield vector
-        except grpc.RpcError as failure:
-            raise from_rpc_error(failure) from failure
         finally:
             replies.cancel()
-        if stream.failure:
-            raise stream.failure
+
+    async def _ask_why(self, stream: FeatureStream) -> None:
+        """Raise what the server has against an image that it did not answer, sent once more by itself."""
+        try:
+            for request in tuple(stream.unanswered):
+                async with aclosing(self._vectors(stream, iter([stream.first(), request]))) as vectors:
+                    async for _ in vectors:
+                        pass
+        except aio.AioRpcError as failure:
+            if failure.details() != BROKEN:
+                raise from_rpc_error(failure) from failure
+        raise Unavailable("the connection broke while images were sent")
 
     async def run(self, call: Call[T], timeout: float | None = None) -> T:
         """Asks until the call is complete; returns what it came to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -48,6 +49,7 @@ class FeatureStream:
         )
         self._resize = resize
         self._count = 0
+        self.unanswered: deque[inspection_pb2.StreamFeaturesRequest] = deque()
         self.failure: Exception | None = None
 
     def first(self) -> inspection_pb2.StreamFeaturesRequest:
@@ -63,7 +65,9 @@ class FeatureStream:
         self._count += 1
         message = to_image(image, self._resize, f"image[{name!r}]")
         named = inspection_pb2.NamedImage(name=name, image=message)
-        return inspection_pb2.StreamFeaturesRequest(image=named)
+        request = inspection_pb2.StreamFeaturesRequest(image=named)
+        self.unanswered.append(request)
+        return request
 
     def add(self, reply: inspection_pb2.StreamFeaturesResponse) -> Iterator[FeatureVector]:
         """Take a reply; yields the vector that it completes."""
@@ -71,4 +75,5 @@ class FeatureStream:
             self._assembler, self._total = wire.Assembler(), reply.tensor.header.total_bytes
         self._assembler.add(reply.tensor)
         if reply.tensor.HasField("chunk") and self._assembler.received == self._total:
+            self.unanswered.popleft()
             yield from (FeatureVector(name, vector) for name, vector in self._assembler.finish().items())
