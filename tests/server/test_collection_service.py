@@ -17,9 +17,17 @@ from support.replies import error_of, tensors_of
 from support.server_thread import serving
 from support.worker_process import WorkerProcess
 
-from convlens import errors
+from convlens import errors, wire
 from convlens.v1 import collection_pb2 as pb
-from convlens.v1 import collection_pb2_grpc, image_pb2, inspection_pb2, job_pb2, job_pb2_grpc
+from convlens.v1 import (
+    collection_pb2_grpc,
+    image_pb2,
+    inspection_pb2,
+    job_pb2,
+    job_pb2_grpc,
+    unit_pb2,
+    unit_pb2_grpc,
+)
 from convlens_models.preprocess import to_input
 from convlens_models.receptive_field import receptive_field
 from convlens_models.repository import ModelRepository
@@ -39,6 +47,7 @@ class Place:
     def __init__(self, channel: grpc.Channel) -> None:
         self.collections = collection_pb2_grpc.CollectionServiceStub(channel)
         self.jobs = job_pb2_grpc.JobServiceStub(channel)
+        self.units = unit_pb2_grpc.UnitServiceStub(channel)
 
     def add(self, id_: str, files: dict[str, bytes]) -> list[pb.AddImagesResponse]:
         parts = [pb.AddImagesRequest(collection=id_)]
@@ -383,6 +392,65 @@ def test_bad_streams_and_jobs(place) -> None:
     ):
         request = job_pb2.SubmitJobRequest(extract_features=job_pb2.ExtractFeatures(**fields))
         assert isinstance(error_of(place.jobs.SubmitJob, request), kind), fields
+
+
+def test_a_receptive_field_is_measured_in_the_images_that_excite_the_unit_most(place, values, inputs) -> None:
+    """The job over the collection makes of them what the quick call makes of the same images."""
+    channel, k = int(values.std(axis=(0, 2, 3)).argmax()), 3
+    order = np.argsort(-values[:, channel].reshape(COUNT, -1).max(axis=1), kind="stable")[:k]
+    occlusion = {"patch": 17, "stride": 11, "threshold": 0.3, "seed": 2}
+    params = {"layer": LAYER, "channel": channel, "discrepancy": occlusion}
+    operation = place.jobs.SubmitJob(
+        job_pb2.SubmitJobRequest(measure_receptive_field={"collection": PHOTOS, "k": k, **params})
+    )
+    events = list(place.jobs.WatchJob(job_pb2.WatchJobRequest(name=operation.name), timeout=60))
+    assert events[-1].metadata.state == job_pb2.JOB_STATE_SUCCEEDED, events[-1]
+    names = ("field", "maps", "images", "values", "positions", "sizes")
+    made = {
+        name: tensors_of(
+            place.jobs.ReadArtifact(job_pb2.ReadArtifactRequest(name=operation.name, artifact=name))
+        )[1][name]
+        for name in names
+    }
+    images = [image_pb2.Image(tensor=wire.to_tensor(image)) for image in inputs[order]]
+    quick = place.units.GetDiscrepancyMaps(unit_pb2.GetDiscrepancyMapsRequest(images=images, **params))
+    result, tensors = tensors_of(quick)
+    np.testing.assert_array_equal(made["images"], inputs[order])
+    np.testing.assert_allclose(made["maps"], tensors["maps"], rtol=1e-2, atol=1e-4 * tensors["maps"].max())
+    np.testing.assert_allclose(made["field"], tensors["field"], rtol=1e-2, atol=1e-4 * tensors["field"].max())
+    assert made["values"] == pytest.approx([hit.value for hit in result.hits], rel=1e-4)
+    assert made["positions"].tolist() == [[hit.y, hit.x] for hit in result.hits]
+    assert made["sizes"] == pytest.approx([result.theoretical_size, result.empirical_size], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "kind"),
+    [
+        ({"collection": "nothing"}, "", errors.NotFound),
+        ({"collection": ""}, "measure_receptive_field.collection", errors.InvalidArgument),
+        ({"layer": "features.relu1"}, "", errors.FailedPrecondition),
+        ({"layer": "classifier"}, "measure_receptive_field.layer", errors.InvalidArgument),
+        ({"layer": "nothing"}, "measure_receptive_field.layer", errors.InvalidArgument),
+        ({"channel": 5000}, "measure_receptive_field.channel", errors.InvalidArgument),
+        ({"k": 101}, "measure_receptive_field.k", errors.InvalidArgument),
+        (
+            {"discrepancy": {"patch": 97}},
+            "measure_receptive_field.discrepancy.patch",
+            errors.InvalidArgument,
+        ),
+        (
+            {"discrepancy": {"patch": 3, "stride": 4}},
+            "measure_receptive_field.discrepancy.stride",
+            errors.InvalidArgument,
+        ),
+    ],
+)
+def test_bad_measurements_are_refused_before_they_are_queued(place, fields, field, kind) -> None:
+    params = {"collection": PHOTOS, "layer": LAYER, "channel": 1, "discrepancy": {}, **fields}
+    error = error_of(place.jobs.SubmitJob, job_pb2.SubmitJobRequest(measure_receptive_field=params))
+    assert isinstance(error, kind), error
+    if field:
+        assert error.field == field
 
 
 def test_without_redis_there_are_no_collections(channel: grpc.Channel) -> None:
