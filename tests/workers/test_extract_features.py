@@ -11,10 +11,15 @@ import torch
 from support.collections import LAYER, MAX, MEAN, extraction, picture, steps, stored_bytes
 from support.tiny_model import NAME
 
-from convlens.errors import NotFound
-from convlens.v1 import image_pb2
+from convlens.errors import FailedPrecondition, NotFound
+from convlens.v1 import image_pb2, job_pb2, model_pb2
 from convlens_models.preprocess import to_input
+from convlens_models.repository import ModelRepository
+from convlens_server.engines.cache import LruCache
+from convlens_server.engines.onnx_engine import OnnxEngine
 from convlens_workers.collections import CollectionFiles, FeatureSet
+from convlens_workers.networks import Networks
+from convlens_workers.techniques.base import Task
 from convlens_workers.techniques.extract_features import extract_features
 
 
@@ -99,6 +104,29 @@ def test_a_claim_that_was_left_over_delays_nothing_for_ever(files, shards, tiny_
     assert len(stored_bytes(helper)) == 2 * (len(shards) - 1)
     steps(extraction(tiny_models, NAME, files, shards))
     assert len(stored_bytes(helper)) == 2 * len(shards)
+
+
+def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: Path) -> None:
+    from support.foreign_onnx import classifier, save
+
+    from convlens_models.onnx_import import add_onnx
+
+    add_onnx(tmp_path / "models", save(classifier(), tmp_path), name="foreign")
+    networks = Networks(ModelRepository(tmp_path / "models"), torch.device("cpu"), 1)
+    ref = model_pb2.ModelRef(name="foreign")
+    with pytest.raises(FailedPrecondition, match="foreign"):
+        networks.get(ref)
+    network, manifest = networks.get(ref, gradients=False)
+    layer = manifest.layers[0].name
+    params = job_pb2.ExtractFeatures(collection="c", layers=[layer], poolings=[MEAN], shards=shards)
+    task = Task(params, network, manifest, {}, 0, torch.device("cpu"), files)
+    assert steps(task)[-1].number == 47
+    found = files.features("c", FeatureSet(manifest.digest, layer, MEAN), shards[2])
+    images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shards[2])]
+    batch = np.stack([to_input(image, manifest) for image in images])
+    engine = OnnxEngine(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), 1)
+    expected = engine.forward(batch, [layer])[layer].mean(axis=(2, 3))
+    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_deleted_collection_ends_the_job(files, shards, tiny_models: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
+from typing import Any
 
 import torch
 
@@ -24,9 +25,7 @@ class Networks:
         self._limit = limit
         self._warm: OrderedDict[str, Network] = OrderedDict()
 
-    def get(
-        self, ref: model_pb2.ModelRef, *, gradients: bool = True
-    ) -> tuple[Network | OnnxNetwork, Manifest]:
+    def get(self, ref: model_pb2.ModelRef, *, gradients: bool = True) -> tuple[Network, Manifest]:
         """The network that `ref` names, loaded if need be; raises what the repository raises.
 
         Args:
@@ -38,7 +37,8 @@ class Networks:
         stored = self._repository.get(ref.name, ref.version if ref.HasField("version") else None)
         digest = stored.manifest.digest
         if not gradients and stored.manifest.architecture not in ARCHITECTURES:
-            return OnnxNetwork(stored), stored.manifest
+            only_values: Any = OnnxNetwork(stored)
+            return only_values, stored.manifest
         if digest not in self._warm:
             self._warm[digest] = load_network(stored, self._device)
         self._warm.move_to_end(digest)
