@@ -158,6 +158,26 @@ BAD = [
         "layers[1]",
         "such as features.conv",
     ),
+    Bad(
+        "channel of the second layer",
+        inspection_pb2.GetActivationsRequest(
+            images=[picture()], layers=["features.relu3_2", "features.conv1"], channel=40
+        ),
+        "channel",
+        "as features.conv1 has",
+    ),
+    Bad(
+        "negative channel",
+        inspection_pb2.GetActivationsRequest(images=[picture()], layers=["classifier"], channel=-1),
+        "channel",
+        "at least 0",
+    ),
+    Bad(
+        "no top channels",
+        inspection_pb2.GetActivationsRequest(images=[picture()], layers=["classifier"], top=0),
+        "top",
+        "between 1 and 4096",
+    ),
     Bad("no technique", attribute(gradient=None), "attributions[0].technique", "one of gradient"),
     Bad(
         "channel out of range",

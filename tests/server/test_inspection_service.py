@@ -98,6 +98,31 @@ def test_activations_are_the_values_inside(stub, batch, reference):
         assert np.allclose(value, reference(batch)[name], atol=1e-4), name
 
 
+def test_one_channel_of_each_layer(stub, batch, reference):
+    layers = [LAYER, "classifier"]
+    request = inspection_pb2.GetActivationsRequest(images=tensors(batch), layers=layers, channel=0)
+    _, found = tensors_of(stub.GetActivations(request))
+    for name in layers:
+        assert np.allclose(found[name], reference(batch)[name][:, :1], atol=1e-4)
+
+
+@pytest.mark.parametrize("top", [1, 3, 4096])
+def test_the_strongest_channels_of_each_image_come_first(stub, batch, reference, top):
+    layers = [LAYER, "classifier"]
+    request = inspection_pb2.GetActivationsRequest(images=tensors(batch), layers=layers, top=top)
+    _, found = tensors_of(stub.GetActivations(request))
+    assert list(found) == [LAYER, f"{LAYER}.channels", "classifier", "classifier.channels"]
+    for name in layers:
+        values, channels = found[name], found[f"{name}.channels"]
+        expected = reference(batch)[name]
+        assert channels.dtype == np.int32
+        assert channels.shape == values.shape[:2] == (len(batch), min(top, expected.shape[1]))
+        for image in range(len(batch)):
+            means = expected[image].reshape(expected.shape[1], -1).mean(axis=1)
+            assert means[channels[image]] == pytest.approx(np.sort(means)[::-1][:top], abs=1e-4)
+            assert np.allclose(values[image], expected[image][channels[image]], atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(64, 80), (96, 96), (200, 150)])
 def test_other_sizes_are_computed_at_their_size(stub, attribution, reference, size):
     batch = np.random.default_rng(0).random((2, 3, *size), np.float32)

@@ -1,0 +1,96 @@
+"""Style networks in the repository: exported, described, refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.style import random_style, style_state
+from typer.testing import CliRunner
+
+from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens_models import proof
+from convlens_models.cli import add
+from convlens_models.manifest import INPUT, Manifest
+from convlens_models.network import load_network
+from convlens_models.repository import ModelRepository
+from convlens_models.style_import import add_style
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    add_style(root, style_state(), "painter")
+    return ModelRepository(root).get("painter")
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 44), (64, 128)])
+def test_graph_is_the_module(stored, size):
+    images = np.random.default_rng(0).random((2, 3, *size), np.float32)
+    output = stored.manifest.layer(stored.manifest.output).tensor
+    (found,) = proof.run(stored.forward(), stored.path, [output], {INPUT: images})
+    with torch.no_grad():
+        expected = random_style()(torch.from_numpy(images) * 2 - 1).numpy()
+    assert found.shape == images.shape
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_manifest_says_what_it_is(stored):
+    manifest = stored.manifest
+    assert (manifest.task, manifest.architecture, manifest.labels) == ("style", "fast_style", ())
+    assert manifest.dynamic_size
+    assert manifest.parameters == sum(p.numel() for p in random_style().parameters()) == 1_679_235
+    assert manifest.multiply_adds > 10**9
+
+
+def test_a_classifier_keeps_the_digest_of_manifests_without_a_task():
+    manifest = ModelRepository().get().manifest
+    old = {key: value for key, value in manifest.model_dump().items() if key != "task"}
+    assert Manifest.model_validate(old) == manifest
+    with pytest.raises(ValueError, match="its own digest"):
+        Manifest.model_validate({**old, "task": "style"})
+
+
+def test_jobs_cannot_differentiate_it(stored):
+    with pytest.raises(FailedPrecondition, match="fast_style"):
+        load_network(stored)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda state: state.pop("paint.1.bias"), r"'paint\.1\.bias' of shape \[3\] is missing"),
+        (lambda state: state.update(extra=torch.zeros(2)), "unexpected key 'extra'"),
+        (lambda state: state.update({"paint.1.bias": torch.zeros(4)}), r"has shape \[4\]: must be \[3\]"),
+        (lambda state: state.update({"paint.1.bias": torch.full((3,), torch.nan)}), "not finite"),
+    ],
+    ids=["missing", "extra", "shape", "NaN"],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, change, text):
+    state = style_state()
+    change(state)
+    with pytest.raises(InvalidArgument, match=text):
+        add_style(tmp_path, state, "painter")
+    assert ModelRepository(tmp_path).versions("painter") == []
+
+
+def run(*arguments):
+    import typer
+
+    app = typer.Typer()
+    app.command()(add)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_the_command_adds_one(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    save_file(style_state(), weights)
+    added = run("fast_style", "--weights", weights, "--name", "starry", "--models", tmp_path / "models")
+    assert added.exit_code == 0, added.output
+    assert "added starry/1: fast_style" in added.output
+    assert "a style network" in added.output
+    assert ModelRepository(tmp_path / "models").get("starry").manifest.task == "style"
+    refused = run("fast_style", "--weights", weights, "--torchscript", "--models", tmp_path / "models")
+    assert refused.exit_code == 2
+    assert "--torchscript cannot go with fast_style" in refused.output
