@@ -62,7 +62,6 @@ for command in (
     style.stylise,
     dream.dream,
     visualise.visualise,
-    texture.texture,
 ):
     app.command()(command)
 app.add_typer(units.app, name="units")
