@@ -133,7 +133,7 @@ class App:
         attack_pb2_grpc.add_AttackServiceServicer_to_server(AttackServicer(quick), server)
         style_pb2_grpc.add_StyleServiceServicer_to_server(StyleServicer(quick), server)
         unit_pb2_grpc.add_UnitServiceServicer_to_server(UnitServicer(quick), server)
-        collections = CollectionServicer(quick, self._collections)
+        collections = CollectionServicer(quick, self._long, self._collections)
         collection_pb2_grpc.add_CollectionServiceServicer_to_server(collections, server)
         jobs = JobServicer(quick, self._long, self._collections, limits)
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
