@@ -30,10 +30,13 @@ from convlens.v1 import (
     style_pb2_grpc,
     target_pb2,
     tensor_pb2,
+    unit_pb2,
+    unit_pb2_grpc,
 )
 
 LABELS = ["stripes", "dots", "wide checks", "fine checks"]
 DREAM = np.random.default_rng(0).random((1, 3, 600, 600), np.float32)
+HIT = unit_pb2.UnitHit(value=7.5, y=2, x=3, box=unit_pb2.Box(left=1, top=2, right=5, bottom=7))
 PREDICTION = target_pb2.Prediction(index=2, label="wide checks", probability=0.75)
 
 
@@ -54,12 +57,23 @@ def metadata(state, step=0):
     )
 
 
+def field_tensors(count):
+    """What a measured receptive field consists of."""
+    maps = np.random.default_rng(1).random((count, 8, 10), np.float32)
+    return {
+        "images": np.full((count, 3, 8, 10), 0.5, np.float32),
+        "maps": maps,
+        "field": np.outer(np.hanning(9), np.hanning(9)).astype(np.float32),
+    }
+
+
 class FakeService(
     model_pb2_grpc.ModelServiceServicer,
     inspection_pb2_grpc.InspectionServiceServicer,
     attribution_pb2_grpc.AttributionServiceServicer,
     attack_pb2_grpc.AttackServiceServicer,
     style_pb2_grpc.StyleServiceServicer,
+    unit_pb2_grpc.UnitServiceServicer,
     job_pb2_grpc.JobServiceServicer,
     operations_pb2_grpc.OperationsServicer,
 ):
@@ -70,6 +84,7 @@ class FakeService(
         self.failures = []
         self.breaks = []
         self.jobs = {}
+        self.artifacts = {"image": DREAM}
         self.turns_to_finish = 1
         self.end = "SUCCEEDED"
         self.tamper = lambda part: part
@@ -172,6 +187,25 @@ class FakeService(
             for part in wire.to_parts({request.image.name: vector}):
                 yield inspection_pb2.StreamFeaturesResponse(tensor=part)
 
+    def GetUnitPatterns(self, request, context):  # noqa: N802
+        self._note(request, context)
+        hits = [HIT] * len(request.images)
+        yield unit_pb2.GetUnitPatternsResponse(result=unit_pb2.UnitPatternsResult(hits=hits))
+        tensors = {}
+        for i in range(len(hits)):
+            tensors[f"{i}.pattern"] = np.full((3, 5, 4 + i), i - 0.5, np.float32)
+            tensors[f"{i}.crop"] = np.full((3, 5, 4 + i), 0.5, np.float32)
+        for part in wire.to_parts(tensors):
+            yield unit_pb2.GetUnitPatternsResponse(tensor=part)
+
+    def GetDiscrepancyMaps(self, request, context):  # noqa: N802
+        self._note(request, context)
+        hits = [HIT] * len(request.images)
+        result = unit_pb2.DiscrepancyResult(hits=hits, theoretical_size=9, empirical_size=4.5)
+        yield unit_pb2.GetDiscrepancyMapsResponse(result=result)
+        for part in wire.to_parts(field_tensors(len(hits))):
+            yield unit_pb2.GetDiscrepancyMapsResponse(tensor=part)
+
     def SubmitJob(self, request, context):  # noqa: N802
         name = f"operations/{request.request_id}"
         self.jobs.setdefault(name, "QUEUED")
@@ -206,8 +240,9 @@ class FakeService(
 
     def ReadArtifact(self, request, context):  # noqa: N802
         self._note(request, context)
-        data = DREAM.reshape(-1).view(np.uint8).data
-        head = wire.header("image", DREAM, sha256=True)
+        artifact = self.artifacts[request.artifact]
+        data = artifact.reshape(-1).view(np.uint8).data
+        head = wire.header(request.artifact, artifact, sha256=True)
         parts = [tensor_pb2.TensorPart(header=head)]
         parts += [
             tensor_pb2.TensorPart(chunk=chunk)
@@ -248,7 +283,8 @@ class FakeService(
         operation = operations_pb2.Operation(name=name, done=state not in ("QUEUED", "RUNNING"))
         operation.metadata.Pack(metadata(state))
         if state == "SUCCEEDED":
-            operation.response.Pack(job_pb2.JobResult(artifacts=[wire.header("image", DREAM, sha256=True)]))
+            headers = [wire.header(name, artifact, sha256=True) for name, artifact in self.artifacts.items()]
+            operation.response.Pack(job_pb2.JobResult(artifacts=headers))
         elif operation.done:
             operation.error.CopyFrom(
                 status_pb2.Status(code=code_pb2.CANCELLED, message="the job was cancelled")
@@ -269,6 +305,7 @@ def serving(service, port=0):
         attribution_pb2_grpc.add_AttributionServiceServicer_to_server,
         attack_pb2_grpc.add_AttackServiceServicer_to_server,
         style_pb2_grpc.add_StyleServiceServicer_to_server,
+        unit_pb2_grpc.add_UnitServiceServicer_to_server,
         job_pb2_grpc.add_JobServiceServicer_to_server,
         operations_pb2_grpc.add_OperationsServicer_to_server,
     ):
