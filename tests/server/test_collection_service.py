@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +456,55 @@ def test_bad_measurements_are_refused_before_they_are_queued(place, fields, fiel
     assert isinstance(error, kind), error
     if field:
         assert error.field == field
+
+
+def test_who_adds_images_is_sent_to_another_server_when_this_one_ends(
+    shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    sending, ended = threading.Event(), threading.Event()
+
+    def parts() -> Iterator[pb.AddImagesRequest]:
+        yield pb.AddImagesRequest(collection="open")
+        yield pb.AddImagesRequest(image=pb.NamedFile(name="a.png", encoded=picture(1)))
+        sending.set()
+        ended.wait(20)
+
+    settings = {"redis": shared_redis.url, "artifacts": str(tmp_path)}
+    with ExitStack() as channels:
+        with serving(**settings, grace=15) as app:
+            place = Place(channels.enter_context(grpc.insecure_channel(app.address)))
+            place.create("open")
+            answers = place.collections.AddImages(parts())
+            assert next(answers).image.name == "a.png"
+            began = time.monotonic()
+        assert time.monotonic() - began < 10
+        with pytest.raises(grpc.RpcError) as raised:
+            next(answers)
+        ended.set()
+    assert isinstance(errors.from_rpc_error(raised.value), errors.Unavailable)
+
+
+def test_the_server_starts_without_the_libraries_for_searches() -> None:
+    code = "import sys, convlens_server.app; print(*(sys.modules.keys() & {'sklearn', 'usearch', 'torch'}))"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == ""
+
+
+def test_libraries_that_are_missing_are_named(place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("usearch", "sklearn.manifold"):
+        monkeypatch.setitem(sys.modules, name, None)
+    request = pb.MapCollectionRequest(
+        id=PHOTOS, features=features(), projection=pb.PROJECTION_TSNE, perplexity=5
+    )
+    error = error_of(place.collections.MapCollection, request)
+    assert error.reason == "NOT_INSTALLED"
+    assert "convlens[maps]" in error.message
+    near = pb.FindNearestRequest(
+        id=PHOTOS, features=features("max"), name="1.png", approximate=True, metric=pb.METRIC_L2
+    )
+    error = error_of(place.collections.FindNearest, near)
+    assert error.reason == "NOT_INSTALLED"
+    assert "convlens[search]" in error.message
 
 
 def test_without_redis_there_are_no_collections(channel: grpc.Channel) -> None:

@@ -19,6 +19,7 @@ from convlens_server.collections.features import Table
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.collections.nearest import F32, Near, nearest
 from convlens_server.collections.top_activations import Top, hit, top_activations
+from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane, parts
 from convlens_server.techniques.unit_patterns import unit_patterns
 from convlens_server.validation import validate
@@ -29,8 +30,9 @@ from convlens_workers.collections.pooling import pool
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Fills, lists, searches and maps collections."""
 
-    def __init__(self, quick: QuickLane, lane: CollectionLane) -> None:
+    def __init__(self, quick: QuickLane, long: LongLane, lane: CollectionLane) -> None:
         self._quick = quick
+        self._long = long
         self._lane = lane
 
     async def CreateCollection(  # noqa: N802
@@ -70,9 +72,9 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def AddImages(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Any
     ) -> AsyncIterator[pb.AddImagesResponse]:
-        """Take in images, and acknowledge each."""
+        """Take in images, and acknowledge each; a client goes on with another server when this one ends."""
         collection = ""
-        async for request in request_iterator:
+        async for request in self._long.until_stopping(request_iterator):
             request = validate(request)  # noqa: PLW2901
             if request.WhichOneof("part") == "collection":
                 if collection:
