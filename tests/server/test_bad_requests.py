@@ -86,6 +86,14 @@ def attribute(**fields: Any) -> attribution_pb2.AttributeRequest:
     return attribution_pb2.AttributeRequest(images=[picture()], attributions=[attribution])
 
 
+def technique(**arm: Any) -> attribution_pb2.AttributeRequest:
+    return attribute(gradient=None, **arm)
+
+
+def direction(vector: np.ndarray, layer: str = "features.conv1") -> attribution_pb2.AttributeRequest:
+    return attribute(target={"direction": {"layer": layer, "vector": wire.to_tensor(vector)}})
+
+
 def attack(**fields: Any) -> attack_pb2.AttackRequest:
     return attack_pb2.AttackRequest(**{"images": [picture()], "fgsm": {}, **fields})
 
@@ -199,6 +207,71 @@ BAD = [
         "attributions[0].target.class_score.index",
         "between 0 and",
     ),
+    Bad(
+        "channel of a channel target",
+        attribute(target={"channel": {"layer": "classifier", "channel": 99}}),
+        "attributions[0].target.channel.channel",
+        "between 0 and 52",
+    ),
+    *(
+        Bad(f"direction {name}", direction(vector), "attributions[0].target.direction.vector", text)
+        for name, vector, text in [
+            ("too short", np.ones(39, np.float32), "float32 of shape [40]"),
+            ("with a map", np.ones((40, 1), np.float32), "float32 of shape [40]"),
+            ("in double", np.ones(40), "float32 of shape [40]"),
+            ("with NaN", np.full(40, np.nan, np.float32), "finite numbers"),
+            ("of zeros", np.zeros(40, np.float32), "not all 0"),
+        ]
+    ),
+    Bad(
+        "direction without a vector",
+        attribute(target={"direction": {"layer": "classifier"}}),
+        "attributions[0].target.direction.vector",
+        "given",
+    ),
+    *(
+        Bad(f"{arm} {name}", technique(**{arm: {name: value}}), f"attributions[0].{arm}.{name}", text)
+        for arm, name, value, text in [
+            ("integrated_gradients", "steps", 0, "between 1 and 1000"),
+            ("integrated_gradients", "baseline", 1.5, "between 0 and 1"),
+            ("smoothgrad", "samples", 1001, "between 1 and 1000"),
+            ("smoothgrad", "sigma", float("nan"), "a finite number"),
+            ("smoothgrad", "seed", -1, "between 0 and"),
+            ("grad_cam", "layer", "features.convX", "such as features.conv"),
+            ("grad_cam", "layer", "probabilities", "a layer before 'classifier'"),
+            ("grad_cam", "layer", "classifier", "a layer before 'classifier'"),
+            ("guided_grad_cam", "layer", "nothing", "a layer of patterns"),
+            ("occlusion", "window", 97, "at most 96"),
+            ("occlusion", "stride", 16, "at most 15, the window"),
+            ("rise", "cells", 1, "between 2 and 64"),
+            ("rise", "probability", 1.0, "between 0.01 and 0.99"),
+        ]
+    ),
+    Bad(
+        "quality steps",
+        attribution_pb2.AttributeRequest(
+            images=[picture()],
+            attributions=[attribution_pb2.Attribution(gradient={})],
+            quality={"steps": 1},
+        ),
+        "quality.steps",
+        "between 2 and 1000",
+    ),
+    Bad("nothing to check", attribution_pb2.CheckRandomisationRequest(), "image", "given"),
+    Bad(
+        "no technique to check",
+        attribution_pb2.CheckRandomisationRequest(image=picture()),
+        "attributions",
+        "between 1 and 8 items",
+    ),
+    Bad(
+        "unreadable image to check",
+        attribution_pb2.CheckRandomisationRequest(
+            image=file(jpeg()[:-200]), attributions=[attribution_pb2.Attribution(gradient={})]
+        ),
+        "image",
+        "truncated",
+    ),
     Bad("no attack", attack(fgsm=None), "technique", "one of fgsm"),
     Bad("epsilon", attack(fgsm={"epsilon": 1.5}), "fgsm.epsilon", "between 0 and 1"),
     Bad("NaN epsilon", attack(fgsm={"epsilon": float("nan")}), "fgsm.epsilon", "a finite number"),
@@ -229,6 +302,7 @@ def method_of(channel: grpc.Channel, request: Any) -> Any:
         inspection_pb2.ClassifyRequest: inspection.Classify,
         inspection_pb2.GetActivationsRequest: inspection.GetActivations,
         attribution_pb2.AttributeRequest: attribution.Attribute,
+        attribution_pb2.CheckRandomisationRequest: attribution.CheckRandomisation,
         attack_pb2.AttackRequest: attack_pb2_grpc.AttackServiceStub(channel).Attack,
     }
     return methods[type(request)]

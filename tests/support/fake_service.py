@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -140,14 +141,28 @@ class FakeService(
         self._note(request, context)
         count = len(request.images)
         target = attribution_pb2.AttributedTarget(values=[0.5] * count, class_indices=[2] * count)
-        result = attribution_pb2.AttributeResult(targets=[target] * len(request.attributions))
-        yield attribution_pb2.AttributeResponse(result=result)
+        if request.HasField("quality"):
+            target.insertion.extend([0.75] * count)
+            target.deletion.extend([math.nan] * count)
+        names = [item.WhichOneof("technique") for item in request.attributions]
+        channels = [1 if name in {"grad_cam", "occlusion", "rise"} else 3 for name in names]
         maps = {
-            f"{i}.{item.WhichOneof('technique')}": np.full((count, 3, 8, 8), i, np.float32)
-            for i, item in enumerate(request.attributions)
+            f"{i}.{name}": np.full((count, depth, 8, 8), i, np.float32)
+            for i, (name, depth) in enumerate(zip(names, channels, strict=True))
         }
         for part in wire.to_parts(maps):
             yield attribution_pb2.AttributeResponse(tensor=part)
+        result = attribution_pb2.AttributeResult(targets=[target] * len(request.attributions))
+        yield attribution_pb2.AttributeResponse(result=result)
+
+    def CheckRandomisation(self, request, context):  # noqa: N802
+        self._note(request, context)
+        good, blank = ((0.5, 0.25), (math.nan, math.nan))
+        for layer, pair in (("top", good), ("below", blank)):
+            correlation = attribution_pb2.RankCorrelation(signed=pair[0], absolute=pair[1])
+            yield attribution_pb2.CheckRandomisationResponse(
+                layer=layer, correlations=[correlation] * len(request.attributions)
+            )
 
     def Attack(self, request, context):  # noqa: N802
         self._note(request, context)
