@@ -133,6 +133,7 @@ class Client:
     extract_features = _submitting(requests.extract_features)
     deepdream = _submitting(requests.deepdream)
     visualise = _submitting(requests.visualise)
+    texture = _submitting(requests.texture)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -64,6 +65,30 @@ class Network(nn.Module):
             logits = self(images)
             found.update({name: head(logits) for name, head in HEADS.items() if name in wanted})
         return {name: found[name] for name in wanted}
+
+    def average_pooled(self, factor: float = 1.0) -> Network:
+        """The same network, weights shared, whose max pools take the average, times `factor`.
+
+        Gradients then reach every pixel of a window: pictures are smoother (Gatys et al. 2015).
+        """
+        twin = copy.deepcopy(self, {id(value): value for value in (*self.parameters(), *self.buffers())})
+        for name, module in list(twin.named_modules()):
+            if isinstance(module, nn.MaxPool2d):
+                parent, _, key = name.rpartition(".")
+                setattr(twin.get_submodule(parent), key, _AveragePool(module, factor))
+        return twin
+
+
+class _AveragePool(nn.AvgPool2d):
+    """The windows of a max pool, averaged; what lies outside the picture does not count."""
+
+    def __init__(self, pool: nn.MaxPool2d, factor: float) -> None:
+        super().__init__(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, count_include_pad=False)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Averages, times the factor."""
+        return super().forward(x) * self.factor
 
 
 class _Done(Exception):

@@ -152,11 +152,11 @@ def test_robustness_prints_a_curve_and_draws_it(run, service, tmp_path, photo):
     service.requests.clear()
     labels = tmp_path / "labels.tsv"
     labels.write_text("0001_a.png\tdots\n0002_b.png\t3\n")
-    options = ["--labels", str(labels), "--method", "fgsm", "--eps", "0", "--eps", "1/255", "--json"]
+    options = ["--labels", str(labels), "--method", "fgsm", "--eps", "0", "--eps", "0.5/255", "--json"]
     assert len(json.loads(run("robustness", str(folder), *options).out)["points"]) == 3
     request = sent(service, "MeasureRobustnessRequest")
     assert list(request.labels) == [1, 3]
-    assert list(request.epsilons) == pytest.approx([0, 1 / 255])
+    assert list(request.epsilons) == pytest.approx([0, 0.5 / 255])
 
 
 def test_robustness_needs_a_label_for_each_photo(run, tmp_path, photo):
@@ -228,6 +228,14 @@ def test_units_and_classes_are_visualised(run, service, tmp_path):
     assert (targets[0].channel.layer, targets[0].channel.channel) == ("a", 7)
     assert (request.steps, request.parametrisation) == (9, 2)
     assert (tmp_path / "u.png").exists()
+
+
+def test_a_texture_is_made(run, service, photo, tmp_path):
+    options = ["--height", "96", "--width", "80", "--layer", "a=2", "--layer", "b", "--seamless", "--adam"]
+    assert run("texture", photo, *options, "--out", str(tmp_path / "t.png")).code == 0
+    request = sent(service, "SubmitJobRequest").texture
+    assert (request.height, request.width, request.seamless) == (96, 80, True)
+    assert (list(request.layers), list(request.weights)) == (["a", "b"], [2, 1])
 
 
 def test_the_sum_of_targets_is_one_objective(run, service):

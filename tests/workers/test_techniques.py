@@ -46,6 +46,27 @@ CASES = (
         {"image": (1, 3, 64, 80)},
     ),
     Case(
+        "texture",
+        job_pb2.Texture(height=72, width=64, steps=4, scales=2, seamless=True),
+        {"sample": (40, 48)},
+        {"image": (1, 3, 72, 64)},
+    ),
+    Case(
+        "texture",
+        job_pb2.Texture(
+            layers=["features.relu2", "features.relu3_1"],
+            weights=[1, 2],
+            steps=4,
+            scales=1,
+            optimiser=job_pb2.OPTIMISER_ADAM,
+            learning_rate=0.05,
+            max_pooling=True,
+            keep_colours=True,
+        ),
+        {"sample": (40, 48)},
+        {"image": (1, 3, 40, 48)},
+    ),
+    Case(
         "feature_visualisation",
         job_pb2.FeatureVisualisation(
             objectives=[CHANNEL, CHANNEL], variants=2, diversity=1, size=48, steps=3, blur_every=2

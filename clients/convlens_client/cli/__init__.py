@@ -34,6 +34,7 @@ from convlens_client.cli import (
     saliency,
     sanity,
     style,
+    texture,
     units,
     up,
     visualise,
@@ -62,6 +63,7 @@ for command in (
     style.stylise,
     dream.dream,
     visualise.visualise,
+    texture.texture,
 ):
     app.command()(command)
 app.add_typer(units.app, name="units")

@@ -90,9 +90,10 @@ def photos(paths: Sequence[Path]) -> list[Path]:
 
 
 def number(text: str, field: str) -> float:
-    """A number given as 0.03, 3e-2 or 8/255."""
+    """A number given as 0.03, 3e-2, 8/255 or 0.5/255."""
+    numerator, slash, denominator = text.partition("/")
     try:
-        return float(Fraction(text))
+        return float(Fraction(numerator) / Fraction(denominator if slash else 1))
     except (ValueError, ZeroDivisionError) as error:
         raise InvalidArgument.of(field, text, "a number or a fraction, such as 0.03 or 8/255") from error
 

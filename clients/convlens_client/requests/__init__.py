@@ -42,7 +42,7 @@ from convlens_client.requests.job import (
 )
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
 from convlens_client.requests.style import stylise
-from convlens_client.requests.synthesis import deepdream, visualise
+from convlens_client.requests.synthesis import deepdream, texture, visualise
 from convlens_client.requests.target import (
     Channel,
     ClassScore,
@@ -95,6 +95,7 @@ __all__ = [
     "robustness",
     "stylise",
     "submit",
+    "texture",
     "top_activations",
     "unit_patterns",
     "visualise",

@@ -73,6 +73,46 @@ def visualise(
     return submit(technique, model=model, seed=seed, request_id=request_id)
 
 
+def texture(
+    sample: ImageLike,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    layers: Mapping[str, float] | Sequence[str] = (),
+    steps: int | None = None,
+    scales: int | None = None,
+    adam: bool = False,
+    learning_rate: float | None = None,
+    max_pooling: bool = False,
+    seamless: bool = False,
+    keep_colours: bool = False,
+    seed: int | None = None,
+    model: str = "",
+    resize: ResizeLike | None = "keep",
+    request_id: str = "",
+) -> Call[Snapshot]:
+    """Queues a picture with the texture of `sample`, by default of its size.
+
+    `layers` may give each its weight; `adam` takes the place of L-BFGS; the other parameters are those of
+    `convlens.v1.Texture`.
+    """
+    technique = job_pb2.Texture(
+        sample=to_image(sample, resize, "sample"),
+        height=height,
+        width=width,
+        layers=layers,
+        weights=layers.values() if isinstance(layers, Mapping) else (),
+        steps=steps,
+        scales=scales,
+        optimiser=job_pb2.OPTIMISER_ADAM if adam else job_pb2.OPTIMISER_LBFGS,
+        learning_rate=learning_rate,
+        max_pooling=max_pooling,
+        seamless=seamless,
+        keep_colours=keep_colours,
+    )
+    return submit(technique, model=model, seed=seed, request_id=request_id)
+
+
 def _objective(item: Target | Mapping[Target, float]) -> job_pb2.Objective:
     weighted = item if isinstance(item, Mapping) else {item: None}
     return job_pb2.Objective(

@@ -73,6 +73,30 @@ PARAMETRISATION_PIXELS: Parametrisation.ValueType  # 2
 """Pixels, from the network's mean colour, plain gradient ascent with decay, blur and shifts; keeps the best."""
 Global___Parametrisation: _TypeAlias = Parametrisation  # noqa: Y015
 
+class _Optimiser:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OptimiserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Optimiser.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPTIMISER_UNSPECIFIED: _Optimiser.ValueType  # 0
+    """LBFGS."""
+    OPTIMISER_LBFGS: _Optimiser.ValueType  # 1
+    """L-BFGS with a history of 20, without line search."""
+    OPTIMISER_ADAM: _Optimiser.ValueType  # 2
+    """Adam."""
+
+class Optimiser(_Optimiser, metaclass=_OptimiserEnumTypeWrapper):
+    """What walks downhill."""
+
+OPTIMISER_UNSPECIFIED: Optimiser.ValueType  # 0
+"""LBFGS."""
+OPTIMISER_LBFGS: Optimiser.ValueType  # 1
+"""L-BFGS with a history of 20, without line search."""
+OPTIMISER_ADAM: Optimiser.ValueType  # 2
+"""Adam."""
+Global___Optimiser: _TypeAlias = Optimiser  # noqa: Y015
+
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -119,6 +143,7 @@ class SubmitJobRequest(_message.Message):
     EXTRACT_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURE_VISUALISATION_FIELD_NUMBER: _builtins.int
     MEASURE_RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
+    TEXTURE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
@@ -135,6 +160,8 @@ class SubmitJobRequest(_message.Message):
     def feature_visualisation(self) -> Global___FeatureVisualisation: ...
     @_builtins.property
     def measure_receptive_field(self) -> Global___MeasureReceptiveField: ...
+    @_builtins.property
+    def texture(self) -> Global___Texture: ...
     def __init__(
         self,
         *,
@@ -146,14 +173,15 @@ class SubmitJobRequest(_message.Message):
         extract_features: Global___ExtractFeatures | None = ...,
         feature_visualisation: Global___FeatureVisualisation | None = ...,
         measure_receptive_field: Global___MeasureReceptiveField | None = ...,
+        texture: Global___Texture | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "seed", b"seed", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "technique", b"technique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
@@ -376,6 +404,101 @@ class FeatureVisualisation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variants) -> _WhichOneofReturnType__variants | None: ...
 
 Global___FeatureVisualisation: _TypeAlias = FeatureVisualisation  # noqa: Y015
+
+@_typing.final
+class Texture(_message.Message):
+    """A picture with the texture of a sample: its Gram matrices are the sample's, which know of features that occur together,
+    but not where (Gatys, Ecker & Bethge 2015, arXiv:1505.07376). Artifact: "image", FP32 of shape (1, 3, height, width)
+    in [0, 1].
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SCALES_FIELD_NUMBER: _builtins.int
+    OPTIMISER_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    MAX_POOLING_FIELD_NUMBER: _builtins.int
+    SEAMLESS_FIELD_NUMBER: _builtins.int
+    KEEP_COLOURS_FIELD_NUMBER: _builtins.int
+    height: _builtins.int
+    """Pixels; absent means the sample's. May be larger than the sample."""
+    width: _builtins.int
+    steps: _builtins.int
+    """Steps at each scale; default 300."""
+    scales: _builtins.int
+    """Scales, each twice as large as the one before, from noise at the first; default 3. Those below 64 px are left out."""
+    optimiser: Global___Optimiser.ValueType
+    """Default LBFGS."""
+    learning_rate: _builtins.float
+    """Learning rate of ADAM; default 0.02."""
+    max_pooling: _builtins.bool
+    """Leave the network's max pooling as it is; otherwise its pools take the average, which makes smoother pictures."""
+    seamless: _builtins.bool
+    """Make left and right, top and bottom edges fit together."""
+    keep_colours: _builtins.bool
+    """Leave out the last step, which gives the picture the sample's histogram of each colour."""
+    @_builtins.property
+    def sample(self) -> _image_pb2.Image:
+        """What it shall look like; default resize: `keep`."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers whose Gram matrices count; empty means every ReLU, or block of them."""
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """A weight for each of `layers`, at least 0; empty means equal weights. Each layer's error is taken over the size of
+        its sample's Gram matrix.
+        """
+
+    def __init__(
+        self,
+        *,
+        sample: _image_pb2.Image | None = ...,
+        height: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        steps: _builtins.int | None = ...,
+        scales: _builtins.int | None = ...,
+        optimiser: Global___Optimiser.ValueType = ...,
+        learning_rate: _builtins.float | None = ...,
+        max_pooling: _builtins.bool = ...,
+        seamless: _builtins.bool = ...,
+        keep_colours: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_height", b"_height", "_learning_rate", b"_learning_rate", "_scales", b"_scales", "_steps", b"_steps", "_width", b"_width", "height", b"height", "learning_rate", b"learning_rate", "sample", b"sample", "scales", b"scales", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_height", b"_height", "_learning_rate", b"_learning_rate", "_scales", b"_scales", "_steps", b"_steps", "_width", b"_width", "height", b"height", "keep_colours", b"keep_colours", "layers", b"layers", "learning_rate", b"learning_rate", "max_pooling", b"max_pooling", "optimiser", b"optimiser", "sample", b"sample", "scales", b"scales", "seamless", b"seamless", "steps", b"steps", "weights", b"weights", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
+    _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__scales: _TypeAlias = _typing.Literal["scales"]  # noqa: Y015
+    _WhichOneofArgType__scales: _TypeAlias = _typing.Literal["_scales", b"_scales"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scales) -> _WhichOneofReturnType__scales | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
+
+Global___Texture: _TypeAlias = Texture  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):

@@ -9,12 +9,14 @@ from convlens_workers.techniques.deepdream import deepdream
 from convlens_workers.techniques.extract_features import extract_features
 from convlens_workers.techniques.feature_visualisation import feature_visualisation
 from convlens_workers.techniques.measure_receptive_field import measure_receptive_field
+from convlens_workers.techniques.texture import texture
 
 TECHNIQUES: Final[dict[str, Technique]] = {
     "deepdream": deepdream,
     "extract_features": extract_features,
     "feature_visualisation": feature_visualisation,
     "measure_receptive_field": measure_receptive_field,
+    "texture": texture,
 }
 FORWARD_ONLY: Final = frozenset({"extract_features", "measure_receptive_field"})
 """Those that differentiate nothing, and so work for networks that came as ONNX graphs too."""

@@ -33,6 +33,9 @@ class Taps(Protocol):
     def modules(self) -> Iterator[nn.Module]:
         """The network and all that is in it."""
 
+    def average_pooled(self, factor: float = 1.0) -> Taps:
+        """The same network with average pools, times `factor`, instead of max pools."""
+
 
 @dataclass(frozen=True)
 class Task(Generic[Params]):

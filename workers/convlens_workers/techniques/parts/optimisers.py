@@ -49,7 +49,7 @@ class Optimiser:
             return float(loss.detach())
 
         optimiser.step(closure)
-        found = {MEMORY + name: value for name, value in _pack(optimiser.state[x], x.device).items()}
+        found = {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
         return {VARIABLE: x.detach(), **found}, {name: value.detach() for name, value in losses.items()}
 
 
@@ -67,12 +67,12 @@ def lbfgs() -> Optimiser:
     )
 
 
-def _pack(memory: dict[str, Any], device: torch.device) -> State:
-    """Tensors only: Python's numbers become 64 bit scalars, lists an entry an item."""
+def _pack(memory: dict[str, Any]) -> State:
+    """Tensors only: Python's numbers become 64 bit scalars, lists an entry an item and one more."""
     packed: State = {}
     for name, value in memory.items():
         if isinstance(value, list) and name not in SCRATCH:
-            packed.update({f"{name}.{i}": item for i, item in enumerate(value)})
+            packed.update({f"{name}.": torch.empty(0), **{f"{name}.{i}": v for i, v in enumerate(value)}})
         elif isinstance(value, Tensor):
             packed[name] = value
         elif isinstance(value, (int, float)):
@@ -85,9 +85,9 @@ def _unpack(packed: State) -> dict[str, Any]:
     """The reverse; what an optimiser changes in place is copied, so that the state before stays as it is."""
     memory: dict[str, Any] = {}
     for name, value in packed.items():
-        key, _, position = name.partition(".")
-        if position:
-            memory.setdefault(key, []).append((int(position), value))
+        key, listed, position = name.partition(".")
+        if listed:
+            memory.setdefault(key, []).extend([(int(position), value)] if position else [])
         elif value.ndim == 0 and value.dtype in (torch.int64, torch.float64):
             memory[key] = value.item()
         else:

@@ -1,0 +1,164 @@
+"""Texture synthesis, and the losses, layers and colours that it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.exposure import match_histograms
+from support.tiny_model import NAME
+from torch import Tensor, nn
+
+from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens.v1 import job_pb2
+from convlens_models.network import Network, load_network
+from convlens_models.repository import ModelRepository
+from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques.base import Step, Task
+from convlens_workers.techniques.parts import layers
+from convlens_workers.techniques.parts.colours import match_histogram
+from convlens_workers.techniques.parts.losses import gram, gram_error, gram_loss, total_variation
+from convlens_workers.techniques.parts.optimisers import adam, lbfgs
+from convlens_workers.techniques.parts.painting import scales
+from convlens_workers.techniques.texture import texture
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_task(models: Path, sample: Tensor, **params: object) -> Task:
+    stored = ModelRepository(models).get(NAME)
+    message = job_pb2.Texture(**({"steps": 30, "scales": 1, "learning_rate": 0.02} | params))
+    files = CollectionFiles("memory:///")
+    images = {"sample": sample}
+    return Task(message, load_network(stored), stored.manifest, images, 0, torch.device("cpu"), files)
+
+
+def run(task: Task) -> tuple[list[Step], Tensor]:
+    steps, technique = [], texture(task)
+    while True:
+        try:
+            steps.append(next(technique))
+        except StopIteration as end:
+            return steps, end.value["image"]
+
+
+def test_gram_matrices_and_their_error_equal_an_example_worked_by_hand() -> None:
+    """Two channels, three positions: F F^T by hand, E = sum (F F^T - F' F'^T)^2 / (4 N^2 M^2)."""
+    features = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 1.0, -1.0]]]], dtype=torch.float64)
+    other = torch.tensor([[[[1.0, 0.0, 0.0]], [[0.0, 0.0, 2.0]]]], dtype=torch.float64)
+    assert (gram(features) * 3).tolist() == [[[14, -1], [-1, 2]]]
+    assert (gram(other) * 3).tolist() == [[[1, 0], [0, 4]]]
+    expected = (13**2 + 1 + 1 + 2**2) / (4 * 2**2 * 3**2)
+    assert float(gram_error(features, gram(other))) == pytest.approx(expected, rel=1e-15)
+    zero = (1**2 + 4**2) / (4 * 2**2 * 3**2)
+    assert float(gram_loss(gram(other))(features)) == pytest.approx(expected / zero, rel=1e-15)
+
+
+def test_the_error_does_not_depend_on_how_many_positions_the_target_had() -> None:
+    features = noise(1, 4, 5, 6)
+    target = gram(noise(1, 4, 3, 3, seed=1))
+    tiled = gram(noise(1, 4, 3, 3, seed=1).repeat(1, 1, 2, 5))
+    torch.testing.assert_close(gram_error(features, tiled), gram_error(features, target))
+
+
+def test_total_variation_is_that_of_a_step() -> None:
+    image = torch.zeros(1, 1, 2, 2)
+    image[..., 1] = 0.5
+    assert float(total_variation(image)) == pytest.approx(2 * 0.25 / 4)
+
+
+def test_histograms_are_matched_as_scikit_image_does() -> None:
+    image, sample = noise(1, 3, 20, 24), noise(1, 3, 20, 24, seed=1) ** 2
+    expected = match_histograms(
+        image[0].permute(1, 2, 0).numpy(), sample[0].permute(1, 2, 0).numpy(), channel_axis=2
+    )
+    np.testing.assert_allclose(match_histogram(image, sample)[0].permute(1, 2, 0), expected, atol=1e-6)
+    larger = match_histogram(noise(1, 3, 31, 17), sample)
+    assert larger.shape == (1, 3, 31, 17)
+    torch.testing.assert_close(larger.mean((2, 3)), sample.mean((2, 3)), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (adam(0.1), lambda x: torch.optim.Adam(x, 0.1)),
+        (lbfgs(), lambda x: torch.optim.LBFGS(x, 1.0, max_iter=30, history_size=20, tolerance_change=0)),
+    ],
+    ids=["adam", "lbfgs"],
+)
+def test_steps_one_by_one_are_those_of_torch(ours, theirs) -> None:
+    """Rosenbrock's valley, 30 iterations; L-BFGS's own loop in a single call."""
+
+    def valley(x: Tensor) -> Tensor:
+        return (1 - x[:-1]).square().sum() + 10 * (x[1:] - x[:-1].square()).square().sum()
+
+    held = {"x": torch.zeros(6)}
+    before = []
+    for _ in range(30):
+        before.append({name: value.clone() for name, value in held.items()})
+        again, held = held, ours.step(held, lambda x: (valley(x), {"valley": valley(x)}))[0]
+        assert all(torch.equal(again[name], before[-1][name]) for name in again)
+    x = torch.zeros(6, requires_grad=True)
+    optimiser = theirs([x])
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        valley(x).backward()
+        return valley(x)
+
+    for _ in range(30 if isinstance(optimiser, torch.optim.Adam) else 1):
+        optimiser.step(closure)
+    torch.testing.assert_close(held["x"], x.detach(), rtol=0, atol=0)
+
+
+def test_the_gram_matrices_come_close_to_the_samples(tiny_models: Path) -> None:
+    ramp = torch.linspace(0, 9, 48).sin().expand(1, 3, 48, 48) * 0.3 + 0.5
+    steps, image = run(make_task(tiny_models, ramp, height=64, width=56, keep_colours=True))
+    assert image.shape == (1, 3, 64, 56)
+    first, last = (sum(float(loss) for loss in step.losses.values()) for step in (steps[0], steps[-1]))
+    assert last < 0.2 * first
+
+
+def test_edges_fit_together_when_they_shall(tiny_models: Path) -> None:
+    ramp = torch.linspace(0, 9, 48).sin().expand(1, 3, 48, 48) * 0.3 + 0.5
+
+    def seam(seamless: bool) -> float:
+        task = make_task(tiny_models, ramp, seamless=seamless, steps=60, keep_colours=True)
+        image = run(task)[1]
+        return float((image[..., 0] - image[..., -1]).abs().mean() / image.diff(dim=3).abs().mean())
+
+    assert seam(True) < 0.8 * seam(False)
+
+
+def test_average_pools_share_weights_and_leave_the_network_alone() -> None:
+    network = Network(nn.Sequential(nn.Conv2d(3, 2, 1), nn.MaxPool2d(2)), (0.0,) * 3, (1.0,) * 3)
+    image = noise(1, 3, 4, 4)
+    twin, inner = network.average_pooled(2.0), network.taps(image, ["0"])["0"]
+    assert twin.get_parameter("module.0.weight") is network.get_parameter("module.0.weight")
+    torch.testing.assert_close(twin.taps(image, ["1"])["1"], 2 * nn.functional.avg_pool2d(inner, 2))
+    torch.testing.assert_close(network.taps(image, ["1"])["1"], nn.functional.max_pool2d(inner, 2))
+
+
+def test_layers_are_found_by_depth(tiny_models: Path) -> None:
+    manifest = ModelRepository(tiny_models).get(NAME).manifest
+    assert layers.style_layers(manifest) == [f"features.relu{name}" for name in ("1", "3_1", "4_1", "5_1")]
+    assert layers.content_layer(manifest) == "features.relu4_2"
+    bare = manifest.model_copy(update={"layers": manifest.layers[:1]})
+    with pytest.raises(FailedPrecondition, match="no ReLU"):
+        layers.activations(bare)
+
+
+def test_scales_end_with_the_picture_itself() -> None:
+    assert scales((100, 200), 3, 2.0, 40) == [(50, 100), (100, 200)]
+    assert scales((30, 20), 3, 2.0, 40) == [(30, 20)]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -1.0]])
+def test_weights_that_do_not_match_the_layers_are_refused(tiny_models: Path, weights: list[float]) -> None:
+    names = ["features.relu1", "features.relu2"]
+    with pytest.raises(InvalidArgument, match=r"texture\.weights.*one a layer"):
+        run(make_task(tiny_models, noise(1, 3, 48, 48), layers=names, weights=weights))

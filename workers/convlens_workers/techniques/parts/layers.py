@@ -1,0 +1,60 @@
+"""Which layers describe style and content, where the caller does not say; for any network with ReLUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens_models.manifest import Manifest
+
+RELU = "Relu"
+
+
+def activations(manifest: Manifest) -> list[str]:
+    """All activations with positions, from fine to coarse: what a texture is described by best.
+
+    Raises:
+        FailedPrecondition: the network has no ReLUs.
+    """
+    return [name for names in _by_stride(manifest) for name in names]
+
+
+def style_layers(manifest: Manifest) -> list[str]:
+    """The first activation at each resolution: relu{1..5}_1 of a VGG (Gatys et al. 2016); raises so too."""
+    return [names[0] for names in _by_stride(manifest)]
+
+
+def content_layer(manifest: Manifest) -> str:
+    """The second activation at the last resolution but one: relu4_2 of a VGG. Raises as `activations`."""
+    resolutions = _by_stride(manifest)
+    names = resolutions[max(0, len(resolutions) - 2)]
+    return names[min(1, len(names) - 1)]
+
+
+def layer_weights(layers: Sequence[str], weights: Sequence[float], field: str) -> dict[str, float]:
+    """The weight of each layer, all together 1; equal where no weights are given.
+
+    Raises:
+        InvalidArgument: not one weight a layer, a negative one, or all 0; `field` is their path.
+    """
+    if weights and (len(weights) != len(layers) or min(weights) < 0 or not any(weights)):
+        shown = [round(weight, 6) for weight in weights]
+        raise InvalidArgument.of(field, shown, f"{len(layers)} of at least 0, one a layer, not all 0")
+    chosen = dict(zip(layers, weights or [1.0] * len(layers), strict=True))
+    whole = sum(chosen.values())
+    return {name: weight / whole for name, weight in chosen.items()}
+
+
+def _by_stride(manifest: Manifest) -> list[list[str]]:
+    """Activations with positions, by resolution from fine to coarse: ReLUs, and blocks in place of theirs."""
+    names = [layer.name for layer in manifest.layers]
+    blocks = tuple(f"{name}." for name in names if any(other.startswith(f"{name}.") for other in names))
+    found: dict[int, list[str]] = {}
+    for layer in manifest.layers:
+        active = layer.kind == RELU or f"{layer.name}." in blocks
+        head = layer.shape[0] == len(manifest.labels)
+        if active and layer.stride and not head and not layer.name.startswith(blocks):
+            found.setdefault(layer.stride, []).append(layer.name)
+    if not found:
+        raise FailedPrecondition(f"{manifest.name} has no ReLU layers to describe style by")
+    return [found[stride] for stride in sorted(found)]

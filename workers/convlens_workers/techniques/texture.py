@@ -1,0 +1,76 @@
+"""Texture synthesis by Gram matrices (Gatys, Ecker & Bethge, NIPS 2015, arXiv:1505.07376)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from convlens.v1 import job_pb2
+from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.parts.colours import match_histogram
+from convlens_workers.techniques.parts.layers import activations, layer_weights
+from convlens_workers.techniques.parts.loop import optimise
+from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
+from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
+from convlens_workers.techniques.parts.painting import Painting, framed, scales
+from convlens_workers.techniques.parts.pixels import Size, resize
+
+Params = job_pb2.Texture
+SMALLEST_SIDE: Final = 64
+RATIO: Final = 2.0
+OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
+    job_pb2.OPTIMISER_UNSPECIFIED: lambda _: lbfgs(),
+    job_pb2.OPTIMISER_LBFGS: lambda _: lbfgs(),
+    job_pb2.OPTIMISER_ADAM: adam,
+}
+
+
+def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, dict[str, Tensor]]:
+    """Noise, changed until its Gram matrices are those of the sample; then its colours too.
+
+    Args:
+        task: `images["sample"]` of shape (1, 3, H, W) in [0, 1].
+        state: of the last step, to go on from.
+
+    Returns:
+        "image" (1, 3, height, width) in [0, 1].
+
+    Raises:
+        InvalidArgument: layers and weights that do not match.
+        FailedPrecondition: no layers given, and the network has no ReLUs.
+    """
+    params, sample = task.params, task.images["sample"]
+    layers = list(params.layers) or activations(task.manifest)
+    weights = layer_weights(layers, list(params.weights), "texture.weights")
+    network = task.network if params.max_pooling else task.network.average_pooled()
+
+    def stage(size: Size) -> Painting:
+        def parts() -> list[Part]:
+            ratio = size[0] / full[0]
+            height, width = sample.shape[2:]
+            small = resize(sample, (max(8, round(height * ratio)), max(8, round(width * ratio))))
+            features = network.taps(framed(small), weights)
+            return [
+                Part(name, name, weights[name], gram_loss(gram(value))) for name, value in features.items()
+            ]
+
+        optimiser = OPTIMISERS[params.optimiser](params.learning_rate)
+        return Painting(params.steps, size, network, parts, begin, optimiser, params.seamless)
+
+    def begin(size: Size, rng: torch.Generator) -> Tensor:
+        return noise_like(sample, size, rng)
+
+    full = (params.height or sample.shape[2], params.width or sample.shape[3])
+    stages = [stage(size) for size in scales(full, params.scales, RATIO, SMALLEST_SIDE)]
+    last = yield from optimise(stages, state, task.seed, task.device)
+    image = stages[-1].picture(last)
+    return {"image": image if params.keep_colours else match_histogram(image, sample)}
+
+
+def noise_like(sample: Tensor, size: Size, rng: torch.Generator) -> Tensor:
+    """Normal noise (1, 3, *size) with the mean and deviation of the sample's colours."""
+    deviation, mean = torch.std_mean(sample, dim=(2, 3), keepdim=True)
+    return torch.randn(1, 3, *size, generator=rng).to(sample) * deviation + mean
