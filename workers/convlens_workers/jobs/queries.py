@@ -49,18 +49,20 @@ class Queries:
                 for queue in self._queues:
                     pipe.lpos(f"rq:queue:{queue}", id_)
                 fields, *positions = await pipe.execute()
-        if not fields:
-            raise NotFound(f"no operation 'operations/{id_}'")
-        record = JobRecord.from_fields(id_, fields)
+        record = _known(id_, fields)
         if record.metadata.state == job_pb2.JOB_STATE_QUEUED:
             record.metadata.queue_position = max(position or 0 for position in positions)
         return record
 
-    async def events(self, id_: str, after: str) -> list[tuple[str, JobRecord]]:
-        """The events of a job that are kept, by id, from behind `after` on."""
+    async def events(self, id_: str, after: str) -> tuple[list[tuple[str, JobRecord]], JobRecord]:
+        """The events of a job that are kept, by id, from behind `after` on; and the job. Raises NotFound."""
         with redis_errors():
-            entries = await self._redis.xrange(scripts.EVENTS + id_, min=f"({after}")
-        return [(key.decode(), JobRecord.from_fields(id_, fields)) for key, fields in entries]
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xrange(scripts.EVENTS + id_, min=f"({after}")
+                pipe.hgetall(scripts.OPERATION + id_)
+                entries, fields = await pipe.execute()
+        events = [(key.decode(), JobRecord.from_fields(id_, event)) for key, event in entries]
+        return events, _known(id_, fields)
 
     async def page(self, before: str, count: int) -> list[tuple[str, JobRecord | None]]:
         """Up to `count` jobs older than the index entry `before` ("" none), newest first, without previews.
@@ -79,6 +81,12 @@ class Queries:
             if gone:
                 await self._redis.zrem(scripts.INDEX, *gone)
         return [(entry, _without_preview(entry, row)) for entry, row in zip(entries, rows, strict=True)]
+
+
+def _known(id_: str, fields: dict[bytes, bytes]) -> JobRecord:
+    if not fields:
+        raise NotFound(f"no operation 'operations/{id_}'")
+    return JobRecord.from_fields(id_, fields)
 
 
 def _id(entry: str) -> str:

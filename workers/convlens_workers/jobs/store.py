@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, Final
 
 from google.rpc.status_pb2 import Status
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -36,6 +36,10 @@ from convlens_workers.jobs.watching import Bell
 
 QUEUE_FULL_RETRY: Final = 10.0
 LOOK_AGAIN: Final = 5.0
+CONNECTIONS: Final = 16
+"""To Redis; thousands of watchers share them."""
+PATIENCE: Final = 5.0
+"""Seconds that a call waits for one of them."""
 PAGE: Final = 50
 
 
@@ -59,8 +63,15 @@ class JobStore:
     def open(cls, settings: JobSettings) -> JobStore:
         """The store of `settings`; connects at the first call."""
         retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 1)  # Pooled connections outlive a Redis.
-        redis = Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=2.0, retry=retry)
-        return cls(redis, ArtifactStore(settings.artifacts_url()), settings)
+        pool = BlockingConnectionPool.from_url(
+            settings.redis,
+            max_connections=CONNECTIONS,
+            timeout=PATIENCE,
+            socket_connect_timeout=2.0,
+            socket_timeout=2.0,
+            retry=retry,
+        )
+        return cls(Redis.from_pool(pool), ArtifactStore(settings.artifacts_url()), settings)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -219,10 +230,11 @@ class JobStore:
         if after_event_id and not re.fullmatch(r"\d{1,15}-\d{1,15}", after_event_id):
             raise OutOfRange.of("after_event_id", after_event_id, "an event_id of this stream, or empty")
         last = after_event_id or "0-0"
-        async with self._bell.listen(operation_id(name)) as changed:
+        id_ = operation_id(name)
+        async with self._bell.listen(id_) as changed:
             while True:
-                record = await self.get(name)
-                for event_id, event in await self._queries.events(record.id, last):
+                events, record = await self._queries.events(id_, last)
+                for event_id, event in events:
                     last = event_id
                     yield event_id, event.metadata, event.error
                     if event.done:
