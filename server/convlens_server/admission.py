@@ -8,6 +8,7 @@ from typing import Final
 from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
+from convlens.v1 import job_pb2
 from convlens_models.manifest import Manifest
 
 PASSES: Final = 3
@@ -38,9 +39,19 @@ def cost(params: Message, pixels: int, manifest: Manifest) -> float:
     `params` says how many iterations by the fields that techniques share: `steps`, and `octaves`, where an
     octave has 1 / octave_scale^2 of the pixels of the one above. 0 stands for "not known".
     """
+    if isinstance(params, job_pb2.MeasureReceptiveField):
+        return _occlusions(params, manifest)
     steps = getattr(params, "steps", 1) if "steps" in params.DESCRIPTOR.fields_by_name else 1
     a_pixel = manifest.multiply_adds / manifest.input_size**2
     return PASSES * a_pixel * pixels * steps * _octaves(params)
+
+
+def _occlusions(params: job_pb2.MeasureReceptiveField, manifest: Manifest) -> float:
+    """Forward passes over the unit's theoretical field, one for each patch that touches it, in each image."""
+    layer, settings = manifest.layer(params.layer), params.discrepancy
+    field = min(layer.receptive_field, manifest.input_size)
+    patches = ((field + settings.patch) / settings.stride) ** 2
+    return params.k * patches * manifest.multiply_adds * (field / manifest.input_size) ** 2
 
 
 def _octaves(params: Message) -> float:

@@ -34,3 +34,11 @@ def test_a_job_beyond_a_limit_is_refused(limits: Limits, text: str) -> None:
     params = job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2)
     with pytest.raises(InvalidArgument, match=text):
         limits.admit("deepdream", params, PIXELS, MANIFEST)
+
+
+def test_the_cost_of_a_receptive_field_is_that_of_its_occlusions() -> None:
+    """A unit that sees everything: 96 / 12 + 1 patches a side, each a pass over the whole image."""
+    params = job_pb2.MeasureReceptiveField(layer="avgpool", k=5, discrepancy={"patch": 12, "stride": 12})
+    assert cost(params, 0, MANIFEST) == pytest.approx(5 * 9**2 * MANIFEST.multiply_adds)
+    params.layer = "features.conv1"
+    assert 0 < cost(params, 0, MANIFEST) < 5 * 9**2 * MANIFEST.multiply_adds / 50
