@@ -13,6 +13,7 @@ from support.fake_service import field_tensors
 from convlens import wire
 from convlens.errors import NotFound
 from convlens_client import cli, rendering
+from convlens_client.cli.following import picture
 from convlens_client.results import Box, UnitHit
 
 HIT = UnitHit(7.5, 2, 3, Box(1, 2, 5, 7))
@@ -145,3 +146,10 @@ def test_heat_is_red_above_the_threshold_and_light_where_the_unit_looks():
     lit = rendering.highlighted(np.ones((3, 10, 10), np.float32), field)
     assert lit[4, 4, 0] == 255
     assert lit[9, 9, 0] == 51
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 10), (4, 3, 8, 10), (8, 10), (4, 8, 10), (4, 2), (5,)])
+def test_any_artifact_has_a_picture(shape):
+    drawn = picture(np.random.default_rng(0).random(shape, np.float32))
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[2] == 3

@@ -121,10 +121,14 @@ def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
 
 
 def picture(tensor: Array) -> Picture:
-    """A stored image, (3, H, W) in [0, 1], several of them, (N, 3, H, W), or a map, (H, W), from 0 up."""
+    """A picture of any artifact: images (3, H, W) or (N, 3, H, W) in [0, 1], maps (H, W) or (N, H, W), bars (N)."""
+    if tensor.ndim == 1:
+        return rendering.feature_maps(tensor)
     if tensor.ndim == 2:
         return rendering.heat(tensor, threshold=1.0)
-    return rendering.grid([rendering.photo(one) for one in (tensor if tensor.ndim == 4 else [tensor])])
+    if tensor.ndim == 3 and len(tensor) == 3:
+        return rendering.photo(tensor)
+    return rendering.grid([picture(one) for one in tensor])
 
 
 def _describe(metadata: JobMetadata) -> str:
