@@ -121,7 +121,7 @@ def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
 
 
 def picture(tensor: Array) -> Picture:
-    """A picture of any artifact: images (3, H, W) or (N, 3, H, W) in [0, 1], maps (H, W) or (N, H, W), bars (N)."""
+    """A picture of any artifact: images ([N,] 3, H, W) in [0, 1], maps ([N,] H, W) from 0 up, numbers (N)."""
     if tensor.ndim == 1:
         return rendering.feature_maps(tensor)
     if tensor.ndim == 2:
