@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 import redis
 from support.faults import checkpointed, resumed, still_works, submit
 from support.job_plane import dream, running, sha256, undisturbed, until
@@ -264,3 +265,22 @@ async def test_a_job_that_runs_too_long_is_ended(store: JobStore, spawn: Spawn) 
     assert b"JOB_TIMEOUT" in record.error.SerializeToString()
     assert time.monotonic() - began < 4
     assert await still_works(store)
+
+
+@pytest.mark.slow
+async def test_redis_away_for_half_a_minute(
+    store: JobStore, spawn: Spawn, shared_redis: RedisServer, tiny_models: Path
+) -> None:
+    """The worker goes on, waits with the end of its job, and takes the next one."""
+    worker = spawn().ready()
+    request = dream(600)
+    name = await submit(store, request)
+    await until(store, name, running)
+    shared_redis.kill()
+    await asyncio.sleep(32)
+    shared_redis.start()
+    record = await store.wait(name, 30)
+    assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 1)
+    assert sha256(record) == undisturbed(tiny_models, request)
+    assert await still_works(store)
+    assert worker.process.poll() is None

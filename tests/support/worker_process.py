@@ -26,11 +26,11 @@ def environment(settings: WorkerSettings) -> dict[str, str]:
 class WorkerProcess:
     """`convlens-worker` with one thread a process; its log lies in `folder`."""
 
-    def __init__(self, settings: WorkerSettings, folder: Path) -> None:
+    def __init__(self, settings: WorkerSettings, folder: Path, *arguments: str) -> None:
         self._log = folder / f"worker-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "convlens_workers"],
+                [sys.executable, "-m", "convlens_workers", *arguments],
                 env=os.environ | environment(settings) | {"OMP_NUM_THREADS": "1"},
                 stderr=log,
             )
