@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -44,20 +45,24 @@ def extract_features(
     sets = feature_sets(task)
     shards = {name: files.shard(params.collection, name) for name in params.shards}
     total = sum(map(len, shards.values()))
+    last: Step | None = None
     while True:
         done = set.intersection(*(set(files.finished(params.collection, which)) for which in sets))
         before = sum(len(images) for name, images in shards.items() if name in done)
         missing = [name for name in shards if name not in done]
         shard, rows = _resume(task, sets, state, missing) or (_next(task, sets, missing), {})
         if shard is None:
-            return {"images": torch.tensor([total])}
+            break
         for rows, image in _growing(task, sets, shards[shard], rows):  # noqa: B020 (it goes on from what is there)
             state = {"shard": torch.tensor(list(shards).index(shard)), **_state(sets, rows)}
-            yield Step(before + len(rows[sets[0]].values), total, {}, image, state)
+            yield (last := Step(before + len(rows[sets[0]].values), total, {}, image, state))
         for which, features in rows.items():
             files.put_features(params.collection, which, shard, features)
         files.release(params.collection, sets, shard)
         state = None
+    if last is not None and last.number < before:
+        yield replace(last, number=before)  # Others have finished theirs meanwhile.
+    return {"images": torch.tensor([total])}
 
 
 def feature_sets(task: Task[Params]) -> list[FeatureSet]:
