@@ -53,7 +53,7 @@ def settled(app: App) -> bool:
 
 def test_a_call_that_is_cancelled_makes_room_at_once(narrow: App, stub) -> None:
     call = stub.Attribute(LONG)
-    assert next(call).HasField("result")
+    assert next(call).HasField("tensor")
     busy = error_of(stub.Attribute, SHORT)
     assert isinstance(busy, errors.ResourceExhausted)
     assert busy.retry_after
@@ -68,6 +68,16 @@ def test_a_call_past_its_deadline_makes_room_at_once(narrow: App, stub) -> None:
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert settled(narrow)
     assert tensors_of(stub.Attribute(SHORT))[1]["0.gradient"].shape == (1, 3, 96, 96)
+
+
+def test_a_technique_of_many_passes_stops_between_them(narrow: App, stub) -> None:
+    """RISE with its most masks, which would take minutes."""
+    request = attribute(1, 96)
+    request.attributions[0].rise.masks = 20_000
+    with pytest.raises(grpc.RpcError) as raised:
+        list(stub.Attribute(request, timeout=0.5))
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert settled(narrow)
 
 
 def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> None:
