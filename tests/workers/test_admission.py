@@ -53,9 +53,10 @@ async def test_a_priority_is_a_queue_with_its_own_workers(store: JobStore, setti
     assert (await store.get(normal.name)).metadata.state == QUEUED
 
 
-async def test_a_priority_without_a_queue_is_refused(store: JobStore) -> None:
+@pytest.mark.parametrize("priority", [job_pb2.PRIORITY_LOW, 99])
+async def test_a_priority_without_a_queue_is_refused(store: JobStore, priority: int) -> None:
     with pytest.raises(InvalidArgument, match="PRIORITY_NORMAL or PRIORITY_HIGH"):
-        await submit(store, job_pb2.PRIORITY_LOW)
+        await submit(store, priority)
 
 
 async def test_a_tenant_has_so_many_jobs_at_a_time(store: JobStore, settings: JobSettings) -> None:

@@ -270,8 +270,10 @@ class JobStore:
     def _queue_of(self, priority: job_pb2.Priority.ValueType) -> str:
         queue = self._queues.get(priority or job_pb2.PRIORITY_NORMAL)
         if queue is None:
-            names = " or ".join(job_pb2.Priority.Name(known) for known in self._queues)
-            raise InvalidArgument.of("priority", job_pb2.Priority.Name(priority), f"{names} on this server")
+            names = " or ".join(job_pb2.Priority.Name(number) for number in self._queues)
+            known = job_pb2.Priority.DESCRIPTOR.values_by_number.get(priority)
+            shown = known.name if known else priority
+            raise InvalidArgument.of("priority", shown, f"{names} on this server")
         return queue
 
     async def _enqueue(
