@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from support.collections import LAYER, MAX, MEAN, extraction, picture, steps, stored_bytes
 from support.tiny_model import NAME
 
-from convlens.errors import FailedPrecondition, NotFound
+from convlens.errors import FailedPrecondition, NotFound, Unavailable
 from convlens.v1 import image_pb2, job_pb2, model_pb2
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
@@ -19,6 +21,7 @@ from convlens_server.engines.cache import LruCache
 from convlens_server.engines.onnx_engine import OnnxEngine
 from convlens_workers.collections import CollectionFiles, FeatureSet
 from convlens_workers.networks import Networks
+from convlens_workers.patience import Patient
 from convlens_workers.techniques.base import Task
 from convlens_workers.techniques.extract_features import extract_features
 
@@ -127,6 +130,28 @@ def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: P
     engine = OnnxEngine(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), 1)
     expected = engine.forward(batch, [layer])[layer].mean(axis=(2, 3))
     np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) -> None:
+    away = [True, False, True, True]
+
+    def read(collection: str, digest: str) -> bytes:
+        if away and away.pop():
+            raise Unavailable("the artifact store is away")
+        return CollectionFiles.image(files, collection, digest)
+
+    def patiently(call: Callable[[], Any]) -> Any:
+        while True:
+            with suppress(Unavailable):
+                return call()
+
+    files.image = read
+    with pytest.raises(Unavailable):
+        steps(extraction(tiny_models, NAME, files, shards))
+    task = extraction(tiny_models, NAME, Patient(files, patiently), shards)
+    assert steps(task)[-1].number == 47
+    assert not away
+    assert len(stored_bytes(task)) == 2 * len(shards)
 
 
 def test_a_deleted_collection_ends_the_job(files, shards, tiny_models: Path) -> None:

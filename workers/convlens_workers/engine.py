@@ -37,6 +37,7 @@ from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.logs import configure
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
+from convlens_workers.patience import Patient
 from convlens_workers.techniques import FORWARD_ONLY, TECHNIQUES
 from convlens_workers.techniques.base import State, Task
 
@@ -59,7 +60,7 @@ class Engine:
         self._pipe = pipe
         self._config = config
         self._store = ArtifactStore(config.artifacts)
-        self._collections = CollectionFiles(config.artifacts)
+        self._collections: Any = Patient(CollectionFiles(config.artifacts), self._patiently)
         self._device = choose_device(config.device)
         self._networks = Networks(
             ModelRepository(config.models or default_root()), self._device, config.warm_models
@@ -154,13 +155,22 @@ class Engine:
         self._pipe.send(event)
 
 
-def decode_images(params: Message, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
-    """Every picture among `params`' fields, by field name, as (1, 3, H, W) in [0, 1] on `device`."""
-    return {
-        field.name: torch.tensor(to_input(value, manifest, "keep", field.name))[None].to(device)
-        for field, value in params.ListFields()
-        if isinstance(value, image_pb2.Image)
-    }
+def decode_images(
+    params: Message, manifest: Manifest, device: torch.device, path: str = ""
+) -> dict[str, Tensor]:
+    """Every picture in `params`, by path, as "image" or "styles[0].mask": (1, 3, H, W) in [0, 1] on `device`."""
+    if isinstance(params, image_pb2.Image):
+        return {path: torch.tensor(to_input(params, manifest, "keep", path))[None].to(device)}
+    found: dict[str, Tensor] = {}
+    for field, value in params.ListFields():
+        here = f"{path}.{field.name}" if path else field.name
+        if field.type == field.TYPE_MESSAGE:
+            items = (
+                {f"{here}[{i}]": one for i, one in enumerate(value)} if field.is_repeated else {here: value}
+            )
+            for place, item in items.items():
+                found |= decode_images(item, manifest, device, place)
+    return found
 
 
 def choose_device(name: str) -> torch.device:
