@@ -241,6 +241,7 @@ def _environment(plan: Plan, folder: Path, socket: Path) -> dict[str, str]:
         "CONVLENS_LISTEN": plan.listen,
         "CONVLENS_REDIS": f"unix://{socket}",
         "CONVLENS_ARTIFACTS": str(folder / "artifacts"),
+        "CONVLENS_INDEXES": str(folder / "indexes"),
         "CONVLENS_DEVICE": plan.device,
         "CONVLENS_LOG_LEVEL": "INFO",  # The logs are where the children say that they are ready.
         **models,
