@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convlens import wire
 from convlens.errors import FailedPrecondition
 from convlens.v1 import image_pb2, model_pb2, tensor_pb2
-from convlens_models.manifest import Task
+from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
 from convlens_server import images as pictures
 from convlens_server.engines.base import F32, Engine
@@ -51,11 +51,7 @@ class QuickLane:
             FailedPrecondition: a style network where a classifier is needed, or the other way round.
         """
         engine = self.models.get(validate(ref, path=path))
-        manifest = engine.stored.manifest
-        if manifest.task != task:
-            raise FailedPrecondition(
-                f"{path} = {manifest.name!r}: is a network for {manifest.task}, this call is for {task}"
-            )
+        require(engine.stored.manifest, task, path)
         return engine
 
     def admit(self, request: R, task: Task = "classification") -> tuple[R, Engine]:
@@ -66,6 +62,14 @@ class QuickLane:
     def batch(self, images: Sequence[image_pb2.Image], engine: Engine, field: str = "images[{}]") -> F32:
         """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
         return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels, field)
+
+
+def require(manifest: Manifest, task: Task = "classification", path: str = "model") -> None:
+    """Raise FailedPrecondition for a style network where a classifier is needed, or the other way round."""
+    if manifest.task != task:
+        raise FailedPrecondition(
+            f"{path} = {manifest.name!r}: is a network for {manifest.task}, this call is for {task}"
+        )
 
 
 def parts(reply: Reply[ReplyT_co], tensors: Mapping[str, NDArray[Any]]) -> Iterator[ReplyT_co]:

@@ -142,7 +142,7 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 )
 def test_the_loop_is_foolboxs(foolbox, engine, photos, case: Case) -> None:
     """In float64: steps along gradients of this network amplify rounding a thousand times in ten steps."""
-    images, classes = (values[:2] for values in photos)
+    images, classes = (values[:1] for values in photos)
     goal = Goal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
     exact = Exact(engine.stored)
     ours = ATTACKS[case.technique](exact, images.astype(np.float64), goal, case.params).adversarial
@@ -166,7 +166,7 @@ def test_agrees_with_foolbox_photo_by_photo(foolbox, engine, photos, case: Case)
     assert (ours_agree >= 0.99).sum() >= (theirs_agree >= 0.99).sum(), (ours_agree, theirs_agree)
 
 
-@pytest.mark.parametrize("norm", [LINF, L2])
+@pytest.mark.parametrize("norm", [LINF, pytest.param(L2, marks=pytest.mark.slow)])
 def test_success_grows_with_epsilon_and_steps(engine, photos, norm) -> None:
     images, classes = photos
     goal = Goal(False, classes)

@@ -16,6 +16,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from support.redis_server import RedisServer
 from support.replies import error_of
+from support.repository import add_copy
 from support.server_thread import serving
 from support.worker_by_hand import WorkerByHand
 
@@ -126,6 +127,13 @@ def test_other_refusals(stubs, dream) -> None:
     full = error_of(stubs.jobs.SubmitJob, dream())
     assert isinstance(full, errors.ResourceExhausted)
     assert full.retry_after
+
+
+def test_a_style_network_cannot_be_differentiated(stubs, dream, settings) -> None:
+    add_copy(settings["models"], "painter", task="style")
+    error = error_of(stubs.jobs.SubmitJob, dream(model={"name": "painter"}))
+    assert isinstance(error, errors.FailedPrecondition)
+    assert "is a network for style" in error.message
 
 
 def test_a_request_id_is_one_job(stubs, dream) -> None:

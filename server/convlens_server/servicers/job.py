@@ -17,7 +17,7 @@ from convlens_server.admission import Limits
 from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.long_lane import LongLane
-from convlens_server.quick_lane import QuickLane
+from convlens_server.quick_lane import QuickLane, require
 from convlens_server.validation import validate
 from convlens_workers.jobs import to_operation
 
@@ -93,6 +93,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, str, float]:
         """The request with its defaults and the model's version, the model's digest, the cost; blocks."""
         manifest = self._quick.stored(request.model).manifest
+        require(manifest)
         resolved = validate(request, manifest)
         _check_request_id(resolved.request_id)
         technique = resolved.WhichOneof("technique") or ""
