@@ -168,7 +168,7 @@ def test_agrees_with_foolbox_photo_by_photo(foolbox, engine, photos, case: Case)
 
 @pytest.mark.parametrize("norm", [LINF, pytest.param(L2, marks=pytest.mark.slow)])
 def test_success_grows_with_epsilon_and_steps(engine, photos, norm) -> None:
-    images, classes = photos
+    images, classes = (values[:3] for values in photos)
     goal = Goal(False, classes)
 
     def successes(epsilon: float, steps: int) -> int:
@@ -177,8 +177,8 @@ def test_success_grows_with_epsilon_and_steps(engine, photos, norm) -> None:
         return int(goal.met(predicted(engine, found)).sum())
 
     base = 8 / 255 if norm == LINF else 2.0
-    by_epsilon = [successes(base * share, 4) for share in (0.02, 0.1, 1)]
-    by_steps = [successes(base / 10, steps) for steps in (1, 4)]
+    by_epsilon = [successes(base * share, 3) for share in (0.02, 0.1, 1)]
+    by_steps = [successes(base / 10, steps) for steps in (1, 3)]
     assert by_epsilon == sorted(by_epsilon)
     assert by_steps == sorted(by_steps)
     assert by_epsilon[-1] == len(images)
@@ -186,11 +186,11 @@ def test_success_grows_with_epsilon_and_steps(engine, photos, norm) -> None:
 
 
 def test_targeted_pgd_reaches_the_class(engine, photos) -> None:
-    images, _ = photos
+    images = photos[0][:2]
     goal = Goal(True, np.full(len(images), 281))
     params = attack_pb2.Pgd(steps=10, restarts=1)
     found = ATTACKS["pgd"](engine, images, goal, params).adversarial
-    assert goal.met(predicted(engine, found)).mean() >= 0.8
+    assert goal.met(predicted(engine, found)).all()
 
 
 @pytest.mark.slow
