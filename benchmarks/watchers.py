@@ -31,7 +31,8 @@ from support.worker_by_hand import WorkerByHand
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_workers.jobs import JobSettings
 
-CHANNELS = 20
+CHANNELS = 100
+"""A connection carries 100 calls at a time; more wait."""
 JOBS = 20
 RUNNING = job_pb2.JOB_STATE_RUNNING
 POLL_SECONDS = 10.0
@@ -47,25 +48,40 @@ class Clients:
         self.lateness: list[float] = []
         self.polls: list[float] = []
         self.watching = 0
+        self.refused = 0
 
     async def watch(self, number: int, name: str) -> None:
         stub = job_pb2_grpc.JobServiceStub(self.channels[number % CHANNELS])
-        first = True
-        async for event in stub.WatchJob(job_pb2.WatchJobRequest(name=name)):
-            now = time.time()
-            if first:
-                self.watching += 1
-                first = False
-            elif event.metadata.state == RUNNING and (told := event.metadata.losses.get("told")):
-                self.lateness.append(now - told)
+        after = ""
+        while True:
+            try:
+                async for event in stub.WatchJob(job_pb2.WatchJobRequest(name=name, after_event_id=after)):
+                    self.hear(event, first=not after)
+                    after = event.event_id
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                self.refused += 1
+                await asyncio.sleep(2)
+            else:
+                return
+
+    def hear(self, event: job_pb2.WatchJobResponse, *, first: bool) -> None:
+        if first:
+            self.watching += 1
+        elif event.metadata.state == RUNNING and (told := event.metadata.losses.get("told")):
+            self.lateness.append(time.time() - told)
 
     async def poll(self, number: int, name: str, until: float) -> None:
         stub = operations_pb2_grpc.OperationsStub(self.channels[number % CHANNELS])
         await asyncio.sleep(POLL_SECONDS * (number % 1000) / 1000)
         while time.monotonic() < until:
             began = time.perf_counter()
-            await stub.GetOperation(operations_pb2.GetOperationRequest(name=name))
-            self.polls.append(time.perf_counter() - began)
+            try:
+                await stub.GetOperation(operations_pb2.GetOperationRequest(name=name))
+                self.polls.append(time.perf_counter() - began)
+            except grpc.aio.AioRpcError:
+                self.refused += 1
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -121,6 +137,7 @@ async def crowd(
     print(f"a watcher {each:.0f} kB, at the end {end:.0f} MB")
     print(f"{len(clients.lateness)} events, late (median / 99% / max): {quantiles(clients.lateness)}")
     print(f"{len(clients.polls)} polls, took (median / 99% / max): {quantiles(clients.polls)}")
+    print(f"{clients.refused} calls were refused and made again")
     for channel in clients.channels:
         await channel.close()
 

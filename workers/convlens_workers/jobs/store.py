@@ -38,7 +38,7 @@ QUEUE_FULL_RETRY: Final = 10.0
 LOOK_AGAIN: Final = 5.0
 CONNECTIONS: Final = 16
 """To Redis; thousands of watchers share them."""
-PATIENCE: Final = 5.0
+PATIENCE: Final = 10.0
 """Seconds that a call waits for one of them."""
 PAGE: Final = 50
 
