@@ -200,7 +200,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
 
     def _vector(self, request: pb.FindNearestRequest, manifest: Manifest) -> F32:
         features = request.features
-        engine = self._quick.models.get(validate(features.model, path="features.model"))
+        engine = self._quick.engine(features.model, "features.model")
         pixels = to_input(request.image, manifest)[None]
         value = engine.forward(pixels, [features.layer])[features.layer]
         return np.asarray(pool(value, features.pooling or inspection_pb2.POOLING_MEAN).values[0])
@@ -222,7 +222,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         place = hit(top, manifest.layer(request.layer), (pixels.shape[1], pixels.shape[2]))
         activation = pb.TopActivation(hit=place, crop=pictures.crop(pixels, place.box))
         if request.with_patterns:
-            engine = self._quick.models.get(validate(request.model, path="model"))
+            engine = self._quick.engine(request.model)
             (found,) = unit_patterns(engine, pixels[None], request.layer, request.channel)
             activation.pattern = pictures.signed(found.pattern)
         return activation
