@@ -9,7 +9,7 @@
 from convlens import errors
 from convlens_client.aio import AsyncClient, AsyncOperation
 from convlens_client.client import Client, Operation
-from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron
+from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron, Style
 from convlens_client.results import (
     Added,
     AttackOutcome,
@@ -25,6 +25,7 @@ from convlens_client.results import (
     Model,
     Neighbours,
     Prediction,
+    QueueStats,
     RandomisedLayer,
     RankCorrelation,
     ReceptiveField,
@@ -60,12 +61,14 @@ __all__ = [
     "Neuron",
     "Operation",
     "Prediction",
+    "QueueStats",
     "RandomisedLayer",
     "RankCorrelation",
     "ReceptiveField",
     "Robustness",
     "RobustnessAlarms",
     "RobustnessPoint",
+    "Style",
     "TopActivation",
     "UnitHit",
     "UnitPattern",

@@ -117,6 +117,7 @@ class AsyncClient:
     deepdream = _submitting(requests.deepdream)
     visualise = _submitting(requests.visualise)
     texture = _submitting(requests.texture)
+    style_transfer = _submitting(requests.style_transfer)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)

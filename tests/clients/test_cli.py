@@ -238,6 +238,27 @@ def test_a_texture_is_made(run, service, photo, tmp_path):
     assert (list(request.layers), list(request.weights)) == (["a", "b"], [2, 1])
 
 
+def test_a_style_is_transferred(run, service, photo, tmp_path):
+    options = [
+        "--style",
+        f"{photo}=2",
+        "--mask",
+        photo,
+        "--classic",
+        "--colours",
+        "luminance",
+        "--size",
+        "64",
+    ]
+    assert run("style", photo, *options, "--out", str(tmp_path / "s.png")).code == 0
+    request = sent(service, "SubmitJobRequest").style_transfer
+    assert (request.method, request.colours, request.content.resize.fit.max_side) == (2, 2, 64)
+    (style,) = request.styles
+    assert style.weight == 2
+    assert style.HasField("mask")
+    assert run("style", photo, "--style", photo, "--mask", photo, "--mask", photo).code == 2
+
+
 def test_the_sum_of_targets_is_one_objective(run, service):
     run("visualise", "--unit", "a:7", "--unit", "a:8", "--together", "--no-wait")
     (objective,) = sent(service, "SubmitJobRequest").feature_visualisation.objectives

@@ -158,7 +158,7 @@ class Engine:
 def decode_images(
     params: Message, manifest: Manifest, device: torch.device, path: str = ""
 ) -> dict[str, Tensor]:
-    """Every picture in `params`, by path, as "image" or "styles[0].mask": (1, 3, H, W) in [0, 1] on `device`."""
+    """Every picture in `params`, by path, as "styles[0].mask": (1, 3, H, W) in [0, 1] on `device`."""
     if isinstance(params, image_pb2.Image):
         return {path: torch.tensor(to_input(params, manifest, "keep", path))[None].to(device)}
     found: dict[str, Tensor] = {}

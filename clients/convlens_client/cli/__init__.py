@@ -34,6 +34,7 @@ from convlens_client.cli import (
     saliency,
     sanity,
     style,
+    style_transfer,
     texture,
     units,
     up,
@@ -64,6 +65,7 @@ for command in (
     dream.dream,
     visualise.visualise,
     texture.texture,
+    style_transfer.style,
 ):
     app.command()(command)
 app.add_typer(units.app, name="units")

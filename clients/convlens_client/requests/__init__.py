@@ -42,7 +42,7 @@ from convlens_client.requests.job import (
 )
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
 from convlens_client.requests.style import stylise
-from convlens_client.requests.synthesis import deepdream, texture, visualise
+from convlens_client.requests.synthesis import Style, deepdream, style_transfer, texture, visualise
 from convlens_client.requests.target import (
     Channel,
     ClassScore,
@@ -60,6 +60,7 @@ __all__ = [
     "Direction",
     "LogProbability",
     "Neuron",
+    "Style",
     "Target",
     "Technique",
     "activations",
@@ -93,6 +94,7 @@ __all__ = [
     "operations",
     "read_artifact",
     "robustness",
+    "style_transfer",
     "stylise",
     "submit",
     "texture",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
 from convlens_client.calls import Call
 from convlens_client.images import ImageLike, ResizeLike, to_image
@@ -111,6 +114,72 @@ def texture(
         keep_colours=keep_colours,
     )
     return submit(technique, model=model, seed=seed, request_id=request_id)
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style: its picture, its weight, and a mask that is white where in the result it counts."""
+
+    image: ImageLike
+    weight: float | None = None
+    mask: ImageLike | None = None
+
+
+Colours = Literal["style", "luminance", "covariance"]
+COLOURS: dict[str, job_pb2.Colours.ValueType] = {
+    "style": job_pb2.COLOURS_STYLE,
+    "luminance": job_pb2.COLOURS_LUMINANCE,
+    "covariance": job_pb2.COLOURS_COVARIANCE,
+}
+
+
+def style_transfer(
+    content: ImageLike,
+    styles: Sequence[Style],
+    *,
+    classic: bool = False,
+    layers: Mapping[str, float] | Sequence[str] = (),
+    content_layer: str = "",
+    content_weight: float | None = None,
+    tv_weight: float | None = None,
+    first_steps: int | None = None,
+    steps: int | None = None,
+    smallest: int | None = None,
+    learning_rate: float | None = None,
+    noise_start: bool = False,
+    colours: Colours = "style",
+    seed: int | None = None,
+    model: str = "",
+    resize: ResizeLike | None = "keep",
+    request_id: str = "",
+) -> Call[Snapshot]:
+    """Queues `content` in the style of `styles`; the parameters are those of `convlens.v1.StyleTransfer`."""
+    if colours not in COLOURS:
+        raise InvalidArgument.of("colours", colours, f"one of {', '.join(COLOURS)}")
+    technique = job_pb2.StyleTransfer(
+        content=to_image(content, resize, "content"),
+        styles=[_style(style, f"styles[{i}]") for i, style in enumerate(styles)],
+        method=job_pb2.STYLE_METHOD_CLASSIC if classic else job_pb2.STYLE_METHOD_BEST,
+        layers=layers,
+        weights=layers.values() if isinstance(layers, Mapping) else (),
+        content_layer=content_layer,
+        content_weight=content_weight,
+        tv_weight=tv_weight,
+        first_steps=first_steps,
+        steps=steps,
+        smallest=smallest,
+        learning_rate=learning_rate,
+        noise_start=noise_start,
+        colours=COLOURS[colours],
+    )
+    return submit(technique, model=model, seed=seed, request_id=request_id)
+
+
+def _style(style: Style, field: str) -> job_pb2.Style:
+    mask = None if style.mask is None else to_image(style.mask, "keep", f"{field}.mask")
+    return job_pb2.Style(
+        image=to_image(style.image, "keep", f"{field}.image"), weight=style.weight, mask=mask
+    )
 
 
 def _objective(item: Target | Mapping[Target, float]) -> job_pb2.Objective:

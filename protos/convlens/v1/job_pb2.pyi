@@ -73,6 +73,57 @@ PARAMETRISATION_PIXELS: Parametrisation.ValueType  # 2
 """Pixels, from the network's mean colour, plain gradient ascent with decay, blur and shifts; keeps the best."""
 Global___Parametrisation: _TypeAlias = Parametrisation  # noqa: Y015
 
+class _StyleMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StyleMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StyleMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STYLE_METHOD_UNSPECIFIED: _StyleMethod.ValueType  # 0
+    """BEST."""
+    STYLE_METHOD_BEST: _StyleMethod.ValueType  # 1
+    """Scale by scale, Wasserstein-2 distance of features, Adam, a moving average as the result (K. Crowson 2021)."""
+    STYLE_METHOD_CLASSIC: _StyleMethod.ValueType  # 2
+    """Gram matrices, L-BFGS, one scale (Gatys, Ecker & Bethge 2016)."""
+
+class StyleMethod(_StyleMethod, metaclass=_StyleMethodEnumTypeWrapper): ...
+
+STYLE_METHOD_UNSPECIFIED: StyleMethod.ValueType  # 0
+"""BEST."""
+STYLE_METHOD_BEST: StyleMethod.ValueType  # 1
+"""Scale by scale, Wasserstein-2 distance of features, Adam, a moving average as the result (K. Crowson 2021)."""
+STYLE_METHOD_CLASSIC: StyleMethod.ValueType  # 2
+"""Gram matrices, L-BFGS, one scale (Gatys, Ecker & Bethge 2016)."""
+Global___StyleMethod: _TypeAlias = StyleMethod  # noqa: Y015
+
+class _Colours:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ColoursEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Colours.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COLOURS_UNSPECIFIED: _Colours.ValueType  # 0
+    """STYLE."""
+    COLOURS_STYLE: _Colours.ValueType  # 1
+    """The style's."""
+    COLOURS_LUMINANCE: _Colours.ValueType  # 2
+    """The content's: only light and dark are transferred."""
+    COLOURS_COVARIANCE: _Colours.ValueType  # 3
+    """The style's picture is first given the mean and covariance of the content's colours."""
+
+class Colours(_Colours, metaclass=_ColoursEnumTypeWrapper):
+    """Whose colours the picture has (Gatys et al. 2017, arXiv:1611.07865)."""
+
+COLOURS_UNSPECIFIED: Colours.ValueType  # 0
+"""STYLE."""
+COLOURS_STYLE: Colours.ValueType  # 1
+"""The style's."""
+COLOURS_LUMINANCE: Colours.ValueType  # 2
+"""The content's: only light and dark are transferred."""
+COLOURS_COVARIANCE: Colours.ValueType  # 3
+"""The style's picture is first given the mean and covariance of the content's colours."""
+Global___Colours: _TypeAlias = Colours  # noqa: Y015
+
 class _Optimiser:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -144,6 +195,7 @@ class SubmitJobRequest(_message.Message):
     FEATURE_VISUALISATION_FIELD_NUMBER: _builtins.int
     MEASURE_RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
     TEXTURE_FIELD_NUMBER: _builtins.int
+    STYLE_TRANSFER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
@@ -162,6 +214,8 @@ class SubmitJobRequest(_message.Message):
     def measure_receptive_field(self) -> Global___MeasureReceptiveField: ...
     @_builtins.property
     def texture(self) -> Global___Texture: ...
+    @_builtins.property
+    def style_transfer(self) -> Global___StyleTransfer: ...
     def __init__(
         self,
         *,
@@ -174,14 +228,15 @@ class SubmitJobRequest(_message.Message):
         feature_visualisation: Global___FeatureVisualisation | None = ...,
         measure_receptive_field: Global___MeasureReceptiveField | None = ...,
         texture: Global___Texture | None = ...,
+        style_transfer: Global___StyleTransfer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "seed", b"seed", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "seed", b"seed", "style_transfer", b"style_transfer", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "style_transfer", b"style_transfer", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
@@ -499,6 +554,149 @@ class Texture(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___Texture: _TypeAlias = Texture  # noqa: Y015
+
+@_typing.final
+class StyleTransfer(_message.Message):
+    """The content of one picture in the style of others. Losses are relative: 1 is nothing alike. Artifact: "image", FP32 of
+    shape (1, 3, H, W) in [0, 1], of the content's size.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    STYLES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    CONTENT_LAYER_FIELD_NUMBER: _builtins.int
+    CONTENT_WEIGHT_FIELD_NUMBER: _builtins.int
+    TV_WEIGHT_FIELD_NUMBER: _builtins.int
+    FIRST_STEPS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SMALLEST_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    NOISE_START_FIELD_NUMBER: _builtins.int
+    COLOURS_FIELD_NUMBER: _builtins.int
+    method: Global___StyleMethod.ValueType
+    """Default BEST."""
+    content_layer: _builtins.str
+    """Layer whose values are the content; empty means the second activation at the last resolution but one."""
+    content_weight: _builtins.float
+    """Weight of the content; the style's is 1. Default 0.1."""
+    tv_weight: _builtins.float
+    """Weight of the mean squared difference of neighbouring pixels; default 0.5."""
+    first_steps: _builtins.int
+    """Steps at the first scale, the only one of CLASSIC; default 1000."""
+    steps: _builtins.int
+    """Steps at each further scale; default 500."""
+    smallest: _builtins.int
+    """BEST: smallest shorter side of a scale, in pixels; each is sqrt(2) times the one before. Default 128."""
+    learning_rate: _builtins.float
+    """BEST: learning rate of Adam; default 0.02."""
+    noise_start: _builtins.bool
+    """Start with noise instead of the content."""
+    colours: Global___Colours.ValueType
+    """Whose colours; default STYLE."""
+    @_builtins.property
+    def content(self) -> _image_pb2.Image:
+        """What is to be seen; default resize: `keep`. At most 2048 px a side."""
+
+    @_builtins.property
+    def styles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Style]:
+        """How; the weights are taken over their sum."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers whose statistics are the style; empty means the first activation at each resolution."""
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """A weight for each of `layers`, at least 0; empty means equal weights."""
+
+    def __init__(
+        self,
+        *,
+        content: _image_pb2.Image | None = ...,
+        styles: _abc.Iterable[Global___Style] | None = ...,
+        method: Global___StyleMethod.ValueType = ...,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        content_layer: _builtins.str = ...,
+        content_weight: _builtins.float | None = ...,
+        tv_weight: _builtins.float | None = ...,
+        first_steps: _builtins.int | None = ...,
+        steps: _builtins.int | None = ...,
+        smallest: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        noise_start: _builtins.bool = ...,
+        colours: Global___Colours.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "content", b"content", "content_weight", b"content_weight", "first_steps", b"first_steps", "learning_rate", b"learning_rate", "smallest", b"smallest", "steps", b"steps", "tv_weight", b"tv_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "colours", b"colours", "content", b"content", "content_layer", b"content_layer", "content_weight", b"content_weight", "first_steps", b"first_steps", "layers", b"layers", "learning_rate", b"learning_rate", "method", b"method", "noise_start", b"noise_start", "smallest", b"smallest", "steps", b"steps", "styles", b"styles", "tv_weight", b"tv_weight", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__content_weight: _TypeAlias = _typing.Literal["content_weight"]  # noqa: Y015
+    _WhichOneofArgType__content_weight: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight"]  # noqa: Y015
+    _WhichOneofReturnType__first_steps: _TypeAlias = _typing.Literal["first_steps"]  # noqa: Y015
+    _WhichOneofArgType__first_steps: _TypeAlias = _typing.Literal["_first_steps", b"_first_steps"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__smallest: _TypeAlias = _typing.Literal["smallest"]  # noqa: Y015
+    _WhichOneofArgType__smallest: _TypeAlias = _typing.Literal["_smallest", b"_smallest"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__tv_weight: _TypeAlias = _typing.Literal["tv_weight"]  # noqa: Y015
+    _WhichOneofArgType__tv_weight: _TypeAlias = _typing.Literal["_tv_weight", b"_tv_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content_weight) -> _WhichOneofReturnType__content_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_steps) -> _WhichOneofReturnType__first_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__smallest) -> _WhichOneofReturnType__smallest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tv_weight) -> _WhichOneofReturnType__tv_weight | None: ...
+
+Global___StyleTransfer: _TypeAlias = StyleTransfer  # noqa: Y015
+
+@_typing.final
+class Style(_message.Message):
+    """A style, and where it goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """Default 1."""
+    @_builtins.property
+    def image(self) -> _image_pb2.Image:
+        """Brought to the content's longer side, aspect ratio kept."""
+
+    @_builtins.property
+    def mask(self) -> _image_pb2.Image:
+        """Where in the picture it counts, by brightness; brought to the content's size. Absent means everywhere."""
+
+    def __init__(
+        self,
+        *,
+        image: _image_pb2.Image | None = ...,
+        weight: _builtins.float | None = ...,
+        mask: _image_pb2.Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image", b"image", "mask", b"mask", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image", b"image", "mask", b"mask", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___Style: _TypeAlias = Style  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):

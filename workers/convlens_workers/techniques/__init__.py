@@ -9,6 +9,7 @@ from convlens_workers.techniques.deepdream import deepdream
 from convlens_workers.techniques.extract_features import extract_features
 from convlens_workers.techniques.feature_visualisation import feature_visualisation
 from convlens_workers.techniques.measure_receptive_field import measure_receptive_field
+from convlens_workers.techniques.style_transfer import style_transfer
 from convlens_workers.techniques.texture import texture
 
 TECHNIQUES: Final[dict[str, Technique]] = {
@@ -16,6 +17,7 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "extract_features": extract_features,
     "feature_visualisation": feature_visualisation,
     "measure_receptive_field": measure_receptive_field,
+    "style_transfer": style_transfer,
     "texture": texture,
 }
 FORWARD_ONLY: Final = frozenset({"extract_features", "measure_receptive_field"})

@@ -15,10 +15,12 @@ from convlens_workers.techniques.parts.layers import activations, layer_weights
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.painting import Painting, framed, scales
+from convlens_workers.techniques.parts.painting import Frame, Painting, scales
 from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.Texture
+SPARE: Final = 16
+"""Pixels on each side that are cut off in the end: at the edges convolutions see little, and noise stays."""
 SMALLEST_SIDE: Final = 64
 RATIO: Final = 2.0
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
@@ -52,21 +54,27 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
             ratio = size[0] / full[0]
             height, width = sample.shape[2:]
             small = resize(sample, (max(8, round(height * ratio)), max(8, round(width * ratio))))
-            features = network.taps(framed(small), weights)
+            features = network.taps(small, weights)
             return [
                 Part(name, name, weights[name], gram_loss(gram(value))) for name, value in features.items()
             ]
 
         optimiser = OPTIMISERS[params.optimiser](params.learning_rate)
-        return Painting(params.steps, size, network, parts, begin, optimiser, params.seamless)
+        return Painting(params.steps, size, network, parts, begin, optimiser, frame)
 
     def begin(size: Size, rng: torch.Generator) -> Tensor:
         return noise_like(sample, size, rng)
 
-    full = (params.height or sample.shape[2], params.width or sample.shape[3])
+    frame: Frame | None = "circular" if params.seamless else None
+    spare = 0 if params.seamless else SPARE
+    full = (
+        (params.height or sample.shape[2]) + 2 * spare,
+        (params.width or sample.shape[3]) + 2 * spare,
+    )
     stages = [stage(size) for size in scales(full, params.scales, RATIO, SMALLEST_SIDE)]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
+    image = image[:, :, spare : image.shape[2] - spare, spare : image.shape[3] - spare]
     return {"image": image if params.keep_colours else match_histogram(image, sample)}
 
 

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
+
+LUMINANCE: Final = (0.299, 0.587, 0.114)
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Y of YIQ (N, 1, H, W) of pictures (N, 3, H, W)."""
+    return torch.einsum("c,nchw->nhw", torch.tensor(LUMINANCE).to(image), image)[:, None]
+
+
+def with_luminance(image: Tensor, wanted: Tensor) -> Tensor:
+    """`image` in its own colours, as light and dark as `wanted` is."""
+    return (image + luminance(wanted) - luminance(image)).clamp(0, 1)
+
+
+def match_covariance(image: Tensor, sample: Tensor) -> Tensor:
+    """`image` with the mean and covariance of the colours of `sample` (Gatys et al. 2017)."""
+    ours, theirs = _statistics(image), _statistics(sample)
+    change = _power(theirs[1], 0.5) @ _power(ours[1], -0.5)
+    flat = change @ (image.flatten(2)[0].double() - ours[0]) + theirs[0]
+    return flat.to(image.dtype).reshape(image.shape).clamp(0, 1)
+
+
+def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    flat = image.flatten(2)[0].double()
+    return flat.mean(1, keepdim=True), flat.cov(correction=0) + 1e-6 * torch.eye(3).to(flat)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    powered: Tensor = vectors * values**exponent @ vectors.mT
+    return powered
 
 
 def match_histogram(image: Tensor, sample: Tensor) -> Tensor:

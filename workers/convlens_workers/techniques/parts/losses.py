@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Loss = Callable[[Tensor], Tensor]
+EPSILON: Final = 1e-4
+"""Added to variances, so that square roots have gradients."""
 
 
 @dataclass(frozen=True)
@@ -28,30 +32,80 @@ def total(parts: Iterable[Part], features: Mapping[str, Tensor]) -> tuple[Tensor
     return whole, {name: loss for name, (_, loss) in losses.items()}
 
 
-def gram(features: Tensor) -> Tensor:
-    """Gram matrices (N, C, C): F F^T over the positions, divided by their number."""
-    flat = features.flatten(2)
-    return flat @ flat.mT / flat.shape[2]
+def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Gram matrices (N, C, C): F F^T over the positions, divided by their number.
+
+    `mask` (1, 1, H, W) says how much each position counts; it is brought to the size of the features.
+    """
+    flat, share = features.flatten(2), _shares(features, mask)
+    return flat * share @ flat.mT
 
 
-def gram_error(features: Tensor, target: Tensor) -> Tensor:
+def mean(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Means (N, C) over the positions, with a mask as in `gram`."""
+    return (features.flatten(2) * _shares(features, mask)).sum(2)
+
+
+def _shares(features: Tensor, mask: Tensor | None) -> Tensor:
+    """What each position counts (1, 1, positions), 1 together."""
+    if mask is None:
+        return features.new_full((1, 1, 1), 1 / max(1, features[0, 0].numel()))
+    small = functional.interpolate(mask, features.shape[2:], mode="bilinear", antialias=True).flatten(2)
+    return small / small.sum().clamp_min(EPSILON)
+
+
+def gram_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """E_l = sum (G - G^)^2 / (4 N^2 M^2) (Gatys et al. 2015) for N channels, M positions.
 
     `gram` has divided by M already, so that M may be another one in the target.
     """
-    return (gram(features) - target).square().sum() / (4 * features.shape[1] ** 2)
+    return (gram(features, mask) - target).square().sum() / (4 * features.shape[1] ** 2)
 
 
-def gram_loss(target: Tensor) -> Loss:
+def gram_loss(target: Tensor, mask: Tensor | None = None) -> Loss:
     """`gram_error` against `target`, over that of no features at all: 1 is nothing alike, 0 the same."""
     scale = float(target.square().sum() / (4 * target.shape[1] ** 2)) or 1.0
-    return lambda features: gram_error(features, target) / scale
+    return lambda features: gram_error(features, target, mask) / scale
+
+
+def wasserstein_loss(target: Tensor, mask: Tensor | None = None) -> Loss:
+    """Squared Wasserstein-2 distance of normal distributions with the means and covariances of the features.
+
+    |m - m'|^2 + tr(S + S' - 2 (S'^1/2 S S'^1/2)^1/2), over the mean square of `target` (1, C, H, W), the
+    features of the style: 1 is nothing alike.
+    """
+    scale = target.square().mean().sqrt().clamp_min(EPSILON)
+    wanted_mean, wanted = _normal(target / scale)
+    values, vectors = torch.linalg.eigh(wanted)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
+
+    def loss(features: Tensor) -> Tensor:
+        found_mean, found = _normal(features / scale, mask)
+        cross = torch.linalg.eigvalsh(root @ found @ root).clamp_min(EPSILON**2).sqrt().sum()
+        traces = wanted.trace() + found.trace() - 2 * cross
+        distance: Tensor = (found_mean - wanted_mean).square().sum() + traces
+        return distance / len(found)
+
+    return loss
+
+
+def _normal(features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean (C) and covariance (C, C) of one image's features."""
+    centre = mean(features, mask)[0]
+    noise = EPSILON * torch.eye(len(centre), device=centre.device)
+    return centre, gram(features, mask)[0] - torch.outer(centre, centre) + noise
+
+
+def content_loss(target: Tensor) -> Loss:
+    """Mean squared difference from the features `target`, over their mean square."""
+    scale = target.square().mean().clamp_min(EPSILON)
+    return lambda features: (features - target).square().mean() / scale
 
 
 def likeness(features: Tensor) -> Tensor:
     """Mean cosine between the Gram matrices of different images of a batch (lucid's diversity term)."""
     matrices = gram(features.reshape(*features.shape[:2], -1)).flatten(1)
-    unit = torch.nn.functional.normalize(matrices, dim=1)
+    unit = functional.normalize(matrices, dim=1)
     count = len(features)
     return ((unit @ unit.T).sum() - count) / (count * (count - 1))
 

@@ -16,6 +16,8 @@ MEMORY: Final = "optimiser."
 SCRATCH: Final = ("al",)
 """What L-BFGS fills anew in each step."""
 HISTORY: Final = 20
+BEST, LEAST, GROWTH = "best", "least", 2.0
+"""Where the loss was least, how large it was, and the growth over it that is too much."""
 Evaluate = Callable[[Tensor], tuple[Tensor, Losses]]
 """What is to become small at x, and its terms."""
 
@@ -29,8 +31,11 @@ class Optimiser:
     tensor([0.9000, 0.9000])
     """
 
-    def __init__(self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]) -> None:
+    def __init__(
+        self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], *, guarded: bool = False
+    ) -> None:
         self._make = make
+        self._guarded = guarded
 
     def step(self, held: State, evaluate: Evaluate) -> tuple[State, Losses]:
         """One iteration on `held["x"]`."""
@@ -40,9 +45,10 @@ class Optimiser:
         if memory:
             optimiser.state[x] = _unpack(memory)
         losses: Losses = {}
+        loss = torch.zeros(())
 
         def closure() -> float:
-            nonlocal losses
+            nonlocal loss, losses
             with torch.enable_grad():
                 loss, losses = evaluate(x)
                 (x.grad,) = torch.autograd.grad(loss, x)
@@ -50,7 +56,18 @@ class Optimiser:
 
         optimiser.step(closure)
         found = {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
-        return {VARIABLE: x.detach(), **found}, {name: value.detach() for name, value in losses.items()}
+        terms = {name: value.detach() for name, value in losses.items()}
+        if not self._guarded:
+            return {VARIABLE: x.detach(), **found}, terms
+        least = held.get(LEAST, loss.detach())
+        if not loss <= GROWTH * least:
+            return {VARIABLE: held[BEST], BEST: held[BEST], LEAST: least}, terms
+        better = (
+            {BEST: held[VARIABLE], LEAST: loss.detach()}
+            if loss <= least
+            else {BEST: held[BEST], LEAST: least}
+        )
+        return {VARIABLE: x.detach(), **found, **better}, terms
 
 
 def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimiser:
@@ -59,11 +76,15 @@ def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimiser:
 
 
 def lbfgs() -> Optimiser:
-    """L-BFGS (Liu & Nocedal 1989) with the last 20 differences and unit steps, without line search."""
+    """L-BFGS (Liu & Nocedal 1989) with the last 20 differences and unit steps, without line search.
+
+    Where a step made the loss more than twice the least so far, it starts anew from there, without memory.
+    """
     return Optimiser(
         lambda variables: torch.optim.LBFGS(
             variables, 1.0, max_iter=1, history_size=HISTORY, tolerance_grad=0, tolerance_change=0
-        )
+        ),
+        guarded=True,
     )
 
 

@@ -14,14 +14,19 @@ from torch import Tensor
 from convlens_workers.techniques.base import State, Taps
 from convlens_workers.techniques.parts.loop import Losses
 from convlens_workers.techniques.parts.losses import Part, total
-from convlens_workers.techniques.parts.optimisers import VARIABLE, Optimiser
+from convlens_workers.techniques.parts.optimisers import BEST, MEMORY, VARIABLE, Optimiser
 from convlens_workers.techniques.parts.pixels import Size
 
 PIXELS = ""
 """Stands for the picture itself where a layer is named."""
 
+Frame = Literal["reflect", "circular"]
 MARGIN: Final = 32
 """Pixels around the picture, so that those at its edges count as much as others, and seams are seen."""
+
+
+AVERAGE, REST, DECAY = "average", "rest", 0.99
+"""The moving average, what it still lacks to 1, and what of it a step keeps."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Painting:
         size: of the picture, height and width.
         make_parts: the losses at this scale; called once.
         begin: the picture at the start of the first scale.
-        seamless: the network sees the picture continued periodically instead of mirrored at its edges.
+        frame: how the picture is continued beyond its edges before the network sees it, if it is.
     """
 
     steps: int
@@ -41,7 +46,7 @@ class Painting:
     make_parts: Callable[[], Sequence[Part]]
     begin: Callable[[Size, torch.Generator], Tensor]
     optimiser: Optimiser
-    seamless: bool = False
+    frame: Frame | None = None
 
     @cached_property
     def parts(self) -> Sequence[Part]:
@@ -53,7 +58,7 @@ class Painting:
         """The picture, from the scale before."""
         if not last:
             return {VARIABLE: self.begin(self.size, rng)}
-        return {VARIABLE: F.interpolate(last[VARIABLE], self.size, mode="bicubic").clamp(0, 1)}
+        return {VARIABLE: F.interpolate(self.picture(last), self.size, mode="bicubic").clamp(0, 1)}
 
     def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
         """A step of the optimiser."""
@@ -61,16 +66,54 @@ class Painting:
 
     def evaluate(self, image: Tensor) -> tuple[Tensor, Losses]:
         """The sum of the losses, and each of them."""
-        seen = framed(image, "circular" if self.seamless else "reflect")
+        seen = framed(image, self.frame) if self.frame else image
         layers = dict.fromkeys(part.layer for part in self.parts if part.layer != PIXELS)
         return total(self.parts, {PIXELS: image, **self.network.taps(seen, layers)})
 
     def picture(self, held: State) -> Tensor:
-        """The picture as it is, within its range."""
-        return held[VARIABLE].clamp(0, 1)
+        """The picture within its range: the best one, where the optimiser knows of it."""
+        return held.get(BEST, held[VARIABLE]).clamp(0, 1)
 
 
-def framed(image: Tensor, mode: Literal["reflect", "circular"] = "reflect") -> Tensor:
+@dataclass(frozen=True)
+class AveragedPainting(Painting):
+    """With Adam, within [0, 1], its moments carried from scale to scale; the picture is a moving average."""
+
+    def start(self, last: State, rng: torch.Generator) -> State:
+        """The average, and the moments, at the new size."""
+        image = (
+            F.interpolate(self.picture(last), self.size, mode="bicubic").clamp(0, 1)
+            if last
+            else self.begin(self.size, rng)
+        )
+        memory = {
+            name: self._enlarged(name, value) for name, value in last.items() if name.startswith(MEMORY)
+        }
+        return {VARIABLE: image, **memory, **self._average(torch.zeros_like(image), torch.ones(()), image)}
+
+    def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
+        """A step of the optimiser, and of the average."""
+        found, losses = super().advance(held, rng)
+        image = found[VARIABLE].clamp(0, 1)
+        return {**found, VARIABLE: image, **self._average(held[AVERAGE], held[REST], image)}, losses
+
+    def picture(self, held: State) -> Tensor:
+        """The average of the pictures so far."""
+        return (held[AVERAGE] / (1 - held[REST])).clamp(0, 1)
+
+    def _average(self, average: Tensor, rest: Tensor, image: Tensor) -> State:
+        return {AVERAGE: DECAY * average + (1 - DECAY) * image, REST: DECAY * rest.to(image.device)}
+
+    def _enlarged(self, name: str, value: Tensor) -> Tensor:
+        """A moment of Adam at this size; the second one stays positive."""
+        if value.ndim != 4:
+            return value
+        if name.endswith("_sq"):
+            return F.interpolate(value, self.size, mode="bilinear").clamp_min(0)
+        return F.interpolate(value, self.size, mode="bicubic")
+
+
+def framed(image: Tensor, mode: Frame = "reflect") -> Tensor:
     """`image` as the network sees it, with a frame of itself; what it is compared with must be framed too."""
     margin = min(MARGIN, image.shape[2] - 1, image.shape[3] - 1)
     return F.pad(image, (margin,) * 4, mode=mode)

@@ -1,0 +1,169 @@
+"""Style transfer: the content of one picture in the style of others.
+
+Classic: Gatys, Ecker & Bethge, CVPR 2016. Best: Katherine Crowson's, by scales and Wasserstein-2 distances
+(github.com/crowsonkb/style-transfer-pytorch).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import job_pb2
+from convlens_workers.techniques.base import State, Step, Taps, Task
+from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
+from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
+from convlens_workers.techniques.parts.loop import optimise
+from convlens_workers.techniques.parts.losses import (
+    Loss,
+    Part,
+    content_loss,
+    gram,
+    gram_loss,
+    total_variation,
+    wasserstein_loss,
+)
+from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
+from convlens_workers.techniques.parts.painting import PIXELS, AveragedPainting, Painting, framed, scales
+from convlens_workers.techniques.parts.pixels import Size, resize
+
+Params = job_pb2.StyleTransfer
+RATIO: Final = math.sqrt(2)
+MOST_SCALES: Final = 16
+BETAS: Final = (0.9, 0.99)
+POOLED: Final = 2.0
+"""A maximum is about twice an average; without this, deep layers fall silent."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the two methods differ in."""
+
+    stage: type[Painting]
+    compare: Callable[[Tensor, Tensor | None], Loss]
+    optimiser: Callable[[Params], Optimiser]
+    scales: int
+    pooled: float
+
+
+BEST: Final = Method(
+    AveragedPainting, wasserstein_loss, lambda params: adam(params.learning_rate, BETAS), MOST_SCALES, POOLED
+)
+METHODS: Final = {
+    job_pb2.STYLE_METHOD_UNSPECIFIED: BEST,
+    job_pb2.STYLE_METHOD_BEST: BEST,
+    job_pb2.STYLE_METHOD_CLASSIC: Method(
+        Painting, lambda style, mask: gram_loss(gram(style), mask), lambda _: lbfgs(), 1, 1.0
+    ),
+}
+
+
+def style_transfer(
+    task: Task[Params], state: State | None = None
+) -> Generator[Step, None, dict[str, Tensor]]:
+    """A picture whose deep features are the content's, and the statistics of all of them the styles'.
+
+    Args:
+        task: `images["content"]`, `images["styles[i].image"]`, and `images["styles[i].mask"]` where there
+            are masks.
+        state: of the last step, to go on from.
+
+    Returns:
+        "image" of the content's size.
+
+    Raises:
+        InvalidArgument: layers and weights that do not match, styles without weight.
+        FailedPrecondition: no layers given, and the network has no ReLUs.
+    """
+    params, content = task.params, task.images["content"]
+    method = METHODS[params.method]
+    source = Source(task, method, task.network.average_pooled(method.pooled))
+    height, width = content.shape[2:]
+    sizes = scales((height, width), method.scales, RATIO, params.smallest)
+    stages = [
+        method.stage(
+            params.first_steps if position == 0 else params.steps,
+            size,
+            source.network,
+            source.parts(size),
+            source.begin,
+            method.optimiser(params),
+            "reflect",
+        )
+        for position, size in enumerate(sizes)
+    ]
+    last = yield from optimise(stages, state, task.seed, task.device)
+    image = stages[-1].picture(last)
+    kept = params.colours == job_pb2.COLOURS_LUMINANCE
+    return {"image": with_luminance(content, image) if kept else image}
+
+
+class Source:
+    """What the picture is made from, at any size."""
+
+    def __init__(self, task: Task[Params], method: Method, network: Taps) -> None:
+        params, images = task.params, task.images
+        self.network = network
+        self._params, self._compare = params, method.compare
+        self._content = images["content"]
+        self._layers = layer_weights(
+            list(params.layers) or style_layers(task.manifest), list(params.weights), "style_transfer.weights"
+        )
+        self._content_layer = params.content_layer or content_layer(task.manifest)
+        self._styles = [
+            (style.weight, images[f"styles[{i}].image"], images.get(f"styles[{i}].mask"))
+            for i, style in enumerate(params.styles)
+        ]
+        self._whole = sum(weight for weight, _, _ in self._styles)
+        if self._whole <= 0:
+            raise InvalidArgument.of("style_transfer.styles", "weights of 0", "at least one weight above 0")
+
+    def parts(self, size: Size) -> Callable[[], Sequence[Part]]:
+        """The losses for a picture of `size`."""
+
+        def make() -> list[Part]:
+            parts = [Part("tv", PIXELS, self._params.tv_weight, total_variation)]
+            for number, (weight, image, mask) in enumerate(self._styles):
+                share = weight / self._whole
+                framed_mask = None if mask is None else framed(luminance(resize(mask, size)))
+                values = self.network.taps(framed(self._style(image, size)), self._layers)
+                parts += [
+                    Part(
+                        f"style{number}.{name}",
+                        name,
+                        share * self._layers[name],
+                        self._compare(v, framed_mask),
+                    )
+                    for name, v in values.items()
+                ]
+            layer, content = self._content_layer, self._coloured(resize(self._content, size))
+            found = self.network.taps(framed(content), [layer])[layer]
+            return [*parts, Part("content", layer, self._params.content_weight, content_loss(found))]
+
+        return make
+
+    def begin(self, size: Size, rng: torch.Generator) -> Tensor:
+        """The content, or noise."""
+        if self._params.noise_start:
+            return torch.rand(1, 3, *size, generator=rng).to(self._content)
+        return self._coloured(resize(self._content, size))
+
+    def _coloured(self, image: Tensor) -> Tensor:
+        """Without colours where only light and dark are to be transferred."""
+        grey = self._params.colours == job_pb2.COLOURS_LUMINANCE
+        return luminance(image).expand_as(image).contiguous() if grey else image
+
+    def _style(self, image: Tensor, size: Size) -> Tensor:
+        """A style, as large as the picture along the longer side, in the colours that it shall give."""
+        height, width = image.shape[2:]
+        ratio = max(size) / max(height, width)
+        small = resize(image, (max(8, round(height * ratio)), max(8, round(width * ratio))))
+        if self._params.colours == job_pb2.COLOURS_COVARIANCE:
+            return match_covariance(small, self._content)
+        return self._coloured(small)
