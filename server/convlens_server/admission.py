@@ -42,8 +42,20 @@ def cost(params: Message, pixels: int, manifest: Manifest) -> float:
     if isinstance(params, job_pb2.MeasureReceptiveField):
         return _occlusions(params, manifest)
     steps = getattr(params, "steps", 1) if "steps" in params.DESCRIPTOR.fields_by_name else 1
+    if isinstance(params, job_pb2.StyleTransfer):
+        steps = max(params.first_steps, steps)
     a_pixel = manifest.multiply_adds / manifest.input_size**2
-    return PASSES * a_pixel * pixels * steps * _octaves(params)
+    return PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
+
+
+def _worked_on(params: Message, pixels: int, manifest: Manifest) -> int:
+    """Pixels of what is made, where that is not what was sent."""
+    if isinstance(params, job_pb2.FeatureVisualisation):
+        side = params.size or manifest.input_size
+        return len(params.objectives) * params.variants * side**2
+    if isinstance(params, job_pb2.Texture) and (params.height or params.width):
+        return (params.height or params.width) * (params.width or params.height)
+    return pixels
 
 
 def _occlusions(params: job_pb2.MeasureReceptiveField, manifest: Manifest) -> float:

@@ -42,3 +42,13 @@ def test_the_cost_of_a_receptive_field_is_that_of_its_occlusions() -> None:
     assert cost(params, 0, MANIFEST) == pytest.approx(5 * 9**2 * MANIFEST.multiply_adds)
     params.layer = "features.conv1"
     assert 0 < cost(params, 0, MANIFEST) < 5 * 9**2 * MANIFEST.multiply_adds / 50
+
+
+def test_the_cost_of_a_picture_made_from_nothing_is_that_of_its_pixels() -> None:
+    visualised = job_pb2.FeatureVisualisation(objectives=[{}, {}], variants=3, steps=10)
+    assert cost(visualised, 0, MANIFEST) == pytest.approx(2 * 3 * 10 * 3 * MANIFEST.multiply_adds)
+    side = MANIFEST.input_size
+    texture = job_pb2.Texture(height=2 * side, width=side, steps=10)
+    assert cost(texture, 7, MANIFEST) == pytest.approx(2 * 10 * 3 * MANIFEST.multiply_adds)
+    style = job_pb2.StyleTransfer(first_steps=10, steps=5)
+    assert cost(style, PIXELS, MANIFEST) == pytest.approx(10 * 3 * MANIFEST.multiply_adds)
