@@ -22,7 +22,8 @@ from google.protobuf.message import Message
 from convlens import wire
 from convlens.errors import Unavailable
 from convlens.v1 import job_pb2, job_pb2_grpc
-from convlens_client.results import Array, JobMetadata, Snapshot, freeze, snapshot
+from convlens_client.freezing import freeze, snapshot
+from convlens_client.results import Array, JobMetadata, Snapshot
 
 T = TypeVar("T")
 

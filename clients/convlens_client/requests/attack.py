@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, attack_pb2_grpc
 from convlens_client.calls import Call, Messages, Method, Tensors
+from convlens_client.freezing import freeze
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, AttackOutcome, Robustness, freeze
+from convlens_client.results import Array, AttackOutcome, Robustness
 
 AttackMethod = Literal["fgsm", "bim", "pgd"]
 NormName = Literal["linf", "l2"]

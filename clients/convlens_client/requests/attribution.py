@@ -10,10 +10,11 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_client.calls import Call, Messages, Method, Tensors
+from convlens_client.freezing import freeze
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
 from convlens_client.requests.target import ClassScore, Target
-from convlens_client.results import Array, Attribution, RandomisedLayer, freeze
+from convlens_client.results import Array, Attribution, RandomisedLayer
 
 _Attribution = attribution_pb2_grpc.AttributionServiceStub
 

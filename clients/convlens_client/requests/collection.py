@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 from convlens.errors import InvalidArgument, NotFound
 from convlens.v1 import collection_pb2, collection_pb2_grpc, inspection_pb2, job_pb2
 from convlens_client.calls import Call, Exchange, Method, Pages, Tensors, Unary
+from convlens_client.freezing import freeze
 from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.job import submit
 from convlens_client.requests.model import model_ref
@@ -21,7 +22,6 @@ from convlens_client.results import (
     Neighbours,
     Snapshot,
     TopActivation,
-    freeze,
 )
 
 _Collections = collection_pb2_grpc.CollectionServiceStub

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client.calls import Call, Method, Tensors, Unary
+from convlens_client.freezing import freeze
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, Classification, freeze
+from convlens_client.results import Array, Classification
 
 _Inspection = inspection_pb2_grpc.InspectionServiceStub
 

@@ -11,8 +11,9 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_client.calls import Call, Method, Pages, ReadArtifact, Unary, Wait, Watch
+from convlens_client.freezing import freeze, snapshot
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot, freeze, snapshot
+from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot
 
 Priority = Literal["NORMAL", "HIGH", "LOW"]
 _Operations = operations_pb2_grpc.OperationsStub

@@ -5,7 +5,8 @@ from __future__ import annotations
 from convlens.errors import InvalidArgument
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_client.calls import Call, Method, Pages, Tensors, Unary
-from convlens_client.results import Array, Model, freeze
+from convlens_client.freezing import freeze
+from convlens_client.results import Array, Model
 
 _Models = model_pb2_grpc.ModelServiceStub
 

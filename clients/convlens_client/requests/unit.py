@@ -6,10 +6,11 @@ from typing import Any
 
 from convlens.v1 import job_pb2, unit_pb2, unit_pb2_grpc
 from convlens_client.calls import Call, Method, Tensors
+from convlens_client.freezing import freeze
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.job import submit
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, ReceptiveField, Snapshot, UnitPattern, freeze
+from convlens_client.results import Array, ReceptiveField, Snapshot, UnitPattern
 
 _Units = unit_pb2_grpc.UnitServiceStub
 
