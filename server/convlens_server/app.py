@@ -102,7 +102,6 @@ class App:
         app.address = f"{host}:{port}"
         await app._server.start()
         app._long.tell(settings.metrics_listen)
-        app._long.tell(settings.metrics_listen)
         for service in ("", *SERVICES):
             await app._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return app

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from convlens import wire
 from convlens_workers.messages import Checkpointed, Progress, Stop
-from convlens_workers.techniques.parts.pixels import resize
 from convlens_workers.techniques.base import State, Step
+from convlens_workers.techniques.parts.pixels import resize
 
 PROGRESS_INTERVAL: Final = 0.5
 PREVIEW_INTERVAL: Final = 1.0
