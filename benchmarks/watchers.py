@@ -113,11 +113,12 @@ async def crowd(
     jobs = job_pb2_grpc.JobServiceStub(clients.channels[0])
     names = [(await jobs.SubmitJob(dream(1, seed=n))).name for n in range(JOBS)]
     attempts = [worker.take() for _ in names]
-    empty = front_end.memory()
+    empty, began = front_end.memory(), time.monotonic()
     watching = [asyncio.create_task(clients.watch(n, names[n % JOBS])) for n in range(args.watchers)]
     while clients.watching < args.watchers:
         await asyncio.sleep(0.1)
     full = front_end.memory()
+    print(f"all watch after {time.monotonic() - began:.1f} s", flush=True)
     until = time.monotonic() + args.seconds
     polling = [asyncio.create_task(clients.poll(n, names[n % JOBS], until)) for n in range(args.pollers)]
     step = 0
