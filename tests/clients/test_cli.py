@@ -115,6 +115,10 @@ def test_saliency_writes_map_and_value(run, photo, tmp_path):
     assert run("saliency", photo, "--look", "magnitude", "--out", str(tmp_path / "s.png")).code == 0
 
 
+def test_saliency_says_when_there_is_nothing_to_see(run, photo):
+    assert "the map is zero" in run("saliency", photo).out
+
+
 def test_an_attack_prints_its_certificate(run, service, photo, tmp_path):
     answer = run("attack", photo, "--eps", "4/255", "--target", "dots", "--out", str(tmp_path / "t.png"))
     assert "largest change 25.5/255" in answer.out

@@ -136,3 +136,5 @@ def _report(found: Attribution, unit: str | None, facts: ModelFacts, json: bool)
     out.print(f"{name}: {found.values[0]:.6g}")
     for key, value in told.items():
         out.print(f"{key.replace('_', ' ')}: {value:.4g}")
+    if not found.map.any():
+        out.print("the map is zero: nothing gets back to the pixels; try a --channel or another --method")
