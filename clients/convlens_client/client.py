@@ -240,6 +240,11 @@ class Operation:
         """Metadata, error and artifact headers as the server last told them."""
         return self._state
 
+    @property
+    def report(self) -> Any:
+        """What a finished job says beside its artifacts: one of `convlens_client.reports`, or None."""
+        return self._state.report
+
     def done(self) -> bool:
         """Whether the job has ended, in whatever way."""
         if not self._state.done:

@@ -13,16 +13,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from convlens.errors import from_status
 from convlens.v1 import (
+    adversarial_pb2,
     attack_pb2,
     attribution_pb2,
     collection_pb2,
     inspection_pb2,
     job_pb2,
     model_pb2,
+    style_pb2,
     target_pb2,
     tensor_pb2,
     unit_pb2,
 )
+from convlens_client import reports
 from convlens_client.results import (
     Added,
     Artifact,
@@ -49,6 +52,15 @@ from convlens_client.results import (
 )
 
 _CLASSES: dict[type[Message], type] = {
+    adversarial_pb2.DefenceReport: reports.DefenceReport,
+    adversarial_pb2.EnsembleMember: reports.EnsembleMember,
+    adversarial_pb2.EnsembleReport: reports.EnsembleReport,
+    adversarial_pb2.PatchReport: reports.PatchReport,
+    adversarial_pb2.PrintedReport: reports.PrintedReport,
+    adversarial_pb2.PrintedRow: reports.PrintedRow,
+    adversarial_pb2.SubstituteReport: reports.SubstituteReport,
+    adversarial_pb2.TransferReport: reports.TransferReport,
+    attack_pb2.AttackResult: reports.AttackResult,
     attack_pb2.Certificate: Certificate,
     attack_pb2.RobustnessAlarms: RobustnessAlarms,
     attack_pb2.RobustnessPoint: RobustnessPoint,
@@ -62,10 +74,13 @@ _CLASSES: dict[type[Message], type] = {
     collection_pb2.Neighbour: Neighbour,
     collection_pb2.TopActivation: TopActivation,
     inspection_pb2.Classification: Classification,
+    job_pb2.DatasetExamples: reports.DatasetExamples,
     job_pb2.JobMetadata: JobMetadata,
     job_pb2.QueueStats: QueueStats,
+    job_pb2.VisualisationReport: reports.VisualisationReport,
     model_pb2.Layer: Layer,
     model_pb2.Model: Model,
+    style_pb2.TrainStyleReport: reports.TrainStyleReport,
     target_pb2.Prediction: Prediction,
     tensor_pb2.TensorHeader: Artifact,
     unit_pb2.Box: Box,
@@ -85,7 +100,9 @@ def snapshot(operation: operations_pb2.Operation) -> Snapshot:
     operation.metadata.Unpack(metadata)
     operation.response.Unpack(result)
     error = from_status(operation.error) if operation.HasField("error") else None
-    return Snapshot(operation.name, operation.done, freeze(metadata), error, _plain(result.artifacts))
+    kind = result.WhichOneof("report")
+    report = freeze(getattr(result, kind)) if kind else None
+    return Snapshot(operation.name, operation.done, freeze(metadata), error, _plain(result.artifacts), report)
 
 
 def _value(message: Message, name: str) -> Any:

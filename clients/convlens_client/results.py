@@ -364,10 +364,11 @@ class Artifact:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An operation as it was when the server last told of it."""
+    """An operation as the server last told of it; `report` is one of `convlens_client.reports`."""
 
     name: str
     done: bool
     metadata: JobMetadata
     error: ConvLensError | None
     artifacts: tuple[Artifact, ...]
+    report: Any = None

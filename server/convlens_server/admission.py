@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,10 @@ from convlens_models.manifest import Manifest
 
 PASSES: Final = 3
 """A step goes through the network and back; the way back is about twice the way there."""
+
+
+MULTIPLIERS: Final = ("searches", "samples", "frames")
+"""Fields that say how often all steps are taken, or how many passes each has."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +41,18 @@ class Limits:
 def cost(params: Message, pixels: int, manifest: Manifest) -> float:
     """Multiply-adds of a job: pixels x iterations x those of the network for a pixel, forward and backward.
 
-    `params` says how many iterations by the fields that techniques share: `steps`, and `octaves`, where an
-    octave has 1 / octave_scale^2 of the pixels of the one above. 0 stands for "not known".
+    `params` says how many iterations by the fields that techniques share: `steps`, by what multiplies them
+    (`MULTIPLIERS`), and `octaves`, where an octave has 1 / octave_scale^2 of the pixels of the one above. 0
+    stands for "not known".
     """
     if isinstance(params, job_pb2.MeasureReceptiveField):
         return _occlusions(params, manifest)
-    steps = getattr(params, "steps", 1) if "steps" in params.DESCRIPTOR.fields_by_name else 1
+    fields = params.DESCRIPTOR.fields_by_name
+    steps: float = math.prod(getattr(params, name) for name in ("steps", *MULTIPLIERS) if name in fields)
     if isinstance(params, job_pb2.StyleTransfer):
         steps = max(params.first_steps, steps)
     a_pixel = manifest.multiply_adds / manifest.input_size**2
-    return PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
+    return float(PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
 
 
 def _worked_on(params: Message, pixels: int, manifest: Manifest) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, target_pb2
+from convlens_models.certificate import Goal
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
 from convlens_server.engines.base import F32
 
@@ -46,19 +47,6 @@ class Aim:
         """That of so many copies of an image, given the one of the image."""
         shape = (count, *self.cotangent.shape[1:])
         return Aim(self.layer, np.broadcast_to(self.cotangent, shape), self.classes * count)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What an attack wants: every image taken for its class (targeted), or for any other than its class."""
-
-    targeted: bool
-    classes: NDArray[np.int64]
-
-    def met(self, predicted: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the goal is met for each image, given the predicted classes (N,)."""
-        same: NDArray[np.bool_] = predicted == self.classes
-        return same if self.targeted else ~same
 
 
 def layer_of(target: target_pb2.Target, manifest: Manifest) -> str:

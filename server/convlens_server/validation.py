@@ -104,6 +104,8 @@ def _fill(message: Message, field: FieldDescriptor, bounds: bounds_pb2.Bounds, p
         setattr(message, field.name, kind(bounds.default))
     elif bounds.default_text:
         setattr(message, field.name, bounds.default_text)
+    elif bounds.filled:
+        getattr(message, field.name).SetInParent()
     elif bounds.required:
         raise InvalidArgument.of(path, "nothing", "given")
 
@@ -112,7 +114,13 @@ def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, 
     """The check of one value; the numbers in a repeated field's bounds are about its count."""
     limits = Limits.of(bounds_pb2.Bounds() if field.is_repeated else bounds, field.type)
 
-    def message(value: Message, manifest: Manifest | None, path: str) -> None:
+    def message(value: Any, manifest: Manifest | None, path: str) -> None:
+        if (
+            bounds.short_side
+            and value.WhichOneof("source") == "encoded"
+            and not value.resize.WhichOneof("mode")
+        ):
+            value.resize.short_side.SetInParent()
         _walk(value, manifest, path)
 
     def text(value: str, manifest: Manifest | None, path: str) -> None:

@@ -12,13 +12,13 @@ import torch
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, image_pb2, model_pb2
+from convlens_models.certificate import Goal
 from convlens_models.importer import add_architecture
 from convlens_models.manifest import PROBABILITIES
 from convlens_models.network import load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_server.engines.models import LoadedModels
-from convlens_server.targets import Goal
 from convlens_server.techniques import ATTACKS
 from convlens_server.techniques.descent import BALLS
 

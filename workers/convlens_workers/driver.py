@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convlens import wire
 from convlens_workers.messages import Checkpointed, Progress, Stop
-from convlens_workers.techniques.base import State, Step
+from convlens_workers.techniques.base import Results, State, Step
 from convlens_workers.techniques.parts.pixels import resize
 
 PROGRESS_INTERVAL: Final = 0.5
@@ -62,7 +62,7 @@ class Driver:
         self._due_preview = Every(PREVIEW_INTERVAL)
         self._due_checkpoint = Every(checkpoint_interval, later=True)
 
-    def run(self, steps: Generator[Step, None, dict[str, Tensor]]) -> dict[str, Tensor] | None:
+    def run(self, steps: Generator[Step, None, Results]) -> Results | None:
         """The technique's results, or None when it was stopped."""
         last = None
         while True:
@@ -71,7 +71,7 @@ class Driver:
             except StopIteration as end:
                 if last is not None:
                     self._tell(last, preview=True)
-                results: dict[str, Tensor] = end.value
+                results: Results = end.value
                 return results
             if (stop := self._asked()) is not None:
                 steps.close()

@@ -39,7 +39,7 @@ from convlens_workers.messages import Configure, Event, Failed, Finished, Ready,
 from convlens_workers.networks import Networks
 from convlens_workers.patience import Patient
 from convlens_workers.techniques import FORWARD_ONLY, TECHNIQUES
-from convlens_workers.techniques.base import State, Task
+from convlens_workers.techniques.base import Host, Results, State, Task
 
 PR_SET_PDEATHSIG: Final = 1
 PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
@@ -65,6 +65,7 @@ class Engine:
         self._networks = Networks(
             ModelRepository(config.models or default_root()), self._device, config.warm_models
         )
+        self._host = Host(self._networks, config.victims, config.folders)
 
     def serve(self) -> None:
         """Run jobs until the pipe is closed."""
@@ -94,7 +95,7 @@ class Engine:
             log.exception("job failed", extra={"operation": start.operation, "incident": incident})
             return _failed(Internal(f"the technique failed ({type(error).__name__}); incident {incident}"))
 
-    def _results(self, start: Start) -> dict[str, Tensor] | None:
+    def _results(self, start: Start) -> Results | None:
         request = job_pb2.SubmitJobRequest.FromString(
             self._patiently(lambda: self._store.get(start.operation, "request", start.request))
         )
@@ -102,7 +103,9 @@ class Engine:
         network, manifest = self._networks.get(request.model, gradients=technique not in FORWARD_ONLY)
         params = getattr(request, technique)
         images = decode_images(params, manifest, self._device)
-        task = Task(params, network, manifest, images, request.seed, self._device, self._collections)
+        task = Task(
+            params, network, manifest, images, request.seed, self._device, self._collections, self._host
+        )
         origin = Origin(start.request, manifest.digest, fingerprint(self._device))
         state = self._patiently(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
@@ -123,15 +126,18 @@ class Engine:
 
         return save
 
-    def _store_results(self, operation: str, results: dict[str, Tensor]) -> bytes:
-        headers = []
+    def _store_results(self, operation: str, results: Results) -> bytes:
+        result = job_pb2.JobResult()
         for name, value in results.items():
+            if isinstance(value, Message):
+                getattr(result, name).CopyFrom(value)
+                continue
             array = value.detach().cpu().contiguous().numpy()
             header = wire.header(name, array)
             data = array.tobytes()
             header.sha256 = self._patiently(partial(self._store.put, operation, "artifacts", data))
-            headers.append(header)
-        return job_pb2.JobResult(artifacts=headers).SerializeToString(deterministic=True)
+            result.artifacts.append(header)
+        return result.SerializeToString(deterministic=True)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """What `call` gives as soon as the artifact store answers. Raises Interrupted on a stop meanwhile."""

@@ -16,6 +16,8 @@ class Configure:
     device: str
     checkpoint_interval: float
     warm_models: int
+    victims: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Supervisor(Worker):
             device=settings.device,
             checkpoint_interval=settings.checkpoint_interval,
             warm_models=settings.warm_models,
+            victims=settings.victims,
+            folders=settings.training_folders,
         )
         self.engine = EngineProcess(config, settings.log_level)
         self._maintenance = Maintenance(self._ledger, self._artifacts, settings, self.heartbeat)

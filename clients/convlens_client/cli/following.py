@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
 
+import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
@@ -117,7 +118,10 @@ def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
         raise NotFound(f"{operation.name} has no artifact {name!r}, but {', '.join(names)}")
     if path is not None:
         tensor = operation.artifact(name or names[0])
-        write(path, tensor, picture(tensor))
+        if "." in (name or names[0]).rpartition("/")[2] and tensor.dtype == np.uint8:  # The bytes of a file.
+            path.write_bytes(tensor.tobytes())
+        else:
+            write(path, tensor, picture(tensor))
 
 
 def picture(tensor: Array) -> Picture:

@@ -34,6 +34,8 @@ class Bounds(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     LAYER_FIELD_NUMBER: _builtins.int
     CLASS_INDEX_FIELD_NUMBER: _builtins.int
+    SHORT_SIDE_FIELD_NUMBER: _builtins.int
+    FILLED_FIELD_NUMBER: _builtins.int
     min: _builtins.float
     """Smallest accepted number (numbers), length (strings, bytes) or count (repeated fields)."""
     max: _builtins.float
@@ -50,6 +52,10 @@ class Bounds(_message.Message):
     """The string names a layer of the request's model."""
     class_index: _builtins.bool
     """The number is an 0-based class index of the request's model."""
+    short_side: _builtins.bool
+    """An encoded image that asks for no size of its own gets `short_side`, also in a job."""
+    filled: _builtins.bool
+    """The message, where it is absent, is taken for an empty one: all its defaults."""
     def __init__(
         self,
         *,
@@ -61,10 +67,12 @@ class Bounds(_message.Message):
         required: _builtins.bool = ...,
         layer: _builtins.bool = ...,
         class_index: _builtins.bool = ...,
+        short_side: _builtins.bool = ...,
+        filled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_min", b"_min", "default", b"default", "max", b"max", "min", b"min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_min", b"_min", "class_index", b"class_index", "default", b"default", "default_text", b"default_text", "exclusive_min", b"exclusive_min", "layer", b"layer", "max", b"max", "min", b"min", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_min", b"_min", "class_index", b"class_index", "default", b"default", "default_text", b"default_text", "exclusive_min", b"exclusive_min", "filled", b"filled", "layer", b"layer", "max", b"max", "min", b"min", "required", b"required", "short_side", b"short_side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015

@@ -4,9 +4,12 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from convlens.v1 import adversarial_pb2 as _adversarial_pb2
+from convlens.v1 import attack_pb2 as _attack_pb2
 from convlens.v1 import image_pb2 as _image_pb2
 from convlens.v1 import inspection_pb2 as _inspection_pb2
 from convlens.v1 import model_pb2 as _model_pb2
+from convlens.v1 import style_pb2 as _style_pb2
 from convlens.v1 import target_pb2 as _target_pb2
 from convlens.v1 import tensor_pb2 as _tensor_pb2
 from convlens.v1 import unit_pb2 as _unit_pb2
@@ -196,6 +199,16 @@ class SubmitJobRequest(_message.Message):
     MEASURE_RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
     TEXTURE_FIELD_NUMBER: _builtins.int
     STYLE_TRANSFER_FIELD_NUMBER: _builtins.int
+    LBFGS_ATTACK_FIELD_NUMBER: _builtins.int
+    CARLINI_WAGNER_FIELD_NUMBER: _builtins.int
+    EXPECTATION_ATTACK_FIELD_NUMBER: _builtins.int
+    ADVERSARIAL_PATCH_FIELD_NUMBER: _builtins.int
+    DEFENCE_ATTACK_FIELD_NUMBER: _builtins.int
+    ATTACK_ENSEMBLE_FIELD_NUMBER: _builtins.int
+    TRANSFER_MATRIX_FIELD_NUMBER: _builtins.int
+    SUBSTITUTE_FIELD_NUMBER: _builtins.int
+    PRINTED_PHOTO_FIELD_NUMBER: _builtins.int
+    TRAIN_STYLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
@@ -216,6 +229,26 @@ class SubmitJobRequest(_message.Message):
     def texture(self) -> Global___Texture: ...
     @_builtins.property
     def style_transfer(self) -> Global___StyleTransfer: ...
+    @_builtins.property
+    def lbfgs_attack(self) -> _adversarial_pb2.LbfgsAttack: ...
+    @_builtins.property
+    def carlini_wagner(self) -> _adversarial_pb2.CarliniWagner: ...
+    @_builtins.property
+    def expectation_attack(self) -> _adversarial_pb2.ExpectationAttack: ...
+    @_builtins.property
+    def adversarial_patch(self) -> _adversarial_pb2.AdversarialPatch: ...
+    @_builtins.property
+    def defence_attack(self) -> _adversarial_pb2.DefenceAttack: ...
+    @_builtins.property
+    def attack_ensemble(self) -> _adversarial_pb2.AttackEnsemble: ...
+    @_builtins.property
+    def transfer_matrix(self) -> _adversarial_pb2.TransferMatrix: ...
+    @_builtins.property
+    def substitute(self) -> _adversarial_pb2.Substitute: ...
+    @_builtins.property
+    def printed_photo(self) -> _adversarial_pb2.PrintedPhoto: ...
+    @_builtins.property
+    def train_style(self) -> _style_pb2.TrainStyle: ...
     def __init__(
         self,
         *,
@@ -229,14 +262,24 @@ class SubmitJobRequest(_message.Message):
         measure_receptive_field: Global___MeasureReceptiveField | None = ...,
         texture: Global___Texture | None = ...,
         style_transfer: Global___StyleTransfer | None = ...,
+        lbfgs_attack: _adversarial_pb2.LbfgsAttack | None = ...,
+        carlini_wagner: _adversarial_pb2.CarliniWagner | None = ...,
+        expectation_attack: _adversarial_pb2.ExpectationAttack | None = ...,
+        adversarial_patch: _adversarial_pb2.AdversarialPatch | None = ...,
+        defence_attack: _adversarial_pb2.DefenceAttack | None = ...,
+        attack_ensemble: _adversarial_pb2.AttackEnsemble | None = ...,
+        transfer_matrix: _adversarial_pb2.TransferMatrix | None = ...,
+        substitute: _adversarial_pb2.Substitute | None = ...,
+        printed_photo: _adversarial_pb2.PrintedPhoto | None = ...,
+        train_style: _style_pb2.TrainStyle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "seed", b"seed", "style_transfer", b"style_transfer", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "deepdream", b"deepdream", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "style_transfer", b"style_transfer", "technique", b"technique", "texture", b"texture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer", "lbfgs_attack", "carlini_wagner", "expectation_attack", "adversarial_patch", "defence_attack", "attack_ensemble", "transfer_matrix", "substitute", "printed_photo", "train_style"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
@@ -247,7 +290,9 @@ Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 
 @_typing.final
 class DeepDream(_message.Message):
-    """Gradient ascent on the L2 norm of a layer over octaves (Mordvintsev et al. 2015, google/deepdream)."""
+    """Gradient ascent on the L2 norm of a layer over octaves (Mordvintsev et al. 2015, google/deepdream). Artifact: "image", FP32 of
+    shape (1, 3, H, W) in [0, 1].
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -258,6 +303,13 @@ class DeepDream(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     STEP_SIZE_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    GUIDE_FIELD_NUMBER: _builtins.int
+    TILE_FIELD_NUMBER: _builtins.int
+    LAPLACIAN_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    ZOOM_FIELD_NUMBER: _builtins.int
+    FRAME_RATE_FIELD_NUMBER: _builtins.int
     octaves: _builtins.int
     """Number of scales; default 4. Octaves that would be smaller than 32 px are left out."""
     octave_scale: _builtins.float
@@ -268,6 +320,22 @@ class DeepDream(_message.Message):
     """Step length: the gradient divided by its mean |g|, times this, in 1/255 pixel units; default 1.5."""
     jitter: _builtins.int
     """Largest random roll before each step, in pixels; default 32."""
+    tile: _builtins.int
+    """Side of a tile in pixels: larger pictures are differentiated tile by tile, rolled at random so that no seam stays, and the
+    memory is that of a tile; default 512. 0 takes the picture whole.
+    """
+    laplacian: _builtins.int
+    """Bands of a Laplacian pyramid of the gradient that are each brought to the same strength, which makes smoother patterns; 0,
+    the default, takes the gradient as it is.
+    """
+    frames: _builtins.int
+    """Frames of a video: each is the dream of the one before, zoomed in. Default 1, no video. Artifacts then: "frame.0000" and so
+    on, FP32 of shape (1, 3, H, W), and "zoom.webp", UINT8, the frames as an animated WebP.
+    """
+    zoom: _builtins.float
+    """Zoom from frame to frame; default 1.05."""
+    frame_rate: _builtins.float
+    """Frames a second of the WebP; default 12."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
         """Start picture; default resize: `keep`."""
@@ -275,6 +343,16 @@ class DeepDream(_message.Message):
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Layers whose activations are amplified, each with weight 1; empty means the model's default dream layer."""
+
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Channels of `layers`, of which there may then be only one, that are amplified; empty means all."""
+
+    @_builtins.property
+    def guide(self) -> _image_pb2.Image:
+        """Picture to dream of: each position of the layers grows along the feature of this picture that it is most like, instead
+        of along its own. Default resize: `keep`.
+        """
 
     def __init__(
         self,
@@ -286,13 +364,26 @@ class DeepDream(_message.Message):
         steps: _builtins.int | None = ...,
         step_size: _builtins.float | None = ...,
         jitter: _builtins.int | None = ...,
+        channels: _abc.Iterable[_builtins.int] | None = ...,
+        guide: _image_pb2.Image | None = ...,
+        tile: _builtins.int | None = ...,
+        laplacian: _builtins.int | None = ...,
+        frames: _builtins.int | None = ...,
+        zoom: _builtins.float | None = ...,
+        frame_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "image", b"image", "jitter", b"jitter", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_tile", b"_tile", "_zoom", b"_zoom", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "tile", b"tile", "zoom", b"zoom"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "image", b"image", "jitter", b"jitter", "layers", b"layers", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_tile", b"_tile", "_zoom", b"_zoom", "channels", b"channels", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "layers", b"layers", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "tile", b"tile", "zoom", b"zoom"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame_rate: _TypeAlias = _typing.Literal["frame_rate"]  # noqa: Y015
+    _WhichOneofArgType__frame_rate: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate"]  # noqa: Y015
+    _WhichOneofReturnType__frames: _TypeAlias = _typing.Literal["frames"]  # noqa: Y015
+    _WhichOneofArgType__frames: _TypeAlias = _typing.Literal["_frames", b"_frames"]  # noqa: Y015
     _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
     _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
+    _WhichOneofReturnType__laplacian: _TypeAlias = _typing.Literal["laplacian"]  # noqa: Y015
+    _WhichOneofArgType__laplacian: _TypeAlias = _typing.Literal["_laplacian", b"_laplacian"]  # noqa: Y015
     _WhichOneofReturnType__octave_scale: _TypeAlias = _typing.Literal["octave_scale"]  # noqa: Y015
     _WhichOneofArgType__octave_scale: _TypeAlias = _typing.Literal["_octave_scale", b"_octave_scale"]  # noqa: Y015
     _WhichOneofReturnType__octaves: _TypeAlias = _typing.Literal["octaves"]  # noqa: Y015
@@ -301,8 +392,18 @@ class DeepDream(_message.Message):
     _WhichOneofArgType__step_size: _TypeAlias = _typing.Literal["_step_size", b"_step_size"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__tile: _TypeAlias = _typing.Literal["tile"]  # noqa: Y015
+    _WhichOneofArgType__tile: _TypeAlias = _typing.Literal["_tile", b"_tile"]  # noqa: Y015
+    _WhichOneofReturnType__zoom: _TypeAlias = _typing.Literal["zoom"]  # noqa: Y015
+    _WhichOneofArgType__zoom: _TypeAlias = _typing.Literal["_zoom", b"_zoom"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_rate) -> _WhichOneofReturnType__frame_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frames) -> _WhichOneofReturnType__frames | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__laplacian) -> _WhichOneofReturnType__laplacian | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__octave_scale) -> _WhichOneofReturnType__octave_scale | None: ...
     @_typing.overload
@@ -311,6 +412,10 @@ class DeepDream(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__step_size) -> _WhichOneofReturnType__step_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tile) -> _WhichOneofReturnType__tile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__zoom) -> _WhichOneofReturnType__zoom | None: ...
 
 Global___DeepDream: _TypeAlias = DeepDream  # noqa: Y015
 
@@ -388,6 +493,9 @@ class FeatureVisualisation(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     DECAY_FIELD_NUMBER: _builtins.int
     BLUR_EVERY_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    DATASET_EXAMPLES_FIELD_NUMBER: _builtins.int
     variants: _builtins.int
     """Pictures of each objective, made together; default 1."""
     diversity: _builtins.float
@@ -408,9 +516,21 @@ class FeatureVisualisation(_message.Message):
     """PIXELS: share of the picture's distance from grey that each step takes away (L2 decay); default 0.0001."""
     blur_every: _builtins.int
     """PIXELS: a blur of standard deviation 1 px every so many steps, 0 for none; default 4."""
+    collection: _builtins.str
+    """Collection whose images that excite each objective most are shown beside: its features of the objective's layer must be
+    there, with pooling MAX for channels and neurons, MEAN for the others (`extract_features`). Objectives must then have one
+    term. Adds the artifact "examples", FP32 of shape (objectives x examples, 3, H, W), strongest first: crops of what the
+    unit sees at its maximum, or whole images for classes and directions, at the model's input size. Report: `visualisation`.
+    """
+    examples: _builtins.int
+    """Images of the collection for each objective; default 9."""
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
         """What to maximise; each gets pictures of its own, one objective after the other."""
+
+    @_builtins.property
+    def dataset_examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExamples]:
+        """Set by the server: one for each objective."""
 
     def __init__(
         self,
@@ -424,10 +544,13 @@ class FeatureVisualisation(_message.Message):
         learning_rate: _builtins.float | None = ...,
         decay: _builtins.float | None = ...,
         blur_every: _builtins.int | None = ...,
+        collection: _builtins.str = ...,
+        examples: _builtins.int | None = ...,
+        dataset_examples: _abc.Iterable[Global___DatasetExamples] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "learning_rate", b"learning_rate", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "learning_rate", b"learning_rate", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "collection", b"collection", "dataset_examples", b"dataset_examples", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blur_every: _TypeAlias = _typing.Literal["blur_every"]  # noqa: Y015
     _WhichOneofArgType__blur_every: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every"]  # noqa: Y015
@@ -435,6 +558,8 @@ class FeatureVisualisation(_message.Message):
     _WhichOneofArgType__decay: _TypeAlias = _typing.Literal["_decay", b"_decay"]  # noqa: Y015
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType__examples: _TypeAlias = _typing.Literal["examples"]  # noqa: Y015
+    _WhichOneofArgType__examples: _TypeAlias = _typing.Literal["_examples", b"_examples"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
@@ -450,6 +575,8 @@ class FeatureVisualisation(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__examples) -> _WhichOneofReturnType__examples | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
@@ -459,6 +586,56 @@ class FeatureVisualisation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variants) -> _WhichOneofReturnType__variants | None: ...
 
 Global___FeatureVisualisation: _TypeAlias = FeatureVisualisation  # noqa: Y015
+
+@_typing.final
+class DatasetExamples(_message.Message):
+    """Images of a collection that excite an objective most, strongest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Value of the objective in each, and SHA-256 of the image."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetExamples: _TypeAlias = DatasetExamples  # noqa: Y015
+
+@_typing.final
+class VisualisationReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExamples]:
+        """Of each objective, where a collection was named."""
+
+    def __init__(
+        self,
+        *,
+        examples: _abc.Iterable[Global___DatasetExamples] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VisualisationReport: _TypeAlias = VisualisationReport  # noqa: Y015
 
 @_typing.final
 class Texture(_message.Message):
@@ -931,20 +1108,60 @@ class JobResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTIFACTS_FIELD_NUMBER: _builtins.int
+    ATTACK_FIELD_NUMBER: _builtins.int
+    PATCH_FIELD_NUMBER: _builtins.int
+    DEFENCE_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    SUBSTITUTE_FIELD_NUMBER: _builtins.int
+    PRINTED_FIELD_NUMBER: _builtins.int
+    TRAIN_STYLE_FIELD_NUMBER: _builtins.int
+    VISUALISATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorHeader]:
-        """Tensors that the job made; read them with ReadArtifact."""
+        """Tensors that the job made; read them with ReadArtifact. One that is named like a file, such as "zoom.webp", is UINT8 of
+        one axis: the bytes of that file.
+        """
 
+    @_builtins.property
+    def attack(self) -> _attack_pb2.AttackResult: ...
+    @_builtins.property
+    def patch(self) -> _adversarial_pb2.PatchReport: ...
+    @_builtins.property
+    def defence(self) -> _adversarial_pb2.DefenceReport: ...
+    @_builtins.property
+    def ensemble(self) -> _adversarial_pb2.EnsembleReport: ...
+    @_builtins.property
+    def transfer(self) -> _adversarial_pb2.TransferReport: ...
+    @_builtins.property
+    def substitute(self) -> _adversarial_pb2.SubstituteReport: ...
+    @_builtins.property
+    def printed(self) -> _adversarial_pb2.PrintedReport: ...
+    @_builtins.property
+    def train_style(self) -> _style_pb2.TrainStyleReport: ...
+    @_builtins.property
+    def visualisation(self) -> Global___VisualisationReport: ...
     def __init__(
         self,
         *,
         artifacts: _abc.Iterable[_tensor_pb2.TensorHeader] | None = ...,
+        attack: _attack_pb2.AttackResult | None = ...,
+        patch: _adversarial_pb2.PatchReport | None = ...,
+        defence: _adversarial_pb2.DefenceReport | None = ...,
+        ensemble: _adversarial_pb2.EnsembleReport | None = ...,
+        transfer: _adversarial_pb2.TransferReport | None = ...,
+        substitute: _adversarial_pb2.SubstituteReport | None = ...,
+        printed: _adversarial_pb2.PrintedReport | None = ...,
+        train_style: _style_pb2.TrainStyleReport | None = ...,
+        visualisation: Global___VisualisationReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation"]  # noqa: Y015
+    _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
 

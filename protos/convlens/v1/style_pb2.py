@@ -28,7 +28,7 @@ from convlens.v1 import model_pb2 as convlens_dot_v1_dot_model__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/style.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\x9e\x01\n\x0eStyliseRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x32\n\x04tile\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00`@\x11\x00\x00\x00\x00\x00\x00\xb0@!\x00\x00\x00\x00\x00\x00\x90@H\x00\x88\x01\x01\x42\x07\n\x05_tile\":\n\x0fStyliseResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart2V\n\x0cStyleService\x12\x46\n\x07Stylise\x12\x1b.convlens.v1.StyliseRequest\x1a\x1c.convlens.v1.StyliseResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/style.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x17\x63onvlens/v1/image.proto\x1a\x17\x63onvlens/v1/model.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\x9e\x01\n\x0eStyliseRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x32\n\x04tile\x18\x03 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00`@\x11\x00\x00\x00\x00\x00\x00\xb0@!\x00\x00\x00\x00\x00\x00\x90@H\x00\x88\x01\x01\x42\x07\n\x05_tile\":\n\x0fStyliseResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart\"\xdd\x06\n\nTrainStyle\x12)\n\x05style\x18\x01 \x01(\x0b\x32\x12.convlens.v1.ImageB\x06\x82\x80\x19\x02\x30\x01\x12\x1d\n\x04name\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12#\n\ncollection\x18\x03 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@H\x00\x12\x1f\n\x06\x66older\x18\x04 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@H\x00\x12#\n\x07preview\x18\x05 \x01(\x0b\x32\x12.convlens.v1.Image\x12\x33\n\x05steps\x18\x06 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x80\x84.A!\x00\x00\x00\x00\x00@\x9f@H\x01\x88\x01\x01\x12\x33\n\x05\x62\x61tch\x18\x07 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@!\x00\x00\x00\x00\x00\x00\x10@H\x02\x88\x01\x01\x12\x32\n\x04size\x18\x08 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00P@\x11\x00\x00\x00\x00\x00\x00\x90@!\x00\x00\x00\x00\x00\x00p@H\x03\x88\x01\x01\x12\x33\n\x05width\x18\t \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x10@\x11\x00\x00\x00\x00\x00\x00P@!\x00\x00\x00\x00\x00\x00@@H\x04\x88\x01\x01\x12=\n\rlearning_rate\x18\n \x01(\x02\x42!\x82\x80\x19\x1d\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?\x18\x01!\xfc\xa9\xf1\xd2MbP?H\x05\x88\x01\x01\x12<\n\x0e\x63ontent_weight\x18\x0b \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00@\x8f@!\x9a\x99\x99\x99\x99\x99\xb9?H\x06\x88\x01\x01\x12\x37\n\ttv_weight\x18\x0c \x01(\x02\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\xe0?H\x07\x88\x01\x01\x12/\n\nstyle_size\x18\r \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00P@\x11\x00\x00\x00\x00\x00\x00\xa0@H\x08\x88\x01\x01\x12\x1f\n\x06layers\x18\x0e \x03(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00\x30@8\x01\x12\x1e\n\x07weights\x18\x0f \x03(\x02\x42\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x30@\x12&\n\rcontent_layer\x18\x10 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\x42\x0e\n\x06source\x12\x04\x88\x80\x19\x01\x42\x08\n\x06_stepsB\x08\n\x06_batchB\x07\n\x05_sizeB\x08\n\x06_widthB\x10\n\x0e_learning_rateB\x11\n\x0f_content_weightB\x0c\n\n_tv_weightB\r\n\x0b_style_size\"8\n\x10TrainStyleReport\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef2V\n\x0cStyleService\x12\x46\n\x07Stylise\x12\x1b.convlens.v1.StyliseRequest\x1a\x1c.convlens.v1.StyliseResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STYLISEREQUEST'].fields_by_name['image']._serialized_options = b'\202\200\031\0020\001'
   _globals['_STYLISEREQUEST'].fields_by_name['tile']._loaded_options = None
   _globals['_STYLISEREQUEST'].fields_by_name['tile']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000`@\021\000\000\000\000\000\000\260@!\000\000\000\000\000\000\220@'
+  _globals['_TRAINSTYLE'].oneofs_by_name['source']._loaded_options = None
+  _globals['_TRAINSTYLE'].oneofs_by_name['source']._serialized_options = b'\210\200\031\001'
+  _globals['_TRAINSTYLE'].fields_by_name['style']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['style']._serialized_options = b'\202\200\031\0020\001'
+  _globals['_TRAINSTYLE'].fields_by_name['name']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['name']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000P@0\001'
+  _globals['_TRAINSTYLE'].fields_by_name['collection']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['collection']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000P@'
+  _globals['_TRAINSTYLE'].fields_by_name['folder']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['folder']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000P@'
+  _globals['_TRAINSTYLE'].fields_by_name['steps']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['steps']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\200\204.A!\000\000\000\000\000@\237@'
+  _globals['_TRAINSTYLE'].fields_by_name['batch']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['batch']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\000P@!\000\000\000\000\000\000\020@'
+  _globals['_TRAINSTYLE'].fields_by_name['size']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['size']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000P@\021\000\000\000\000\000\000\220@!\000\000\000\000\000\000p@'
+  _globals['_TRAINSTYLE'].fields_by_name['width']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['width']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\020@\021\000\000\000\000\000\000P@!\000\000\000\000\000\000@@'
+  _globals['_TRAINSTYLE'].fields_by_name['learning_rate']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['learning_rate']._serialized_options = b'\202\200\031\035\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000\360?\030\001!\374\251\361\322MbP?'
+  _globals['_TRAINSTYLE'].fields_by_name['content_weight']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['content_weight']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000@\217@!\232\231\231\231\231\231\271?'
+  _globals['_TRAINSTYLE'].fields_by_name['tv_weight']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['tv_weight']._serialized_options = b'\202\200\031\033\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000@\217@!\000\000\000\000\000\000\340?'
+  _globals['_TRAINSTYLE'].fields_by_name['style_size']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['style_size']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000P@\021\000\000\000\000\000\000\240@'
+  _globals['_TRAINSTYLE'].fields_by_name['layers']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['layers']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\0000@8\001'
+  _globals['_TRAINSTYLE'].fields_by_name['weights']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['weights']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\0000@'
+  _globals['_TRAINSTYLE'].fields_by_name['content_layer']._loaded_options = None
+  _globals['_TRAINSTYLE'].fields_by_name['content_layer']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000p@8\001'
   _globals['_STYLISEREQUEST']._serialized_start=143
   _globals['_STYLISEREQUEST']._serialized_end=301
   _globals['_STYLISERESPONSE']._serialized_start=303
   _globals['_STYLISERESPONSE']._serialized_end=361
-  _globals['_STYLESERVICE']._serialized_start=363
-  _globals['_STYLESERVICE']._serialized_end=449
+  _globals['_TRAINSTYLE']._serialized_start=364
+  _globals['_TRAINSTYLE']._serialized_end=1225
+  _globals['_TRAINSTYLEREPORT']._serialized_start=1227
+  _globals['_TRAINSTYLEREPORT']._serialized_end=1283
+  _globals['_STYLESERVICE']._serialized_start=1285
+  _globals['_STYLESERVICE']._serialized_end=1371
 # @@protoc_insertion_point(module_scope)

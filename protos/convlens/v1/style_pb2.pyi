@@ -3,11 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from convlens.v1 import image_pb2 as _image_pb2
 from convlens.v1 import model_pb2 as _model_pb2
 from convlens.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -72,3 +74,151 @@ class StyliseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StyliseResponse: _TypeAlias = StyliseResponse  # noqa: Y015
+
+@_typing.final
+class TrainStyle(_message.Message):
+    """Trains a style network: one that paints any picture in the style of one, in one pass (Johnson et al. 2016,
+    arXiv:1603.08155), by the perceptual losses of the request's model. It ends in the model repository as a new version of
+    `name`, which servers take up without a restart. Artifacts: "image", FP32 of shape (1, 3, H, W) in [0, 1], the preview
+    picture painted by it. Report: `train_style`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STYLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    CONTENT_WEIGHT_FIELD_NUMBER: _builtins.int
+    TV_WEIGHT_FIELD_NUMBER: _builtins.int
+    STYLE_SIZE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    CONTENT_LAYER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the style network in the repository."""
+    collection: _builtins.str
+    """Id of a collection."""
+    folder: _builtins.str
+    """Name of a folder that the operator has allowed (CONVLENS_TRAINING_FOLDERS)."""
+    steps: _builtins.int
+    """Steps of Adam; default 2000."""
+    batch: _builtins.int
+    """Pictures in each step; default 4."""
+    size: _builtins.int
+    """Side of the crops that are learned from, in pixels; default 256."""
+    width: _builtins.int
+    """Channels of the network's first layer, of which the others are multiples; default 32, fewer are faster."""
+    learning_rate: _builtins.float
+    """Learning rate of Adam; default 0.001."""
+    content_weight: _builtins.float
+    """Weight of the content; the style's is 1. Default 0.1."""
+    tv_weight: _builtins.float
+    """Weight of the mean squared difference of neighbouring pixels; default 0.5."""
+    style_size: _builtins.int
+    """Longer side of the style's picture while it is learned, in pixels; default that of the crops."""
+    content_layer: _builtins.str
+    @_builtins.property
+    def style(self) -> _image_pb2.Image:
+        """The style; default resize: `keep`."""
+
+    @_builtins.property
+    def preview(self) -> _image_pb2.Image:
+        """Picture that previews and the result show; absent means the first one to learn from. Default resize: `keep`."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers, weights and content layer as in StyleTransfer."""
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        style: _image_pb2.Image | None = ...,
+        name: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        folder: _builtins.str = ...,
+        preview: _image_pb2.Image | None = ...,
+        steps: _builtins.int | None = ...,
+        batch: _builtins.int | None = ...,
+        size: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        content_weight: _builtins.float | None = ...,
+        tv_weight: _builtins.float | None = ...,
+        style_size: _builtins.int | None = ...,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        content_layer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_weight", b"content_weight", "folder", b"folder", "learning_rate", b"learning_rate", "preview", b"preview", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_layer", b"content_layer", "content_weight", b"content_weight", "folder", b"folder", "layers", b"layers", "learning_rate", b"learning_rate", "name", b"name", "preview", b"preview", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "weights", b"weights", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch: _TypeAlias = _typing.Literal["batch"]  # noqa: Y015
+    _WhichOneofArgType__batch: _TypeAlias = _typing.Literal["_batch", b"_batch"]  # noqa: Y015
+    _WhichOneofReturnType__content_weight: _TypeAlias = _typing.Literal["content_weight"]  # noqa: Y015
+    _WhichOneofArgType__content_weight: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__style_size: _TypeAlias = _typing.Literal["style_size"]  # noqa: Y015
+    _WhichOneofArgType__style_size: _TypeAlias = _typing.Literal["_style_size", b"_style_size"]  # noqa: Y015
+    _WhichOneofReturnType__tv_weight: _TypeAlias = _typing.Literal["tv_weight"]  # noqa: Y015
+    _WhichOneofArgType__tv_weight: _TypeAlias = _typing.Literal["_tv_weight", b"_tv_weight"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["collection", "folder"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch) -> _WhichOneofReturnType__batch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content_weight) -> _WhichOneofReturnType__content_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__style_size) -> _WhichOneofReturnType__style_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tv_weight) -> _WhichOneofReturnType__tv_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___TrainStyle: _TypeAlias = TrainStyle  # noqa: Y015
+
+@_typing.final
+class TrainStyleReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef:
+        """The style network, as StyliseRequest takes it."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainStyleReport: _TypeAlias = TrainStyleReport  # noqa: Y015

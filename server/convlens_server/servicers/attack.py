@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.v1 import attack_pb2, attack_pb2_grpc
+from convlens_models.certificate import certify
 from convlens_models.manifest import PROBABILITIES
-from convlens_server.certificate import certify
 from convlens_server.quick_lane import QuickLane, parts
 from convlens_server.robustness import measure
 from convlens_server.targets import resolve_goal
@@ -42,7 +42,13 @@ class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
         name = request.WhichOneof("technique") or ""
         attacked = ATTACKS[name](engine, images, goal, getattr(request, name))
         certificates = certify(
-            engine, images, attacked.adversarial, goal, before=before, queries=attacked.queries
+            lambda batch: engine.forward(batch, [PROBABILITIES])[PROBABILITIES],
+            engine.stored.manifest.labels,
+            images,
+            attacked.adversarial,
+            goal,
+            before=before,
+            queries=attacked.queries,
         )
         yield attack_pb2.AttackResponse(result=attack_pb2.AttackResult(certificates=certificates))
         tensors = {"original": images, **attacked.tensors, "adversarial": attacked.adversarial}

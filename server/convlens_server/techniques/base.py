@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from convlens_models.certificate import Goal
 from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim, Goal
+from convlens_server.targets import Aim
 
 AimT_contra = TypeVar("AimT_contra", contravariant=True)
 ResultT_co = TypeVar("ResultT_co", covariant=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attack_pb2
+from convlens_models.certificate import Goal
 from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Goal
 from convlens_server.techniques.base import Attacked
 from convlens_server.techniques.descent import Linf, descend
 

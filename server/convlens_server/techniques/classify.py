@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from convlens.v1 import inspection_pb2, target_pb2
+from convlens.v1 import inspection_pb2
+from convlens_models.certificate import prediction
 from convlens_models.manifest import PROBABILITIES
 from convlens_server.engines.base import F32, Engine
 
@@ -20,9 +19,3 @@ def classify(engine: Engine, images: F32, top_k: int) -> list[inspection_pb2.Cla
         inspection_pb2.Classification(predictions=[prediction(row, labels, int(i)) for i in indices])
         for row, indices in zip(probabilities, best, strict=True)
     ]
-
-
-def prediction(probabilities: F32, labels: Sequence[str], index: int | None = None) -> target_pb2.Prediction:
-    """One class with its probability; by default the most probable one of `probabilities` (classes,)."""
-    index = int(probabilities.argmax()) if index is None else index
-    return target_pb2.Prediction(index=index, label=labels[index], probability=float(probabilities[index]))

@@ -10,9 +10,10 @@ import numpy as np
 
 from convlens.v1 import attack_pb2
 from convlens_models.autodiff import ReluRule
+from convlens_models.certificate import Goal
 from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Goal, one_hot
+from convlens_server.targets import one_hot
 
 GROUP_PIXELS: Final = 800_000
 """Pixels in one gradient pass: bounds the memory of an attack, whatever the batch."""

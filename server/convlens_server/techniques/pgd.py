@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
+from convlens_models.certificate import Goal
 from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Goal
 from convlens_server.techniques.base import Attacked
 from convlens_server.techniques.descent import BALLS, descend
 

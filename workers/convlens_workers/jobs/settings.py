@@ -44,6 +44,11 @@ class JobSettings(BaseSettings):
     """Address and port where this process tells its metrics to Prometheus; empty: nowhere."""
     event_limit: int = Field(default=100, ge=10)
     """Latest events of a job that watchers can still read."""
+    victims: dict[str, str] = Field(default_factory=dict)
+    """Servers that substitute attacks may query, by name, as JSON: {"ours": "127.0.0.1:8500", "theirs":
+    "oip://10.0.0.7:8001"}; "oip" speaks the Open Inference Protocol. Others are never called."""
+    training_folders: dict[str, Path] = Field(default_factory=dict)
+    """Folders of pictures that style networks may learn from, by name, as JSON."""
 
     def queues(self) -> dict[job_pb2.Priority.ValueType, str]:
         """Name of the queue of each priority that there is."""

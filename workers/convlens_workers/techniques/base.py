@@ -1,6 +1,6 @@
 """What a long technique is: a generator that yields after every iteration and returns its results.
 
-    def technique(task: Task[Params], state: State | None) -> Generator[Step, None, dict[str, Tensor]]
+    def technique(task: Task[Params], state: State | None) -> Generator[Step, None, Results]
 
 The driver that runs it gives it progress, previews, cancel, drain and checkpoints; a technique knows of none
 of them. Whatever decides how it goes on, its random generators included, is in the state that comes with each
@@ -10,7 +10,8 @@ step: started again with that state, it goes on as if nothing had happened, bit 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -18,10 +19,14 @@ from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from convlens_models.manifest import Manifest
+from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.networks import Networks
 
 Params = TypeVar("Params", bound=Message)
 State = dict[str, Tensor]
+Results = Mapping[str, Tensor | Message]
+"""Artifacts by name; and a report, a message, by the name of its field in JobResult."""
 
 
 class Taps(Protocol):
@@ -38,6 +43,23 @@ class Taps(Protocol):
 
 
 @dataclass(frozen=True)
+class Host:
+    """What a worker has beside its device.
+
+    Attributes:
+        networks: others than the task's own, and the repository that they are in.
+        victims: servers that may be queried, "host:port" or "oip://host:port", by the name that requests use.
+        folders: of pictures to learn from, by the name that requests use.
+    """
+
+    networks: Networks = field(
+        default_factory=lambda: Networks(ModelRepository(None), torch.device("cpu"), limit=1)
+    )
+    victims: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Task(Generic[Params]):
     """What is to be done, and with what.
 
@@ -49,6 +71,7 @@ class Task(Generic[Params]):
         seed: of everything random.
         device: where to compute.
         collections: files and features of all collections.
+        host: what else the worker has.
     """
 
     params: Params
@@ -58,6 +81,7 @@ class Task(Generic[Params]):
     seed: int
     device: torch.device
     collections: CollectionFiles
+    host: Host = field(default_factory=Host)
 
 
 @dataclass(frozen=True)
@@ -79,4 +103,4 @@ class Step:
     state: State
 
 
-Technique = Callable[[Task[Any], State | None], Generator[Step, None, dict[str, Tensor]]]
+Technique = Callable[[Task[Any], State | None], Generator[Step, None, Results]]

@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convlens import wire
-from convlens.v1 import attack_pb2
-from convlens_models.manifest import PROBABILITIES
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Goal
-from convlens_server.techniques.classify import prediction
+from convlens.v1 import attack_pb2, target_pb2
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack wants: every image taken for its class (targeted), or for any other than its class."""
+
+    targeted: bool
+    classes: NDArray[np.int64]
+
+    def met(self, predicted: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the goal is met for each image, given the predicted classes (N,)."""
+        same: NDArray[np.bool_] = predicted == self.classes
+        return same if self.targeted else ~same
 
 
 def certify(
-    engine: Engine, original: F32, adversarial: F32, goal: Goal, *, before: F32, queries: int
+    probabilities: Callable[[F32], F32],
+    labels: Sequence[str],
+    original: F32,
+    adversarial: F32,
+    goal: Goal,
+    *,
+    before: F32,
+    queries: int | Sequence[int],
 ) -> list[attack_pb2.Certificate]:
     """One certificate an image: norms of the change, predictions, and whether the goal is met.
 
     Everything is measured twice: in floating point, and after the round trip of `through_png`.
 
     Args:
+        probabilities: of each class, (N, classes), for images (N, 3, H, W) in [0, 1].
+        labels: names of the classes.
         original, adversarial: (N, 3, H, W) in [0, 1].
         before: probabilities of `original`, (N, classes).
         queries: forward and gradient passes that the attack spent on each image.
     """
     encoded = through_png(adversarial)
-    labels = engine.stored.manifest.labels
-    after = engine.forward(adversarial, [PROBABILITIES])[PROBABILITIES]
-    after_encoding = engine.forward(encoded, [PROBABILITIES])[PROBABILITIES]
+    after, after_encoding = probabilities(adversarial), probabilities(encoded)
     met, met_after_encoding = goal.met(after.argmax(axis=1)), goal.met(after_encoding.argmax(axis=1))
+    spent = np.broadcast_to(queries, len(original)).tolist()
     return [
         attack_pb2.Certificate(
             linf=_linf(original[i], adversarial[i]),
@@ -41,11 +61,17 @@ def certify(
             after_encoding=prediction(after_encoding[i], labels),
             success=bool(met[i]),
             success_after_encoding=bool(met_after_encoding[i]),
-            queries=queries,
+            queries=spent[i],
             linf_after_encoding=_linf(original[i], encoded[i]),
         )
         for i in range(len(original))
     ]
+
+
+def prediction(probabilities: F32, labels: Sequence[str], index: int | None = None) -> target_pb2.Prediction:
+    """One class with its probability; by default the most probable one of `probabilities` (classes,)."""
+    index = int(probabilities.argmax()) if index is None else index
+    return target_pb2.Prediction(index=index, label=labels[index], probability=float(probabilities[index]))
 
 
 def through_png(images: F32) -> F32:
