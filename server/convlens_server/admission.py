@@ -52,7 +52,7 @@ def cost(params: Message, pixels: int, manifest: Manifest) -> float:
     if isinstance(params, job_pb2.StyleTransfer):
         steps = max(params.first_steps, steps)
     a_pixel = manifest.multiply_adds / manifest.input_size**2
-    return float(PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
+    return PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
 
 
 def _worked_on(params: Message, pixels: int, manifest: Manifest) -> int:
