@@ -1,0 +1,142 @@
+"""What attacks share: the images and classes of a task, what a classifier says of them, and the certificates.
+
+A classifier is any function from images (N, 3, H, W) in [0, 1] to log-probabilities (N, classes), so that a
+defended network is one as well:
+
+    network = classifier(task.network)
+    defended = lambda images: network(defence(images))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import attack_pb2
+from convlens_models.certificate import Goal, certify
+from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_workers.techniques.base import Taps, Task
+
+Classifier = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, slice], Tensor]
+"""Values (n) of some of the images, (n, 3, H, W), and which of the batch they are: `labels[which]`."""
+GROUP: Final = 800_000
+"""Pixels that go through a network at once: they bound the memory of a gradient."""
+
+
+def stacked(task: Task[Any], field: str) -> Tensor:
+    """The pictures of a repeated field as one batch (N, 3, H, W); `field` is its path, "bpda.images".
+
+    Raises:
+        InvalidArgument: pictures of different sizes.
+    """
+    name = field.rpartition(".")[2]
+    images = [task.images[f"{name}[{i}]"] for i in range(len(getattr(task.params, name)))]
+    height, width = images[0].shape[2:]
+    for position, image in enumerate(images):
+        if image.shape != images[0].shape:
+            found = f"{image.shape[3]} x {image.shape[2]} pixels"
+            raise InvalidArgument.of(f"{field}[{position}]", found, f"{width} x {height} as the first one")
+    return torch.cat(images)
+
+
+def class_indices(values: Sequence[int], count: int, field: str, *, one_for_all: bool = False) -> Tensor:
+    """Classes (count), int64, on the CPU: one an image, or where that is allowed one for all.
+
+    Raises:
+        InvalidArgument: as many values as neither; `field` is their path.
+    """
+    if len(values) != count and not (one_for_all and len(values) == 1):
+        allowed = f"{count} items, one an image" + (", or one for all" if one_for_all else "")
+        raise InvalidArgument.of(field, f"{len(values)} items", allowed)
+    return torch.tensor(values).expand(count).clone()
+
+
+def classifier(network: Taps) -> Classifier:
+    """Log-probabilities (N, classes) of images, within the autograd graph."""
+    return lambda images: network.taps(images, [LOG_PROBABILITIES])[LOG_PROBABILITIES]
+
+
+def cross_entropy(log_probabilities: Tensor, classes: Tensor) -> Tensor:
+    """-log P(class) of each image, (N)."""
+    return -log_probabilities.gather(1, classes.to(log_probabilities.device)[:, None])[:, 0]
+
+
+def probabilities(classify: Classifier, images: Tensor) -> Tensor:
+    """Probabilities (N, classes), without a graph."""
+    with torch.no_grad():
+        return torch.cat([classify(images[part]).exp() for part in groups(images)])
+
+
+def predicted(classify: Classifier, images: Tensor) -> Tensor:
+    """The most probable class of each image, (N), int64."""
+    return probabilities(classify, images).argmax(1)
+
+
+def gradients(images: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Values (N) of `loss` and their gradients (N, 3, H, W); images are taken through it in groups.
+
+    >>> images = torch.rand(2, 3, 4, 4)
+    >>> values, gradient = gradients(images, lambda some, which: some.square().sum((1, 2, 3)))
+    >>> torch.equal(gradient, 2 * images)
+    True
+    """
+    values, found = [], []
+    for part in groups(images):
+        some = images[part].detach().requires_grad_()
+        with torch.enable_grad():
+            value = loss(some, part)
+            found += torch.autograd.grad(value.sum(), some)
+        values.append(value.detach())
+    return torch.cat(values), torch.cat(found)
+
+
+def groups(images: Tensor) -> list[slice]:
+    """Parts of a batch (N, 3, H, W) that fit through a network at once, in order."""
+    size = max(1, GROUP // (images.shape[2] * images.shape[3]))
+    return [slice(first, first + size) for first in range(0, len(images), size)]
+
+
+def targeted(classes: Tensor) -> Goal:
+    """The goal that every image is taken for its class (N)."""
+    return Goal(True, classes.cpu().numpy())
+
+
+def untargeted(classes: Tensor) -> Goal:
+    """The goal that every image is taken for another class than its own (N)."""
+    return Goal(False, classes.cpu().numpy())
+
+
+def certified(
+    classify: Classifier,
+    manifest: Manifest,
+    original: Tensor,
+    adversarial: Tensor,
+    goal: Goal,
+    queries: int | Sequence[int],
+) -> attack_pb2.AttackResult:
+    """The report of an attack: a certificate an image; `queries` as in `certify`, those for it not included."""
+
+    def numbers(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (
+            probabilities(classify, torch.tensor(images, device=original.device)).cpu().numpy()
+        )
+        return found
+
+    pictures = original.cpu().numpy()
+    certificates = certify(
+        numbers,
+        manifest.labels,
+        pictures,
+        adversarial.cpu().numpy(),
+        goal,
+        before=numbers(pictures),
+        queries=queries,
+    )
+    return attack_pb2.AttackResult(certificates=certificates)
