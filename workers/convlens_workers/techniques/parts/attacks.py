@@ -87,12 +87,13 @@ def gradients(images: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     >>> torch.equal(gradient, 2 * images)
     True
     """
-    values, found = [], []
+    values: list[Tensor] = []
+    found: list[Tensor] = []
     for part in groups(images):
         some = images[part].detach().requires_grad_()
         with torch.enable_grad():
             value = loss(some, part)
-            found += torch.autograd.grad(value.sum(), some)
+            found.extend(torch.autograd.grad(value.sum(), some))
         values.append(value.detach())
     return torch.cat(values), torch.cat(found)
 
@@ -119,9 +120,10 @@ def certified(
     original: Tensor,
     adversarial: Tensor,
     goal: Goal,
+    *,
     queries: int | Sequence[int],
-) -> attack_pb2.AttackResult:
-    """The report of an attack: a certificate an image; `queries` as in `certify`, those for it not included."""
+) -> list[attack_pb2.Certificate]:
+    """A certificate an image. `queries` as in `certify`; those that certifying takes are not among them."""
 
     def numbers(images: NDArray[np.float32]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = (
@@ -130,7 +132,7 @@ def certified(
         return found
 
     pictures = original.cpu().numpy()
-    certificates = certify(
+    return certify(
         numbers,
         manifest.labels,
         pictures,
@@ -139,4 +141,3 @@ def certified(
         before=numbers(pictures),
         queries=queries,
     )
-    return attack_pb2.AttackResult(certificates=certificates)
