@@ -135,6 +135,8 @@ class Client:
     visualise = _submitting(requests.visualise)
     texture = _submitting(requests.texture)
     style_transfer = _submitting(requests.style_transfer)
+    lbfgs_attack = _submitting(requests.lbfgs_attack)
+    carlini_wagner = _submitting(requests.carlini_wagner)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)

@@ -22,6 +22,7 @@ from convlens.errors import (
     Unavailable,
 )
 from convlens_client.cli import (
+    adversarial,
     attack,
     collections,
     dream,
@@ -68,6 +69,7 @@ for command in (
     style_transfer.style,
 ):
     app.command()(command)
+app.add_typer(adversarial.app, name="adversarial")
 app.add_typer(units.app, name="units")
 app.add_typer(collections.app, name="collections")
 app.add_typer(jobs.app, name="jobs")

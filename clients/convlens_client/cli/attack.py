@@ -99,7 +99,7 @@ def attack(
     if json:
         emit({"method": method.value, **{"certificate": certificate}})
     else:
-        _print(certificate)
+        tell(certificate)
     one_step = method is Method.FGSM
     picture = (
         triple(outcome, one_step=one_step) if show is Show.TRIPLE else rendering.photo(outcome.adversarial[0])
@@ -147,7 +147,8 @@ def parameters(
     }
 
 
-def _print(found: Certificate) -> None:
+def tell(found: Certificate) -> None:
+    """What an attack did to an image, for people."""
     met = {True: "[green]succeeded[/]", False: "[yellow]failed[/]"}
     out.print(f"before       {percent(found.before)}")
     out.print(f"after        {percent(found.after)}: {met[found.success]}")

@@ -6,6 +6,7 @@ protos state.
 All methods may raise the errors of `convlens.errors`; a bad value is InvalidArgument and names its field.
 """
 
+from convlens_client.requests.adversarial import carlini_wagner, lbfgs_attack
 from convlens_client.requests.attack import attack, robustness
 from convlens_client.requests.attribution import (
     TECHNIQUES,
@@ -69,6 +70,7 @@ __all__ = [
     "attribute",
     "attribute_all",
     "cancel",
+    "carlini_wagner",
     "check_randomisation",
     "classify",
     "create_collection",
@@ -82,6 +84,7 @@ __all__ = [
     "get_image",
     "get_model",
     "job_stats",
+    "lbfgs_attack",
     "list_collections",
     "list_images",
     "list_models",

@@ -1,0 +1,11 @@
+"""`convlens adversarial`: attacks that iterate, as jobs; one file a command."""
+
+from __future__ import annotations
+
+import typer
+
+from convlens_client.cli.adversarial import carlini_wagner, lbfgs
+
+app = typer.Typer(no_args_is_help=True, help="Attacks that iterate, run by the workers.")
+app.command("lbfgs")(lbfgs.lbfgs)
+app.command("carlini-wagner")(carlini_wagner.carlini_wagner)
