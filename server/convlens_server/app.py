@@ -33,7 +33,7 @@ from convlens_server.admission import Limits
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.engines.models import LoadedModels
 from convlens_server.executor import Executor
-from convlens_server.interceptors import ErrorInterceptor
+from convlens_server.interceptors import LayersInterceptor, logged, with_status
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.servicers.attack import AttackServicer
@@ -81,7 +81,7 @@ class App:
         self._collections = CollectionLane(settings)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[LayersInterceptor(logged, with_status)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from convlens.errors import ResourceExhausted
-from convlens_server import cancellation
+from convlens_server import calls, cancellation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,8 +53,14 @@ class Executor:
     async def _in_lane(self, caller: cancellation.Caller, work: Callable[[], R]) -> R:
         context = copy_context()
         context.run(cancellation.current.set, caller)
+        submitted = time.perf_counter()
+
+        def begin() -> R:
+            calls.add("queue", time.perf_counter() - submitted)
+            return work()
+
         # Cancelling this future takes the work out of the pool's queue if no thread has it yet.
-        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, begin)
 
     @contextmanager
     def _admission(self) -> Iterator[cancellation.Caller]:

@@ -1,63 +1,63 @@
-"""What happens around every call: errors become statuses, and one line goes to the access log."""
+"""What happens around every call, in layers: the access log, errors that become statuses, and what follows."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
 
 import grpc
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from convlens.errors import ConvLensError, Internal, to_status
+from convlens_server.calls import Call, Context, Layer, current
 
 log = logging.getLogger("convlens.server")
 access = logging.getLogger("convlens.access")
 
-Context = grpc.aio.ServicerContext[Any, Any]
+OPEN: Final = "/grpc.health.v1.Health/"
+"""Probes have no credentials, and nothing to hide: their calls go through no layer."""
+KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+Behaviour = Callable[..., Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a ConvLensError into its rich status, and anything else into INTERNAL with an id.
+class LayersInterceptor(grpc.aio.ServerInterceptor):
+    """Takes every call of every service, health apart, through the same layers, outermost first."""
 
-    The id is in the log beside the traceback; the client never sees the traceback. Health and reflection
-    (`/grpc.…`) pass untouched.
-    """
+    def __init__(self, *layers: Layer) -> None:
+        self._layers = layers
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The method's handler, guarded."""
+        """The method's handler, within the layers."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith("/grpc."):
+        if handler is None or method.startswith(OPEN):
             return handler
-        if inspect.isasyncgenfunction(handler.unary_stream):
-            return handler._replace(unary_stream=_stream(method, handler.unary_stream))
-        if inspect.isasyncgenfunction(handler.stream_stream):
-            return handler._replace(stream_stream=_stream(method, handler.stream_stream))
-        return handler._replace(unary_unary=_unary(method, handler.unary_unary))
+        kind = next(kind for kind in KINDS if getattr(handler, kind))
+        behaviour = getattr(handler, kind)
+        wrap = _streaming if inspect.isasyncgenfunction(behaviour) else _replying
+        return handler._replace(**{kind: wrap(method, behaviour, self._layers)})
 
 
-def _unary(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _replying(method: str, behaviour: Behaviour, layers: Sequence[Layer]) -> Behaviour:
     async def call(request: Any, context: Context) -> Any:
-        async with _guard(method, context):
+        async with _within(layers, Call(method, context)):
             return await behaviour(request, context)
 
     return call
 
 
-def _stream(method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(method: str, behaviour: Behaviour, layers: Sequence[Layer]) -> Behaviour:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _guard(method, context):
+        async with _within(layers, Call(method, context)):
             async for reply in behaviour(request, context):
                 yield reply
 
@@ -65,22 +65,41 @@ def _stream(method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Callab
 
 
 @asynccontextmanager
-async def _guard(method: str, context: Context) -> AsyncIterator[None]:
-    started, code = time.perf_counter(), "OK"
+async def _within(layers: Sequence[Layer], call: Call) -> AsyncIterator[None]:
+    current.set(call)  # gRPC serves each call in a task of its own: nothing to undo.
+    async with AsyncExitStack() as stack:
+        for layer in layers:
+            await stack.enter_async_context(layer(call))
+        yield
+
+
+@asynccontextmanager
+async def logged(call: Call) -> AsyncIterator[None]:
+    """A line in the access log."""
+    try:
+        yield
+    finally:
+        access.info("%s %s %.1f ms", call.method, call.code, call.seconds * 1e3, extra={"request": call.id})
+
+
+@asynccontextmanager
+async def with_status(call: Call) -> AsyncIterator[None]:
+    """Turns a ConvLensError into its rich status, and anything else into INTERNAL with the call's id.
+
+    The id is in the log beside the traceback; the client never sees the traceback.
+    """
     try:
         yield
     except ConvLensError as error:
-        code = code_pb2.Code.Name(error.code)
-        await _abort(context, error)
+        call.code = code_pb2.Code.Name(error.code)
+        await _abort(call.context, error)
     except (asyncio.CancelledError, GeneratorExit):
-        code = "CANCELLED"
+        call.code = "CANCELLED"
         raise
     except Exception:
-        code, error_id = "INTERNAL", uuid.uuid4().hex
-        log.exception("error %s in %s", error_id, method)
-        await _abort(context, Internal(f"unexpected error; the server's log has it as {error_id}"))
-    finally:
-        access.info("%s %s %.1f ms", method, code, (time.perf_counter() - started) * 1e3)
+        call.code = "INTERNAL"
+        log.exception("error %s in %s", call.id, call.method, extra={"request": call.id})
+        await _abort(call.context, Internal(f"unexpected error; the server's log has it as {call.id}"))
 
 
 async def _abort(context: Context, error: ConvLensError) -> None:

@@ -15,6 +15,7 @@ from convlens.v1 import image_pb2, model_pb2, tensor_pb2
 from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
 from convlens_server import images as pictures
+from convlens_server.calls import phase
 from convlens_server.engines.base import F32, Engine
 from convlens_server.engines.models import LoadedModels
 from convlens_server.executor import Executor
@@ -61,7 +62,8 @@ class QuickLane:
 
     def batch(self, images: Sequence[image_pb2.Image], engine: Engine, field: str = "images[{}]") -> F32:
         """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
-        return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels, field)
+        with phase("decode"):
+            return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels, field)
 
 
 def require(manifest: Manifest, task: Task = "classification", path: str = "model") -> None:

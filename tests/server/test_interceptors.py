@@ -13,7 +13,8 @@ from support.replies import error_of
 
 from convlens import errors
 from convlens.v1 import model_pb2, model_pb2_grpc
-from convlens_server.interceptors import ErrorInterceptor
+from convlens_server import interceptors
+from convlens_server.interceptors import LayersInterceptor, with_status
 
 
 class Failing(model_pb2_grpc.ModelServiceServicer):
@@ -35,7 +36,10 @@ class Failing(model_pb2_grpc.ModelServiceServicer):
 
 @pytest.fixture
 async def failing() -> AsyncIterator[tuple[Failing, grpc.aio.Channel]]:
-    servicer, server = Failing(), grpc.aio.server(interceptors=[ErrorInterceptor()])
+    servicer, server = (
+        Failing(),
+        grpc.aio.server(interceptors=[LayersInterceptor(interceptors.logged, with_status)]),
+    )
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

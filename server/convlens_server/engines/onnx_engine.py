@@ -16,6 +16,7 @@ from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differ
 from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
+from convlens_server.calls import phase
 from convlens_server.cancellation import interruptible
 from convlens_server.engines.base import F32
 from convlens_server.engines.cache import LruCache
@@ -157,7 +158,7 @@ def _run(
     def stop() -> None:
         options.terminate = True
 
-    with interruptible(stop):
+    with phase("compute"), interruptible(stop):
         results: list[Any] = session.run(list(outputs), dict(feeds), options)
     return results
 
