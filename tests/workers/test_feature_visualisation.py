@@ -20,11 +20,12 @@ from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.feature_visualisation import feature_visualisation
 from convlens_workers.techniques.parts import objectives
+from convlens_workers.techniques.parts.camera import GREY
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.losses import likeness
 from convlens_workers.techniques.parts.parametrisation import COLOURS, fourier_picture
 from convlens_workers.techniques.parts.redirect import redirected
-from convlens_workers.techniques.parts.transforms import GREY, robust, scale_and_rotate
+from convlens_workers.techniques.parts.transforms import robust, scale_and_rotate
 
 LAYER = "features.relu3_1"
 

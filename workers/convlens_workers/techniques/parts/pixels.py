@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,12 +34,18 @@ def unit_mean(gradient: Tensor) -> Tensor:
     return gradient / gradient.abs().mean().clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
-def blur(image: Tensor) -> Tensor:
-    """`image` (N, C, H, W) under a Gaussian of standard deviation 1 px; the edges are repeated outwards."""
-    offsets = torch.arange(-3, 4, dtype=image.dtype, device=image.device)
-    window = torch.exp(-offsets.square() / 2)
-    window = window / window.sum()
-    channels = image.shape[1]
-    padded = F.pad(image, (3, 3, 3, 3), mode="replicate")
-    across = F.conv2d(padded, window.view(1, 1, 1, -1).repeat(channels, 1, 1, 1), groups=channels)
-    return F.conv2d(across, window.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
+def blur(image: Tensor, deviation: float | Tensor = 1.0) -> Tensor:
+    """`image` (N, C, H, W) under a Gaussian of standard deviation `deviation` px, one for all or (N).
+
+    The edges are repeated outwards.
+    """
+    count, channels, height, width = image.shape
+    deviations = torch.as_tensor(deviation).to(image).expand(count).clamp_min(1e-3)
+    reach = math.ceil(3 * float(deviations.max()))
+    offsets = torch.arange(-reach, reach + 1).to(image)
+    windows = torch.exp(-(offsets / deviations[:, None]).square() / 2)
+    windows = (windows / windows.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    padded = F.pad(image, (reach,) * 4, mode="replicate").view(1, count * channels, height + 2 * reach, -1)
+    across = F.conv2d(padded, windows.view(-1, 1, 1, 2 * reach + 1), groups=count * channels)
+    down = F.conv2d(across, windows.view(-1, 1, 2 * reach + 1, 1), groups=count * channels)
+    return down.view(count, channels, height, width)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Final
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GREY: Final = 0.5
+from convlens_workers.techniques.parts.camera import GREY, seen, turned
 
 
 def pad(image: Tensor, margin: int) -> Tensor:
@@ -26,13 +23,9 @@ def jitter(image: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
 
 def scale_and_rotate(image: Tensor, ratio: float, degrees: float, rng: torch.Generator) -> Tensor:
     """`image` scaled by 1 - ratio .. 1 + ratio and turned by +-degrees about its centre; grey around."""
-    scale, angle = (torch.rand(2, generator=rng) * 2 - 1).tolist()
-    scale, angle = 1 + ratio * scale, math.radians(degrees * angle)
-    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    height, width = image.shape[2:]
-    matrix = torch.tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]])
-    grid = F.affine_grid(matrix.to(image).expand(len(image), 2, 3), list(image.shape), align_corners=False)
-    return F.grid_sample(image - GREY, grid, align_corners=False) + GREY
+    scale, angle = torch.rand(2, 1, generator=rng) * 2 - 1
+    size = image.shape[2], image.shape[3]
+    return seen(image, turned(degrees * angle, 1 + ratio * scale, size).expand(len(image), 3, 3))
 
 
 def robust(image: Tensor, rng: torch.Generator) -> Tensor:
