@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from convlens.errors import InvalidArgument
 from convlens_models.manifest import INPUT
+
+
+FACTOR: Final = "average_pool_factor"
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -55,6 +59,51 @@ def static(model: onnx.ModelProto, shape: tuple[int | None, int, int]) -> onnx.M
     image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sizes))
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     return inferred
+
+
+def flattened(model: onnx.ModelProto, values: Sequence[str], name: str) -> onnx.ModelProto:
+    """`model` with one more value, `name` (N, D): all of `values` (N, ...), one after the other.
+
+    Its gradient for a cotangent is the sum of theirs, from one pass.
+    """
+    part = cut(model, values)
+    rows = [f"{value}/row" for value in values]
+    flatten = [
+        helper.make_node("Flatten", [value], [row], name=row, axis=1)
+        for value, row in zip(values, rows, strict=True)
+    ]
+    part.graph.node.extend([*flatten, helper.make_node("Concat", rows, [name], name=name, axis=1)])
+    part.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return part
+
+
+def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelProto:
+    """`model` whose max pools take the average, times `factor`; what lies outside the map does not count.
+
+    Raises:
+        InvalidArgument: a max pool has gaps, or tells where its maxima were.
+    """
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    nodes = list[onnx.NodeProto]()
+    for node in part.graph.node:
+        nodes += [node] if node.op_type != "MaxPool" else _averaging(node, factor)
+    part.graph.initializer.append(numpy_helper.from_array(np.float32(factor), FACTOR))
+    _replace(part.graph.node, nodes)
+    return part
+
+
+def _averaging(node: onnx.NodeProto, factor: float) -> list[onnx.NodeProto]:
+    """An average pool with the windows of a max pool."""
+    options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    options.pop("storage_order", None)
+    if set(options.pop("dilations", [1])) != {1} or len(node.output) > 1:
+        raise InvalidArgument.of("model", node.name or node.output[0], "a pool that can take averages too")
+    mean = f"{node.output[0]}/mean"
+    return [
+        helper.make_node("AveragePool", node.input, [mean], name=mean, **options),
+        helper.make_node("Mul", [mean, FACTOR], node.output, name=node.output[0]),
+    ]
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

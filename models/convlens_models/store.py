@@ -10,16 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convlens.errors import InvalidArgument
-from convlens_models.manifest import NAME_PATTERN, Manifest
+from convlens_models.manifest import NAME_PATTERN, Manifest, Task
 from convlens_models.repository import MANIFEST, ModelRepository, sha256
 
 
-def check_name(name: str) -> str:
-    """`name`, if it can be that of a model. Raises InvalidArgument otherwise."""
+def check_name(name: str, field: str = "name") -> str:
+    """`name`, if it can be that of a model. Raises InvalidArgument, which names `field`, otherwise."""
     if not re.match(NAME_PATTERN, name):
         allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
-        raise InvalidArgument.of("name", name, allowed)
+        raise InvalidArgument.of(field, name, allowed)
     return name
+
+
+def check_kind(repository: ModelRepository, name: str, task: Task, field: str = "name") -> None:
+    """Raise InvalidArgument if `name` is unusable, or that of a network for something else than `task`."""
+    check_name(name, field)
+    if repository.versions(name) and (found := repository.get(name).manifest.task) != task:
+        raise InvalidArgument.of(field, name, f"another name: it is that of a network for {found}")
 
 
 @contextmanager
@@ -40,13 +47,19 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"files": files}).sealed()
 
 
-def publish(folder: Path, root: Path, manifest: Manifest) -> Manifest:
-    """Make the staged `folder` the next version of `manifest.name` in one rename; the final manifest."""
+def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False) -> Manifest:
+    """Make the staged `folder` the next version of `manifest.name` in one rename; the final manifest.
+
+    With `once`, what the newest version already is becomes no further one.
+    """
     for path in folder.iterdir():
         path.chmod(0o644)  # Some writers make private files; servers may run as another user.
     sealed = seal(folder, manifest)
+    repository = ModelRepository(root)
     while True:
-        version = max(ModelRepository(root).versions(manifest.name), default=0) + 1
+        version = max(repository.versions(manifest.name), default=0) + 1
+        if once and version > 1 and (newest := repository.get(manifest.name).manifest).digest == sealed.digest:
+            return newest
         final = sealed.model_copy(update={"version": version})
         (folder / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n")
         target = root / manifest.name / str(version)

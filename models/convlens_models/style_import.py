@@ -17,25 +17,29 @@ from convlens_models import export, layers, proof, store, tensors
 from convlens_models.architectures.base import HALF
 from convlens_models.architectures.fast_style import FastStyle
 from convlens_models.manifest import INPUT, Layer, Manifest
-from convlens_models.repository import FORWARD, WEIGHTS
+from convlens_models.repository import FORWARD, WEIGHTS, ModelRepository
 from convlens_models.weights import check_state
 
 FAST_STYLE: Final = "fast_style"
 SIZE: Final = 256
 MIN_SIZE: Final = 16
 """Below, the reflected border of the innermost maps is wider than the map."""
+STYLE: Final = "style"
 OUTPUT: Final = "painted"
+FIRST: Final = "down.1.weight"
+"""The first layer's kernel, whose filters are the network's width."""
 
 
 def add_style(root: Path, state: Mapping[str, Tensor], name: str = FAST_STYLE) -> Manifest:
     """Add a fast-style network with the weights `state` to the repository in the folder `root`.
 
-    Nothing is differentiated: no operator of it needs a VJP rule.
+    Nothing is differentiated: no operator of it needs a VJP rule. Where the newest version of `name` is this
+    very network, nothing is added and that version is given back.
 
     Raises:
-        InvalidArgument: an unusable name, or weights that do not fit; names the key.
+        InvalidArgument: an unusable name, that of a classifier, or weights that do not fit; names the key.
     """
-    store.check_name(name)
+    store.check_kind(ModelRepository(root), name, STYLE)
     module = load_fast_style(state)
     with store.staging(root) as folder:
         save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
@@ -54,7 +58,7 @@ def add_style(root: Path, state: Mapping[str, Tensor], name: str = FAST_STYLE) -
             name=name,
             version=1,
             architecture=FAST_STYLE,
-            task="style",
+            task=STYLE,
             input_size=SIZE,
             min_size=MIN_SIZE,
             dynamic_size=True,
@@ -67,13 +71,13 @@ def add_style(root: Path, state: Mapping[str, Tensor], name: str = FAST_STYLE) -
             multiply_adds=layers.multiply_adds(exported.model, SIZE),
             files={},
         )
-        return store.publish(folder, root, manifest)
+        return store.publish(folder, root, manifest, once=True)
 
 
 def load_fast_style(state: Mapping[str, Tensor]) -> FastStyle:
     """The network for inference. Raises InvalidArgument for weights that do not fit."""
     with torch.device("meta"):
-        module = FastStyle()
+        module = FastStyle(len(state[FIRST])) if FIRST in state and state[FIRST].ndim else FastStyle()
     check_state(state, module)
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What happens around every call, in layers: the access log, errors that become statuses, and what follows."""
+"""What happens around every call, in layers: the access log, errors that become statuses, and more."""
 
 from __future__ import annotations
 

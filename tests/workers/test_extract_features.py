@@ -119,7 +119,7 @@ def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: P
     ref = model_pb2.ModelRef(name="foreign")
     with pytest.raises(FailedPrecondition, match="foreign"):
         networks.get(ref)
-    network, manifest = networks.get(ref, gradients=False)
+    network, manifest = networks.get(ref)
     layer = manifest.layers[0].name
     params = job_pb2.ExtractFeatures(collection="c", layers=[layer], poolings=[MEAN], shards=shards)
     task = Task(params, network, manifest, {}, 0, torch.device("cpu"), files)

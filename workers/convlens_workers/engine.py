@@ -38,7 +38,7 @@ from convlens_workers.logs import configure
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
 from convlens_workers.patience import Patient
-from convlens_workers.techniques import FORWARD_ONLY, TECHNIQUES
+from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import Host, Results, State, Task
 
 PR_SET_PDEATHSIG: Final = 1
@@ -100,7 +100,7 @@ class Engine:
             self._patiently(lambda: self._store.get(start.operation, "request", start.request))
         )
         technique = request.WhichOneof("technique") or ""
-        network, manifest = self._networks.get(request.model, gradients=technique not in FORWARD_ONLY)
+        network, manifest = self._networks.get(request.model)
         params = getattr(request, technique)
         images = decode_images(params, manifest, self._device)
         task = Task(

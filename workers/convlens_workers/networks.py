@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ from convlens.v1 import model_pb2
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.manifest import Manifest
 from convlens_models.network import Network, load_network
-from convlens_models.repository import ModelRepository
+from convlens_models.repository import ModelRepository, StoredModel
 from convlens_workers.onnx_network import OnnxNetwork
 
 
@@ -20,31 +19,26 @@ class Networks:
     """The `limit` networks used last, of `repository`, on `device`."""
 
     def __init__(self, repository: ModelRepository, device: torch.device, limit: int) -> None:
-        self._repository = repository
+        self.repository = repository
         self._device = device
         self._limit = limit
-        self._warm: OrderedDict[str, Network] = OrderedDict()
+        self._warm: OrderedDict[str, Network | OnnxNetwork] = OrderedDict()
 
-    def get(self, ref: model_pb2.ModelRef, *, gradients: bool = True) -> tuple[Network, Manifest]:
-        """The network that `ref` names, loaded if need be; raises what the repository raises.
-
-        Args:
-            gradients: whether it is to be differentiated, which graphs that came as ONNX cannot be here.
-
-        Raises:
-            FailedPrecondition: it cannot be differentiated.
-        """
-        stored = self._repository.get(ref.name, ref.version if ref.HasField("version") else None)
+    def get(self, ref: model_pb2.ModelRef) -> tuple[Network | OnnxNetwork, Manifest]:
+        """The network that `ref` names, loaded if need be; raises what the repository raises."""
+        stored = self.repository.get(ref.name, ref.version if ref.HasField("version") else None)
         digest = stored.manifest.digest
-        if not gradients and stored.manifest.architecture not in ARCHITECTURES:
-            only_values: Any = OnnxNetwork(stored)
-            return only_values, stored.manifest
         if digest not in self._warm:
-            self._warm[digest] = load_network(stored, self._device)
+            self._warm[digest] = self._load(stored)
         self._warm.move_to_end(digest)
         while len(self._warm) > self._limit:
             self._warm.popitem(last=False)
         return self._warm[digest], stored.manifest
+
+    def _load(self, stored: StoredModel) -> Network | OnnxNetwork:
+        """A torch module where the architecture is one of ours, else the graph."""
+        built_in = stored.manifest.architecture in ARCHITECTURES
+        return load_network(stored, self._device) if built_in else OnnxNetwork(stored)
 
     def clear(self) -> None:
         """Give all memory back to the device."""

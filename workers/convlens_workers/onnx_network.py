@@ -1,51 +1,131 @@
-"""Networks that came as ONNX graphs, for techniques that only look at values: they have no torch module."""
+"""Networks that came as ONNX graphs: they have no torch module, but torch differentiates through them.
+
+    taps = OnnxNetwork(stored).taps(images, ["relu1", "relu2"])
+    torch.autograd.grad(taps["relu1"].sum() + taps["relu2"].square().sum(), images)
+
+Values are those of the stored graph, gradients those of the graphs that `convlens_models.autodiff` derives
+from it for the quick lane too; both by ONNX Runtime, on the CPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from convlens_models.graph import cut
+from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
+from convlens_models.graph import average_pooled, cut, flattened
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
 
+KEPT: Final = 4
+"""Sessions: values and gradients, at the size that is worked on and at the one before."""
+ALL: Final = "all_layers"
+
+F32 = NDArray[np.float32]
+
 
 class OnnxNetwork:
-    """Values of a stored graph, by ONNX Runtime on the CPU; outside of autograd."""
+    """A stored graph as a network that autograd goes through, once: the gradient has no gradient.
 
-    def __init__(self, stored: StoredModel) -> None:
+    Args:
+        stored: the version of the model.
+        graph: in place of its own.
+    """
+
+    def __init__(self, stored: StoredModel, graph: onnx.ModelProto | None = None) -> None:
         self._stored = stored
-        self._session: tuple[tuple[str, ...], ort.InferenceSession] | None = None
+        self._graph = graph or stored.forward()
+        self._sessions: OrderedDict[tuple[Any, ...], ort.InferenceSession] = OrderedDict()
 
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """Values of `layers` for images (N, 3, H, W) in [0, 1], on their device.
+        """Values of `layers` for images (N, 3, H, W) in [0, 1], on their device, within the autograd graph.
 
         Raises:
             InvalidArgument: a layer is none of the network's.
         """
         names = list(dict.fromkeys(layers))
         tensors = [self._stored.manifest.layer(name).tensor for name in names]
-        wanted = tuple(sorted(set(tensors)))
-        found = dict(
-            zip(wanted, self._open(wanted).run(wanted, {INPUT: images.detach().cpu().numpy()}), strict=True)
-        )
-        return {
-            name: torch.from_numpy(np.asarray(found[tensor])).to(images.device)
-            for name, tensor in zip(names, tensors, strict=True)
-        }
+        wanted = tuple(dict.fromkeys(tensors))
+        found = dict(zip(wanted, _Values.apply(images, self, wanted), strict=True))  # type: ignore[no-untyped-call]
+        return {name: found[tensor] for name, tensor in zip(names, tensors, strict=True)}
 
-    def _open(self, wanted: tuple[str, ...]) -> ort.InferenceSession:
-        """A session for these values: a job asks for the same ones again and again."""
-        if self._session is None or self._session[0] != wanted:
+    def modules(self) -> Iterator[nn.Module]:
+        """None: it is a graph."""
+        return iter(())
+
+    def average_pooled(self, factor: float = 1.0) -> OnnxNetwork:
+        """The same network with average pools, times `factor`, instead of max pools."""
+        return OnnxNetwork(self._stored, average_pooled(self._graph, factor))
+
+    def values(self, images: F32, wanted: tuple[str, ...]) -> list[F32]:
+        """Of the graph's values `wanted`."""
+        session = self._session(("values", wanted), lambda: cut(self._graph, wanted))
+        found: list[F32] = session.run(wanted, {INPUT: images})
+        return found
+
+    def gradient(self, images: F32, wanted: tuple[str, ...], cotangents: Sequence[F32]) -> F32:
+        """The gradient of sum <value, cotangent> over `wanted` with respect to the images."""
+        size = images.shape[2:]
+
+        def build() -> onnx.ModelProto:
+            if len(wanted) == 1:
+                return differentiate(self._graph, wanted[0], shape=(None, *size))
+            return differentiate(flattened(self._graph, wanted, ALL), ALL, shape=(None, *size))
+
+        session = self._session(("gradient", wanted, size), build)
+        cotangent = cotangents[0] if len(wanted) == 1 else np.concatenate([_flat(c) for c in cotangents], 1)
+        (found,) = session.run([IMAGE_GRADIENT], {INPUT: images, COTANGENT: cotangent})
+        return np.asarray(found)
+
+    def _session(self, key: tuple[Any, ...], build: Callable[[], onnx.ModelProto]) -> ort.InferenceSession:
+        if key not in self._sessions:
             options = ort.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3
             folder = str(self._stored.path.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            graph = cut(self._stored.forward(), wanted).SerializeToString()
-            self._session = wanted, ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return self._session[1]
+            providers = ["CPUExecutionProvider"]
+            self._sessions[key] = ort.InferenceSession(build().SerializeToString(), options, providers)
+        self._sessions.move_to_end(key)
+        while len(self._sessions) > KEPT:
+            self._sessions.popitem(last=False)
+        return self._sessions[key]
+
+
+class _Values(torch.autograd.Function):
+    """Values of a graph; backwards, its gradient graph, which computes the values that it needs anew."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, network: OnnxNetwork, wanted: tuple[str, ...]) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(images)
+        ctx.network, ctx.wanted = network, wanted
+        return tuple(_tensor(value, images) for value in network.values(_array(images), wanted))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
+        (images,) = ctx.saved_tensors
+        arrays = [_array(cotangent) for cotangent in cotangents]
+        return _tensor(ctx.network.gradient(_array(images), ctx.wanted, arrays), images), None, None
+
+
+def _array(tensor: Tensor) -> F32:
+    found: F32 = tensor.detach().float().cpu().contiguous().numpy()
+    return found
+
+
+def _tensor(array: F32, like: Tensor) -> Tensor:
+    return torch.from_numpy(array).to(like)
+
+
+def _flat(value: F32) -> F32:
+    return value.reshape(len(value), -1)

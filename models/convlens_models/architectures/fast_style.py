@@ -42,16 +42,23 @@ class FastStyle(nn.Module):
     """c9s1-32, d64, d128, five R128, u64, u32, c9s1-3; (N, 3, H, W) normalised RGB to (N, 3, H, W) in [0, 1].
 
     Height and width must be multiples of 4; other sizes come out rounded up to one.
+
+    Args:
+        width: channels of the first layer, 32 in the paper; all others are multiples of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.down = nn.Sequential(*_block(3, 32, 9), *_block(32, 64, 3, 2), *_block(64, 128, 3, 2))
-        self.residuals = nn.Sequential(*(Residual(128) for _ in range(5)))
+        double, inner = 2 * width, 4 * width
+        self.down = nn.Sequential(*_block(3, width, 9), *_block(width, double, 3, 2), *_block(double, inner, 3, 2))
+        self.residuals = nn.Sequential(*(Residual(inner) for _ in range(5)))
         self.up = nn.Sequential(
-            nn.Upsample(scale_factor=2), *_block(128, 64, 3), nn.Upsample(scale_factor=2), *_block(64, 32, 3)
+            nn.Upsample(scale_factor=2),
+            *_block(inner, double, 3),
+            nn.Upsample(scale_factor=2),
+            *_block(double, width, 3),
         )
-        self.paint = nn.Sequential(*_convolution(32, 3, 9), nn.Sigmoid())
+        self.paint = nn.Sequential(*_convolution(width, 3, 9), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         """Painted images."""

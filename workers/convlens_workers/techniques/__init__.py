@@ -20,5 +20,3 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "style_transfer": style_transfer,
     "texture": texture,
 }
-FORWARD_ONLY: Final = frozenset({"extract_features", "measure_receptive_field"})
-"""Those that differentiate nothing, and so work for networks that came as ONNX graphs too."""

@@ -32,7 +32,7 @@ def finish_attack(operation: Operation, file: Path | None, name: str, *, json: b
 
 
 def triple(operation: Operation) -> tuple[Array, Picture]:
-    """The first adversarial image; and photo, change ten times enlarged, and adversarial image side by side."""
+    """The first adversarial image; and beside it the photo, and the change, ten times enlarged."""
     found = operation.report.certificates[0]
     original, change, adversarial = (
         operation.artifact(name)[0] for name in ("original", "perturbation", "adversarial")

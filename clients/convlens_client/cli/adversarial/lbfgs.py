@@ -24,7 +24,7 @@ def lbfgs(
     server: Server = "",
     tls: Tls = False,
 ) -> None:
-    """Make the model see another class by the smallest change (Szegedy et al. 2014). Ctrl-C cancels the job."""
+    """Make the model see another class by the smallest change (Szegedy et al. 2014)."""
     with connect(server, tls) as client:
         operation = client.lbfgs_attack(
             image,
