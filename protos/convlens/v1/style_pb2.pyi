@@ -101,6 +101,7 @@ class TrainStyle(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     CONTENT_LAYER_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the style network in the repository."""
     collection: _builtins.str
@@ -130,7 +131,9 @@ class TrainStyle(_message.Message):
 
     @_builtins.property
     def preview(self) -> _image_pb2.Image:
-        """Picture that previews and the result show; absent means the first one to learn from. Default resize: `keep`."""
+        """Picture that previews and the result show; absent means the first one to learn from, its longer side at most 512 px.
+        Default resize: `keep`.
+        """
 
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -138,6 +141,10 @@ class TrainStyle(_message.Message):
 
     @_builtins.property
     def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server: lists of the collection's pictures."""
+
     def __init__(
         self,
         *,
@@ -157,10 +164,11 @@ class TrainStyle(_message.Message):
         layers: _abc.Iterable[_builtins.str] | None = ...,
         weights: _abc.Iterable[_builtins.float] | None = ...,
         content_layer: _builtins.str = ...,
+        shards: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_weight", b"content_weight", "folder", b"folder", "learning_rate", b"learning_rate", "preview", b"preview", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_layer", b"content_layer", "content_weight", b"content_weight", "folder", b"folder", "layers", b"layers", "learning_rate", b"learning_rate", "name", b"name", "preview", b"preview", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "weights", b"weights", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_layer", b"content_layer", "content_weight", b"content_weight", "folder", b"folder", "layers", b"layers", "learning_rate", b"learning_rate", "name", b"name", "preview", b"preview", "shards", b"shards", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "weights", b"weights", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch: _TypeAlias = _typing.Literal["batch"]  # noqa: Y015
     _WhichOneofArgType__batch: _TypeAlias = _typing.Literal["_batch", b"_batch"]  # noqa: Y015

@@ -8,15 +8,19 @@ from convlens_workers.techniques.base import Technique
 from convlens_workers.techniques.deepdream import deepdream
 from convlens_workers.techniques.extract_features import extract_features
 from convlens_workers.techniques.feature_visualisation import feature_visualisation
+from convlens_workers.techniques.lbfgs_attack import lbfgs_attack
 from convlens_workers.techniques.measure_receptive_field import measure_receptive_field
 from convlens_workers.techniques.style_transfer import style_transfer
 from convlens_workers.techniques.texture import texture
+from convlens_workers.techniques.train_style import train_style
 
 TECHNIQUES: Final[dict[str, Technique]] = {
     "deepdream": deepdream,
     "extract_features": extract_features,
     "feature_visualisation": feature_visualisation,
+    "lbfgs_attack": lbfgs_attack,
     "measure_receptive_field": measure_receptive_field,
     "style_transfer": style_transfer,
     "texture": texture,
+    "train_style": train_style,
 }

@@ -1,0 +1,193 @@
+"""Training of fast style networks, which paint any picture in one pass.
+
+Johnson, Alahi, Fei-Fei: Perceptual losses for real-time style transfer and super-resolution (2016),
+arXiv:1603.08155.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import model_pb2, style_pb2
+from convlens_models import store
+from convlens_models.repository import default_root
+from convlens_models.style_import import MIN_SIZE, STYLE, add_style
+from convlens_workers.techniques.base import Results, State, Step, Taps, Task
+from convlens_workers.techniques.parts import ranks
+from convlens_workers.techniques.parts.gallery import WHERE, Gallery, collection_gallery, folder_gallery
+from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
+from convlens_workers.techniques.parts.loop import Losses, optimise
+from convlens_workers.techniques.parts.losses import EPSILON, gram, gram_error, total_variation
+from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
+from convlens_workers.techniques.parts.painter import Painter
+from convlens_workers.techniques.parts.pixels import resize
+
+Params = style_pb2.TrainStyle
+FIELD: Final = "train_style"
+ORDER: Final = "order"
+"""The pictures that are still to come in this round, shuffled."""
+TAKEN: Final = "optimiser.step"
+"""Adam's count of its steps."""
+SHOWN_EVERY: Final = 20
+"""Steps between previews, each of which costs about as much as a step."""
+PREVIEW_SIDE: Final = 512
+
+
+def train_style(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
+    """A network that paints what it is given in the style of one picture, put into the model repository.
+
+    Minimises, over crops x of many pictures and with the painted y = f(x),
+
+        sum_l w_l |G_l(y) - G_l(style)|^2 / |G_l(style)|^2
+            + content_weight |F(y) - F(x)|^2 / |F(x)|^2 + tv_weight tv(y)
+
+    by Adam, where G are Gram matrices and F the features of the content layer, each the mean over the batch.
+    Every picture is seen once before any is seen again.
+
+    Args:
+        task: `images["style"]`, and `images["preview"]` if there is one. `params.shards` list the pictures of a
+            collection.
+        state: of the last step, to go on from.
+
+    Returns:
+        "image", the preview painted; "train_style", which names the network in the repository.
+
+    Raises:
+        InvalidArgument: a name that is taken or unusable, an unknown folder, layers and weights that do not
+            match.
+        FailedPrecondition: no picture that can be read, or no layers given and no ReLUs.
+        NotFound: the collection was deleted meanwhile.
+    """
+    repository = task.host.networks.repository
+    store.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
+    training = Training(task)
+    last = yield from optimise([training], state, task.seed, task.device)
+    weights = {name: value.cpu().contiguous() for name, value in training.weights(last).items()}
+    manifest = add_style(repository.root or default_root(), weights, task.params.name)
+    model = model_pb2.ModelRef(name=manifest.name, version=manifest.version)
+    return {"image": training.paint(last), "train_style": style_pb2.TrainStyleReport(model=model)}
+
+
+class Training:
+    """The one stage of the loop; what it changes are the weights of the network."""
+
+    def __init__(self, task: Task[Params]) -> None:
+        params = task.params
+        self.steps = params.steps
+        self._params, self._device = params, task.device
+        self._painter = Painter(params.width)
+        self._adam = adam(params.learning_rate)
+        self._gallery = gallery(task)
+        self._losses = Criterion(task)
+        self._preview = task.images["preview"] if "preview" in task.images else self._first()
+        self._shown: Tensor | None = None
+
+    def start(self, _last: State, rng: torch.Generator) -> State:
+        """Random weights."""
+        return {VARIABLE: self._painter.begin(rng).to(self._device), ORDER: torch.empty(0, dtype=torch.int64)}
+
+    def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
+        """One step of Adam on the next pictures."""
+        crops, order = self._draw(held[ORDER].cpu(), rng)
+
+        def evaluate(vector: Tensor) -> tuple[Tensor, Losses]:
+            painted = self._painter.paint(ranks.shared(vector), crops)
+            return self._losses(painted, crops)
+
+        found, losses = self._adam.step(held, evaluate)
+        return {**found, ORDER: order}, {name: ranks.mean(value) for name, value in losses.items()}
+
+    def picture(self, held: State) -> Tensor:
+        """The preview, painted anew every now and then."""
+        taken = int(held[TAKEN])
+        if self._shown is None or taken % SHOWN_EVERY == 0 or taken == self.steps:
+            self._shown = self.paint(held)
+        return self._shown
+
+    def paint(self, held: State) -> Tensor:
+        """The preview as the network paints it."""
+        with torch.no_grad():
+            return self._painter.paint(held[VARIABLE], self._preview)
+
+    def weights(self, held: State) -> State:
+        """Those of the network."""
+        return self._painter.weights(held[VARIABLE])
+
+    def _draw(self, order: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The crops of this step (of this process, where there are several), and what is still to come."""
+        wanted = self._params.batch * ranks.count()
+        while len(order) < wanted:
+            order = torch.cat([order, torch.randperm(len(self._gallery), generator=rng)])
+        where = torch.rand(wanted, WHERE, generator=rng)
+        mine = slice(ranks.rank(), wanted, ranks.count())
+        drawn = zip(order[:wanted][mine].tolist(), where[mine].tolist(), strict=True)
+        crops = [self._gallery.crop(number, self._params.size, place) for number, place in drawn]
+        return torch.stack(crops).to(self._device), order[wanted:].clone()
+
+    def _first(self) -> Tensor:
+        image = self._gallery.picture(0, PREVIEW_SIDE)[None].to(self._device)
+        height, width = image.shape[2:]
+        return resize(image, (max(MIN_SIZE, height), max(MIN_SIZE, width)))
+
+
+class Criterion:
+    """How far painted pictures are from the style, and from what they were before."""
+
+    def __init__(self, task: Task[Params]) -> None:
+        params = task.params
+        self._network: Taps = task.network
+        self._params = params
+        self._layers = layer_weights(
+            list(params.layers) or style_layers(task.manifest), list(params.weights), f"{FIELD}.weights"
+        )
+        self._content = params.content_layer or content_layer(task.manifest)
+        style = task.images["style"]
+        height, width = style.shape[2:]
+        ratio = (params.style_size or params.size) / max(height, width)
+        side = task.manifest.min_size
+        small = resize(style, (max(side, round(height * ratio)), max(side, round(width * ratio))))
+        with torch.no_grad():
+            taps = self._network.taps(small, self._layers)
+        self._grams = {name: gram(value) for name, value in taps.items()}
+        self._scales = {name: float(gram_error(torch.zeros_like(taps[name]), value)) or 1.0
+                        for name, value in self._grams.items()}
+
+    def __call__(self, painted: Tensor, crops: Tensor) -> tuple[Tensor, Losses]:
+        """The weighted sum, and its terms; all are means over the batch (N, 3, H, W)."""
+        with torch.no_grad():
+            wanted = self._network.taps(crops, [self._content])[self._content]
+        taps = self._network.taps(painted, dict.fromkeys([*self._layers, self._content]))
+        style = {
+            name: gram_error(taps[name], target) / (len(painted) * self._scales[name])
+            for name, target in self._grams.items()
+        }
+        terms = {
+            "style": torch.stack([self._layers[name] * value for name, value in style.items()]).sum(),
+            "content": content_error(taps[self._content], wanted),
+            "tv": total_variation(painted),
+        }
+        weights = {"style": 1.0, "content": self._params.content_weight, "tv": self._params.tv_weight}
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
+
+
+def content_error(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of each image's features over their mean square; the mean over the batch."""
+    axes = (1, 2, 3)
+    return ((features - target).square().mean(axes) / target.square().mean(axes).clamp_min(EPSILON)).mean()
+
+
+def gallery(task: Task[Params]) -> Gallery:
+    """The pictures that the task learns from. Raises InvalidArgument for a folder that is not allowed."""
+    params, folders = task.params, task.host.folders
+    if params.WhichOneof("source") == "collection":
+        return collection_gallery(task.collections, params.collection, params.shards)
+    if params.folder not in folders:
+        allowed = f"one of {', '.join(sorted(folders))}" if folders else "a collection: no folder is allowed here"
+        raise InvalidArgument.of(f"{FIELD}.folder", params.folder, allowed)
+    return folder_gallery(folders[params.folder], params.folder)
