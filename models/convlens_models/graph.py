@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from convlens.errors import InvalidArgument
 from convlens_models.manifest import INPUT
 
-
 FACTOR: Final = "average_pool_factor"
 
 
@@ -88,7 +87,7 @@ def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelPro
     nodes = list[onnx.NodeProto]()
     for node in part.graph.node:
         nodes += [node] if node.op_type != "MaxPool" else _averaging(node, factor)
-    part.graph.initializer.append(numpy_helper.from_array(np.float32(factor), FACTOR))
+    part.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), FACTOR))
     _replace(part.graph.node, nodes)
     return part
 

@@ -105,13 +105,15 @@ class _Values(torch.autograd.Function):
     """Values of a graph; backwards, its gradient graph, which computes the values that it needs anew."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, network: OnnxNetwork, wanted: tuple[str, ...]) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, images: Tensor, network: OnnxNetwork, wanted: tuple[str, ...]
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(images)
         ctx.network, ctx.wanted = network, wanted
         return tuple(_tensor(value, images) for value in network.values(_array(images), wanted))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         (images,) = ctx.saved_tensors
         arrays = [_array(cotangent) for cotangent in cotangents]
