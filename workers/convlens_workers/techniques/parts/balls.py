@@ -1,0 +1,97 @@
+"""Balls around images, within which an attack may move. Tensors are (N, 3, H, W); every image has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import attack_pb2
+
+TINY: Final = 1e-12
+
+
+class Ball(Protocol):
+    """A norm, as attacks need it."""
+
+    epsilon: float
+    """Its usual radius."""
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The step of length 1 that raises a loss with this gradient most."""
+
+    def project(self, delta: Tensor, epsilon: float) -> Tensor:
+        """The nearest point of the ball."""
+
+    def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
+        """Points of the ball, uniformly distributed over it."""
+
+
+class Linf:
+    """|delta| <= epsilon in every pixel value."""
+
+    epsilon = 8 / 255
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """sign(g)."""
+        return gradient.sign()
+
+    def project(self, delta: Tensor, epsilon: float) -> Tensor:
+        """Clipped value by value."""
+        return delta.clamp(-epsilon, epsilon)
+
+    def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
+        """Each value uniform in [-epsilon, epsilon)."""
+        return (torch.rand(like.shape, generator=rng) * 2 - 1).to(like) * epsilon
+
+
+class L2:
+    """||delta||_2 <= epsilon over all pixel values of an image."""
+
+    epsilon = 0.5
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """g / ||g||."""
+        return gradient / length(gradient).clamp_min(TINY)
+
+    def project(self, delta: Tensor, epsilon: float) -> Tensor:
+        """Shortened to epsilon where longer."""
+        return delta * (epsilon / length(delta).clamp_min(TINY)).clamp_max(1)
+
+    def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
+        """A random direction, as long as u^(1/d) epsilon with u uniform in [0, 1) and d pixel values."""
+        share = torch.rand((len(like), 1, 1, 1), generator=rng) ** (1 / max(1, like[0].numel()))
+        return (self.direction(torch.randn(like.shape, generator=rng)) * share).to(like) * epsilon
+
+
+BALLS: Final[Mapping[int, Ball]] = {
+    attack_pb2.NORM_UNSPECIFIED: Linf(),
+    attack_pb2.NORM_LINF: Linf(),
+    attack_pb2.NORM_L2: L2(),
+}
+
+
+def radius(norm: int, epsilon: float | None, field: str) -> float:
+    """The epsilon of a request at path `field`, or the norm's own.
+
+    Raises:
+        InvalidArgument: above 1 for L-infinity, which would be 8 meant as 8/255.
+    """
+    if epsilon is None:
+        return BALLS[norm].epsilon
+    if norm != attack_pb2.NORM_L2 and epsilon > 1:
+        raise InvalidArgument.of(field, epsilon, "between 0 and 1 for L-infinity, as pixel values are")
+    return epsilon
+
+
+def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:
+    """`to` brought back into the ball around `images`, and then into [0, 1], which never leaves the ball."""
+    return (images + ball.project(to - images, epsilon)).clamp(0, 1)
+
+
+def length(values: Tensor) -> Tensor:
+    """Euclidean length of each image's values, (N, 1, 1, 1)."""
+    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
