@@ -118,6 +118,7 @@ class AsyncClient:
     visualise = _submitting(requests.visualise)
     texture = _submitting(requests.texture)
     style_transfer = _submitting(requests.style_transfer)
+    train_style = _submitting(requests.train_style)
     lbfgs_attack = _submitting(requests.lbfgs_attack)
     carlini_wagner = _submitting(requests.carlini_wagner)
     measure_receptive_field = _submitting(requests.measure_receptive_field)

@@ -58,7 +58,11 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
     repository = ModelRepository(root)
     while True:
         version = max(repository.versions(manifest.name), default=0) + 1
-        if once and version > 1 and (newest := repository.get(manifest.name).manifest).digest == sealed.digest:
+        if (
+            once
+            and version > 1
+            and (newest := repository.get(manifest.name).manifest).digest == sealed.digest
+        ):
             return newest
         final = sealed.model_copy(update={"version": version})
         (folder / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import job_pb2
+from convlens.v1 import job_pb2, style_pb2
 from convlens_models.manifest import Manifest
 
 PASSES: Final = 3
@@ -51,7 +51,7 @@ def cost(params: Message, pixels: int, manifest: Manifest) -> float:
     steps: float = math.prod(getattr(params, name) for name in ("steps", *MULTIPLIERS) if name in fields)
     if isinstance(params, job_pb2.StyleTransfer):
         steps = max(params.first_steps, steps)
-    a_pixel = manifest.multiply_adds / manifest.input_size**2
+    a_pixel = manifest.multiply_adds / manifest.input_size**2 + _painter(params)
     return PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
 
 
@@ -62,7 +62,14 @@ def _worked_on(params: Message, pixels: int, manifest: Manifest) -> int:
         return len(params.objectives) * params.variants * side**2
     if isinstance(params, job_pb2.Texture) and (params.height or params.width):
         return (params.height or params.width) * (params.width or params.height)
+    if isinstance(params, style_pb2.TrainStyle):
+        return params.batch * params.size**2
     return pixels
+
+
+def _painter(params: Message) -> int:
+    """Multiply-adds a pixel of the style network that is trained, if one is: those of its convolutions."""
+    return 135 * params.width**2 + 486 * params.width if isinstance(params, style_pb2.TrainStyle) else 0
 
 
 def _occlusions(params: job_pb2.MeasureReceptiveField, manifest: Manifest) -> float:

@@ -37,6 +37,7 @@ from convlens_client.cli import (
     style,
     style_transfer,
     texture,
+    train_style,
     units,
     up,
     visualise,
@@ -67,6 +68,7 @@ for command in (
     visualise.visualise,
     texture.texture,
     style_transfer.style,
+    train_style.train_style,
 ):
     app.command()(command)
 app.add_typer(adversarial.app, name="adversarial")

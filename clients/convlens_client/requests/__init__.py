@@ -42,7 +42,7 @@ from convlens_client.requests.job import (
     watch,
 )
 from convlens_client.requests.model import filters, get_model, list_models, model_ref
-from convlens_client.requests.style import stylise
+from convlens_client.requests.style import stylise, train_style
 from convlens_client.requests.synthesis import Style, deepdream, style_transfer, texture, visualise
 from convlens_client.requests.target import (
     Channel,
@@ -102,6 +102,7 @@ __all__ = [
     "submit",
     "texture",
     "top_activations",
+    "train_style",
     "unit_patterns",
     "visualise",
     "wait",

@@ -50,7 +50,9 @@ class FastStyle(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         double, inner = 2 * width, 4 * width
-        self.down = nn.Sequential(*_block(3, width, 9), *_block(width, double, 3, 2), *_block(double, inner, 3, 2))
+        self.down = nn.Sequential(
+            *_block(3, width, 9), *_block(width, double, 3, 2), *_block(double, inner, 3, 2)
+        )
         self.residuals = nn.Sequential(*(Residual(inner) for _ in range(5)))
         self.up = nn.Sequential(
             nn.Upsample(scale_factor=2),

@@ -11,8 +11,8 @@ from google.longrunning.operations_pb2 import Operation
 
 from convlens import wire
 from convlens.errors import InvalidArgument, ResourceExhausted
-from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, tensor_pb2
-from convlens_server import images
+from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2, tensor_pb2
+from convlens_server import images, training
 from convlens_server.admission import Limits
 from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
@@ -40,6 +40,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             await self._plan(resolved)
         if resolved.HasField("measure_receptive_field"):
             await self._select(resolved)
+        if resolved.HasField("train_style"):
+            await self._gather(resolved.train_style)
         record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
         for helper in extraction.helpers(resolved, record.name):
             with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
@@ -89,6 +91,15 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         order = await self._collections.index.order(params.collection)
         manifest = (await run(self._quick.stored, request.model)).manifest
         await run(selection.select, self._collections.shards, params, manifest, order)
+
+    async def _gather(self, params: style_pb2.TrainStyle) -> None:
+        """Look at the name and the folder, or fill in the collection's pictures."""
+        run, folders = self._quick.executor.run, self._collections.settings.training_folders
+        await run(training.check, params, self._quick.models.repository, folders)
+        del params.shards[:]
+        if params.WhichOneof("source") == "collection":
+            order = await self._collections.index.order(params.collection)
+            await run(training.gather, self._collections.files, params, order)
 
     def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, str, float]:
         """The request with its defaults and the model's version, the model's digest, the cost; blocks."""

@@ -10,7 +10,6 @@ from collections.abc import Generator
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convlens.errors import InvalidArgument
@@ -18,14 +17,14 @@ from convlens.v1 import model_pb2, style_pb2
 from convlens_models import store
 from convlens_models.repository import default_root
 from convlens_models.style_import import MIN_SIZE, STYLE, add_style
-from convlens_workers.techniques.base import Results, State, Step, Taps, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import ranks
 from convlens_workers.techniques.parts.gallery import WHERE, Gallery, collection_gallery, folder_gallery
 from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import Losses, optimise
-from convlens_workers.techniques.parts.losses import EPSILON, gram, gram_error, total_variation
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.painter import Painter
+from convlens_workers.techniques.parts.perceptual import Perceptual
 from convlens_workers.techniques.parts.pixels import resize
 
 Params = style_pb2.TrainStyle
@@ -51,8 +50,8 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     Every picture is seen once before any is seen again.
 
     Args:
-        task: `images["style"]`, and `images["preview"]` if there is one. `params.shards` list the pictures of a
-            collection.
+        task: `images["style"]`, and `images["preview"]` if there is one. `params.shards` list the
+            pictures of a collection.
         state: of the last step, to go on from.
 
     Returns:
@@ -84,7 +83,16 @@ class Training:
         self._painter = Painter(params.width)
         self._adam = adam(params.learning_rate)
         self._gallery = gallery(task)
-        self._losses = Criterion(task)
+        layers = layer_weights(
+            list(params.layers) or style_layers(task.manifest), list(params.weights), f"{FIELD}.weights"
+        )
+        self._losses = Perceptual(
+            task.network,
+            _style(task),
+            layers=layers,
+            content_layer=params.content_layer or content_layer(task.manifest),
+            weights={"style": 1.0, "content": params.content_weight, "tv": params.tv_weight},
+        )
         self._preview = task.images["preview"] if "preview" in task.images else self._first()
         self._shown: Tensor | None = None
 
@@ -136,58 +144,22 @@ class Training:
         return resize(image, (max(MIN_SIZE, height), max(MIN_SIZE, width)))
 
 
-class Criterion:
-    """How far painted pictures are from the style, and from what they were before."""
-
-    def __init__(self, task: Task[Params]) -> None:
-        params = task.params
-        self._network: Taps = task.network
-        self._params = params
-        self._layers = layer_weights(
-            list(params.layers) or style_layers(task.manifest), list(params.weights), f"{FIELD}.weights"
-        )
-        self._content = params.content_layer or content_layer(task.manifest)
-        style = task.images["style"]
-        height, width = style.shape[2:]
-        ratio = (params.style_size or params.size) / max(height, width)
-        side = task.manifest.min_size
-        small = resize(style, (max(side, round(height * ratio)), max(side, round(width * ratio))))
-        with torch.no_grad():
-            taps = self._network.taps(small, self._layers)
-        self._grams = {name: gram(value) for name, value in taps.items()}
-        self._scales = {name: float(gram_error(torch.zeros_like(taps[name]), value)) or 1.0
-                        for name, value in self._grams.items()}
-
-    def __call__(self, painted: Tensor, crops: Tensor) -> tuple[Tensor, Losses]:
-        """The weighted sum, and its terms; all are means over the batch (N, 3, H, W)."""
-        with torch.no_grad():
-            wanted = self._network.taps(crops, [self._content])[self._content]
-        taps = self._network.taps(painted, dict.fromkeys([*self._layers, self._content]))
-        style = {
-            name: gram_error(taps[name], target) / (len(painted) * self._scales[name])
-            for name, target in self._grams.items()
-        }
-        terms = {
-            "style": torch.stack([self._layers[name] * value for name, value in style.items()]).sum(),
-            "content": content_error(taps[self._content], wanted),
-            "tv": total_variation(painted),
-        }
-        weights = {"style": 1.0, "content": self._params.content_weight, "tv": self._params.tv_weight}
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
-
-
-def content_error(features: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of each image's features over their mean square; the mean over the batch."""
-    axes = (1, 2, 3)
-    return ((features - target).square().mean(axes) / target.square().mean(axes).clamp_min(EPSILON)).mean()
-
-
 def gallery(task: Task[Params]) -> Gallery:
     """The pictures that the task learns from. Raises InvalidArgument for a folder that is not allowed."""
     params, folders = task.params, task.host.folders
     if params.WhichOneof("source") == "collection":
         return collection_gallery(task.collections, params.collection, params.shards)
     if params.folder not in folders:
-        allowed = f"one of {', '.join(sorted(folders))}" if folders else "a collection: no folder is allowed here"
+        allowed = (
+            f"one of {', '.join(sorted(folders))}" if folders else "a collection: no folder is allowed here"
+        )
         raise InvalidArgument.of(f"{FIELD}.folder", params.folder, allowed)
     return folder_gallery(folders[params.folder], params.folder)
+
+
+def _style(task: Task[Params]) -> Tensor:
+    """The style's picture at the size at which it is learned."""
+    style, low = task.images["style"], task.manifest.min_size
+    height, width = style.shape[2:]
+    ratio = (task.params.style_size or task.params.size) / max(height, width)
+    return resize(style, (max(low, round(height * ratio)), max(low, round(width * ratio))))

@@ -26,7 +26,7 @@ class Painter:
         self._shapes = {name: value.shape for name, value in self._module.named_parameters()}
 
     def begin(self, rng: torch.Generator) -> Tensor:
-        """Weights as PyTorch starts them: kernels and biases of convolutions U(+-1 / sqrt(fan in)), norms 1 and 0."""
+        """As PyTorch starts them: kernels and biases of convolutions U(+-1 / sqrt(fan in)), norms 1 and 0."""
         found = {}
         for name, shape in self._shapes.items():
             layer, _, kind = name.rpartition(".")
@@ -41,7 +41,9 @@ class Painter:
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
         """`vector` by the keys of the network's `state_dict`, as views."""
         pieces = vector.split([shape.numel() for shape in self._shapes.values()])
-        return {name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
+        return {
+            name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
+        }
 
     def paint(self, vector: Tensor, images: Tensor) -> Tensor:
         """`images` (N, 3, H, W) in [0, 1] painted, of the same shape; any H and W of at least 16."""

@@ -1,4 +1,4 @@
-"""Several processes that take each step together, as torchrun starts them; alone, all of this does nothing."""
+"""Several processes that take each step together, as torchrun starts them; of one alone, all is its own."""
 
 from __future__ import annotations
 

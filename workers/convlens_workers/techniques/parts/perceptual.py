@@ -1,0 +1,71 @@
+"""How far painted pictures are from a style, and from what they were before (Johnson et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from convlens_workers.techniques.base import Taps
+from convlens_workers.techniques.parts.loop import Losses
+from convlens_workers.techniques.parts.losses import EPSILON, gram, gram_error, total_variation
+
+
+class Perceptual:
+    """Losses of a batch (N, 3, H, W); all are means over it, so that a batch may be taken in parts.
+
+    Args:
+        network: compares the pictures.
+        style: (1, 3, H, W) in [0, 1].
+        layers: of the style, with their weights.
+        content_layer: where a painted picture shall be what it was before.
+        weights: of "style", "content" and "tv".
+    """
+
+    def __init__(
+        self,
+        network: Taps,
+        style: Tensor,
+        *,
+        layers: Mapping[str, float],
+        content_layer: str,
+        weights: Mapping[str, float],
+    ) -> None:
+        self._network = network
+        self._layers = layers
+        self._content = content_layer
+        self._weights = weights
+        with torch.no_grad():
+            taps = network.taps(style, layers)
+        self._grams = {name: gram(value) for name, value in taps.items()}
+        self._scales = {
+            name: float(gram_error(torch.zeros_like(taps[name]), wanted)) or 1.0
+            for name, wanted in self._grams.items()
+        }
+
+    def __call__(self, painted: Tensor, before: Tensor) -> tuple[Tensor, Losses]:
+        """The weighted sum, and its terms."""
+        with torch.no_grad():
+            wanted = self._network.taps(before, [self._content])[self._content]
+        taps = self._network.taps(painted, dict.fromkeys([*self._layers, self._content]))
+        terms = {
+            "style": self._style(taps),
+            "content": content_error(taps[self._content], wanted),
+            "tv": total_variation(painted),
+        }
+        return torch.stack([self._weights[name] * term for name, term in terms.items()]).sum(), terms
+
+    def _style(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """Errors of the Gram matrices over those of no features at all; 1 is nothing alike."""
+        errors = [
+            weight * gram_error(taps[name], self._grams[name]) / (len(taps[name]) * self._scales[name])
+            for name, weight in self._layers.items()
+        ]
+        return torch.stack(errors).sum()
+
+
+def content_error(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of each image's features over their mean square; the mean over the batch."""
+    axes = (1, 2, 3)
+    return ((features - target).square().mean(axes) / target.square().mean(axes).clamp_min(EPSILON)).mean()
