@@ -752,9 +752,10 @@ Global___EnsembleMember: _TypeAlias = EnsembleMember  # noqa: Y015
 @_typing.final
 class TransferMatrix(_message.Message):
     """How attacks on one model fare on others: PGD on each model of the repository (or those named), measured on each, beside
-    noise of equal norm. Models must share their classes. Artifacts: "transfer", FP32 of shape (A, A), the share of the images
-    right on both models that the attack on the row's model makes wrong on the column's; "noise", of the same shape, the same
-    under random signs of the same L2 length. Report: `transfer`.
+    noise of equal norm. Models must share their classes; all see the same pictures, scaled by the ratio of their input sizes.
+    Artifacts: "matrix", FP32 of shape (A, A), the share of the images right on both models that the attack on the row's model
+    makes wrong on the column's, NaN where there are no such images; "noise", of the same shape, the same under random signs of
+    the same L2 length. Report: `transfer`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
