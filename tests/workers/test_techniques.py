@@ -14,14 +14,15 @@ from support.collections import picture
 from support.tiny_model import NAME
 from torch import Tensor
 
-from convlens.v1 import job_pb2
+from convlens.v1 import adversarial_pb2, job_pb2, style_pb2
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.driver import Driver
 from convlens_workers.messages import Checkpointed, Progress, Stop
+from convlens_workers.networks import Networks
 from convlens_workers.techniques import TECHNIQUES
-from convlens_workers.techniques.base import Results, State, Step, Task
+from convlens_workers.techniques.base import Host, Results, State, Step, Task
 
 
 class Case(NamedTuple):
@@ -38,6 +39,8 @@ class Case(NamedTuple):
 CHANNEL = job_pb2.Objective(
     terms=[{"target": {"channel": {"layer": "features.relu3_1", "channel": 3}}, "weight": 1}]
 )
+PICTURES = [sha256(picture(seed)).hexdigest() for seed in range(3)]
+SHARD = sha256(b"".join(map(bytes.fromhex, PICTURES))).hexdigest()
 CASES = (
     Case(
         "deepdream",
@@ -112,6 +115,23 @@ CASES = (
     Case(
         "feature_visualisation",
         job_pb2.FeatureVisualisation(
+            objectives=[CHANNEL, CHANNEL],
+            variants=1,
+            size=48,
+            steps=2,
+            collection="c",
+            dataset_examples=[
+                {"values": [2, 1], "images": [sha256(picture(seed)).hexdigest() for seed in pair]}
+                for pair in ((0, 1), (2, 0))
+            ],
+        ),
+        {},
+        {"images": (2, 3, 48, 48), "values": (2,), "examples": (4, 3, 96, 96)},
+        report="visualisation",
+    ),
+    Case(
+        "feature_visualisation",
+        job_pb2.FeatureVisualisation(
             objectives=[CHANNEL],
             variants=2,
             size=48,
@@ -124,13 +144,39 @@ CASES = (
         {"images": (2, 3, 48, 48), "values": (2,)},
     ),
     Case(
+        "lbfgs_attack",
+        adversarial_pb2.LbfgsAttack(images=[{}, {}], targets=[3], searches=3, steps=4, initial_constant=0.01),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        dict.fromkeys(("original", "adversarial", "perturbation"), (2, 3, 32, 40)),
+        report="attack",
+        seeded=False,
+    ),
+    Case(
+        "train_style",
+        style_pb2.TrainStyle(
+            name="painter",
+            collection="c",
+            shards=[SHARD],
+            steps=3,
+            batch=2,
+            size=64,
+            width=4,
+            learning_rate=0.01,
+            content_weight=0.1,
+            tv_weight=0.5,
+        ),
+        {"style": (40, 48)},
+        {"image": (1, 3, 40, 40)},
+        report="train_style",
+    ),
+    Case(
         "measure_receptive_field",
         job_pb2.MeasureReceptiveField(
             collection="c",
             layer="features.conv4_1",
             channel=3,
             discrepancy={"patch": 9, "stride": 2, "threshold": 0.5},
-            images=[sha256(picture(seed)).hexdigest() for seed in range(3)],
+            images=PICTURES,
         ),
         {},
         {
@@ -163,7 +209,10 @@ def make_task(case: Case, models: Path, seed: int = 0) -> Task:
     files = CollectionFiles("memory:///")
     for number in range(3):
         files.put_image("c", picture(number))
-    return Task(case.params, load_network(stored), stored.manifest, images, seed, torch.device("cpu"), files)
+    files.put_shard("c", PICTURES)
+    cpu, params = torch.device("cpu"), case.params
+    host = Host(Networks(ModelRepository(models), cpu, limit=1))
+    return Task(params, load_network(stored), stored.manifest, images, seed, cpu, files, host)
 
 
 def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], Results]:

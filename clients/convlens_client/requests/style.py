@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import style_pb2, style_pb2_grpc
@@ -59,11 +60,11 @@ def train_style(
     """
     if (collection is None) == (folder is None):
         raise InvalidArgument.of("source", "both" if folder else "neither", "one of collection, folder")
+    source: dict[str, Any] = {"folder": folder} if collection is None else {"collection": collection}
     technique = style_pb2.TrainStyle(
+        **source,
         style=to_image(style, resize, "style"),
         name=name,
-        collection=collection,
-        folder=folder,
         preview=None if preview is None else to_image(preview, preview_resize, "preview"),
         steps=steps,
         batch=batch,

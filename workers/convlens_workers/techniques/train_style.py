@@ -7,15 +7,15 @@ arXiv:1603.08155.
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import model_pb2, style_pb2
 from convlens_models import store
-from convlens_models.repository import default_root
 from convlens_models.style_import import MIN_SIZE, STYLE, add_style
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import ranks
@@ -60,15 +60,15 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     Raises:
         InvalidArgument: a name that is taken or unusable, an unknown folder, layers and weights that do not
             match.
-        FailedPrecondition: no picture that can be read, or no layers given and no ReLUs.
+        FailedPrecondition: no picture that can be read, no layers given and no ReLUs, or a worker without a
+            model repository.
         NotFound: the collection was deleted meanwhile.
     """
-    repository = task.host.networks.repository
-    store.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
+    root = _root(task)
     training = Training(task)
     last = yield from optimise([training], state, task.seed, task.device)
     weights = {name: value.cpu().contiguous() for name, value in training.weights(last).items()}
-    manifest = add_style(repository.root or default_root(), weights, task.params.name)
+    manifest = add_style(root, weights, task.params.name)
     model = model_pb2.ModelRef(name=manifest.name, version=manifest.version)
     return {"image": training.paint(last), "train_style": style_pb2.TrainStyleReport(model=model)}
 
@@ -155,6 +155,15 @@ def gallery(task: Task[Params]) -> Gallery:
         )
         raise InvalidArgument.of(f"{FIELD}.folder", params.folder, allowed)
     return folder_gallery(folders[params.folder], params.folder)
+
+
+def _root(task: Task[Params]) -> Path:
+    """Folder of the model repository, where the name must be free for a style network."""
+    repository = task.host.networks.repository
+    store.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
+    if repository.root is None:
+        raise FailedPrecondition("this worker has no model repository of its own to put the network in")
+    return repository.root
 
 
 def _style(task: Task[Params]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Final
 
 import torch
@@ -40,7 +41,8 @@ class Painter:
 
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
         """`vector` by the keys of the network's `state_dict`, as views."""
-        pieces = vector.split([shape.numel() for shape in self._shapes.values()])
+        ends = accumulate(shape.numel() for shape in self._shapes.values())
+        pieces = torch.tensor_split(vector, [*ends][:-1])
         return {
             name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
         }
