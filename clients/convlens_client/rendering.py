@@ -110,6 +110,15 @@ def grid(tiles: Sequence[Picture]) -> Picture:
     return canvas
 
 
+def same_size(pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures with white to the right and below, so that all are as large as the largest."""
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    return [
+        np.pad(p, ((0, height - p.shape[0]), (0, width - p.shape[1]), (0, 0)), constant_values=255)
+        for p in pictures
+    ]
+
+
 def two_rows(upper: Sequence[Picture], lower: Sequence[Picture], side: int = 128) -> Picture:
     """Pairs of pictures, one above the other, each within a square of `side` pixels on grey.
 

@@ -23,6 +23,13 @@ class Box(NamedTuple):
         left, top = min(max(self.left, 0), width - 1), min(max(self.top, 0), height - 1)
         return Box(left, top, max(min(self.right, width), left + 1), max(min(self.bottom, height), top + 1))
 
+    def moved_into(self, size: Size) -> Box:
+        """The box moved so that it lies in an image of `size` (height, width); clipped where it is larger."""
+        height, width = size
+        down = max(0, -self.top) or min(0, height - self.bottom)
+        right = max(0, -self.left) or min(0, width - self.right)
+        return Box(self.left + right, self.top + down, self.right + right, self.bottom + down).clipped(size)
+
     @property
     def pixels(self) -> tuple[slice, slice]:
         """Rows and columns, to index the last two axes of an image with."""

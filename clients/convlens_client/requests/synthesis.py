@@ -53,14 +53,17 @@ def visualise(
     learning_rate: float | None = None,
     decay: float | None = None,
     blur_every: int | None = None,
+    collection: str = "",
+    examples: int | None = None,
     seed: int | None = None,
     model: str = "",
     request_id: str = "",
 ) -> Call[Snapshot]:
     """Queues pictures that excite each of `objectives`: a target, or several with their weights.
 
-    `pixels` takes the plain way instead of Fourier coefficients; the other parameters are those of
-    `convlens.v1.FeatureVisualisation`.
+    `pixels` takes the plain way instead of Fourier coefficients. With a `collection`, the artifact "examples"
+    has what excites each objective most in its images, and the report tells which these are. The other
+    parameters are those of `convlens.v1.FeatureVisualisation`.
     """
     technique = job_pb2.FeatureVisualisation(
         objectives=[_objective(item) for item in objectives],
@@ -72,6 +75,8 @@ def visualise(
         learning_rate=learning_rate,
         decay=decay,
         blur_every=blur_every,
+        collection=collection,
+        examples=examples,
     )
     return submit(technique, model=model, seed=seed, request_id=request_id)
 

@@ -518,12 +518,13 @@ class FeatureVisualisation(_message.Message):
     """PIXELS: a blur of standard deviation 1 px every so many steps, 0 for none; default 4."""
     collection: _builtins.str
     """Collection whose images that excite each objective most are shown beside: its features of the objective's layer must be
-    there, with pooling MAX for channels and neurons, MEAN for the others (`extract_features`). Objectives must then have one
-    term. Adds the artifact "examples", FP32 of shape (objectives x examples, 3, H, W), strongest first: crops of what the
-    unit sees at its maximum, or whole images for classes and directions, at the model's input size. Report: `visualisation`.
+    there, with pooling MAX for channels, FLATTEN for neurons, MEAN for the others (`extract_features`). Objectives must then
+    have one term. Adds the artifact "examples", FP32 of shape (objectives x examples, 3, H, W), strongest first: crops of what
+    a neuron sees, or a channel where it is largest; whole images for classes and directions; all at the model's input size.
+    Report: `visualisation`.
     """
     examples: _builtins.int
-    """Images of the collection for each objective; default 9."""
+    """Images of the collection for each objective, fewer where it has fewer; at most 1024 together. Default 9."""
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
         """What to maximise; each gets pictures of its own, one objective after the other."""
@@ -597,7 +598,7 @@ class DatasetExamples(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Value of the objective in each, and SHA-256 of the image."""
+        """Value of the objective in each, of a channel at its maximum, and SHA-256 of the image."""
 
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...

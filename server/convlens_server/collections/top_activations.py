@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import unit_pb2
 from convlens_models.manifest import Layer
 from convlens_models.receptive_field import Size, receptive_field
 from convlens_server.collections.features import Table
+from convlens_workers.collections import Features
+
+F64 = NDArray[np.floating[Any]]
 
 
 class Top(NamedTuple):
@@ -28,18 +33,32 @@ def top_activations(table: Table, channel: int, k: int) -> list[Top]:
     Raises:
         InvalidArgument: no such channel.
     """
-    best = np.zeros((0, 3))
-    width = 1
-    for positions, features in table.blocks():
-        width, channels = features.width, features.values.shape[1]
+
+    def values_and_places(features: Features) -> F64:
+        channels = features.values.shape[1]
         if channel >= channels:
             raise InvalidArgument.of(
                 "channel", channel, f"between 0 and {channels - 1}, the last of {table.which.layer}"
             )
-        block = np.column_stack([positions, features.values[:, channel], features.positions[:, channel]])
-        rows = np.concatenate([best, block])
-        best = rows[np.lexsort((rows[:, 0], -rows[:, 1]))[:k]]
-    return [Top(int(image), float(value), *divmod(int(place), width)) for image, value, place in best]
+        width = np.full(len(features.values), features.width)
+        return np.column_stack([features.values[:, channel], features.positions[:, channel], width])
+
+    return [
+        Top(int(image), float(value), *divmod(int(place), int(width)))
+        for image, value, place, width in strongest_rows(table, values_and_places, k)
+    ]
+
+
+def strongest_rows(table: Table, columns: Callable[[Features], F64], k: int) -> F64:
+    """What `columns` (n, m) tells of the images whose first column is largest, behind their positions.
+
+    At most `k` rows, strongest first, equals in the order of the collection.
+    """
+    found: list[F64] = []
+    for positions, features in table.blocks():
+        rows = np.concatenate([*found, np.column_stack([positions, columns(features)])])
+        found = [rows[np.lexsort((rows[:, 0], -rows[:, 1]))[:k]]]
+    return found[0]
 
 
 def hit(top: Top, layer: Layer, size: Size) -> unit_pb2.UnitHit:

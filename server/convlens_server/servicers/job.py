@@ -16,9 +16,11 @@ from convlens_server import images, training
 from convlens_server.admission import Limits
 from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
+from convlens_server.identity import owner
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane, require
 from convlens_server.validation import validate
+from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
 
 
@@ -38,10 +40,10 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         sent = request.SerializeToString(deterministic=True)
         if resolved.HasField("extract_features"):
             await self._plan(resolved)
-        if resolved.HasField("measure_receptive_field"):
-            await self._select(resolved)
+        await self._select(resolved)
         if resolved.HasField("train_style"):
             await self._gather(resolved.train_style)
+        _own_collection(resolved)
         record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
         for helper in extraction.helpers(resolved, record.name):
             with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
@@ -86,11 +88,14 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         await index.describe(params.collection, {which.key: found for which, found in sets.items()})
 
     async def _select(self, request: job_pb2.SubmitJobRequest) -> None:
-        """Fill in the images that excite the unit most."""
-        params, run = request.measure_receptive_field, self._quick.executor.run
+        """Fill in the images that excite units most, where the technique wants those of a collection."""
+        technique, run = request.WhichOneof("technique") or "", self._quick.executor.run
+        params = getattr(request, technique)
+        if technique not in selection.SELECTIONS or not params.collection:
+            return
         order = await self._collections.index.order(params.collection)
         manifest = (await run(self._quick.stored, request.model)).manifest
-        await run(selection.select, self._collections.shards, params, manifest, order)
+        await run(selection.SELECTIONS[technique], self._collections.shards, params, manifest, order)
 
     async def _gather(self, params: style_pb2.TrainStyle) -> None:
         """Look at the name and the folder, or fill in the collection's pictures."""
@@ -112,6 +117,13 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         cost = self._limits.admit(technique, params, images.check(params, manifest, technique), manifest)
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
         return resolved, manifest.digest, cost
+
+
+def _own_collection(request: job_pb2.SubmitJobRequest) -> None:
+    """Name the collection as the stores do: a worker does not know whose job it is."""
+    params = getattr(request, request.WhichOneof("technique") or "")
+    if "collection" in params.DESCRIPTOR.fields_by_name and params.collection:
+        params.collection = owned(owner(), params.collection)
 
 
 def _check_request_id(request_id: str) -> None:

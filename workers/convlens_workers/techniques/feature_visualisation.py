@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from google.protobuf.message import Message
 from torch import Tensor
 
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import objectives
+from convlens_workers.techniques.parts.examples import dataset_examples
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.losses import likeness
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
@@ -29,9 +31,7 @@ STEP: Final = 0.2
 FINISHED: Final = "finished"
 
 
-def feature_visualisation(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def feature_visualisation(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Gradient ascent on each objective in turn, all its variants at once.
 
     Args:
@@ -39,10 +39,12 @@ def feature_visualisation(
         state: of the last step, to go on from.
 
     Returns:
-        "images" (objectives x variants, 3, size, size) in [0, 1], and "values", one for each.
+        "images" (objectives x variants, 3, size, size) in [0, 1], and "values", one for each. Where a
+        collection is named, "examples" (objectives x examples, 3, H, W), and the report `visualisation`.
 
     Raises:
         InvalidArgument: an objective that the model does not have.
+        NotFound: an example was deleted meanwhile.
     """
     make = PARAMETRISATIONS[task.params.parametrisation]
     aims = [
@@ -55,7 +57,11 @@ def feature_visualisation(
     with torch.no_grad():
         batches = torch.split(images, task.params.variants)
         values = [aim.value(batch)[0] for aim, batch in zip(aims, batches, strict=True)]
-    return {"images": images, "values": torch.cat(values)}
+    made: dict[str, Tensor | Message] = {"images": images, "values": torch.cat(values)}
+    if task.params.collection:
+        made["examples"] = dataset_examples(task, [aim.terms[0] for aim in aims])
+        made["visualisation"] = job_pb2.VisualisationReport(examples=task.params.dataset_examples)
+    return made
 
 
 @dataclass(frozen=True)
