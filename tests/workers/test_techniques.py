@@ -144,6 +144,35 @@ CASES = (
         {"images": (2, 3, 48, 48), "values": (2,)},
     ),
     Case(
+        "defence_attack",
+        adversarial_pb2.DefenceAttack(
+            images=[{}, {}], labels=[0, 1], defence={"jpeg": {"quality": 75}}, epsilon=0.1, steps=3
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        dict.fromkeys(("original", "plain", "adversarial"), (2, 3, 32, 40)),
+        report="defence",
+    ),
+    Case(  # Its one class is not to be shaken by any change: only the certificates' queries add up.
+        "attack_ensemble",
+        adversarial_pb2.AttackEnsemble(
+            images=[{}, {}, {}], labels=[0, 1, 0], epsilon=0.1, steps=3, targets=2, queries=4
+        ),
+        {f"images[{i}]": (32, 40) for i in range(3)},
+        dict.fromkeys(("original", "adversarial"), (3, 3, 32, 40)),
+        report="ensemble",
+        seeded=False,
+    ),
+    Case(
+        "transfer_matrix",
+        adversarial_pb2.TransferMatrix(
+            images=[{}, {}], labels=[0, 0], models=[{"name": NAME}], epsilon=0.1, steps=2
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        dict.fromkeys(("matrix", "noise"), (2, 2)),
+        report="transfer",
+        seeded=False,
+    ),
+    Case(
         "lbfgs_attack",
         adversarial_pb2.LbfgsAttack(images=[{}, {}], targets=[3], searches=3, steps=4, initial_constant=0.01),
         {"images[0]": (32, 40), "images[1]": (32, 40)},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from convlens_workers.techniques.attack_ensemble import attack_ensemble
 from convlens_workers.techniques.base import Technique
 from convlens_workers.techniques.deepdream import deepdream
+from convlens_workers.techniques.defence_attack import defence_attack
 from convlens_workers.techniques.extract_features import extract_features
 from convlens_workers.techniques.feature_visualisation import feature_visualisation
 from convlens_workers.techniques.lbfgs_attack import lbfgs_attack
@@ -13,9 +15,12 @@ from convlens_workers.techniques.measure_receptive_field import measure_receptiv
 from convlens_workers.techniques.style_transfer import style_transfer
 from convlens_workers.techniques.texture import texture
 from convlens_workers.techniques.train_style import train_style
+from convlens_workers.techniques.transfer_matrix import transfer_matrix
 
 TECHNIQUES: Final[dict[str, Technique]] = {
+    "attack_ensemble": attack_ensemble,
     "deepdream": deepdream,
+    "defence_attack": defence_attack,
     "extract_features": extract_features,
     "feature_visualisation": feature_visualisation,
     "lbfgs_attack": lbfgs_attack,
@@ -23,4 +28,5 @@ TECHNIQUES: Final[dict[str, Technique]] = {
     "style_transfer": style_transfer,
     "texture": texture,
     "train_style": train_style,
+    "transfer_matrix": transfer_matrix,
 }

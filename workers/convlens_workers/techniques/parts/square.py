@@ -1,0 +1,190 @@
+"""Square: random search by squares of colour, which asks for no gradient.
+
+Andriushchenko, Croce, Flammarion, Hein: Square Attack (2020), arXiv:1912.00049.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convlens.v1 import attack_pb2
+from convlens_workers.techniques.parts.attacks import Classifier, groups
+from convlens_workers.techniques.parts.balls import BALLS, TINY, length, moved
+from convlens_workers.techniques.parts.besieged import Besieged, Points
+
+SHARE: Final = 0.8
+"""Of the picture that the first squares cover; the value of the ensemble (arXiv:2003.01690)."""
+HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries out of 10,000 after which the share is halved."""
+TILES: Final = 5
+"""Squares along a side of the first change in L2."""
+
+Propose = Callable[["Square", Tensor, Tensor, int, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Square:
+    """A change of a random square is kept where it lowers the margin z_y - max z_other of the logits.
+
+    The first query is the first change, stripes in L-infinity and a board of blobs in L2. Squares get smaller as the
+    queries go on. All images have their square at the same place; their colours are their own. An image that is
+    classified wrongly is done.
+    """
+
+    classify: Classifier
+    norm: int
+    epsilon: float
+    steps: int
+    name: str = "square"
+
+    def begin(self, batch: Besieged, _: torch.Generator) -> Points:
+        """The images themselves, with a margin that anything improves on; no pass."""
+        return {
+            "found": batch.images,
+            "wrong": torch.zeros_like(batch.labels, dtype=torch.bool),
+            "passes": torch.zeros_like(batch.labels),
+            "margin": torch.full_like(batch.images[:, 0, 0, 0], torch.inf),
+        }
+
+    def advance(self, batch: Besieged, points: Points, number: int, rng: torch.Generator) -> Points:
+        """Query `number`."""
+        here = points["found"]
+        first, later = PROPOSALS[self.norm]
+        to = (first if number == 1 else later)(self, batch.images, here - batch.images, number, rng)
+        ahead = moved(batch.images, to, BALLS[self.norm], self.epsilon)
+        margin, wrong = self._look(batch, ahead)
+        better = (margin < points["margin"]) | wrong
+        return {
+            "found": torch.where(better.view(-1, 1, 1, 1), ahead, here),
+            "wrong": wrong,
+            "passes": torch.ones_like(batch.labels),
+            "margin": torch.where(better, margin, points["margin"]),
+        }
+
+    def side(self, number: int, height: int, width: int) -> int:
+        """Of the square of query `number`, in pixels: its share of the area is halved on the way."""
+        gone = number * 10_000 // self.steps
+        share = SHARE / 2 ** sum(gone > bound for bound in HALVINGS)
+        return min(max(round((share * height * width) ** 0.5), 1), min(height, width) - 1)
+
+    def _look(self, batch: Besieged, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins, and whether the network is wrong."""
+        with torch.no_grad():
+            scores = torch.cat([self.classify(images[part]) for part in groups(images)])
+        label = scores.gather(1, batch.labels[:, None])
+        others = scores.scatter(1, batch.labels[:, None], -torch.inf)
+        margin = label[:, 0] - others.amax(1)
+        return margin, scores.argmax(1) != batch.labels
+
+
+def stripes(attack: Square, images: Tensor, _: Tensor, __: int, rng: torch.Generator) -> Tensor:
+    """L-infinity, first: columns of one pixel, each colour epsilon up or down."""
+    signs = _signs(rng, (*images.shape[:2], 1, images.shape[3]))
+    return images + attack.epsilon * signs.to(images)
+
+
+def square(attack: Square, images: Tensor, change: Tensor, number: int, rng: torch.Generator) -> Tensor:
+    """L-infinity: within a square, each colour epsilon up or down."""
+    height, width = images.shape[2:]
+    side = attack.side(number, height, width)
+    top, left = _place(rng, height - side), _place(rng, width - side)
+    new = change.clone()
+    signs = _signs(rng, (*images.shape[:2], 1, 1)).to(images)
+    new[:, :, top : top + side, left : left + side] = attack.epsilon * signs
+    return images + new
+
+
+def board(attack: Square, images: Tensor, _: Tensor, __: int, rng: torch.Generator) -> Tensor:
+    """L2, first: blobs in a board of five by five, each colour up or down, as long as epsilon together."""
+    height, width = images.shape[2:]
+    side = max(1, min(height, width) // TILES)
+    rows, columns = height // side, width // side
+    signs = _signs(rng, (*images.shape[:2], rows, columns)).to(images)
+    tiles = signs.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    tiles = tiles * blob(side, _flipped(rng)).to(images).repeat(rows, columns)
+    over, beside = height - rows * side, width - columns * side
+    new = F.pad(tiles, (beside // 2, beside - beside // 2, over // 2, over - over // 2))
+    return images + _stretched(new, attack.epsilon)
+
+
+def exchange(attack: Square, images: Tensor, change: Tensor, number: int, rng: torch.Generator) -> Tensor:
+    """L2: the change within one square goes to another, onto what is there, and with it what epsilon leaves."""
+    height, width = images.shape[2:]
+    side = max(attack.side(number, height, width), 3)
+    side = min(side + (side + 1) % 2, height, width)
+    first, second = (
+        (
+            ...,
+            slice(top := _place(rng, height - side), top + side),
+            slice(left := _place(rng, width - side), left + side),
+        )
+        for _ in range(2)
+    )
+    there = torch.zeros_like(change[:1], dtype=torch.bool)
+    there[first] = there[second] = True
+    within = (change * there).square().sum((2, 3), keepdim=True)
+    spare = (attack.epsilon**2 - length(change).square()).clamp_min(0) / change.shape[1]
+    signs = _signs(rng, (*images.shape[:2], 1, 1)).to(images)
+    old = change[first]
+    new = blob(side, _flipped(rng)).to(images) * signs + old / _energy(old).sqrt().clamp_min(TINY)
+    moved_on = change.clone()
+    moved_on[second] = 0
+    moved_on[first] = new / _energy(new).sqrt().clamp_min(TINY) * (spare + within).sqrt()
+    return images + _stretched(moved_on, attack.epsilon)
+
+
+def blob(side: int, flipped: bool) -> Tensor:
+    """Two hills side by side, one up, one down, of Euclidean length 1, (side, side).
+
+    A hill in a rectangle of h rows is the sum of 1/j^2 for j from d + 1 to n + 1, d the distance from its middle by
+    rows or columns, whichever is more, and n = h / 2 (equation 2 of the paper).
+    """
+    half = side // 2
+    found = torch.cat([_hill(half, side), -_hill(side - half, side)])
+    found = found / found.norm()
+    return found.T if flipped else found
+
+
+def _hill(rows: int, columns: int) -> Tensor:
+    down = (torch.arange(rows) - rows // 2).abs()
+    across = (torch.arange(columns) - columns // 2).abs()
+    distance = torch.maximum(down[:, None], across)
+    reach = max(rows, columns) // 2
+    terms = 1 / torch.arange(1, reach + 2).square()
+    heights = terms.flip(0).cumsum(0).flip(0)
+    return heights[distance.clamp_max(reach)]
+
+
+def _stretched(change: Tensor, epsilon: float) -> Tensor:
+    """As long as epsilon."""
+    return change * (epsilon / length(change).clamp_min(TINY))
+
+
+def _energy(values: Tensor) -> Tensor:
+    """Sum of squares of each channel, (N, C, 1, 1)."""
+    return values.square().sum((2, 3), keepdim=True)
+
+
+def _signs(rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(0, 2, shape, generator=rng) * 2 - 1
+
+
+def _place(rng: torch.Generator, last: int) -> int:
+    return int(torch.randint(0, last + 1, (), generator=rng))
+
+
+def _flipped(rng: torch.Generator) -> bool:
+    return bool(torch.randint(0, 2, (), generator=rng))
+
+
+PROPOSALS: Final[Mapping[int, tuple[Propose, Propose]]] = {
+    attack_pb2.NORM_UNSPECIFIED: (stripes, square),
+    attack_pb2.NORM_LINF: (stripes, square),
+    attack_pb2.NORM_L2: (board, exchange),
+}

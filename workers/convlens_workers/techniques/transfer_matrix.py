@@ -1,0 +1,170 @@
+"""How attacks on one model fare on others."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from convlens.errors import InvalidArgument
+from convlens.v1 import adversarial_pb2, model_pb2
+from convlens_models.manifest import Manifest
+from convlens_workers.techniques.base import Results, State, Step, Taps, Task
+from convlens_workers.techniques.parts.attacks import (
+    Classifier,
+    class_indices,
+    classifier,
+    cross_entropy,
+    gradients,
+    predicted,
+    stacked,
+)
+from convlens_workers.techniques.parts.balls import BALLS, length, moved
+from convlens_workers.techniques.parts.loop import Losses, optimise
+from convlens_workers.techniques.parts.pixels import resize
+
+Params = adversarial_pb2.TransferMatrix
+BALL = BALLS[0]
+STEP = 1 / 4
+"""Length of a step over epsilon; a single step goes the whole way."""
+
+
+def transfer_matrix(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
+    """PGD (Madry et al. 2018) on each model, from the images themselves, measured on each.
+
+    All models see the same pictures, of the size that the request's model gets: those with another input size get
+    them scaled bilinearly by the ratio of the two sizes, in attack and measurement alike. Beside each change stand random
+    signs of its L2 length; a sign that would leave [0, 1] is turned, so that the length is kept.
+
+    Args:
+        task: `images["images[i]"]`, all of one size; `params.models` name models with the same classes.
+        state: of the last step, to go on from.
+
+    Returns:
+        "matrix" and "noise" (A, A), rows: the model attacked, columns: the one asked; of the images right on both,
+        the share that becomes wrong, NaN where there are none. Report "transfer" has models and accuracies, the
+        request's model first.
+
+    Raises:
+        InvalidArgument: pictures of different sizes, as many labels as there are no pictures, a model with other
+            classes or one that does not take pictures of that size.
+        NotFound, FailedPrecondition: a model that is not there any more, or cannot be differentiated.
+    """
+    panel = Panel(task)
+    held = yield from optimise(panel.stages(), state, task.seed, task.device)
+    return panel.results(held)
+
+
+class Panel:
+    """The models and the images."""
+
+    def __init__(self, task: Task[Params]) -> None:
+        params = task.params
+        self.params, self._task = params, task
+        self.images = stacked(task, "transfer_matrix.images")
+        labels = class_indices(params.labels, len(self.images), "transfer_matrix.labels")
+        self.labels = labels.to(task.device)
+        own = model_pb2.ModelRef(name=task.manifest.name, version=task.manifest.version)
+        self.models = [own, *params.models]
+        for place in range(1, len(self.models)):
+            self._check(place)
+
+    def stages(self) -> list[Row]:
+        """One for each model that is attacked."""
+        return [Row(self, number) for number in range(len(self.models))]
+
+    def classify(self, number: int) -> Classifier:
+        """The model in that place; kept by the host as long as it has room."""
+        network, manifest = self._get(number)
+        classify, size = classifier(network), self._size(manifest)
+        return lambda images: classify(resize(images, size))
+
+    def right(self, images: Tensor) -> Tensor:
+        """Whether each model (rows) classifies each image as its label, (A, N)."""
+        places = range(len(self.models))
+        return torch.stack([predicted(self.classify(place), images) == self.labels for place in places])
+
+    def results(self, held: State) -> Results:
+        """Artifacts and report."""
+        accuracies = held["right"].float().mean(1).tolist()
+        report = adversarial_pb2.TransferReport(models=self.models, accuracies=accuracies)
+        return {"matrix": held["matrix"], "noise": held["noise"], "transfer": report}
+
+    def _get(self, place: int) -> tuple[Taps, Manifest]:
+        if place == 0:
+            return self._task.network, self._task.manifest
+        return self._task.host.networks.get(self.models[place])
+
+    def _size(self, manifest: Manifest) -> tuple[int, int]:
+        ratio = manifest.input_size / self._task.manifest.input_size
+        height, width = self.images.shape[2:]
+        return round(height * ratio), round(width * ratio)
+
+    def _check(self, place: int) -> None:
+        own, (_, manifest) = self._task.manifest, self._get(place)
+        field = f"transfer_matrix.models[{place - 1}]"
+        if manifest.labels != own.labels:
+            raise InvalidArgument.of(field, manifest.name, f"a model with the classes of {own.name}")
+        side, found = manifest.input_size, self._size(manifest)
+        if not manifest.dynamic_size and found != (side, side):
+            shown = f"{manifest.name}, for pictures of {found[1]} x {found[0]} pixels"
+            raise InvalidArgument.of(
+                field, shown, f"pictures of {side} x {side}, the one size that it accepts"
+            )
+
+
+class Row:
+    """PGD on one model, and at its end a row of both matrices; a stage of the loop."""
+
+    def __init__(self, panel: Panel, number: int) -> None:
+        self._panel, self._number = panel, number
+        self.steps = panel.params.steps
+
+    def start(self, last: State, _: torch.Generator) -> State:
+        """The images as they are."""
+        panel, count = self._panel, len(self._panel.models)
+        empty = torch.full((count, count), torch.nan)
+        kept = last or {"right": panel.right(panel.images), "matrix": empty, "noise": empty}
+        return {**kept, "found": panel.images, "number": torch.tensor(0)}
+
+    def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
+        """A step up the cross entropy."""
+        panel, epsilon = self._panel, self._panel.params.epsilon
+        classify = panel.classify(self._number)
+        values, gradient = gradients(
+            held["found"], lambda some, which: cross_entropy(classify(some), panel.labels[which])
+        )
+        size = epsilon if self.steps == 1 else epsilon * STEP
+        found = moved(panel.images, held["found"] + size * BALL.direction(gradient), BALL, epsilon)
+        number = held["number"] + 1
+        following = {**held, "found": found, "number": number}
+        if number == self.steps:
+            following |= self._measured(following, rng)
+        return following, {"cross_entropy": values.mean()}
+
+    def picture(self, held: State) -> Tensor:
+        """The first image under attack."""
+        return held["found"][:1]
+
+    def _measured(self, held: State, rng: torch.Generator) -> State:
+        """Both matrices with this row."""
+        panel, right = self._panel, held["right"]
+        noise = noise_like(panel.images, held["found"] - panel.images, rng)
+        attacked = {"matrix": held["found"], "noise": panel.images + noise}
+        both = right & right[self._number]
+        found = {}
+        for name, images in attacked.items():
+            share = (both & ~panel.right(images)).sum(1) / both.sum(1)
+            found[name] = held[name].clone()
+            found[name][self._number] = share
+        return found
+
+
+def noise_like(images: Tensor, change: Tensor, rng: torch.Generator) -> Tensor:
+    """Random signs, for each image times what makes them as long as its `change`, that stay within [0, 1]."""
+    size = length(change) / images[0].numel() ** 0.5
+    signs = (torch.randint(0, 2, images.shape, generator=rng) * 2 - 1).to(images)
+    noise = signs * size
+    outside = (images + noise < 0) | (images + noise > 1)
+    return torch.where(outside, -noise, noise)
