@@ -308,8 +308,8 @@ Global___ExpectationAttack: _TypeAlias = ExpectationAttack  # noqa: Y015
 @_typing.final
 class AdversarialPatch(_message.Message):
     """A round patch that makes the model see its target wherever it lies in whatever picture (Brown et al. 2017,
-    arXiv:1712.09665). Artifacts: "patch", FP32 of shape (1, 3, S, S), "mask", of shape (1, 1, S, S); "pictures", of shape (K, 3,
-    H, W), held-out placements. Report: `patch`.
+    arXiv:1712.09665). Artifacts: "disc", FP32 of shape (1, 3, S, S), the patch, "mask", of shape (1, 1, S, S); "pictures", of
+    shape (K, 3, H, W), held-out placements. Report: `patch`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -953,8 +953,8 @@ Global___SubstituteReport: _TypeAlias = SubstituteReport  # noqa: Y015
 @_typing.final
 class PrintedPhoto(_message.Message):
     """Attacked pictures printed and photographed: what share of the successes a simulated camera undoes, the destruction rate
-    (Kurakin et al. 2017, arXiv:1607.02533), for attacks and epsilons. Artifacts: "printed", FP32 of shape (A, E, 3, H, W), the
-    first picture as the camera saw it. Report: `printed`.
+    (Kurakin et al. 2017, arXiv:1607.02533), for attacks and epsilons. Artifacts: "photographs", FP32 of shape (A, E, 3, H,
+    W), the first picture as the camera saw it. Report: `printed`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
