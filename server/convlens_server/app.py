@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final, Self
 
 import grpc
@@ -9,7 +10,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from convlens.errors import Unavailable
+from convlens.errors import FailedPrecondition, Unavailable
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
@@ -33,9 +34,12 @@ from convlens_server.admission import Limits
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.engines.models import LoadedModels
 from convlens_server.executor import Executor
+from convlens_server.identity import Identity
+from convlens_server.identity.certificates import Pems, server_credentials
 from convlens_server.interceptors import LayersInterceptor, logged, with_status
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
+from convlens_server.quotas import Quotas
 from convlens_server.servicers.attack import AttackServicer
 from convlens_server.servicers.attribution import AttributionServicer
 from convlens_server.servicers.collection import CollectionServicer
@@ -80,8 +84,13 @@ class App:
         self._long = LongLane(JobStore.open(settings) if settings.redis else None)
         self._collections = CollectionLane(settings)
         self._health = health.aio.HealthServicer()
+        identity = Identity(settings)
+        if identity.open and not settings.open_to_all and not is_loopback(settings.listen):
+            remedy = "configure who may call, or set CONVLENS_OPEN_TO_ALL"
+            raise FailedPrecondition(f"{settings.listen} is no loopback address: {remedy}")
+        quotas = Quotas(settings.tenant_rate, settings.tenant_calls)
         self._server = grpc.aio.server(
-            interceptors=[LayersInterceptor(logged, with_status)],
+            interceptors=[LayersInterceptor(logged, with_status, identity.layer, quotas.layer)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.
@@ -95,8 +104,8 @@ class App:
         app = cls(settings)
         host, _, _ = settings.listen.rpartition(":")
         try:
-            port = app._server.add_insecure_port(settings.listen)
-        except RuntimeError as error:
+            port = app._listen()
+        except (RuntimeError, OSError) as error:
             await app.stop(0)
             raise Unavailable(f"cannot listen on {settings.listen}: {error}") from error
         app.address = f"{host}:{port}"
@@ -105,6 +114,13 @@ class App:
         for service in ("", *SERVICES):
             await app._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return app
+
+    def _listen(self) -> int:
+        settings = self._settings
+        if settings.tls_certificate and settings.tls_key:
+            pems = Pems(settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
+            return self._server.add_secure_port(settings.listen, server_credentials(pems))
+        return self._server.add_insecure_port(settings.listen)
 
     async def stop(self, grace: float | None = None) -> None:
         """Say NOT_SERVING, end what only waits for jobs, let the other calls finish for `grace` seconds."""
@@ -139,3 +155,14 @@ class App:
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether "host:port" can be reached from this machine alone."""
+    host = listen.rpartition(":")[0].strip("[]")
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

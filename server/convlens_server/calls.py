@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
+
+if TYPE_CHECKING:
+    from convlens_server.identity.principal import Principal
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,6 +28,7 @@ class Call:
         id: for logs and errors; the same in both.
         started: on the clock of `time.perf_counter`.
         code: how it has ended, as gRPC names it.
+        principal: who makes it, once that is known.
         phases: seconds spent in "queue", "decode", "compute", "encode".
     """
 
@@ -33,6 +37,7 @@ class Call:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.perf_counter)
     code: str = "OK"
+    principal: Principal | None = None
     phases: dict[str, float] = field(default_factory=dict)
 
     @property

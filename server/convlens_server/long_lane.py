@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from convlens.errors import FailedPrecondition, Unavailable
+from convlens_server.identity import principal
 from convlens_workers.jobs import JobStore
 from convlens_workers.jobs.stats import QueueCollector, serve_metrics
 
@@ -29,11 +30,11 @@ class LongLane:
 
     @property
     def store(self) -> JobStore:
-        """The job store. Raises FailedPrecondition when this server was started without one."""
+        """The job store as the caller may see it. Raises FailedPrecondition where there is none."""
         if self._store is None:
             text = "this server has no long lane: CONVLENS_REDIS is empty"
             raise FailedPrecondition(text, reason="NO_LONG_LANE")
-        return self._store
+        return self._store.of(principal().tenant)
 
     async def unless_stopping(self, work: Awaitable[T]) -> T:
         """The result of `work`, which may wait for a job for hours.

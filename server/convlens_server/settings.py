@@ -8,10 +8,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from convlens_server.identity.settings import IdentitySettings
 from convlens_workers.jobs.settings import JobSettings
 
 
-class ServerSettings(JobSettings):
+class ServerSettings(JobSettings, IdentitySettings):
     """Where the server listens, what it serves, how much of the machine it takes.
 
     An empty `redis` switches the long lane off.

@@ -35,22 +35,23 @@ async def submit(store: JobStore, priority: int = 0, cost: float = 0.0, tenant: 
     request = job_pb2.SubmitJobRequest(
         model=model_pb2.ModelRef(name="tiny", version=1), priority=priority, deepdream=job_pb2.DeepDream()
     )
-    return await store.submit(request, model_digest="abc", cost=cost, tenant=tenant)
+    return await store.of(tenant).submit(request, model_digest="abc", cost=cost)
 
 
 async def test_a_priority_is_a_queue_with_its_own_workers(store: JobStore, settings: JobSettings) -> None:
     normal = await submit(store, tenant="a")
     high = [await submit(store, job_pb2.PRIORITY_HIGH, tenant=tenant) for tenant in "bc"]
     assert [record.metadata.priority for record in (normal, *high)] == [2, 3, 3]
-    assert [(await store.get(record.name)).metadata.queue_position for record in high] == [0, 1]
-    await store.cancel(high[0].name)
+    theirs = [await store.of(tenant).get(record.name) for tenant, record in zip("bc", high, strict=True)]
+    assert [record.metadata.queue_position for record in theirs] == [0, 1]
+    await store.of("b").cancel(high[0].name)
     with WorkerByHand(settings.model_copy(update={"queue": "convlens-high"})) as worker:
         attempt = worker.take()
         assert attempt.id == high[1].id
         assert worker.ledger.requeue(attempt, crashed=False) is not None
         worker.succeed(worker.take())
-    assert (await store.get(high[1].name)).metadata.state == SUCCEEDED
-    assert (await store.get(normal.name)).metadata.state == QUEUED
+    assert (await store.of("c").get(high[1].name)).metadata.state == SUCCEEDED
+    assert (await store.of("a").get(normal.name)).metadata.state == QUEUED
 
 
 @pytest.mark.parametrize("priority", [job_pb2.PRIORITY_LOW, 99])
@@ -65,7 +66,7 @@ async def test_a_tenant_has_so_many_jobs_at_a_time(store: JobStore, settings: Jo
         await submit(store, tenant="a")
     assert (raised.value.reason, raised.value.retry_after) == ("TENANT_LIMIT", 10.0)
     await submit(store, tenant="b")
-    await store.cancel(first.name)
+    await store.of("a").cancel(first.name)
     await submit(store, tenant="a")
     with WorkerByHand(settings) as worker:
         worker.fail(worker.take(), Unavailable("no"))

@@ -75,7 +75,9 @@ app.add_typer(adversarial.app, name="adversarial")
 app.add_typer(units.app, name="units")
 app.add_typer(collections.app, name="collections")
 app.add_typer(jobs.app, name="jobs")
-plugins.mount({"models": models.app, "jobs": jobs.app})
+keys = typer.Typer(no_args_is_help=True, help="API keys of a server.")
+app.add_typer(keys, name="keys")
+plugins.mount({"models": models.app, "jobs": jobs.app, "keys": keys})
 
 
 def _version(wanted: bool) -> None:

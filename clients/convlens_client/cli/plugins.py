@@ -16,7 +16,8 @@ from convlens.errors import FailedPrecondition
 
 GROUP = "convlens.commands"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-HELP = {"add": "Add a network to the repository."}
+HELP = {"add": "Add a network to the repository.", "new": "Make an API key."}
+EXTRAS = {"models": "export", "keys": "server"}
 
 
 def mount(groups: Mapping[str, typer.Typer]) -> None:
@@ -34,6 +35,8 @@ def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
             app(context.args, prog_name=context.command_path)
         except ImportError as error:
             command, missing = context.command_path, error.name or error
-            raise FailedPrecondition(f"{command} needs {missing}: pip install 'convlens[export]'") from error
+            raise FailedPrecondition(
+                f"{command} needs {missing}: pip install 'convlens[{EXTRAS[point.name]}]'"
+            ) from error
 
     return run

@@ -19,14 +19,19 @@ KEPT_IMAGES: Final = 200_000
 """Images in the lists of shards that are kept in memory, some 100 bytes each."""
 
 Positions = NDArray[np.int64]
+Known = LruCache[str, list[str]]
 
 
 class Shards:
     """Which images the shards of a collection are about."""
 
-    def __init__(self, files: CollectionFiles) -> None:
+    def __init__(self, files: CollectionFiles, known: Known | None = None) -> None:
         self.files = files
-        self._known: LruCache[tuple[str, str], list[str]] = LruCache(KEPT_IMAGES)
+        self._known: Known = LruCache(KEPT_IMAGES) if known is None else known
+
+    def of(self, files: CollectionFiles) -> Shards:
+        """The same of other files; a shard is named by its list's digest, so what is known holds there."""
+        return Shards(files, self._known)
 
     def images(self, collection: str, shard: str) -> list[str]:
         """SHA-256 of the images of a shard."""
@@ -35,7 +40,7 @@ class Shards:
             images = self.files.shard(collection, shard)
             return images, len(images)
 
-        return self._known.get((collection, shard), read)
+        return self._known.get(shard, read)
 
     def covered(self, collection: str, which: FeatureSet) -> set[str]:
         """The images that have features."""

@@ -13,12 +13,13 @@ from redis.backoff import ExponentialBackoff
 
 from convlens.errors import FailedPrecondition
 from convlens_server.collections.features import Shards
+from convlens_server.identity import owner
 from convlens_server.settings import ServerSettings
 from convlens_workers.collections import CollectionFiles, CollectionIndex
 
 
 class CollectionLane:
-    """The collections; they need the Redis and the artifact store of the long lane."""
+    """The collections of whoever calls; they need the Redis and the artifact store of the long lane."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
@@ -35,17 +36,21 @@ class CollectionLane:
         if self._redis is None:
             text = "this server has no collections: CONVLENS_REDIS is empty"
             raise FailedPrecondition(text, reason="NO_LONG_LANE")
-        return CollectionIndex(self._redis, self.settings.max_collection_images)
+        return CollectionIndex(self._redis, self.settings.max_collection_images, owner())
 
-    @cached_property
+    @property
     def files(self) -> CollectionFiles:
         """Files and features."""
-        return CollectionFiles(self.settings.artifacts_url())
+        return self._shards.files.of(owner())
 
-    @cached_property
+    @property
     def shards(self) -> Shards:
         """The lists of images that features come by."""
-        return Shards(self.files)
+        return self._shards.of(self.files)
+
+    @cached_property
+    def _shards(self) -> Shards:
+        return Shards(CollectionFiles(self.settings.artifacts_url()))
 
     @property
     def indexes(self) -> Path:

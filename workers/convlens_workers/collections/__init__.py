@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convlens_workers.collections.files import CollectionFiles, Features, FeatureSet
+from convlens_workers.collections.files import CollectionFiles, Features, FeatureSet, owned
 from convlens_workers.collections.index import CollectionIndex
 
-__all__ = ["CollectionFiles", "CollectionIndex", "FeatureSet", "Features"]
+__all__ = ["CollectionFiles", "CollectionIndex", "FeatureSet", "Features", "owned"]

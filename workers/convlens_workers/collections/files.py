@@ -12,6 +12,7 @@ workers from doing the same at the same time, and one that is left over delays a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,22 +77,29 @@ class CollectionFiles:
 
     def __init__(self, url: str) -> None:
         self._store = ArtifactStore(url, TOP)
+        self._owner = ""
+
+    def of(self, owner: str) -> CollectionFiles:
+        """The collections of that owner by their own ids; without one, ids are taken as they are stored."""
+        theirs = copy.copy(self)
+        theirs._owner = owner
+        return theirs
 
     def put_image(self, collection: str, data: bytes) -> str:
         """Store an image's file; gives its SHA-256."""
-        return self._store.put(collection, "images", data)
+        return self._store.put(owned(self._owner, collection), "images", data)
 
     def image(self, collection: str, digest: str) -> bytes:
         """An image's file. Raises NotFound, DataLoss."""
-        return self._store.get(collection, "images", digest)
+        return self._store.get(owned(self._owner, collection), "images", digest)
 
     def put_shard(self, collection: str, images: Sequence[str]) -> str:
         """Store a list of images; gives its name."""
-        return self._store.put(collection, "shards", b"".join(map(bytes.fromhex, images)))
+        return self._store.put(owned(self._owner, collection), "shards", b"".join(map(bytes.fromhex, images)))
 
     def shard(self, collection: str, name: str) -> list[str]:
         """The images of a shard. Raises NotFound, DataLoss."""
-        data = self._store.get(collection, "shards", name)
+        data = self._store.get(owned(self._owner, collection), "shards", name)
         starts = range(0, len(data), DIGEST_BYTES)
         return [data[start : start + DIGEST_BYTES].hex() for start in starts]
 
@@ -102,11 +110,11 @@ class CollectionFiles:
             "positions": features.positions,
             "width": np.array([features.width], np.int32),
         }
-        self._store.put_named(collection, f"features/{which.key}", shard, save(tensors))
+        self._store.put_named(owned(self._owner, collection), f"features/{which.key}", shard, save(tensors))
 
     def features(self, collection: str, which: FeatureSet, shard: str) -> Features:
         """The features of a shard. Raises NotFound, DataLoss."""
-        data = self._store.get_named(collection, f"features/{which.key}", shard)
+        data = self._store.get_named(owned(self._owner, collection), f"features/{which.key}", shard)
         try:
             tensors = load(data)
             return Features(tensors["values"], tensors["positions"], int(tensors["width"][0]))
@@ -115,19 +123,24 @@ class CollectionFiles:
 
     def finished(self, collection: str, which: FeatureSet) -> list[str]:
         """The shards that have features, in the order of their names."""
-        return self._store.names(collection, f"features/{which.key}")
+        return self._store.names(owned(self._owner, collection), f"features/{which.key}")
 
     def claim(self, collection: str, sets: Sequence[FeatureSet], shard: str) -> bool:
         """Whether nobody else computes these features; from now on somebody does."""
-        return self._store.put_named(collection, _claims(sets), shard, b"")
+        return self._store.put_named(owned(self._owner, collection), _claims(sets), shard, b"")
 
     def release(self, collection: str, sets: Sequence[FeatureSet], shard: str) -> None:
         """Nobody computes these features any more."""
-        self._store.drop(collection, _claims(sets), shard)
+        self._store.drop(owned(self._owner, collection), _claims(sets), shard)
 
     def drop(self, collection: str) -> None:
         """Remove everything of a collection."""
-        self._store.drop_all(collection)
+        self._store.drop_all(owned(self._owner, collection))
+
+
+def owned(owner: str, name: str) -> str:
+    """The name in the stores of what is called `name` by its owner; nobody's own names have a dot."""
+    return f"{owner}.{name}" if owner else name
 
 
 def _claims(sets: Sequence[FeatureSet]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from convlens.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
 from convlens.v1 import collection_pb2
 from convlens_workers.collections import scripts
+from convlens_workers.collections.files import owned
 from convlens_workers.jobs.redis_errors import redis_errors
 
 ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
@@ -28,12 +29,14 @@ class CollectionIndex:
     Args:
         redis: an asyncio client.
         max_images: images that one collection may have.
+        owner: whose collections; others have none of them, and may use the same ids.
     """
 
-    def __init__(self, redis: Any, max_images: int) -> None:
+    def __init__(self, redis: Any, max_images: int, owner: str = "") -> None:
         self._redis = redis
         self._scripts = scripts.bind(redis)
         self._max_images = max_images
+        self._owner = owner
 
     async def create(self, id_: str) -> collection_pb2.Collection:
         """A new, empty collection. Raises InvalidArgument, AlreadyExists."""
@@ -49,7 +52,7 @@ class CollectionIndex:
         if found is None:
             raise NotFound(f"no collection {id_!r}")
         with redis_errors():
-            sets = await self._redis.hgetall(f"{scripts.COLLECTION}{id_}:features")
+            sets = await self._redis.hgetall(f"{self._key(id_)}:features")
         found.features.extend(collection_pb2.FeatureSet.FromString(sets[key]) for key in sorted(sets))
         return found
 
@@ -102,8 +105,8 @@ class CollectionIndex:
         """SHA-256 of the images in the order in which they were added."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.exists(scripts.COLLECTION + id_)
-                pipe.lrange(f"{scripts.COLLECTION}{id_}:order", start, -1 if stop is None else stop - 1)
+                pipe.exists(self._key(id_))
+                pipe.lrange(f"{self._key(id_)}:order", start, -1 if stop is None else stop - 1)
                 exists, digests = await pipe.execute()
         if not exists:
             raise NotFound(f"no collection {id_!r}")
@@ -114,7 +117,7 @@ class CollectionIndex:
         if not digests:
             return {}
         with redis_errors():
-            rows = await self._redis.hmget(f"{scripts.COLLECTION}{id_}:images", list(digests))
+            rows = await self._redis.hmget(f"{self._key(id_)}:images", list(digests))
         return {
             digest: collection_pb2.CollectionImage.FromString(row)
             for digest, row in zip(digests, rows, strict=True)
@@ -124,7 +127,7 @@ class CollectionIndex:
     async def named(self, id_: str, name: str) -> collection_pb2.CollectionImage:
         """The image called `name`. Raises NotFound."""
         with redis_errors():
-            digest = await self._redis.hget(f"{scripts.COLLECTION}{id_}:names", name)
+            digest = await self._redis.hget(f"{self._key(id_)}:names", name)
         if digest is None:
             raise NotFound(f"collection {id_!r} has no image {name!r}, or does not exist")
         return (await self.images(id_, [digest.decode()]))[digest.decode()]
@@ -147,7 +150,9 @@ class CollectionIndex:
             lowest = f"({page_token}" if page_token else "-"
             ids = [
                 id_.decode()
-                for id_ in await self._redis.zrangebylex(scripts.IDS, lowest, "+", 0, page_size + 1)
+                for id_ in await self._redis.zrangebylex(
+                    owned(self._owner, scripts.IDS), lowest, "+", 0, page_size + 1
+                )
             ]
         found = await self._collections(ids[:page_size])
         token = ids[page_size - 1] if len(ids) > page_size else ""
@@ -157,17 +162,22 @@ class CollectionIndex:
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for id_ in ids:
-                    pipe.hmget(scripts.COLLECTION + id_, "create_time", "bytes")
-                    pipe.llen(f"{scripts.COLLECTION}{id_}:order")
+                    pipe.hmget(self._key(id_), "create_time", "bytes")
+                    pipe.llen(f"{self._key(id_)}:order")
                 rows = await pipe.execute() if ids else []
         return [
             _collection(id_, facts[0], facts[1], images) if facts[0] is not None else None
             for id_, facts, images in zip(ids, rows[::2], rows[1::2], strict=True)
         ]
 
-    async def _call(self, script: str, *arguments: Any) -> Any:
+    def _key(self, id_: str) -> str:
+        return scripts.COLLECTION + owned(self._owner, id_)
+
+    async def _call(self, script: str, id_: str, *arguments: Any) -> Any:
         with redis_errors():
-            return await self._scripts[script](args=arguments)
+            return await self._scripts[script](
+                keys=[self._key(id_), owned(self._owner, scripts.IDS)], args=[id_, *arguments]
+            )
 
 
 def _collection(id_: str, created: bytes, size: bytes, images: int) -> collection_pb2.Collection:

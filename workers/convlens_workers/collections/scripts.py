@@ -8,7 +8,9 @@
     convlens:collection:<id>:taken       hash    name -> how often it was wished for when it was taken
     convlens:collection:<id>:features    hash    key of a feature set -> FeatureSet, without `images`
 
-Some 400 bytes an image; the files themselves lie in the artifact store.
+Those of a tenant are "<owner>.convlens:collections" and "convlens:collection:<owner>.<id>" (`files.owned`).
+Every script gets the key of the collection and that of the ids as KEYS. Some 400 bytes an image; the files
+themselves lie in the artifact store.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ COLLECTION: Final = "convlens:collection:"
 _SCRIPTS: Final = {
     # id -> 1 created, 0 there is one
     "create": """
-        local key, time = 'convlens:collection:' .. ARGV[1], redis.call('TIME')
+        local key, time = KEYS[1], redis.call('TIME')
         if redis.call('EXISTS', key) == 1 then return 0 end
         local created = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
         redis.call('HSET', key, 'create_time', created, 'bytes', 0)
-        redis.call('ZADD', 'convlens:collections', 0, ARGV[1])
+        redis.call('ZADD', KEYS[2], 0, ARGV[1])
         return 1
     """,
     # id, digest, name, the name wished for, the image, its bytes, most images
     # -> 'added' | 'gone' | 'full' | 'known' and the image that was there
     #    | 'taken' (the name is another image's) and how often the name wished for was
     "add": """
-        local key, digest, name = 'convlens:collection:' .. ARGV[1], ARGV[2], ARGV[3]
+        local key, digest, name = KEYS[1], ARGV[2], ARGV[3]
         if redis.call('EXISTS', key) == 0 then return {'gone'} end
         local known = redis.call('HGET', key .. ':images', digest)
         if known then return {'known', known} end
@@ -47,15 +49,15 @@ _SCRIPTS: Final = {
     """,
     # id, then keys and feature sets -> 1, or 0 when there is no such collection
     "describe": """
-        local key = 'convlens:collection:' .. ARGV[1]
+        local key = KEYS[1]
         if redis.call('EXISTS', key) == 0 then return 0 end
         redis.call('HSET', key .. ':features', unpack(ARGV, 2))
         return 1
     """,
     # id -> 1 removed, 0 there was none
     "delete": """
-        local key = 'convlens:collection:' .. ARGV[1]
-        redis.call('ZREM', 'convlens:collections', ARGV[1])
+        local key = KEYS[1]
+        redis.call('ZREM', KEYS[2], ARGV[1])
         for _, part in ipairs({':order', ':images', ':names', ':taken', ':features'}) do
           redis.call('DEL', key .. part)
         end

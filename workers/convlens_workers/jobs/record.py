@@ -68,6 +68,8 @@ class JobRecord:
     """SHA-256 of the checkpoints, newest first."""
     ran: float = 0.0
     """Seconds that attempts before the running one took together."""
+    tenant: str = ""
+    """Whose job it is."""
 
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -87,6 +89,7 @@ class JobRecord:
             token=fields.get(b"token", b"").decode(),
             checkpoints=tuple(fields.get(b"checkpoints", b"").decode().split()),
             ran=int(fields.get(b"ran", 0)) / 1000,
+            tenant=fields.get(b"tenant", b"").decode(),
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import re
 import uuid
@@ -58,6 +59,13 @@ class JobStore:
         self._scripts = scripts.bind(redis)
         self._context = scripts.context(settings)
         self._bell = Bell(redis)
+        self._tenant = ""
+
+    def of(self, tenant: str) -> JobStore:
+        """The same store as that tenant sees it: the jobs of others are not there."""
+        theirs = copy.copy(self)
+        theirs._tenant = tenant
+        return theirs
 
     @classmethod
     def open(cls, settings: JobSettings) -> JobStore:
@@ -90,7 +98,6 @@ class JobStore:
         model_digest: str,
         payload: bytes | None = None,
         cost: float = 0.0,
-        tenant: str = "",
     ) -> JobRecord:
         """Queue a job, once for each request id.
 
@@ -100,7 +107,6 @@ class JobStore:
             payload: what the client sent, which decides whether a request id comes with the same payload
                 again; default: `request`.
             cost: multiply-adds of the whole job; 0 where that is not known.
-            tenant: whose job it is.
 
         Raises:
             AlreadyExists: the request id was used with another payload.
@@ -110,7 +116,7 @@ class JobStore:
         queue = self._queue_of(request.priority)
         body = request.SerializeToString(deterministic=True)
         sent = hashlib.sha256(body if payload is None else payload).hexdigest()
-        id_ = _id_of(request.request_id)
+        id_ = self._id_of(request.request_id)
         known, waiting, rate = await self._queries.before_submit(id_, queue)
         if known is None and waiting < self._settings.queue_limit:
             fields = {
@@ -122,15 +128,15 @@ class JobStore:
                 "expected_seconds": cost / rate if rate else 0.0,
                 "request": await asyncio.to_thread(self._artifacts.put, id_, "request", body),
             }
-            outcome = await self._enqueue(id_, queue, sent, tenant, fields)
+            outcome = await self._enqueue(id_, queue, sent, fields)
         else:
             outcome = b"full" if known is None else b"same" if known == sent.encode() else b"other"
-        self._refuse(outcome, request.request_id, tenant)
+        self._refuse(outcome, request.request_id)
         return await self._queries.record(id_)
 
     async def get(self, name: str) -> JobRecord:
         """The job "operations/<id>". Raises NotFound."""
-        return await self._queries.record(operation_id(name))
+        return self._own(await self._queries.record(operation_id(name)))
 
     async def stats(self) -> list[job_pb2.QueueStats]:
         """How the queues stand."""
@@ -162,7 +168,9 @@ class JobStore:
             page = await self._queries.page(page_token, page_size)
             for entry, record in page:
                 page_token = entry
-                if record is None or state not in (None, record.metadata.state):
+                if record is None or record.tenant != self._tenant:
+                    continue
+                if state not in (None, record.metadata.state):
                     continue
                 if technique not in ("", record.metadata.technique):
                     continue
@@ -180,13 +188,13 @@ class JobStore:
         Raises:
             NotFound: no such job.
         """
-        id_ = operation_id(name)
+        id_ = (await self.get(name)).id
         dropped = await self._call("cancel", id_)
         if dropped is None:
             raise NotFound(f"no operation {name!r}")
         await self._drop(id_, dropped)
         for part in count(1):  # Its helpers, as many as there are.
-            helper = _id_of(helper_id(name, part))
+            helper = self._id_of(helper_id(name, part))
             if (dropped := await self._call("cancel", helper)) is None:
                 return
             await self._drop(helper, dropped)
@@ -198,7 +206,7 @@ class JobStore:
             NotFound: no such job.
             FailedPrecondition: it has not finished; cancel it first.
         """
-        id_ = operation_id(name)
+        id_ = (await self.get(name)).id
         outcome = await self._call("delete", id_)
         if outcome == -1:
             raise NotFound(f"no operation {name!r}")
@@ -234,6 +242,7 @@ class JobStore:
         async with self._bell.listen(id_) as changed:
             while True:
                 events, record = await self._queries.events(id_, last)
+                self._own(record)
                 for event_id, event in events:
                     last = event_id
                     yield event_id, event.metadata, event.error
@@ -276,11 +285,9 @@ class JobStore:
             raise InvalidArgument.of("priority", shown, f"{names} on this server")
         return queue
 
-    async def _enqueue(
-        self, id_: str, queue: str, sent: str, tenant: str, fields: Mapping[str, Any]
-    ) -> bytes:
+    async def _enqueue(self, id_: str, queue: str, sent: str, fields: Mapping[str, Any]) -> bytes:
         rq = _flat(rq_fields(id_, queue))
-        limits = (self._settings.queue_limit, tenant, self._settings.tenant_limit)
+        limits = (self._settings.queue_limit, self._tenant, self._settings.tenant_limit)
         context = scripts.context_of(queue, self._settings)
         with redis_errors():
             outcome: bytes = await self._scripts["submit"](
@@ -288,18 +295,29 @@ class JobStore:
             )
         return outcome
 
-    def _refuse(self, outcome: bytes, request_id: str, tenant: str) -> None:
+    def _refuse(self, outcome: bytes, request_id: str) -> None:
         if outcome == b"full":
             full = f"the queue is full: {self._settings.queue_limit} jobs wait"
             raise ResourceExhausted(full, reason="QUEUE_FULL", retry_after=QUEUE_FULL_RETRY)
         if outcome == b"tenant":
-            most = (
-                f"tenant {tenant!r} has {self._settings.tenant_limit} jobs that wait or run, the most it may"
-            )
+            limit = self._settings.tenant_limit
+            most = f"tenant {self._tenant!r} has {limit} jobs that wait or run, the most it may"
             raise ResourceExhausted(most, reason="TENANT_LIMIT", retry_after=QUEUE_FULL_RETRY)
         if outcome == b"other":
             used = f"request_id {request_id!r} was used with another payload"
             raise AlreadyExists(used, field="request_id")
+
+    def _own(self, record: JobRecord) -> JobRecord:
+        if record.tenant != self._tenant:
+            raise NotFound(f"no operation {record.name!r}")
+        return record
+
+    def _id_of(self, request_id: str) -> str:
+        """The operation's id follows from the request id, so that the record itself is the memory of it."""
+        if not request_id:
+            return uuid.uuid4().hex
+        name = f"{self._tenant}\n{request_id}" if self._tenant else request_id
+        return hashlib.sha256(name.encode()).hexdigest()[:32]
 
     async def _drop(self, id_: str, checkpoints: bytes) -> None:
         for digest in checkpoints.decode().split():
@@ -313,11 +331,6 @@ class JobStore:
 def helper_id(operation: str, part: int) -> str:
     """The request id of the job that is part `part`, from 1, of an operation that several jobs share."""
     return f"{operation}/{part}"
-
-
-def _id_of(request_id: str) -> str:
-    """The operation's id follows from the request id, so that the record itself is the memory of it."""
-    return hashlib.sha256(request_id.encode()).hexdigest()[:32] if request_id else uuid.uuid4().hex
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

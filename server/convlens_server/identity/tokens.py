@@ -1,0 +1,84 @@
+"""JSON Web Tokens of an issuer that the operator trusts (RFC 7519; RFC 8725 on what to check)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import jwt
+
+from convlens.errors import Unauthenticated
+from convlens_server.identity.principal import Principal
+from convlens_server.identity.reloading import Reloading
+
+LEEWAY: Final = 30
+"""Seconds that clocks may differ by."""
+REQUIRED: Final = ("exp", "iss", "aud", "sub")
+
+
+class Tokens:
+    """Tokens signed by one of the keys of a JWKS file.
+
+    Args:
+        keys: file of the issuer's public keys, a JSON Web Key Set.
+        issuer, audience: that the token must name.
+        algorithms: that it may be signed with; asymmetric ones, or a public key could sign.
+        tenant_claim, roles_claim: claims that say whose it is, and what they may do.
+    """
+
+    def __init__(
+        self,
+        keys: Path,
+        *,
+        issuer: str,
+        audience: str,
+        algorithms: Sequence[str],
+        tenant_claim: str = "tenant",
+        roles_claim: str = "roles",
+    ) -> None:
+        self._keys = Reloading(keys, _key_set)
+        self._issuer, self._audience, self._algorithms = issuer, audience, list(algorithms)
+        self._tenant_claim, self._roles_claim = tenant_claim, roles_claim
+
+    def check(self, token: str) -> Principal:
+        """Whose token it is.
+
+        Raises:
+            Unauthenticated: expired, not signed by the issuer, for somebody else, or without a tenant.
+        """
+        try:
+            claims = jwt.decode(
+                token,
+                self._key(token),
+                algorithms=self._algorithms,
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=LEEWAY,
+                options={"require": list(REQUIRED)},
+            )
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated("the token has expired", reason="EXPIRED") from None
+        except (jwt.InvalidTokenError, jwt.PyJWTError) as error:
+            kind = type(error).__name__.removesuffix("Error")
+            raise Unauthenticated(f"the token is not valid here: {kind}", reason="BAD_TOKEN") from None
+        tenant, roles = claims.get(self._tenant_claim), claims.get(self._roles_claim, [])
+        if not isinstance(tenant, str) or not 0 < len(tenant) <= 128:
+            raise Unauthenticated(f"the token has no claim {self._tenant_claim!r}", reason="BAD_TOKEN")
+        named = [role for role in roles if isinstance(role, str)] if isinstance(roles, list) else []
+        return Principal(f"token:{str(claims['sub'])[:128]}", tenant, frozenset(named))
+
+    def _key(self, token: str) -> jwt.PyJWK:
+        id_, known = jwt.get_unverified_header(token).get("kid"), self._keys.value
+        if id_ is None and len(known) == 1:
+            return next(iter(known.values()))
+        if id_ not in known:
+            raise jwt.InvalidKeyError("no such key")
+        return known[id_]
+
+
+def _key_set(data: bytes) -> dict[str | None, jwt.PyJWK]:
+    try:
+        return {key.key_id: key for key in jwt.PyJWKSet.from_json(data.decode()).keys}
+    except jwt.PyJWTError as error:
+        raise ValueError(f"no JSON Web Key Set: {error}") from error
