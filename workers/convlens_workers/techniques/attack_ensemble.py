@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Final
 
 import torch
@@ -34,21 +34,21 @@ INNER: Final = "at."
 
 
 def attack_ensemble(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
-    """AutoAttack (Croce & Hein 2020, arXiv:2003.01690) without FAB: APGD-CE, APGD-T, Square, pointwise worst case.
+    """The pointwise worst case of APGD-CE, APGD-T and Square (Croce & Hein 2020, arXiv:2003.01690).
 
-    An image leaves as soon as an attack has made the network wrong about it; the next attack gets only those that
-    stand. Images that the network is wrong about to begin with are not attacked, and count as not right.
+    An image leaves as soon as an attack has made the network wrong about it; the next attack gets only those
+    that stand. Images that the network is wrong about to begin with are not attacked, and count as not right.
 
     Args:
         task: `images["images[i]"]`, all of one size.
         state: of the last step, to go on from.
 
     Returns:
-        "original" and "adversarial" (N, 3, H, W), the first point that broke each image, or the image itself where
-        none did; report "ensemble".
+        "original" and "adversarial" (N, 3, H, W), the first point that broke each image, or the image itself
+        where none did; report "ensemble".
 
     Raises:
-        InvalidArgument: pictures of different sizes, as many labels as there are no pictures, or an epsilon above 1
+        InvalidArgument: pictures of different sizes, labels that are not one a picture, or an epsilon above 1
             for L-infinity.
     """
     siege = Siege(task)

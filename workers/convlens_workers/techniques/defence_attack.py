@@ -31,9 +31,10 @@ PLAIN, ADAPTIVE = "plain", "adversarial"
 def defence_attack(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """PGD (Madry et al. 2018) through the network alone, and by BPDA through the defence as well.
 
-    Backward pass differentiable approximation (Athalye, Carlini & Wagner 2018, arXiv:1802.00420) with the identity for
-    the defence d: where the gradient of L(f(d(x))) is asked for, that of L(f(z)) at z = d(x) is taken. Both attacks
-    start at the same random point of the ball and take all their steps; their last points are judged.
+    Backward pass differentiable approximation (Athalye, Carlini & Wagner 2018, arXiv:1802.00420) with the
+    identity for the defence d: where the gradient of L(f(d(x))) is asked for, that of L(f(z)) at z = d(x) is
+    taken. Both attacks start at the same random point of the ball and take all their steps; their last points
+    are judged.
 
     Args:
         task: `images["images[i]"]`, all of one size.
@@ -43,7 +44,7 @@ def defence_attack(task: Task[Params], state: State | None = None) -> Generator[
         "original", "plain" and "adversarial" (N, 3, H, W); report "defence".
 
     Raises:
-        InvalidArgument: pictures of different sizes, or as many labels as there are no pictures.
+        InvalidArgument: pictures of different sizes, or labels that are not one a picture.
     """
     attack = Attack(task)
     held = yield from optimise([attack], state, task.seed, task.device)

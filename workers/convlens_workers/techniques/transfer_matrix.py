@@ -33,22 +33,23 @@ STEP = 1 / 4
 def transfer_matrix(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """PGD (Madry et al. 2018) on each model, from the images themselves, measured on each.
 
-    All models see the same pictures, of the size that the request's model gets: those with another input size get
-    them scaled bilinearly by the ratio of the two sizes, in attack and measurement alike. Beside each change stand random
-    signs of its L2 length; a sign that would leave [0, 1] is turned, so that the length is kept.
+    All models see the same pictures, of the size that the request's model gets: those with another input size
+    get them scaled bilinearly by the ratio of the two sizes, in attack and measurement alike. Beside each
+    change stand random signs of its L2 length; a sign that would leave [0, 1] is turned, so that the length
+    is kept.
 
     Args:
         task: `images["images[i]"]`, all of one size; `params.models` name models with the same classes.
         state: of the last step, to go on from.
 
     Returns:
-        "matrix" and "noise" (A, A), rows: the model attacked, columns: the one asked; of the images right on both,
-        the share that becomes wrong, NaN where there are none. Report "transfer" has models and accuracies, the
-        request's model first.
+        "matrix" and "noise" (A, A), rows: the model attacked, columns: the one asked; of the images right on
+        both, the share that becomes wrong, NaN where there are none. Report "transfer" has models and
+        accuracies, the request's model first.
 
     Raises:
-        InvalidArgument: pictures of different sizes, as many labels as there are no pictures, a model with other
-            classes or one that does not take pictures of that size.
+        InvalidArgument: pictures of different sizes, labels that are not one a picture, a model with other
+            classes, or one that does not take pictures of that size.
         NotFound, FailedPrecondition: a model that is not there any more, or cannot be differentiated.
     """
     panel = Panel(task)

@@ -1,7 +1,7 @@
 """Auto-PGD: projected gradient descent that finds its own step size.
 
-Croce & Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (2020),
-arXiv:2003.01690, Algorithm 1.
+Croce & Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks
+(2020), arXiv:2003.01690, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ Objective = Callable[[Tensor, Besieged], Tensor]
 
 @dataclass(frozen=True)
 class Apgd:
-    """z = P(x_k + eta d(g_k)); x_k+1 = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_k-1)), eta = 2 epsilon at first.
+    """z = P(x_k + eta d(g_k)); x_k+1 = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_k-1)), first eta 2 epsilon.
 
-    P projects into the ball and [0, 1], d is the ball's direction, g the gradient. At each checkpoint eta is halved,
-    and x goes back to the best point so far, where fewer than 75% of the steps since the last one raised the loss, or
-    where neither eta nor the best loss has changed since then. All of this for each image on its own.
+    P projects into the ball and [0, 1], d is the ball's direction, g the gradient. At each checkpoint eta is
+    halved, and x goes back to the best point so far, where fewer than 75% of the steps since the last one
+    raised the loss, or where neither eta nor the best loss has changed since then. All of this for each image
+    on its own.
 
     The start is a random point of the ball. An image that is classified wrongly is done; all others go on.
     """
@@ -144,15 +145,15 @@ def away(log_probabilities: Tensor, batch: Besieged) -> Tensor:
 
 
 def towards(rival: int) -> Objective:
-    """The targeted difference-of-logits ratio, (z_t - z_y) / (z_1 - (z_3 + z_4) / 2), for the `rival`th rival t.
+    """The targeted difference-of-logits ratio, (z_t - z_y) / (z_1 - (z_3 + z_4) / 2), for a rival t.
 
-    z_1, z_3 and z_4 are the largest, third and fourth largest logits. Of three classes z_3 stands for both; two have
-    no such scale, and get z_t - z_y. Differences of logits are those of log-probabilities.
+    z_1, z_3 and z_4 are the largest, third and fourth largest logits. Of three classes z_3 stands for both;
+    two have no such scale, and get z_t - z_y. Differences of logits are those of log-probabilities.
     """
 
     def ratio(log_probabilities: Tensor, batch: Besieged) -> Tensor:
         pair = torch.stack([batch.rivals[:, rival], batch.labels], 1)
-        target, label = log_probabilities.gather(1, pair).T
+        target, label = log_probabilities.gather(1, pair).unbind(1)
         if log_probabilities.shape[1] < 3:
             return target - label
         ranked = log_probabilities.topk(min(4, log_probabilities.shape[1])).values

@@ -94,4 +94,5 @@ def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:
 
 def length(values: Tensor) -> Tensor:
     """Euclidean length of each image's values, (N, 1, 1, 1)."""
-    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    found: Tensor = torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True)
+    return found

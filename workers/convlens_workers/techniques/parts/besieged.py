@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 Points = dict[str, Tensor]
-"""What an attack holds, image by image (n, ...): at least "found", the points it looked at last, "wrong", whether the
-network is wrong about them, and "passes", how often the network was asked about each image in this step."""
+"""What an attack holds, image by image (n, ...): at least "found", the points it looked at last,
+"wrong", whether the network is wrong about them, and "passes", how often it was asked in this step."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""What is done to pictures before the model sees them, in the hope that an adversarial change does not survive it.
+"""What is done to pictures before the model sees them, in the hope that no attack survives it.
 
-Guo, Rana, Cisse, van der Maaten: Countering adversarial images using input transformations (2018), arXiv:1711.00117;
-Xu, Evans, Qi: Feature squeezing (2018), arXiv:1704.01155, for the bit depth.
+Guo, Rana, Cisse, van der Maaten: Countering adversarial images using input transformations (2018),
+arXiv:1711.00117.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from convlens_workers.techniques.parts.attacks import groups
 Defend = Callable[[Tensor], Tensor]
 """Pictures (N, 3, H, W) in [0, 1] to pictures of that shape, without a graph."""
 ITERATIONS: Final = 50
-"""Of Chambolle's algorithm, at weight 0.1 nearer to the limit than scikit-image stops: 0.8 grey levels, not 1.2."""
+"""Of Chambolle's algorithm; at weight 0.1 within a grey level of the limit; scikit-image stops at 1.2."""
 
 
 def defence(message: adversarial_pb2.Defence) -> Defend:
@@ -36,12 +36,12 @@ def defence(message: adversarial_pb2.Defence) -> Defend:
 
 def bit_depth(images: Tensor, bits: int) -> Tensor:
     """Each value rounded to one of 2^bits levels, evenly from 0 to 1."""
-    levels = 2**bits - 1
+    levels: int = 2**bits - 1
     return (images * levels).round() / levels
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
-    """Rounded to 8 bits, encoded by Pillow with colours at half the resolution, and decoded; without gradients."""
+    """Rounded to 8 bits, encoded by Pillow with colours at half the resolution, and decoded."""
     files = (wire.encode_image(image, "JPEG", quality=quality) for image in images.detach().cpu().numpy())
     decoded = torch.stack([torch.tensor(wire.decode_image(file)) for file in files])
     return decoded.permute(0, 3, 1, 2).to(images) / 255
@@ -50,11 +50,10 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
 def total_variation(images: Tensor, weight: float, iterations: int = ITERATIONS) -> Tensor:
     """The u with least |u - x|^2 / 2 + weight TV(u), channel by channel (Chambolle 2004).
 
-    TV(u) is the sum of the lengths of u's gradient by forward differences. The dual field p of that gradient takes
-    p <- (p - t g) / (1 + t |g| / weight), t = 1/4, g the gradient of u = x - div p; the numbers are scikit-image's
-    `denoise_tv_chambolle` after as many iterations. It is written out here because an adaptive attack calls it at
-    every step: on the device, for the whole batch, and for each image alike whatever lies beside it, which a stop by
-    convergence of the batch would not be.
+    TV(u) is the sum of the lengths of u's gradient by forward differences. The dual field p of that gradient
+    takes p <- (p - t g) / (1 + t |g| / weight), t = 1/4, g the gradient of u = x - div p; the numbers are
+    those of scikit-image's `denoise_tv_chambolle`. It is written out here because an adaptive attack calls it at
+    every step: on the device, for the whole batch, with as many iterations whatever the picture.
     """
     field = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
     found = images
@@ -76,7 +75,7 @@ def _gradient(images: Tensor) -> Tensor:
 
 def _divergence(field: Tensor) -> Tensor:
     """Minus the adjoint of `_gradient`, for a field that is 0 at the far edges."""
-    down, across = field
+    down, across = field.unbind()
     found = down + across
     found[:, :, 1:] -= down[:, :, :-1]
     found[:, :, :, 1:] -= across[:, :, :, :-1]

@@ -5,6 +5,7 @@ Andriushchenko, Croce, Flammarion, Hein: Square Attack (2020), arXiv:1912.00049.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -32,9 +33,8 @@ Propose = Callable[["Square", Tensor, Tensor, int, torch.Generator], Tensor]
 class Square:
     """A change of a random square is kept where it lowers the margin z_y - max z_other of the logits.
 
-    The first query is the first change, stripes in L-infinity and a board of blobs in L2. Squares get smaller as the
-    queries go on. All images have their square at the same place; their colours are their own. An image that is
-    classified wrongly is done.
+    The first query is the first change, stripes in L-infinity and a board of blobs in L2. Squares get smaller
+    as the queries go on. All images have their square at the same place; their colours are their own.
     """
 
     classify: Classifier
@@ -70,8 +70,8 @@ class Square:
     def side(self, number: int, height: int, width: int) -> int:
         """Of the square of query `number`, in pixels: its share of the area is halved on the way."""
         gone = number * 10_000 // self.steps
-        share = SHARE / 2 ** sum(gone > bound for bound in HALVINGS)
-        return min(max(round((share * height * width) ** 0.5), 1), min(height, width) - 1)
+        share = SHARE / (1 << sum(gone > bound for bound in HALVINGS))
+        return min(max(round(math.sqrt(share * height * width)), 1), min(height, width) - 1)
 
     def _look(self, batch: Besieged, images: Tensor) -> tuple[Tensor, Tensor]:
         """Margins, and whether the network is wrong."""
@@ -114,7 +114,7 @@ def board(attack: Square, images: Tensor, _: Tensor, __: int, rng: torch.Generat
 
 
 def exchange(attack: Square, images: Tensor, change: Tensor, number: int, rng: torch.Generator) -> Tensor:
-    """L2: the change within one square goes to another, onto what is there, and with it what epsilon leaves."""
+    """L2: one square's change goes to another, onto what is there, and with it what epsilon leaves."""
     height, width = images.shape[2:]
     side = max(attack.side(number, height, width), 3)
     side = min(side + (side + 1) % 2, height, width)
@@ -142,12 +142,12 @@ def exchange(attack: Square, images: Tensor, change: Tensor, number: int, rng: t
 def blob(side: int, flipped: bool) -> Tensor:
     """Two hills side by side, one up, one down, of Euclidean length 1, (side, side).
 
-    A hill in a rectangle of h rows is the sum of 1/j^2 for j from d + 1 to n + 1, d the distance from its middle by
-    rows or columns, whichever is more, and n = h / 2 (equation 2 of the paper).
+    A hill in a rectangle is the sum of 1/j^2 for j from d + 1 to n + 1, d the distance from its middle by
+    rows or columns, whichever is more, and n half its longer side (equation 2 of the paper).
     """
     half = side // 2
     found = torch.cat([_hill(half, side), -_hill(side - half, side)])
-    found = found / found.norm()
+    found = found / found.square().sum().sqrt()
     return found.T if flipped else found
 
 
