@@ -223,6 +223,27 @@ def test_a_dream_is_followed_and_saved(run, service, photo, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), DREAM)
 
 
+def test_a_dream_of_channels_and_a_guide(run, service, photo):
+    options = ["--layer", "a", "--channel", "3", "--channel", "5", "--guide", photo, "--tile", "256"]
+    assert run("dream", photo, *options, "--laplacian", "4", "--no-wait").code == 0
+    request = sent(service, "SubmitJobRequest").deepdream
+    assert (list(request.channels), request.tile, request.laplacian) == ([3, 5], 256, 4)
+    assert request.guide.encoded == request.image.encoded
+    assert request.guide.resize.HasField("keep")
+
+
+def test_a_dream_of_several_frames_is_a_video_or_its_last_frame(run, service, photo, tmp_path):
+    service.artifacts["zoom.webp"] = np.frombuffer(b"bytes of a video", np.uint8)
+    options = ["--frames", "3", "--zoom", "1.1", "--frame-rate", "8"]
+    assert run("dream", photo, *options, "--out", str(tmp_path / "d.webp")).code == 0
+    request = sent(service, "SubmitJobRequest").deepdream
+    assert (request.frames, request.zoom, request.frame_rate) == (3, pytest.approx(1.1), 8)
+    assert (tmp_path / "d.webp").read_bytes() == b"bytes of a video"
+    assert run("dream", photo, *options, "--out", str(tmp_path / "d.png")).code == 0
+    with Image.open(tmp_path / "d.png") as image:
+        assert image.size == (600, 600)
+
+
 def test_units_and_classes_are_visualised(run, service, tmp_path):
     options = ["--unit", "a:7", "--unit", "a:7:2:3", "--class", "wide checks", "--pixels", "--steps", "9"]
     assert run("visualise", *options, "--out", str(tmp_path / "u.png")).code == 0

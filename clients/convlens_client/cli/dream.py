@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from convlens_client.cli.common import Image, Json, Model, NoWait, Out, Server, Tls, connect
 from convlens_client.cli.following import finish
+
+VIDEO = "zoom.webp"
 
 
 def dream(
@@ -22,6 +25,22 @@ def dream(
     step_size: Annotated[float | None, typer.Option(help="Length of a step in 1/255; default 1.5.")] = None,
     jitter: Annotated[int | None, typer.Option(help="Largest random shift in pixels; default 32.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the shifts; default 0.")] = None,
+    channel: Annotated[
+        list[int] | None, typer.Option(help="Channel of the one layer to amplify, repeat for several.")
+    ] = None,
+    guide: Annotated[Path | None, typer.Option(help="Picture whose features are to be dreamt of.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Side of what is seen at once; default 512, 0: the whole picture.")
+    ] = None,
+    laplacian: Annotated[
+        int | None, typer.Option(help="Bands of the gradient brought to one strength; default 0, as it is.")
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Frames of a video; --out x.webp writes it, other names the last frame."),
+    ] = None,
+    zoom: Annotated[float | None, typer.Option(help="From frame to frame; default 1.05.")] = None,
+    frame_rate: Annotated[float | None, typer.Option(help="Frames a second; default 12.")] = None,
     size: Annotated[int | None, typer.Option(help="Scale the longer side down to so many pixels.")] = None,
     no_wait: NoWait = False,
     file: Out = None,
@@ -40,8 +59,17 @@ def dream(
             steps=steps,
             step_size=step_size,
             jitter=jitter,
+            channels=channel or (),
+            guide=guide,
+            tile=tile,
+            laplacian=laplacian,
+            frames=frames,
+            zoom=zoom,
+            frame_rate=frame_rate,
             seed=seed,
             model=model,
             resize=size or "keep",
         )
-        finish(operation, file, f"{image.stem}-dream.png", json=json, no_wait=no_wait)
+        animated = (frames or 1) > 1 and file is not None and file.suffix.lower() == ".webp"
+        artifact = VIDEO if animated else ""
+        finish(operation, file, f"{image.stem}-dream.png", json=json, no_wait=no_wait, artifact=artifact)

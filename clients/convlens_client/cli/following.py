@@ -56,11 +56,12 @@ def finish(
     json: bool,
     no_wait: bool,
     draw: Callable[[Operation], tuple[Array, Picture]] | None = None,
+    artifact: str = "",
 ) -> None:
     """Follows a new job to its end and writes what it made to `file`; or only tells its name.
 
     Ctrl-C cancels the job. `name` is a file name to suggest. `draw` makes what is written of the finished
-    job; by default that is its first artifact.
+    job; by default that is `artifact`, or its first one.
     """
     if not no_wait:
         with cancelling(operation) as interrupted:
@@ -69,7 +70,7 @@ def finish(
             err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
             raise typer.Exit(130)
         if draw is None or operation.state.error:
-            write_artifact(operation, "", file)
+            write_artifact(operation, artifact, file)
         elif file is not None:
             write(file, *draw(operation))
     if json:
@@ -120,6 +121,7 @@ def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
         tensor = operation.artifact(name or names[0])
         if "." in (name or names[0]).rpartition("/")[2] and tensor.dtype == np.uint8:  # The bytes of a file.
             path.write_bytes(tensor.tobytes())
+            err.print(f"wrote {path}")
         else:
             write(path, tensor, picture(tensor))
 

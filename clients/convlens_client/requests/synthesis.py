@@ -24,6 +24,13 @@ def deepdream(
     steps: int | None = None,
     step_size: float | None = None,
     jitter: int | None = None,
+    channels: Sequence[int] = (),
+    guide: ImageLike | None = None,
+    tile: int | None = None,
+    laplacian: int | None = None,
+    frames: int | None = None,
+    zoom: float | None = None,
+    frame_rate: float | None = None,
     seed: int | None = None,
     model: str = "",
     resize: ResizeLike | None = "keep",
@@ -38,6 +45,13 @@ def deepdream(
         steps=steps,
         step_size=step_size,
         jitter=jitter,
+        channels=channels,
+        guide=None if guide is None else to_image(guide, "keep", "guide"),
+        tile=tile,
+        laplacian=laplacian,
+        frames=frames,
+        zoom=zoom,
+        frame_rate=frame_rate,
     )
     return submit(technique, model=model, seed=seed, request_id=request_id)
 
