@@ -65,7 +65,7 @@ class Engine:
         self._networks = Networks(
             ModelRepository(config.models or default_root()), self._device, config.warm_models
         )
-        self._host = Host(self._networks, config.victims, config.folders)
+        self._host = Host(self._networks, config.victims, config.folders, config.artifacts)
 
     def serve(self) -> None:
         """Run jobs until the pipe is closed."""

@@ -50,6 +50,7 @@ class Host:
         networks: others than the task's own, and the repository that they are in.
         victims: servers that may be queried, "host:port" or "oip://host:port", by the name that requests use.
         folders: of pictures to learn from, by the name that requests use.
+        artifacts: URL of the artifact store, for other processes of a technique.
     """
 
     networks: Networks = field(
@@ -57,6 +58,7 @@ class Host:
     )
     victims: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
+    artifacts: str = ""
 
 
 @dataclass(frozen=True)

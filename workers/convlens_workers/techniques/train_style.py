@@ -18,7 +18,7 @@ from convlens.v1 import model_pb2, style_pb2
 from convlens_models import store
 from convlens_models.style_import import MIN_SIZE, STYLE, add_style
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import ranks
+from convlens_workers.techniques.parts import crew, ranks
 from convlens_workers.techniques.parts.gallery import WHERE, Gallery, collection_gallery, folder_gallery
 from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import Losses, optimise
@@ -47,7 +47,7 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
             + content_weight |F(y) - F(x)|^2 / |F(x)|^2 + tv_weight tv(y)
 
     by Adam, where G are Gram matrices and F the features of the content layer, each the mean over the batch.
-    Every picture is seen once before any is seen again.
+    Every picture is seen once before any is seen again. Where there are several GPUs, they share each batch.
 
     Args:
         task: `images["style"]`, and `images["preview"]` if there is one. `params.shards` list the
@@ -66,7 +66,11 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     """
     root = _root(task)
     training = Training(task)
-    last = yield from optimise([training], state, task.seed, task.device)
+    if (count := crew.processes(task.params.batch, task.device)) > 1:
+        last = yield from crew.follow(task, state, count)
+        last = {name: value.to(task.device) for name, value in last.items()}
+    else:
+        last = yield from optimise([training], state, task.seed, task.device)
     weights = {name: value.cpu().contiguous() for name, value in training.weights(last).items()}
     manifest = add_style(root, weights, task.params.name)
     model = model_pb2.ModelRef(name=manifest.name, version=manifest.version)
@@ -128,8 +132,8 @@ class Training:
         return self._painter.weights(held[VARIABLE])
 
     def _draw(self, order: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The crops of this step (of this process, where there are several), and what is still to come."""
-        wanted = self._params.batch * ranks.count()
+        """The crops of this step, or this process's share of them, and what is still to come."""
+        wanted = self._params.batch
         while len(order) < wanted:
             order = torch.cat([order, torch.randperm(len(self._gallery), generator=rng)])
         where = torch.rand(wanted, WHERE, generator=rng)

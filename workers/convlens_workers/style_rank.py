@@ -1,0 +1,64 @@
+"""One of the processes that train a style network together; torchrun starts it (see `parts/crew.py`).
+
+    python -m torch.distributed.run --standalone --nproc-per-node=4 -m convlens_workers.style_rank ORDERS
+
+It gets a path to pickled `Orders`. The first process writes each step to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch.distributed as dist
+
+from convlens.errors import ConvLensError, to_status
+from convlens_workers.engine import choose_device, die_with
+from convlens_workers.techniques.base import Step
+from convlens_workers.techniques.parts.crew import Failure, Orders
+from convlens_workers.techniques.parts.loop import optimise
+from convlens_workers.techniques.train_style import Training
+
+
+def main() -> None:
+    """Train to the end."""
+    die_with(os.getppid())
+    told = _stdout()
+    orders: Orders = pickle.loads(Path(sys.argv[1]).read_bytes())
+    local = f"cuda:{os.environ['LOCAL_RANK']}" if orders.device == "cuda" else orders.device
+    device = choose_device(local)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        task = orders.task(device)
+        for step in optimise([Training(task)], orders.state, task.seed, device):
+            _tell(told, step)
+    except ConvLensError as error:
+        _tell(told, Failure(to_status(error).SerializeToString()))
+    finally:
+        dist.destroy_process_group()
+
+
+def _stdout() -> BinaryIO:
+    """Standard output, for steps alone: what others print goes to stderr from now on."""
+    told = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return told
+
+
+def _tell(told: BinaryIO, said: Step | Failure) -> None:
+    if dist.get_rank() != 0:
+        return
+    if isinstance(said, Step):
+        losses = {name: value.cpu() for name, value in said.losses.items()}
+        state = {name: value.cpu() for name, value in said.state.items()}
+        said = replace(said, losses=losses, image=said.image.cpu(), state=state)
+    pickle.dump(said, told)
+    told.flush()
+
+
+if __name__ == "__main__":
+    main()
