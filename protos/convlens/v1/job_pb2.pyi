@@ -291,7 +291,7 @@ Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 @_typing.final
 class DeepDream(_message.Message):
     """Gradient ascent on the L2 norm of a layer over octaves (Mordvintsev et al. 2015, google/deepdream). Artifact: "image", FP32 of
-    shape (1, 3, H, W) in [0, 1].
+    shape (1, 3, H, W) in [0, 1]; with several frames, those of `frames` too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -322,15 +322,16 @@ class DeepDream(_message.Message):
     """Largest random roll before each step, in pixels; default 32."""
     tile: _builtins.int
     """Side of a tile in pixels: larger pictures are differentiated tile by tile, rolled at random so that no seam stays, and the
-    memory is that of a tile; default 512. 0 takes the picture whole.
+    memory is that of a tile; default 512. 0 takes the picture whole; otherwise at least 64, and twice the model's `min_size`.
     """
     laplacian: _builtins.int
-    """Bands of a Laplacian pyramid of the gradient that are each brought to the same strength, which makes smoother patterns; 0,
-    the default, takes the gradient as it is.
+    """Bands of a Laplacian pyramid of the gradient that are each, as is what remains, brought to the same strength, which makes
+    smoother patterns; 0, the default, takes the gradient as it is.
     """
     frames: _builtins.int
-    """Frames of a video: each is the dream of the one before, zoomed in. Default 1, no video. Artifacts then: "frame.0000" and so
-    on, FP32 of shape (1, 3, H, W), and "zoom.webp", UINT8, the frames as an animated WebP.
+    """Frames of a video: each is the dream of the one before, zoomed in; at most 2^27 pixels together. Default 1, no video.
+    Artifacts of more: "image" is the last one; "frame.0000" and so on, FP32 of shape (1, 3, H, W), rounded to 8 bits;
+    "zoom.webp", UINT8, the frames as an animated WebP.
     """
     zoom: _builtins.float
     """Zoom from frame to frame; default 1.05."""
@@ -351,7 +352,7 @@ class DeepDream(_message.Message):
     @_builtins.property
     def guide(self) -> _image_pb2.Image:
         """Picture to dream of: each position of the layers grows along the feature of this picture that it is most like, instead
-        of along its own. Default resize: `keep`.
+        of along its own. It is seen at the model's input size. Default resize: `keep`.
         """
 
     def __init__(
