@@ -17,7 +17,7 @@ from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client import requests
 from convlens_client.calls import Call
-from convlens_client.channel import OPTIONS, credentials, server_address
+from convlens_client.channel import OPTIONS, credentials, metadata, server_address
 from convlens_client.client import as_method
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
@@ -63,9 +63,11 @@ class AsyncClient:
         *,
         timeout: float | None = 60.0,
         tls: bool | str | Path | None = None,
+        token: str | None = None,
     ) -> None:
         self.address = server_address(address)
         self.timeout = timeout
+        self._metadata = metadata(token)
         secret = credentials(tls)
         self._channel = (
             aio.secure_channel(self.address, secret, OPTIONS)
@@ -121,6 +123,9 @@ class AsyncClient:
     train_style = _submitting(requests.train_style)
     lbfgs_attack = _submitting(requests.lbfgs_attack)
     carlini_wagner = _submitting(requests.carlini_wagner)
+    defence_attack = _submitting(requests.defence_attack)
+    attack_ensemble = _submitting(requests.attack_ensemble)
+    transfer_matrix = _submitting(requests.transfer_matrix)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)
@@ -163,7 +168,9 @@ class AsyncClient:
             raise stream.failure
 
     async def _vectors(self, stream: FeatureStream, requests: Any) -> AsyncGenerator[FeatureVector]:
-        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(requests)
+        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
+            requests, metadata=self._metadata
+        )
         try:
             async for reply in replies:
                 for vector in stream.add(reply):
@@ -202,7 +209,7 @@ class AsyncClient:
 
     async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(call.request(), timeout=attempts.remaining())
+        reply = method(call.request(), timeout=attempts.remaining(), metadata=self._metadata)
         if isinstance(method, aio.UnaryUnaryMultiCallable):
             yield call.add(await reply)
         else:

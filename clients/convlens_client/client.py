@@ -16,7 +16,7 @@ from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client import requests
 from convlens_client.calls import Call
-from convlens_client.channel import OPTIONS, credentials, server_address
+from convlens_client.channel import OPTIONS, credentials, metadata, server_address
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
@@ -72,6 +72,7 @@ class Client:
             reading its results has no limit but the one that the method is given.
         tls: True for TLS with the system's roots, or the path of a PEM file with roots; by default
             `CONVLENS_TLS`.
+        token: API key or JSON Web Token, where the server asks for one; by default `CONVLENS_TOKEN`.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class Client:
         *,
         timeout: float | None = 60.0,
         tls: bool | str | Path | None = None,
+        token: str | None = None,
     ) -> None:
         self.address = server_address(address)
         self.timeout = timeout
+        self._metadata = metadata(token)
         secret = credentials(tls)
         self._channel = (
             grpc.secure_channel(self.address, secret, OPTIONS)
@@ -138,6 +141,9 @@ class Client:
     train_style = _submitting(requests.train_style)
     lbfgs_attack = _submitting(requests.lbfgs_attack)
     carlini_wagner = _submitting(requests.carlini_wagner)
+    defence_attack = _submitting(requests.defence_attack)
+    attack_ensemble = _submitting(requests.attack_ensemble)
+    transfer_matrix = _submitting(requests.transfer_matrix)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)
@@ -177,7 +183,9 @@ class Client:
             except Exception as failure:  # Raised where the vectors are read, not in gRPC's thread.
                 stream.failure = failure
 
-        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(requests())
+        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
+            requests(), metadata=self._metadata
+        )
         try:
             for reply in replies:
                 yield from stream.add(reply)
@@ -205,7 +213,7 @@ class Client:
 
     def _ask(self, call: Call[Any], attempts: Attempts) -> Generator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(call.request(), timeout=attempts.remaining())
+        reply = method(call.request(), timeout=attempts.remaining(), metadata=self._metadata)
         if isinstance(method, grpc.UnaryUnaryMultiCallable):
             yield call.add(reply)
         else:

@@ -34,18 +34,22 @@ from convlens_client.rendering import Picture
 from convlens_client.results import Model as ModelFacts
 from convlens_client.results import Robustness
 
+Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="File with a line NAME<tab>CLASS for each photo; class: index or label."),
+]
+LabelsFromNames = Annotated[
+    bool,
+    typer.Option("--labels-from-names", help="The class index begins the file's name: 0281_tabby.jpg."),
+]
+
 
 def robustness(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
+    photos: Photos,
     *,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="File with a line NAME<tab>CLASS for each photo; class: index or label."),
-    ] = None,
-    labels_from_names: Annotated[
-        bool,
-        typer.Option("--labels-from-names", help="The class index begins the file's name: 0281_tabby.jpg."),
-    ] = False,
+    labels: Labels = None,
+    labels_from_names: LabelsFromNames = False,
     method: Annotated[Method, typer.Option(help="Technique.")] = Method.PGD,
     eps: Annotated[
         list[str] | None, typer.Option(help="Epsilon; repeat, rising; default: a series up to all changes.")
@@ -65,10 +69,10 @@ def robustness(
     """Measure how many photos are still classified rightly under an attack, as epsilon grows."""
     paths = found_photos(photos)
     with connect(server, tls, timeout=None) as client:
-        classes = _classes(paths, labels, labels_from_names, client.get_model(model))
+        known = classes(paths, labels, labels_from_names, client.get_model(model))
         found = client.robustness(
             paths,
-            classes,
+            known,
             method.value,
             epsilons=[number(text, "eps") for text in eps or ()],
             model=model,
@@ -96,7 +100,7 @@ def curve(found: Robustness, euclidean: bool = False) -> Picture:
     )
 
 
-def _classes(paths: Sequence[Path], labels: Path | None, from_names: bool, model: ModelFacts) -> list[int]:
+def classes(paths: Sequence[Path], labels: Path | None, from_names: bool, model: ModelFacts) -> list[int]:
     """The class of each photo, from the file of labels or from its own name."""
     if (labels is None) != from_names:
         raise InvalidArgument.of("labels", str(labels or ""), "given, or --labels-from-names, one of the two")

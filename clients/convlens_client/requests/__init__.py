@@ -6,7 +6,13 @@ protos state.
 All methods may raise the errors of `convlens.errors`; a bad value is InvalidArgument and names its field.
 """
 
-from convlens_client.requests.adversarial import carlini_wagner, lbfgs_attack
+from convlens_client.requests.adversarial import (
+    attack_ensemble,
+    carlini_wagner,
+    defence_attack,
+    lbfgs_attack,
+    transfer_matrix,
+)
 from convlens_client.requests.attack import attack, robustness
 from convlens_client.requests.attribution import (
     TECHNIQUES,
@@ -67,6 +73,7 @@ __all__ = [
     "activations",
     "add_images",
     "attack",
+    "attack_ensemble",
     "attribute",
     "attribute_all",
     "cancel",
@@ -75,6 +82,7 @@ __all__ = [
     "classify",
     "create_collection",
     "deepdream",
+    "defence_attack",
     "delete",
     "delete_collection",
     "discrepancy_maps",
@@ -103,6 +111,7 @@ __all__ = [
     "texture",
     "top_activations",
     "train_style",
+    "transfer_matrix",
     "unit_patterns",
     "visualise",
     "wait",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from convlens_client.cli.adversarial import carlini_wagner, lbfgs
+from convlens_client.cli.adversarial import carlini_wagner, defence, ensemble, lbfgs, transfer
 
 app = typer.Typer(no_args_is_help=True, help="Attacks that iterate, run by the workers.")
 app.command("lbfgs")(lbfgs.lbfgs)
 app.command("carlini-wagner")(carlini_wagner.carlini_wagner)
+app.command("defence")(defence.defence)
+app.command("ensemble")(ensemble.ensemble)
+app.command("transfer")(transfer.transfer)

@@ -1,5 +1,10 @@
 """Attacks that iterate, as jobs; one file a family of attacks."""
 
 from convlens_client.requests.adversarial.minimal import carlini_wagner, lbfgs_attack
+from convlens_client.requests.adversarial.robustness import (
+    attack_ensemble,
+    defence_attack,
+    transfer_matrix,
+)
 
-__all__ = ["carlini_wagner", "lbfgs_attack"]
+__all__ = ["attack_ensemble", "carlini_wagner", "defence_attack", "lbfgs_attack", "transfer_matrix"]

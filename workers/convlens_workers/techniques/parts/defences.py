@@ -52,8 +52,8 @@ def total_variation(images: Tensor, weight: float, iterations: int = ITERATIONS)
 
     TV(u) is the sum of the lengths of u's gradient by forward differences. The dual field p of that gradient
     takes p <- (p - t g) / (1 + t |g| / weight), t = 1/4, g the gradient of u = x - div p; the numbers are
-    those of scikit-image's `denoise_tv_chambolle`. It is written out here because an adaptive attack calls it at
-    every step: on the device, for the whole batch, with as many iterations whatever the picture.
+    those of scikit-image's `denoise_tv_chambolle`. It is written out here because an adaptive attack calls it
+    at every step: on the device, for the whole batch, with as many iterations whatever the picture.
     """
     field = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
     found = images
