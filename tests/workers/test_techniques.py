@@ -14,7 +14,7 @@ from support.collections import picture
 from support.tiny_model import NAME
 from torch import Tensor
 
-from convlens.v1 import adversarial_pb2, job_pb2, style_pb2
+from convlens.v1 import adversarial_pb2, attack_pb2, job_pb2, style_pb2
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
@@ -43,6 +43,9 @@ CHANNEL = job_pb2.Objective(
 )
 PICTURES = [sha256(picture(seed)).hexdigest() for seed in range(3)]
 SHARD = sha256(b"".join(map(bytes.fromhex, PICTURES))).hexdigest()
+CAMERA = adversarial_pb2.Transforms(
+    rotation=30, scale=0.1, perspective=0.05, brightness=0.05, contrast=0.1, noise=0.01
+)
 CASES = (
     Case(
         "deepdream",
@@ -199,6 +202,36 @@ CASES = (
         seeded=False,
     ),
     Case(
+        "carlini_wagner",
+        adversarial_pb2.CarliniWagner(
+            images=[{}, {}],
+            searches=2,
+            steps=4,
+            learning_rate=0.02,
+            initial_constant=1,
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        dict.fromkeys(("original", "adversarial", "perturbation"), (2, 3, 32, 40)),
+        report="attack",
+        seeded=False,
+    ),
+    Case(
+        "carlini_wagner",
+        adversarial_pb2.CarliniWagner(
+            images=[{}, {}],
+            searches=2,
+            steps=3,
+            learning_rate=0.02,
+            initial_constant=1,
+            targets=[1, 4],
+            no_early_stop=True,
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        dict.fromkeys(("original", "adversarial", "perturbation"), (2, 3, 32, 40)),
+        report="attack",
+        seeded=False,
+    ),
+    Case(
         "lbfgs_attack",
         adversarial_pb2.LbfgsAttack(images=[{}, {}], targets=[3], searches=3, steps=4, initial_constant=0.01),
         {"images[0]": (32, 40), "images[1]": (32, 40)},
@@ -243,10 +276,66 @@ CASES = (
             "sizes": (2,),
         },
     ),
+    Case(
+        "expectation_attack",
+        adversarial_pb2.ExpectationAttack(
+            images=[{}, {}],
+            targets=[1, 2],
+            transforms=CAMERA,
+            samples=2,
+            steps=2,
+            angles=2,
+            held_out=2,
+            norm=attack_pb2.NORM_L2,
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        {
+            "original": (2, 3, 32, 40),
+            "naive": (2, 3, 32, 40),
+            "adversarial": (2, 3, 32, 40),
+            "angles": (2,),
+            "probabilities": (3, 2, 2),
+        },
+        report="attack",
+    ),
+    Case(
+        "adversarial_patch",
+        adversarial_pb2.AdversarialPatch(
+            images=[{}, {}],
+            held_out=[{}, {}],
+            target=1,
+            size=0.4,
+            transforms=CAMERA,
+            samples=3,
+            steps=3,
+            learning_rate=0.1,
+        ),
+        dict.fromkeys(("images[0]", "images[1]", "held_out[0]", "held_out[1]"), (40, 32)),
+        {"disc": (1, 3, 13, 13), "mask": (1, 1, 13, 13), "pictures": (2, 3, 40, 32)},
+        report="patch",
+    ),
+    Case(
+        "printed_photo",
+        adversarial_pb2.PrintedPhoto(
+            images=[{}, {}],
+            labels=[1, 2],
+            epsilons=[1 / 255, 4 / 255],
+            photographs=2,
+            rotation=5,
+            blur=0.6,
+            gamma=1.2,
+            quality=85,
+            perspective=0.03,
+            noise=0.01,
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        {"photographs": (3, 2, 3, 32, 40)},
+        report="printed",
+    ),
 )
 
-ELSEWHERE = {"extract_features"}
-"""Techniques whose results lie in a collection, beside the job: test_extract_features.py."""
+ELSEWHERE = {"extract_features", "substitute"}
+"""Techniques that need more than a task, a collection or a victim: tests of their own hold the same for them."""
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.technique)
