@@ -94,6 +94,15 @@ def test_draws_stay_within_their_ranges_and_follow_the_seed() -> None:
     assert torch.equal(fixed, camera.turned(torch.full((2,), 25.0), torch.ones(2), SIZE))
 
 
+def test_what_is_held_out_is_none_of_what_was_drawn_before() -> None:
+    firsts = {float(torch.rand(1, generator=generator(seed))) for seed in range(50)}
+    unseen = {float(torch.rand(1, generator=camera.held_out(seed, n))) for seed in range(10) for n in range(5)}
+    assert len(unseen) == 50
+    assert not firsts & unseen
+    again = camera.held_out(3, 2), camera.held_out(3, 2)
+    assert len({float(torch.rand(1, generator=rng)) for rng in again}) == 1
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     images = 0.3 + 0.4 * torch.rand(2, 3, 5, 6, generator=generator(0), dtype=torch.float64)
     calm = adversarial_pb2.Transforms(rotation=30, scale=0.2, perspective=0.1, contrast=0.2, brightness=0.1)

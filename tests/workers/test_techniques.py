@@ -335,7 +335,7 @@ CASES = (
 )
 
 ELSEWHERE = {"extract_features", "substitute"}
-"""Techniques that need more than a task, a collection or a victim: tests of their own hold the same for them."""
+"""Techniques that need a collection or a victim: tests of their own hold the same for them."""
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.technique)

@@ -6,6 +6,7 @@ A pose is a homography, (N, 3, 3), from where something is seen to where it is i
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.pixels import Size
 
 GREY: Final = 0.5
@@ -103,9 +105,10 @@ class Light:
     brightness: Tensor
     noise: Tensor
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """clip(1/2 + contrast (x - 1/2) + brightness + noise, 0, 1)."""
-        contrast, brightness, noise = (x.to(images) for x in (self.contrast, self.brightness, self.noise))
+    def __call__(self, images: Tensor, which: slice = slice(None)) -> Tensor:
+        """clip(1/2 + contrast (x - 1/2) + brightness + noise, 0, 1); `images` are `which` of the batch."""
+        parts = (self.contrast, self.brightness, self.noise)
+        contrast, brightness, noise = (part[which].to(images) for part in parts)
         return (GREY + contrast * (images - GREY) + brightness + noise).clamp(0, 1)
 
 
@@ -120,6 +123,15 @@ def light(ranges: adversarial_pb2.Transforms, count: int, size: Size, rng: torch
 def developed(images: Tensor, gamma: Tensor) -> Tensor:
     """x^gamma, for images in [0, 1] and `gamma` (N)."""
     return images ** gamma.to(images).view(-1, 1, 1, 1)
+
+
+def held_out(seed: int, number: int) -> torch.Generator:
+    """A generator for what a job of `seed` is judged by, unlike the one that its steps draw from.
+
+    Of a seed PyTorch looks at the last 32 bits alone, so that one far away would not do.
+    """
+    digest = hashlib.sha256(f"held out {seed} {number}".encode()).digest()
+    return generator(int.from_bytes(digest[:4], "little"))
 
 
 def _symmetric(rng: torch.Generator, *shape: int) -> Tensor:
