@@ -32,14 +32,31 @@ def server_address(address: str | None = None) -> str:
 def credentials(tls: bool | str | Path | None = None) -> grpc.ChannelCredentials | None:
     """TLS with the system's roots (True) or with those in a PEM file; None for plain text.
 
-    `tls=None` reads `CONVLENS_TLS`: "1" or the path of a PEM file.
+    `tls=None` reads `CONVLENS_TLS`: "1" or the path of a PEM file. Where the server asks for clients'
+    certificates, `CONVLENS_CLIENT_CERTIFICATE` and `CONVLENS_CLIENT_KEY` are the PEM files of ours.
     """
     if tls is None:
         setting = os.environ.get("CONVLENS_TLS", "")
         tls = {"": False, "0": False, "1": True}.get(setting, setting)
-    if isinstance(tls, bool):
-        return grpc.ssl_channel_credentials() if tls else None
+    if tls is False:
+        return None
+    roots = None if tls is True else _pem(tls, "tls")
+    key, certificate = (
+        _pem(os.environ.get(name), name) for name in ("CONVLENS_CLIENT_KEY", "CONVLENS_CLIENT_CERTIFICATE")
+    )
+    return grpc.ssl_channel_credentials(roots, key, certificate)
+
+
+def metadata(token: str | None = None) -> tuple[tuple[str, str], ...]:
+    """What goes with every call: an API key or JSON Web Token, by default `CONVLENS_TOKEN`, if there is one."""
+    token = token or os.environ.get("CONVLENS_TOKEN", "")
+    if not token.isascii() or not token.isprintable():
+        raise InvalidArgument.of("token", "(not shown)", "printable ASCII")
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _pem(path: str | Path | None, field: str) -> bytes | None:
     try:
-        return grpc.ssl_channel_credentials(Path(tls).read_bytes())
+        return Path(path).read_bytes() if path else None
     except OSError as error:
-        raise InvalidArgument.of("tls", str(tls), f"a readable PEM file ({error.strerror})") from error
+        raise InvalidArgument.of(field, str(path), f"a readable PEM file ({error.strerror})") from error
