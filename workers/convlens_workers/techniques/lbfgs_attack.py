@@ -27,7 +27,7 @@ from convlens_workers.techniques.parts.attacks import (
     stacked,
     targeted,
 )
-from convlens_workers.techniques.parts.loop import COUNTER
+from convlens_workers.techniques.parts.loop import Losses, optimise
 
 Params = adversarial_pb2.LbfgsAttack
 F64 = NDArray[np.float64]
@@ -60,39 +60,88 @@ def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[St
     original = stacked(task, "lbfgs_attack.images")
     targets = class_indices(params.targets, len(original), "lbfgs_attack.targets", one_for_all=True)
     classify = classifier(task.network)
-    held = state or start(original, params.initial_constant)
-    total = len(original) * params.searches
-    for number in range(int(held[COUNTER]) + 1, total + 1):
-        index = (number - 1) // params.searches
-        tried = search(
-            classify, original[index], int(targets[index]), float(held["constant"][index]), params.steps
-        )
-        held = {**narrowed(held, index, tried), COUNTER: torch.tensor(number)}
-        losses = {"cross_entropy": tried.cross_entropy, "l2": tried.l2, "constant": tried.constant}
-        terms = {name: torch.tensor(value) for name, value in losses.items()}
-        yield Step(number, total, terms, tried.image[None], held)
-    adversarial = held["adversarial"].to(original)
+    stages = [
+        Searches(classify, original, index, int(target), params) for index, target in enumerate(targets)
+    ]
+    held = yield from optimise(stages, state, task.seed, task.device)
     certificates = certified(
         classify,
         task.manifest,
         original,
-        adversarial,
+        held["adversarial"],
         targeted(targets),
         queries=held["queries"].tolist(),
     )
     return {
         "original": original,
-        "adversarial": adversarial,
-        "perturbation": perturbation(original, adversarial),
+        "adversarial": held["adversarial"],
+        "perturbation": perturbation(original, held["adversarial"]),
         "attack": attack_pb2.AttackResult(certificates=certificates),
     }
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What a value of c led to: an image (3, H, W), and whether it meets its target, in 8 bits too."""
+class Searches:
+    """All values of c for one image: a stage of the loop.
 
-    constant: float
+    In its state, for each image: `adversarial` and `l2`, the nearest yet; `queries`. For this one: `low` and
+    `high`, the largest c that failed and the smallest that led to the target; `constant`, the next.
+    """
+
+    classify: Classifier
+    original: Tensor
+    index: int
+    target: int
+    params: Params
+
+    @property
+    def steps(self) -> int:
+        """Values of c."""
+        return self.params.searches
+
+    def start(self, last: State, _rng: torch.Generator) -> State:
+        """No c tried yet."""
+        count = len(self.original)
+        found = last or {
+            "adversarial": self.original,
+            "l2": torch.full((count,), math.inf),
+            "queries": torch.zeros(count, dtype=torch.int64),
+        }
+        bounds = {"low": 0.0, "high": math.inf, "constant": self.params.initial_constant}
+        return {**found, **{name: torch.tensor(value, dtype=torch.float64) for name, value in bounds.items()}}
+
+    def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
+        """One c."""
+        constant = float(held["constant"])
+        tried = search(self.classify, self.original[self.index], self.target, constant, self.params.steps)
+        bounds = {name: float(held[name]) for name in ("low", "high")}
+        bounds["high" if tried.met else "low"] = constant
+        bounds["constant"] = following(bounds["low"], bounds["high"])
+        new = {name: held["constant"].new_tensor(value) for name, value in bounds.items()}
+        losses = {"cross_entropy": tried.cross_entropy, "l2": tried.l2, "constant": constant}
+        terms = {name: torch.tensor(value) for name, value in losses.items()}
+        return {**held, **new, **self.nearest(held, tried)}, terms
+
+    def nearest(self, held: State, tried: Tried) -> State:
+        """The smallest change that met the target; until one has, the last, which came nearest."""
+        new = {name: held[name].clone() for name in ("adversarial", "l2", "queries")}
+        new["queries"][self.index] += tried.queries
+        least = float(held["l2"][self.index])
+        if tried.met:
+            new["l2"][self.index] = min(least, tried.l2)
+        if math.isinf(least) or (tried.met and tried.l2 < least):
+            new["adversarial"][self.index] = tried.image
+        return new
+
+    def picture(self, held: State) -> Tensor:
+        """The nearest image yet."""
+        return held["adversarial"][self.index : self.index + 1]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a c led to: an image (3, H, W), and whether it meets its target, in 8 bits too."""
+
     image: Tensor
     cross_entropy: float
     l2: float
@@ -137,35 +186,7 @@ def search(classify: Classifier, original: Tensor, target: int, constant: float,
     # Rounding is as long as the change itself: what is reached only between two grey levels is not reached.
     seen = predicted(classify, torch.stack([image, (image * 255).round() / 255]))
     l2 = float(torch.linalg.vector_norm((image - original).double()))
-    return Tried(constant, image, entropy, l2, bool((seen == target).all()), found.nfev + len(seen))
-
-
-def start(original: Tensor, constant: float) -> State:
-    """No c tried yet: `low` is the largest that failed, `high` the smallest that led to the target."""
-    count = len(original)
-    return {
-        COUNTER: torch.tensor(0),
-        "adversarial": original,
-        "l2": torch.full((count,), math.inf, dtype=torch.float64),
-        "low": torch.zeros(count, dtype=torch.float64),
-        "high": torch.full((count,), math.inf, dtype=torch.float64),
-        "constant": torch.full((count,), constant, dtype=torch.float64),
-        "queries": torch.zeros(count, dtype=torch.int64),
-    }
-
-
-def narrowed(held: State, index: int, tried: Tried) -> State:
-    """The state after a search for image `index`: its bounds, the next c, and the smallest change yet."""
-    new = {name: held[name].clone() for name in ("adversarial", "l2", "low", "high", "constant", "queries")}
-    new["queries"][index] += tried.queries
-    new["high" if tried.met else "low"][index] = tried.constant
-    new["constant"][index] = following(float(new["low"][index]), float(new["high"][index]))
-    nothing_yet = math.isinf(held["l2"][index])
-    if tried.met and tried.l2 < held["l2"][index]:
-        new["l2"][index] = tried.l2
-    if nothing_yet or (tried.met and tried.l2 < held["l2"][index]):
-        new["adversarial"][index] = tried.image
-    return new
+    return Tried(image, entropy, l2, bool((seen == target).all()), found.nfev + len(seen))
 
 
 def following(low: float, high: float) -> float:

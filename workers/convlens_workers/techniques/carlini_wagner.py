@@ -1,0 +1,213 @@
+"""The smallest change in L2, by Adam on a margin of logits (Carlini & Wagner 2017, arXiv:1608.04644)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from convlens.v1 import adversarial_pb2, attack_pb2
+from convlens_models.certificate import Goal
+from convlens_workers.techniques.base import Results, State, Step, Task
+from convlens_workers.techniques.parts.attacks import (
+    Classifier,
+    certified,
+    class_indices,
+    classifier,
+    gradients,
+    perturbation,
+    predicted,
+    stacked,
+    targeted,
+    untargeted,
+)
+from convlens_workers.techniques.parts.loop import Losses, optimise
+from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
+
+Params = adversarial_pb2.CarliniWagner
+TENFOLD: Final = 10.0
+INSIDE: Final = 0.999999
+"""What -1 .. 1 is shrunk by, so that black and white have a finite place in tanh space."""
+EDGE: Final = 1e-4
+"""Margin of logits by which a goal must be met, so that rounding in another batch does not undo it."""
+CHECKS: Final = 10
+PROGRESS: Final = 0.9999
+"""Of its loss at the last of ten checks, which a search must have got below to go on."""
+
+
+def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
+    """min |x' - x|^2 + c max(0, margin + confidence) over w, where x' = (tanh(w) + 1) / 2.
+
+    The margin is what the largest other logit has over the target's; without targets, the label's over the
+    largest other one's. Each search takes all steps from the image on; then c of each image grows tenfold,
+    or halves its interval. As in Foolbox, except that every image stops alone when its loss stops falling.
+
+    Args:
+        task: `images["images[i]"]`, all of one size.
+        state: of the last step, to go on from.
+
+    Returns:
+        "original", "adversarial" (N, 3, H, W), each the nearest that met its goal by the confidence, or the
+        original where none did; "perturbation", their difference x 10 about grey; report "attack".
+
+    Raises:
+        InvalidArgument: images of different sizes, targets or labels of another number.
+    """
+    params = task.params
+    original = stacked(task, "carlini_wagner.images")
+    classify = classifier(task.network)
+    goal = choose_goal(params, classify, original)
+    stages = [Search(classify, original, goal, params)] * params.searches
+    held = yield from optimise(stages, state, task.seed, task.device)
+    certificates = certified(
+        classify, task.manifest, original, held["adversarial"], goal, queries=held["queries"].tolist()
+    )
+    return {
+        "original": original,
+        "adversarial": held["adversarial"],
+        "perturbation": perturbation(original, held["adversarial"]),
+        "attack": attack_pb2.AttackResult(certificates=certificates),
+    }
+
+
+def choose_goal(params: Params, classify: Classifier, original: Tensor) -> Goal:
+    """Towards the targets; else away from the labels, or from what the network predicts."""
+    count = len(original)
+    if params.targets:
+        return targeted(class_indices(params.targets, count, "carlini_wagner.targets", one_for_all=True))
+    if params.labels:
+        return untargeted(class_indices(params.labels, count, "carlini_wagner.labels"))
+    return untargeted(predicted(classify, original))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The steps with one c for each image: a stage of the loop.
+
+    In its state, for each image: `x`, the change of w; `met`, whether the goal was in this search; `running`;
+    `checked`, the loss at the last check; `constant`, c; `low` and `high`, the largest c that failed and the
+    smallest that met; `adversarial` and `l2`, the nearest yet; `queries`. Adam's memory; `tick`, steps taken.
+    """
+
+    classify: Classifier
+    original: Tensor
+    goal: Goal
+    params: Params
+
+    @property
+    def steps(self) -> int:
+        """Of Adam."""
+        return self.params.steps
+
+    def start(self, last: State, _rng: torch.Generator) -> State:
+        """At the images, with the next c."""
+        count, device = len(self.original), self.original.device
+        found = {name: last[name] for name in ("adversarial", "l2", "queries") if last} or {
+            "adversarial": self.original,
+            "l2": torch.full((count,), math.inf, device=device),
+            "queries": torch.zeros(count, dtype=torch.int64, device=device),
+        }
+        first = torch.full((count,), self.params.initial_constant, device=device)
+        bounds = (
+            narrowed(last)
+            if last
+            else {"low": torch.zeros_like(first), "high": torch.full_like(first, math.inf), "constant": first}
+        )
+        return {
+            **found,
+            **bounds,
+            VARIABLE: torch.zeros_like(self.original),
+            "met": torch.zeros(count, dtype=torch.bool, device=device),
+            "running": torch.ones(count, dtype=torch.bool, device=device),
+            "checked": torch.full((count,), math.inf, device=device),
+            "tick": torch.tensor(0),
+        }
+
+    def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
+        """A step of Adam for the images that still run, and what was met before it."""
+        where = held["running"].nonzero()[:, 0]
+        new = {**held, "tick": held["tick"] + 1}
+        if len(where):
+            new |= self.evaluated(held, where)
+        near = new["l2"].isfinite()
+        l2 = new["l2"][near].mean() if near.any() else torch.zeros(())
+        return new, {"met": near.float().mean(), "l2": l2, "running": held["running"].float().mean()}
+
+    def evaluated(self, held: State, where: Tensor) -> State:
+        """What a step changes, for the images at `where`."""
+        begin, constant = to_tanh(self.original[where]), held["constant"][where]
+        reached, margins = [], []
+
+        def loss(change: Tensor, part: slice) -> Tensor:
+            image, zero = to_pixels(begin[part] + change), to_pixels(begin[part])
+            margin = self.margin(self.classify(image), where[part])
+            reached.append(image.detach())
+            margins.append(margin.detach())
+            return constant[part] * margin.clamp_min(0) + (image - zero).square().sum((1, 2, 3))
+
+        values, slopes = gradients(held[VARIABLE][where], loss)
+        gradient = torch.zeros_like(held[VARIABLE]).index_copy(0, where, slopes)
+        new, _ = adam(self.params.learning_rate).step(held, lambda x: ((x * gradient).sum(), {}))
+        return (
+            new
+            | self.nearest(held, where, torch.cat(reached), torch.cat(margins))
+            | self.checked(held, where, values)
+        )
+
+    def margin(self, log_probabilities: Tensor, where: Tensor) -> Tensor:
+        """By how much each image still misses its goal in logits, the confidence included, (n)."""
+        classes = torch.tensor(self.goal.classes, device=where.device)[where, None]
+        own = log_probabilities.gather(1, classes)[:, 0]
+        other = log_probabilities.scatter(1, classes, -math.inf).amax(1)
+        return (other - own if self.goal.targeted else own - other) + self.params.confidence
+
+    def nearest(self, held: State, where: Tensor, images: Tensor, margins: Tensor) -> State:
+        """`met`, and what is nearest of all that met its goal."""
+        met = margins < -EDGE
+        l2 = torch.linalg.vector_norm((images - self.original[where]).flatten(1), dim=1)
+        closer = met & (l2 < held["l2"][where])
+        better = where[closer]
+        return {
+            "met": held["met"].index_put((where,), held["met"][where] | met),
+            "l2": held["l2"].index_put((better,), l2[closer]),
+            "adversarial": held["adversarial"].index_put((better,), images[closer])
+            if len(better)
+            else held["adversarial"],
+            "queries": held["queries"].index_add(0, where, torch.ones_like(where)),
+        }
+
+    def checked(self, held: State, where: Tensor, losses: Tensor) -> State:
+        """At each tenth of the steps: which images go on, as their loss still falls."""
+        if self.params.no_early_stop or int(held["tick"]) % math.ceil(self.steps / CHECKS):
+            return {}
+        falls = losses <= PROGRESS * held["checked"][where]
+        return {
+            "running": held["running"].index_put((where,), falls),
+            "checked": held["checked"].index_put((where,), losses),
+        }
+
+    def picture(self, held: State) -> Tensor:
+        """The first image as it is."""
+        return to_pixels(to_tanh(self.original[:1]) + held[VARIABLE][:1])
+
+
+def narrowed(held: State) -> State:
+    """The bounds of c after a search, and the c of the next."""
+    low = torch.where(held["met"], held["low"], held["constant"])
+    high = torch.where(held["met"], held["constant"], held["high"])
+    grown = TENFOLD * held["constant"]
+    return {"low": low, "high": high, "constant": torch.where(high.isinf(), grown, (low + high) / 2)}
+
+
+def to_tanh(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] to the whole line."""
+    return ((2 * images - 1) * INSIDE).atanh()
+
+
+def to_pixels(values: Tensor) -> Tensor:
+    """The whole line to pixels in [0, 1]."""
+    return (values.tanh() + 1) / 2
