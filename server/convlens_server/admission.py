@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import job_pb2, style_pb2
+from convlens.v1 import adversarial_pb2, job_pb2, style_pb2
 from convlens_models.manifest import Manifest
 
 PASSES: Final = 3
@@ -52,7 +52,7 @@ def cost(params: Message, pixels: int, manifest: Manifest) -> float:
     if isinstance(params, job_pb2.StyleTransfer):
         steps = max(params.first_steps, steps)
     a_pixel = manifest.multiply_adds / manifest.input_size**2 + _painter(params)
-    return PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params)
+    return PASSES * a_pixel * _worked_on(params, pixels, manifest) * steps * _octaves(params) * _runs(params)
 
 
 def _worked_on(params: Message, pixels: int, manifest: Manifest) -> int:
@@ -65,6 +65,18 @@ def _worked_on(params: Message, pixels: int, manifest: Manifest) -> int:
     if isinstance(params, style_pb2.TrainStyle):
         return params.batch * params.size**2
     return pixels
+
+
+def _runs(params: Message) -> float:
+    """How often a technique takes all its steps, where it has several runs of them."""
+    match params:
+        case adversarial_pb2.DefenceAttack():
+            return 2
+        case adversarial_pb2.AttackEnsemble():  # A query of Square has no way back.
+            return 1 + params.targets + params.queries / (PASSES * params.steps)
+        case adversarial_pb2.TransferMatrix():
+            return 1 + len(params.models)
+    return 1
 
 
 def _painter(params: Message) -> int:

@@ -12,7 +12,7 @@ from google.longrunning.operations_pb2 import Operation
 from convlens import wire
 from convlens.errors import InvalidArgument, ResourceExhausted
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2, tensor_pb2
-from convlens_server import images, training
+from convlens_server import images, training, transfer
 from convlens_server.admission import Limits
 from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
@@ -22,6 +22,7 @@ from convlens_server.quick_lane import QuickLane, require
 from convlens_server.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
+from convlens_workers.jobs.victims import address_of
 
 
 class JobServicer(job_pb2_grpc.JobServiceServicer):
@@ -43,6 +44,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         await self._select(resolved)
         if resolved.HasField("train_style"):
             await self._gather(resolved.train_style)
+        if resolved.HasField("substitute"):
+            address_of(resolved.substitute.victim, self._collections.settings.victims)
         _own_collection(resolved)
         record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
         for helper in extraction.helpers(resolved, record.name):
@@ -114,6 +117,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         _check_request_id(resolved.request_id)
         technique = resolved.WhichOneof("technique") or ""
         params = getattr(resolved, technique)
+        if technique == "transfer_matrix":
+            transfer.resolve(params, manifest, self._quick.models.repository)
         cost = self._limits.admit(technique, params, images.check(params, manifest, technique), manifest)
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
         return resolved, manifest.digest, cost
