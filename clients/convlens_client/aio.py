@@ -126,6 +126,7 @@ class AsyncClient:
     defence_attack = _submitting(requests.defence_attack)
     attack_ensemble = _submitting(requests.attack_ensemble)
     transfer_matrix = _submitting(requests.transfer_matrix)
+    substitute = _submitting(requests.substitute)
     measure_receptive_field = _submitting(requests.measure_receptive_field)
     operation = _submitting(requests.operation)
     job_stats = _asking(requests.job_stats)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 30.0
 LOG_LINES: Final = 12
 PR_SET_PDEATHSIG: Final = 1
+SELF: Final = "self"
+"""The victim that substitute attacks mean where they name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +202,12 @@ def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:
     redis.wait_ready()
     environment = _environment(plan, folder, socket)
     python = [sys.executable, "-m"]
+    allowed = environment | _victims(plan.listen)
     server = stack.add(
-        Child("server", [*python, "convlens_server"], logs / "server.log", r"ready on (\S+)", environment)
+        Child("server", [*python, "convlens_server"], logs / "server.log", r"ready on (\S+)", allowed)
     )
+    address = server.wait_ready()[1]
+    environment |= _victims(address)  # With the port that was free, where it was left open.
     workers = [
         stack.add(
             Child(
@@ -214,7 +220,6 @@ def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:
         )
         for number in range(1, plan.workers + 1)
     ]
-    address = server.wait_ready()[1]
     for worker in workers:
         worker.wait_ready()
     return address
@@ -246,6 +251,12 @@ def _environment(plan: Plan, folder: Path, socket: Path) -> dict[str, str]:
         "CONVLENS_LOG_LEVEL": "INFO",  # The logs are where the children say that they are ready.
         **models,
     }
+
+
+def _victims(address: str) -> dict[str, str]:
+    """The operator's victims, and this server itself."""
+    given = json.loads(os.environ.get("CONVLENS_VICTIMS") or "{}")
+    return {"CONVLENS_VICTIMS": json.dumps({SELF: address} | given)}
 
 
 def _check_libraries() -> None:

@@ -11,6 +11,7 @@ from convlens_client.requests.adversarial import (
     carlini_wagner,
     defence_attack,
     lbfgs_attack,
+    substitute,
     transfer_matrix,
 )
 from convlens_client.requests.attack import attack, robustness
@@ -108,6 +109,7 @@ __all__ = [
     "style_transfer",
     "stylise",
     "submit",
+    "substitute",
     "texture",
     "top_activations",
     "train_style",

@@ -45,8 +45,9 @@ class JobSettings(BaseSettings):
     event_limit: int = Field(default=100, ge=10)
     """Latest events of a job that watchers can still read."""
     victims: dict[str, str] = Field(default_factory=dict)
-    """Servers that substitute attacks may query, by name, as JSON: {"ours": "127.0.0.1:8500", "theirs":
-    "oip://10.0.0.7:8001"}; "oip" speaks the Open Inference Protocol. Others are never called."""
+    """Servers that substitute attacks may query, by name, as JSON: {"self": "127.0.0.1:8500", "theirs":
+    "oip://10.0.0.7:8001/resnet"}; "oip" speaks the Open Inference Protocol, and a path names a model that is
+    not called as ours. Others are never called. "self" is the one meant where a request names none."""
     training_folders: dict[str, Path] = Field(default_factory=dict)
     """Folders of pictures that style networks may learn from, by name, as JSON."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from convlens_client.cli.adversarial import carlini_wagner, defence, ensemble, lbfgs, transfer
+from convlens_client.cli.adversarial import carlini_wagner, defence, ensemble, lbfgs, substitute, transfer
 
 app = typer.Typer(no_args_is_help=True, help="Attacks that iterate, run by the workers.")
 app.command("lbfgs")(lbfgs.lbfgs)
@@ -12,3 +12,4 @@ app.command("carlini-wagner")(carlini_wagner.carlini_wagner)
 app.command("defence")(defence.defence)
 app.command("ensemble")(ensemble.ensemble)
 app.command("transfer")(transfer.transfer)
+app.command("substitute")(substitute.substitute)

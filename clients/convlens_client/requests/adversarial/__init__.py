@@ -6,5 +6,13 @@ from convlens_client.requests.adversarial.robustness import (
     defence_attack,
     transfer_matrix,
 )
+from convlens_client.requests.adversarial.substitute import substitute
 
-__all__ = ["attack_ensemble", "carlini_wagner", "defence_attack", "lbfgs_attack", "transfer_matrix"]
+__all__ = [
+    "attack_ensemble",
+    "carlini_wagner",
+    "defence_attack",
+    "lbfgs_attack",
+    "substitute",
+    "transfer_matrix",
+]
