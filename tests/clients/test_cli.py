@@ -255,6 +255,24 @@ def test_units_and_classes_are_visualised(run, service, tmp_path):
     assert (tmp_path / "u.png").exists()
 
 
+def test_units_are_shown_beside_what_excites_them_in_a_collection(run, service, tmp_path):
+    """Two units, three pictures of each: six crops, and the unit's name below what was made for it."""
+    service.artifacts = {
+        "images": np.full((2, 3, 30, 30), 0.25, np.float32),
+        "examples": np.full((6, 3, 20, 20), 0.75, np.float32),
+    }
+    options = ["--unit", "a:7", "--class", "wide checks", "--collection", "mine", "--examples", "3"]
+    assert run("visualise", *options, "--out", str(tmp_path / "u.png")).code == 0
+    request = sent(service, "SubmitJobRequest").feature_visualisation
+    assert (request.collection, request.examples) == ("mine", 3)
+    shown = np.asarray(Image.open(tmp_path / "u.png"))[..., 0]
+    areas = [int((shown == round(255 * value)).sum()) for value in (0.25, 0.75)]
+    assert areas[0] >= 2 * 192**2 * 0.99
+    assert areas[1] > 2 * 3 * 60**2
+    assert run("visualise", *options, "--out", str(tmp_path / "u.npy")).code == 0
+    assert np.load(tmp_path / "u.npy").shape == (2, 3, 30, 30)
+
+
 def test_a_texture_is_made(run, service, photo, tmp_path):
     options = ["--height", "96", "--width", "80", "--layer", "a=2", "--layer", "b", "--seamless", "--adam"]
     assert run("texture", photo, *options, "--out", str(tmp_path / "t.png")).code == 0

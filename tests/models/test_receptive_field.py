@@ -22,6 +22,19 @@ from convlens_models.receptive_field import Box, receptive_field
 SIZE = 57
 
 
+@pytest.mark.parametrize(
+    ("box", "moved"),
+    [
+        (Box(2, 3, 7, 8), Box(2, 3, 7, 8)),
+        (Box(-2, 8, 3, 13), Box(0, 5, 5, 10)),
+        (Box(18, -9, 23, -4), Box(15, 0, 20, 5)),
+        (Box(-3, 2, 22, 27), Box(0, 0, 20, 10)),
+    ],
+)
+def test_boxes_moved_into_an_image_keep_their_size_where_it_is_large_enough(box: Box, moved: Box) -> None:
+    assert box.moved_into((10, 20)) == moved
+
+
 def positive_stack(rng: np.random.Generator, alike: bool) -> tuple[Pair, str]:
     """Three to five convolutions and average pools with positive kernels, so that no path cancels another.
 
