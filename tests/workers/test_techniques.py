@@ -233,7 +233,7 @@ CASES = (
     ),
     Case(
         "lbfgs_attack",
-        adversarial_pb2.LbfgsAttack(images=[{}, {}], targets=[3], searches=3, steps=4, initial_constant=0.01),
+        adversarial_pb2.LbfgsAttack(images=[{}, {}], targets=[3], searches=2, steps=3, initial_constant=0.1),
         {"images[0]": (32, 40), "images[1]": (32, 40)},
         dict.fromkeys(("original", "adversarial", "perturbation"), (2, 3, 32, 40)),
         report="attack",
