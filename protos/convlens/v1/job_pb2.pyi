@@ -666,7 +666,9 @@ class Texture(_message.Message):
     steps: _builtins.int
     """Steps at each scale; default 300."""
     scales: _builtins.int
-    """Scales, each twice as large as the one before, from noise at the first; default 3. Those below 64 px are left out."""
+    """Scales, each twice as large as the one before, from noise at the first; default 3. Those where picture or
+    sample would be below 128 px are left out.
+    """
     optimiser: Global___Optimiser.ValueType
     """Default LBFGS."""
     learning_rate: _builtins.float

@@ -30,7 +30,7 @@ from convlens_workers.techniques.parts.losses import (
     wasserstein_loss,
 )
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.painting import PIXELS, AveragedPainting, Painting, framed, scales
+from convlens_workers.techniques.parts.painting import PIXELS, AveragedPainting, Painting, features, scales
 from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.StyleTransfer
@@ -94,7 +94,6 @@ def style_transfer(
             source.parts(size),
             source.begin,
             method.optimiser(params),
-            "reflect",
         )
         for position, size in enumerate(sizes)
     ]
@@ -131,19 +130,19 @@ class Source:
             parts = [Part("tv", PIXELS, self._params.tv_weight, total_variation)]
             for number, (weight, image, mask) in enumerate(self._styles):
                 share = weight / self._whole
-                framed_mask = None if mask is None else framed(luminance(resize(mask, size)))
-                values = self.network.taps(framed(self._style(image, size)), self._layers)
+                where = None if mask is None else luminance(resize(mask, size))
+                values = features(self.network, self._style(image, size), self._layers)
                 parts += [
                     Part(
                         f"style{number}.{name}",
                         name,
                         share * self._layers[name],
-                        self._compare(v, framed_mask),
+                        self._compare(v, where),
                     )
                     for name, v in values.items()
                 ]
             layer, content = self._content_layer, self._coloured(resize(self._content, size))
-            found = self.network.taps(framed(content), [layer])[layer]
+            found = features(self.network, content, [layer])[layer]
             return [*parts, Part("content", layer, self._params.content_weight, content_loss(found))]
 
         return make

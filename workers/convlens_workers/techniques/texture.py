@@ -10,18 +10,17 @@ from torch import Tensor
 
 from convlens.v1 import job_pb2
 from convlens_workers.techniques.base import State, Step, Task
-from convlens_workers.techniques.parts.colours import match_histogram
+from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
 from convlens_workers.techniques.parts.layers import activations, layer_weights
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.painting import Frame, Painting, scales
+from convlens_workers.techniques.parts.painting import Frame, Painting, features, scales
 from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.Texture
-SPARE: Final = 16
-"""Pixels on each side that are cut off in the end: at the edges convolutions see little, and noise stays."""
-SMALLEST_SIDE: Final = 64
+SMALLEST_SIDE: Final = 128
+"""Of picture and sample. Below it, fine textures are noise, and deep layers have too few positions."""
 RATIO: Final = 2.0
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
     job_pb2.OPTIMISER_UNSPECIFIED: lambda _: lbfgs(),
@@ -54,10 +53,8 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
             ratio = size[0] / full[0]
             height, width = sample.shape[2:]
             small = resize(sample, (max(8, round(height * ratio)), max(8, round(width * ratio))))
-            features = network.taps(small, weights)
-            return [
-                Part(name, name, weights[name], gram_loss(gram(value))) for name, value in features.items()
-            ]
+            values = features(network, small, weights)
+            return [Part(name, name, weights[name], gram_loss(gram(value))) for name, value in values.items()]
 
         optimiser = OPTIMISERS[params.optimiser](params.learning_rate)
         return Painting(params.steps, size, network, parts, begin, optimiser, frame)
@@ -65,20 +62,17 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
     def begin(size: Size, rng: torch.Generator) -> Tensor:
         return noise_like(sample, size, rng)
 
-    frame: Frame | None = "circular" if params.seamless else None
-    spare = 0 if params.seamless else SPARE
-    full = (
-        (params.height or sample.shape[2]) + 2 * spare,
-        (params.width or sample.shape[3]) + 2 * spare,
-    )
-    stages = [stage(size) for size in scales(full, params.scales, RATIO, SMALLEST_SIDE)]
+    frame: Frame = "circular" if params.seamless else "reflect"
+    full = (params.height or sample.shape[2], params.width or sample.shape[3])
+    smallest = SMALLEST_SIDE * min(full) / min(*full, *sample.shape[2:])
+    stages = [stage(size) for size in scales(full, params.scales, RATIO, smallest)]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
-    image = image[:, :, spare : image.shape[2] - spare, spare : image.shape[3] - spare]
-    return {"image": image if params.keep_colours else match_histogram(image, sample)}
+    if params.keep_colours:
+        return {"image": image}
+    return {"image": match_histogram(match_covariance(image, sample), sample)}
 
 
 def noise_like(sample: Tensor, size: Size, rng: torch.Generator) -> Tensor:
-    """Normal noise (1, 3, *size) with the mean and deviation of the sample's colours."""
-    deviation, mean = torch.std_mean(sample, dim=(2, 3), keepdim=True)
-    return torch.randn(1, 3, *size, generator=rng).to(sample) * deviation + mean
+    """Noise (1, 3, *size) with the mean and covariance of the sample's colours: grey for a grey one."""
+    return match_covariance(torch.randn(1, 3, *size, generator=rng).to(sample), sample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
@@ -22,8 +22,7 @@ PIXELS = ""
 
 Frame = Literal["reflect", "circular"]
 MARGIN: Final = 32
-"""Pixels around the picture, so that those at its edges count as much as others, and seams are seen."""
-
+"""Pixels around the picture that the network sees too: zero padding is far away then, and seams are seen."""
 
 AVERAGE, REST, DECAY = "average", "rest", 0.99
 """The moving average, what it still lacks to 1, and what of it a step keeps."""
@@ -37,7 +36,7 @@ class Painting:
         size: of the picture, height and width.
         make_parts: the losses at this scale; called once.
         begin: the picture at the start of the first scale.
-        frame: how the picture is continued beyond its edges before the network sees it, if it is.
+        frame: how the picture is continued beyond its edges before the network sees it.
     """
 
     steps: int
@@ -46,7 +45,7 @@ class Painting:
     make_parts: Callable[[], Sequence[Part]]
     begin: Callable[[Size, torch.Generator], Tensor]
     optimiser: Optimiser
-    frame: Frame | None = None
+    frame: Frame = "reflect"
 
     @cached_property
     def parts(self) -> Sequence[Part]:
@@ -66,9 +65,9 @@ class Painting:
 
     def evaluate(self, image: Tensor) -> tuple[Tensor, Losses]:
         """The sum of the losses, and each of them."""
-        seen = framed(image, self.frame) if self.frame else image
         layers = dict.fromkeys(part.layer for part in self.parts if part.layer != PIXELS)
-        return total(self.parts, {PIXELS: image, **self.network.taps(seen, layers)})
+        values = features(self.network, image, layers, self.frame)
+        return total(self.parts, {PIXELS: image, **values})
 
     def picture(self, held: State) -> Tensor:
         """The picture within its range: the best one, where the optimiser knows of it."""
@@ -113,13 +112,38 @@ class AveragedPainting(Painting):
         return F.interpolate(value, self.size, mode="bicubic")
 
 
+def features(
+    network: Taps, image: Tensor, layers: Iterable[str], frame: Frame = "reflect"
+) -> dict[str, Tensor]:
+    """Values of `layers` at the positions of `image`, which goes on beyond its edges.
+
+    The frame's own positions are cut off: with them, pixels near the edges, which are in the frame too, would
+    count up to four times, and statistics would be met there alone.
+    """
+    seen = framed(image, frame)
+    margin = (seen.shape[2] - image.shape[2]) // 2
+    values = network.taps(seen, layers)
+    return {
+        name: _within(value, margin / seen.shape[2], margin / seen.shape[3]) for name, value in values.items()
+    }
+
+
+def _within(value: Tensor, down: float, across: float) -> Tensor:
+    """`value` (N, C, H, W) without these shares of its rows and columns at each side; one stays at least."""
+    rows, columns = (
+        min(round(share * side), (side - 1) // 2)
+        for share, side in zip((down, across), value.shape[2:], strict=True)
+    )
+    return value[:, :, rows : value.shape[2] - rows, columns : value.shape[3] - columns]
+
+
 def framed(image: Tensor, mode: Frame = "reflect") -> Tensor:
-    """`image` as the network sees it, with a frame of itself; what it is compared with must be framed too."""
+    """`image` with a frame of itself."""
     margin = min(MARGIN, image.shape[2] - 1, image.shape[3] - 1)
     return F.pad(image, (margin,) * 4, mode=mode)
 
 
-def scales(size: Size, count: int, ratio: float, smallest: int) -> list[Size]:
+def scales(size: Size, count: int, ratio: float, smallest: float) -> list[Size]:
     """Up to `count` sizes, each `ratio` times the one before, up to `size`; none below `smallest`."""
     factors = [ratio**-n for n in reversed(range(1, count))]
     sizes = [(round(size[0] * factor), round(size[1] * factor)) for factor in factors]
