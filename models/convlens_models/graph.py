@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from convlens.errors import InvalidArgument
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.manifest import INPUT
 
 FACTOR: Final = "average_pool_factor"
@@ -80,7 +80,7 @@ def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelPro
     """`model` whose max pools take the average, times `factor`; what lies outside the map does not count.
 
     Raises:
-        InvalidArgument: a max pool has gaps, or tells where its maxima were.
+        FailedPrecondition: a max pool has dilations, or tells where its maxima were.
     """
     part = onnx.ModelProto()
     part.CopyFrom(model)
@@ -97,7 +97,8 @@ def _averaging(node: onnx.NodeProto, factor: float) -> list[onnx.NodeProto]:
     options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     options.pop("storage_order", None)
     if set(options.pop("dilations", [1])) != {1} or len(node.output) > 1:
-        raise InvalidArgument.of("model", node.name or node.output[0], "a pool that can take averages too")
+        why = "has dilations, or tells where its maxima were: no average pool can take its place"
+        raise FailedPrecondition(f"max pool {node.name or node.output[0]} {why}")
     mean = f"{node.output[0]}/mean"
     return [
         helper.make_node("AveragePool", node.input, [mean], name=mean, **options),

@@ -12,7 +12,7 @@ from support.foreign_onnx import classifier, node, save
 from support.networks import random_module, save_weights
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import job_pb2, model_pb2
 from convlens_models.graph import average_pooled, cut
 from convlens_models.importer import add_architecture
@@ -105,7 +105,7 @@ def test_layers_are_checked_and_only_the_last_sessions_are_kept(models) -> None:
 
 def test_pools_that_average_cannot_take_the_place_of_are_refused() -> None:
     gaps = node("MaxPool", ["relu"], "middle", kernel_shape=[2, 2], dilations=[2, 2])
-    with pytest.raises(InvalidArgument, match="middle"):
+    with pytest.raises(FailedPrecondition, match="middle"):
         average_pooled(classifier([gaps]))
 
 
