@@ -302,6 +302,20 @@ def test_a_style_is_transferred(run, service, photo, tmp_path):
     assert run("style", photo, "--style", photo, "--mask", photo, "--mask", photo).code == 2
 
 
+def test_a_style_network_is_trained(run, service, photo):
+    options = ["--name", "p", "--preview", photo, "--steps", "9", "--layer", "a=2", "--no-wait"]
+    assert run("train-style", photo, "--folder", "photos", *options).code == 0
+    request = sent(service, "SubmitJobRequest").train_style
+    assert (request.name, request.folder, request.steps) == ("p", "photos", 9)
+    assert (list(request.layers), list(request.weights)) == (["a"], [2])
+    assert request.preview.resize.fit.max_side == 512
+    assert run("train-style", photo, "--collection", "c", *options).code == 0
+    assert service.requests[-1].train_style.collection == "c"
+    neither = run("train-style", photo, *options)
+    assert neither.code == 2
+    assert "source = 'neither': must be one of collection, folder" in neither.err
+
+
 def test_the_sum_of_targets_is_one_objective(run, service):
     run("visualise", "--unit", "a:7", "--unit", "a:8", "--together", "--no-wait")
     (objective,) = sent(service, "SubmitJobRequest").feature_visualisation.objectives

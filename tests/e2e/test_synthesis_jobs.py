@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
+from support.collections import picture
 
 SMALL = ("--size", "64", "--seed", "1")
 COMMANDS = {
@@ -24,6 +26,24 @@ def test_it_ends_with_a_picture(run, photo, tmp_path, name):
         assert image.size == SIZES.get(name, image.size)
         low, high = image.convert("L").getextrema()
     assert high - low > 10
+
+
+def test_a_style_network_is_trained_and_paints(run, photo, tmp_path):
+    assert run("collections", "create", "learn").code == 0
+    (tmp_path / "learn").mkdir()
+    for number in range(4):
+        (tmp_path / "learn" / f"{number}.png").write_bytes(picture(number, 80))
+    assert run("collections", "add", "learn", tmp_path / "learn").code == 0
+    small = ("--steps", "3", "--batch", "2", "--size", "64", "--width", "4")
+    train = ("train-style", photo, "--name", "painter", "--collection", "learn", *small)
+    trained = run(*train, "--preview", photo, "--out", tmp_path / "preview.png")
+    assert trained.code == 0, trained
+    assert "trained painter/1" in trained.out
+    painted = run("stylise", photo, "--model", "painter", "--out", tmp_path / "painted.png")
+    assert painted.code == 0, painted
+    with Image.open(tmp_path / "preview.png") as preview, Image.open(tmp_path / "painted.png") as image:
+        difference = np.abs(np.asarray(preview, int) - np.asarray(image, int))
+    assert difference.max() <= 2
 
 
 def test_a_unit_that_is_not_there_is_told(run):

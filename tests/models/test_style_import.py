@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models import proof
+from convlens_models.architectures.fast_style import FastStyle
 from convlens_models.cli import add
 from convlens_models.manifest import INPUT, Manifest
 from convlens_models.network import load_network
@@ -34,6 +35,30 @@ def test_graph_is_the_module(stored, size):
         expected = random_style()(torch.from_numpy(images) * 2 - 1).numpy()
     assert found.shape == images.shape
     assert np.abs(found - expected).max() < 1e-5
+
+
+def test_the_width_is_that_of_the_weights(tmp_path):
+    narrow = FastStyle(8).eval()
+    manifest = add_style(tmp_path, narrow.state_dict(), "narrow")
+    assert manifest.parameters == sum(p.numel() for p in narrow.parameters()) == 108_771
+    stored = ModelRepository(tmp_path).get("narrow")
+    images = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
+    output = manifest.layer(manifest.output).tensor
+    (found,) = proof.run(stored.forward(), stored.path, [output], {INPUT: images})
+    with torch.no_grad():
+        expected = narrow(torch.from_numpy(images) * 2 - 1).numpy()
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_the_newest_version_is_not_added_again(tmp_path):
+    versions = [add_style(tmp_path, style_state(seed), "painter").version for seed in (0, 0, 1, 0)]
+    assert versions == [1, 1, 2, 3]
+
+
+def test_the_name_of_a_classifier_is_taken(tmp_path):
+    with pytest.raises(InvalidArgument, match=r"name = 'patterns': .*another name"):
+        add_style(tmp_path, style_state(), "patterns")
+    assert not (tmp_path / "patterns").exists()
 
 
 def test_manifest_says_what_it_is(stored):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import job_pb2
+from convlens.v1 import job_pb2, style_pb2
 from convlens_models.repository import ModelRepository
 from convlens_server.admission import Limits, cost
 
@@ -52,3 +52,11 @@ def test_the_cost_of_a_picture_made_from_nothing_is_that_of_its_pixels() -> None
     assert cost(texture, 7, MANIFEST) == pytest.approx(2 * 10 * 3 * MANIFEST.multiply_adds)
     style = job_pb2.StyleTransfer(first_steps=10, steps=5)
     assert cost(style, PIXELS, MANIFEST) == pytest.approx(10 * 3 * MANIFEST.multiply_adds)
+
+
+def test_the_cost_of_a_training_is_that_of_both_networks() -> None:
+    one = cost(style_pb2.TrainStyle(steps=1, batch=1, size=MANIFEST.input_size, width=32), 7, MANIFEST)
+    painter = 153_792  # Multiply-adds a pixel: 9 x 9 x 3 x 32 + 3 x 3 x 32 x 64 / 4 + ...
+    assert one == pytest.approx(3 * (MANIFEST.multiply_adds + painter * PIXELS))
+    params = style_pb2.TrainStyle(steps=10, batch=4, size=MANIFEST.input_size, width=32)
+    assert cost(params, 7, MANIFEST) == pytest.approx(40 * one)
