@@ -30,8 +30,8 @@ def train_style(
         int | None, typer.Option(help="Channels of the first layer; default 32, fewer are faster.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam; default 0.001.")] = None,
-    content_weight: Annotated[float | None, typer.Option(help="Of the content; default 0.1.")] = None,
-    tv_weight: Annotated[float | None, typer.Option(help="Of smoothness; default 0.5.")] = None,
+    content_weight: Annotated[float | None, typer.Option(help="Of the content; default 0.3.")] = None,
+    tv_weight: Annotated[float | None, typer.Option(help="Of smoothness; default 1.")] = None,
     style_size: Annotated[
         int | None, typer.Option(help="Longer side of the style in pixels; default that of the crops.")
     ] = None,

@@ -119,9 +119,9 @@ class TrainStyle(_message.Message):
     learning_rate: _builtins.float
     """Learning rate of Adam; default 0.001."""
     content_weight: _builtins.float
-    """Weight of the content; the style's is 1. Default 0.1."""
+    """Weight of the content; the style's is 1. Default 0.3."""
     tv_weight: _builtins.float
-    """Weight of the mean squared difference of neighbouring pixels; default 0.5."""
+    """Weight of the mean squared difference of neighbouring pixels; default 1."""
     style_size: _builtins.int
     """Longer side of the style's picture while it is learned, in pixels; default that of the crops."""
     content_layer: _builtins.str
