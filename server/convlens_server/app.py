@@ -7,10 +7,10 @@ from typing import Final, Self
 
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from convlens.errors import FailedPrecondition, Unavailable
+from convlens.errors import ConvLensError, FailedPrecondition, Unavailable
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
@@ -33,7 +33,10 @@ from convlens_models.repository import ModelRepository, default_root
 from convlens_server.admission import Limits
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.engines.models import LoadedModels
+from convlens_server.engines.providers import Compute, choose
+from convlens_server.engines.warming import warm
 from convlens_server.executor import Executor
+from convlens_server.health import Health
 from convlens_server.identity import Identity
 from convlens_server.identity.certificates import Pems, server_credentials
 from convlens_server.interceptors import LayersInterceptor, logged, with_status
@@ -67,6 +70,11 @@ SERVICES: Final = tuple(
     )
 )
 
+LONG_SERVICES: Final = frozenset(
+    ("convlens.v1.CollectionService", "convlens.v1.JobService", "google.longrunning.Operations")
+)
+"""Those that need Redis."""
+
 
 class App:
     """A server that is listening, until `stop`; `async with await App.start(settings) as app` does both."""
@@ -74,7 +82,11 @@ class App:
     def __init__(self, settings: ServerSettings) -> None:
         self.models = LoadedModels(
             ModelRepository(settings.models or default_root()),
-            threads=settings.threads,
+            Compute(
+                lambda: self.executor.threads(settings.threads),
+                choose(settings.device, settings.device_megabytes << 20),
+                demanded=settings.device.startswith("cuda"),
+            ),
             session_bytes=settings.session_megabytes << 20,
             max_models=settings.max_models,
         )
@@ -83,7 +95,10 @@ class App:
         self._settings = settings
         self._long = LongLane(JobStore.open(settings) if settings.redis else None)
         self._collections = CollectionLane(settings)
-        self._health = health.aio.HealthServicer()
+        long = [name for name in SERVICES if name in LONG_SERVICES]
+        quick = [name for name in SERVICES if name not in LONG_SERVICES]
+        self._health = Health(quick, long, self._long.ping if settings.redis else None)
+        self._probes: grpc.aio.Server | None = None
         identity = Identity(settings)
         if identity.open and not settings.open_to_all and not is_loopback(settings.listen):
             remedy = "configure who may call, or set CONVLENS_OPEN_TO_ALL"
@@ -94,6 +109,7 @@ class App:
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.
+                *_ages(settings.connection_age, settings.grace),
             ],
         )
         self._add_services()
@@ -109,14 +125,30 @@ class App:
             await app.stop(0)
             raise Unavailable(f"cannot listen on {settings.listen}: {error}") from error
         app.address = f"{host}:{port}"
+        await app._health.alive()
         await app._server.start()
+        if app._probes is not None:
+            await app._probes.start()
         app._long.tell(settings.metrics_listen)
-        for service in ("", *SERVICES):
-            await app._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            await app._warm()
+        except ConvLensError:
+            await app.stop(0)
+            raise
+        await app._health.ready()
         return app
+
+    async def _warm(self) -> None:
+        """Load models, and run each forward and back as a single call would, and as one of many would."""
+        for name in self._settings.warm:
+            await self.executor.run(warm, self.models, name)
 
     def _listen(self) -> int:
         settings = self._settings
+        if settings.health_listen:
+            self._probes = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._probes)
+            self._probes.add_insecure_port(settings.health_listen)
         if settings.tls_certificate and settings.tls_key:
             pems = Pems(settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
             return self._server.add_secure_port(settings.listen, server_credentials(pems))
@@ -124,9 +156,11 @@ class App:
 
     async def stop(self, grace: float | None = None) -> None:
         """Say NOT_SERVING, end what only waits for jobs, let the other calls finish for `grace` seconds."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.draining()
         self._long.stop()
         await self._server.stop(self._settings.grace if grace is None else grace)
+        if self._probes is not None:
+            await self._probes.stop(None)
         await self._long.close()
         await self._collections.close()
         self.executor.close()
@@ -153,8 +187,18 @@ class App:
         jobs = JobServicer(quick, self._long, self._collections, limits)
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def _ages(seconds: float, grace: float) -> list[tuple[str, int]]:
+    """Options for connections that end when they are old, their calls after the grace."""
+    if not seconds:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", int(seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(max(grace, 1.0) * 1000)),
+    ]
 
 
 def is_loopback(listen: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ class Executor:
 
     def __init__(self, lanes: int, max_waiting: int) -> None:
         self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._lanes = lanes
         self._limit = lanes + max_waiting
         self.admitted = 0
 
@@ -45,6 +47,14 @@ class Executor:
             items = function(*args, **kwargs)
             while (item := await self._in_lane(caller, partial(next, items, END))) is not END:
                 yield item
+
+    def threads(self, cpus: int) -> int:
+        """Threads that a pass may use now: all CPUs for a caller who is alone, fewer the more there are.
+
+        A power of two, so that few sessions are built; never more threads than CPUs in all lanes together.
+        """
+        share = max(1, cpus // max(1, min(self.admitted, self._lanes)))
+        return int(2 ** math.floor(math.log2(share))) if share < cpus else cpus
 
     def close(self) -> None:
         """Drop what waits, and let what computes finish."""

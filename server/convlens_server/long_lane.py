@@ -36,6 +36,11 @@ class LongLane:
             raise FailedPrecondition(text, reason="NO_LONG_LANE")
         return self._store.of(principal().tenant)
 
+    async def ping(self) -> None:
+        """Raises Unavailable when Redis does not answer."""
+        if self._store is not None:
+            await self._store.ping()
+
     async def unless_stopping(self, work: Awaitable[T]) -> T:
         """The result of `work`, which may wait for a job for hours.
 

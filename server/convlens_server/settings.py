@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from convlens_server.cpus import cpus
 from convlens_server.identity.settings import IdentitySettings
 from convlens_workers.jobs.settings import JobSettings
 
@@ -23,10 +23,20 @@ class ServerSettings(JobSettings, IdentitySettings):
     models: Path | None = None
     """Model repository, laid over the embedded one; default: the user's data folder."""
 
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
-    """Threads that one pass of a network may use."""
-    lanes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    threads: int = Field(default_factory=cpus, ge=1, le=1024)
+    """Threads that all passes of networks may use together: a call that is alone has them all."""
+    lanes: int = Field(default_factory=cpus, ge=1, le=1024)
     """Calls that compute at the same time."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """What ONNX Runtime computes on; "auto" is CUDA where it is there, "cuda:1" demands the second GPU."""
+    device_megabytes: int = Field(default=0, ge=0)
+    """Memory of the GPU that values may take; 0: no limit."""
+    warm: tuple[str, ...] = ("patterns",)
+    """Models that are loaded before the server is ready, as JSON."""
+    health_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
+    """Address and port of a plain-text health service for probes beside the one on `listen`; empty: none."""
+    connection_age: float = Field(default=0.0, ge=0)
+    """Seconds after which a connection is to be made anew, so that clients find new servers; 0: never."""
     max_waiting: int = Field(default=256, ge=0)
     """Calls that may wait for a lane; more are refused with RESOURCE_EXHAUSTED."""
     session_megabytes: int = Field(default=1024, ge=1)

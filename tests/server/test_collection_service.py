@@ -41,6 +41,7 @@ from convlens_models.receptive_field import receptive_field
 from convlens_models.repository import ModelRepository
 from convlens_server.engines.cache import LruCache
 from convlens_server.engines.onnx_engine import OnnxEngine
+from convlens_server.engines.providers import on_cpu
 from convlens_workers.settings import WorkerSettings
 
 LAYER = "features.relu4_2"
@@ -108,7 +109,7 @@ def inputs() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def values(inputs: np.ndarray) -> np.ndarray:
-    engine = OnnxEngine(ModelRepository().get(), LruCache(1e9), 1)
+    engine = OnnxEngine(ModelRepository().get(), LruCache(1e9), on_cpu(1))
     return engine.forward(inputs, [LAYER])[LAYER]
 
 

@@ -18,12 +18,13 @@ from convlens_models.importer import add_architecture
 from convlens_models.repository import EMBEDDED, ModelRepository
 from convlens_server.cancellation import Caller, current
 from convlens_server.engines.models import LoadedModels
+from convlens_server.engines.providers import on_cpu
 
 LAYERS = ["features.conv1", "features.relu3_2", "classifier", "probabilities", "log_probabilities"]
 
 
 def load(root: Path | None = None, session_bytes: float = 1e9, max_models: int = 4) -> LoadedModels:
-    return LoadedModels(ModelRepository(root), threads=1, session_bytes=session_bytes, max_models=max_models)
+    return LoadedModels(ModelRepository(root), on_cpu(1), session_bytes=session_bytes, max_models=max_models)
 
 
 def ref(name: str = "patterns") -> model_pb2.ModelRef:

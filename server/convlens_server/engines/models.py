@@ -10,6 +10,7 @@ from convlens_models.repository import ModelRepository, StoredModel
 from convlens_server.engines.base import Engine
 from convlens_server.engines.cache import LruCache
 from convlens_server.engines.onnx_engine import OnnxEngine, Sessions
+from convlens_server.engines.providers import Compute
 
 
 class LoadedModels:
@@ -17,17 +18,17 @@ class LoadedModels:
 
     Args:
         repository: where the models are.
-        threads: threads of one pass.
+        compute: what passes run on.
         session_bytes: what all ONNX Runtime sessions together may hold of their own.
         max_models: models that are kept loaded; the longest unused one is unloaded first.
     """
 
     def __init__(
-        self, repository: ModelRepository, *, threads: int, session_bytes: float, max_models: int
+        self, repository: ModelRepository, compute: Compute, *, session_bytes: float, max_models: int
     ) -> None:
         self.repository = repository
         self.sessions: Sessions = LruCache(session_bytes)
-        self._threads = threads
+        self._compute = compute
         self._engines: LruCache[tuple[str, int], Engine] = LruCache(max_models, lambda engine: engine.close())
 
     def get(self, ref: model_pb2.ModelRef) -> Engine:
@@ -57,13 +58,13 @@ class LoadedModels:
         return ENGINES[stored.manifest.engine](self, stored)
 
     def _onnx(self, stored: StoredModel) -> Engine:
-        return OnnxEngine(stored, self.sessions, self._threads)
+        return OnnxEngine(stored, self.sessions, self._compute)
 
     def _torchscript(self, stored: StoredModel) -> Engine:
         # Loads torch, which this process must not need otherwise.
         from convlens_server.engines.torchscript_engine import TorchScriptEngine  # noqa: PLC0415
 
-        return TorchScriptEngine(stored, self._threads)
+        return TorchScriptEngine(stored, self._compute.threads())
 
 
 ENGINES: Final[Mapping[str, Callable[[LoadedModels, StoredModel], Engine]]] = {

@@ -20,13 +20,13 @@ from convlens_server.calls import phase
 from convlens_server.cancellation import interruptible
 from convlens_server.engines.base import F32
 from convlens_server.engines.cache import LruCache
+from convlens_server.engines.providers import Compute
 
 Sessions = LruCache[tuple[Hashable, ...], ort.InferenceSession]
 Sizes = tuple[int | None, int, int]
 
 LARGE: Final = 3 * 2_000_000
 """Numbers in a batch beyond which memory is given back after the pass; to fault it in again is slow."""
-PREFERRED: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class OnnxEngine:
@@ -40,16 +40,16 @@ class OnnxEngine:
     Args:
         stored: the version of the model.
         sessions: the cache of all models; a session weighs the bytes that it holds of its own.
-        threads: threads of one pass.
+        compute: what passes run on; a session is built for each number of threads that it says.
         weights: folder of the weights; by default the model's own.
     """
 
     def __init__(
-        self, stored: StoredModel, sessions: Sessions, threads: int, weights: Path | None = None
+        self, stored: StoredModel, sessions: Sessions, compute: Compute, weights: Path | None = None
     ) -> None:
         self.stored = stored
         self._sessions = sessions
-        self._threads = threads
+        self._compute = compute
         self._weights = weights or stored.path
         self._graph = stored.forward()
 
@@ -92,7 +92,7 @@ class OnnxEngine:
 
     def with_weights(self, folder: Path) -> OnnxEngine:
         """The same graphs over the weights in `folder`, with sessions that go when it goes."""
-        return OnnxEngine(self.stored, LruCache(math.inf), self._threads, folder)
+        return OnnxEngine(self.stored, LruCache(math.inf), self._compute, folder)
 
     def close(self) -> None:
         """Drop the sessions of this model."""
@@ -110,14 +110,19 @@ class OnnxEngine:
     def _session(
         self, what: tuple[Hashable, ...], build: Callable[[], onnx.ModelProto]
     ) -> ort.InferenceSession:
+        threads = self._compute.threads()
+
         def open_session() -> tuple[ort.InferenceSession, float]:
             model = build()
-            options = _options(self._weights, self._threads)
-            providers = [name for name in PREFERRED if name in ort.get_available_providers()]
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-            return session, sum(_own_bytes(tensor) for tensor in model.graph.initializer)
+            session = ort.InferenceSession(
+                model.SerializeToString(),
+                _options(self._weights, threads),
+                providers=list(self._compute.providers),
+            )
+            own = sum(_own_bytes(tensor) for tensor in model.graph.initializer)
+            return self._compute.check(session), own
 
-        return self._sessions.get((self.stored.manifest.digest, *what), open_session)
+        return self._sessions.get((self.stored.manifest.digest, threads, *what), open_session)
 
 
 def _options(folder: Path, threads: int) -> ort.SessionOptions:

@@ -40,6 +40,6 @@ def server_credentials(pems: Pems) -> grpc.ServerCredentials:
 
 def certified(context: Context) -> Principal | None:
     """Whose certificate the connection was made with: the tenant is its common name."""
-    names = context.auth_context().get("x509_common_name", [])
+    names = list(context.auth_context().get("x509_common_name", []))
     name = names[0].decode(errors="replace") if names else ""
     return Principal(f"certificate:{name}", name) if name else None
