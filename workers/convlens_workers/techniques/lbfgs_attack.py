@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2, attack_pb2
@@ -32,7 +32,6 @@ from convlens_workers.techniques.parts.loop import Losses, optimise
 Params = adversarial_pb2.LbfgsAttack
 F64 = NDArray[np.float64]
 TENFOLD: Final = 10.0
-HISTORY: Final = 20
 TOLERANCE: Final = 1e-6
 """Relative fall of the objective in an iteration below which it has converged."""
 EVALUATIONS: Final = 2
@@ -173,11 +172,10 @@ def search(classify: Classifier, original: Tensor, target: int, constant: float,
         start,
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0.0, 1.0)] * len(start),
+        bounds=Bounds(0, 1),
         options={
             "maxiter": steps,
             "maxfun": EVALUATIONS * steps,
-            "maxcor": HISTORY,
             "ftol": TOLERANCE,
             "gtol": 0.0,
         },
