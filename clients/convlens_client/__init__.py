@@ -9,7 +9,7 @@
 from convlens import errors
 from convlens_client.aio import AsyncClient, AsyncOperation
 from convlens_client.client import Client, Operation
-from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron, Style
+from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron, Style, Transforms
 from convlens_client.results import (
     Added,
     AttackOutcome,
@@ -70,6 +70,7 @@ __all__ = [
     "RobustnessPoint",
     "Style",
     "TopActivation",
+    "Transforms",
     "UnitHit",
     "UnitPattern",
     "errors",

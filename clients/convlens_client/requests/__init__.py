@@ -7,10 +7,14 @@ All methods may raise the errors of `convlens.errors`; a bad value is InvalidArg
 """
 
 from convlens_client.requests.adversarial import (
+    Transforms,
+    adversarial_patch,
     attack_ensemble,
     carlini_wagner,
     defence_attack,
+    expectation_attack,
     lbfgs_attack,
+    printed_photo,
     substitute,
     transfer_matrix,
 )
@@ -71,8 +75,10 @@ __all__ = [
     "Style",
     "Target",
     "Technique",
+    "Transforms",
     "activations",
     "add_images",
+    "adversarial_patch",
     "attack",
     "attack_ensemble",
     "attribute",
@@ -87,6 +93,7 @@ __all__ = [
     "delete",
     "delete_collection",
     "discrepancy_maps",
+    "expectation_attack",
     "extract_features",
     "filters",
     "get_collection",
@@ -104,6 +111,7 @@ __all__ = [
     "operation",
     "operation_name",
     "operations",
+    "printed_photo",
     "read_artifact",
     "robustness",
     "style_transfer",
