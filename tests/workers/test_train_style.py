@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from support.collections import picture
@@ -15,9 +16,12 @@ from torch import Tensor
 from convlens import wire
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import model_pb2, style_pb2
+from convlens_models.importer import add_architecture
 from convlens_models.repository import WEIGHTS, ModelRepository
 from convlens_models.tensors import load
+from convlens_server.validation import validate
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.engine import decode_images
 from convlens_workers.networks import Networks
 from convlens_workers.techniques.base import Host, Results, State, Step, Task
 from convlens_workers.techniques.parts import crew
@@ -93,9 +97,9 @@ def run(task: Task, state: State | None = None) -> tuple[list[Step], Results]:
             return steps, end.value
 
 
-def whole(step: Step) -> float:
+def whole(step: Step, content: float = 0.1, tv: float = 0.1) -> float:
     losses = {name: float(value) for name, value in step.losses.items()}
-    return losses["style"] + 0.1 * losses["content"] + 0.1 * losses["tv"]
+    return losses["style"] + content * losses["content"] + tv * losses["tv"]
 
 
 def test_it_learns_and_ends_in_the_repository(models: Path, folder: Path) -> None:
@@ -226,6 +230,30 @@ def test_the_embedded_repository_alone_takes_nothing(models: Path, folder: Path)
         run(task)
 
 
+@pytest.mark.slow
+def test_real_photos_in_a_real_style(tmp_path: Path, data: Path) -> None:
+    """SqueezeNet 1.0 compares the pictures: the loss on crops that were not seen before falls."""
+    source = data / "models"
+    add_architecture(tmp_path, "squeezenet1_0", source / "squeezenet1_0.safetensors")
+    networks = Networks(ModelRepository(tmp_path), CPU, limit=1)
+    network, manifest = networks.get(model_pb2.ModelRef(name="squeezenet1_0"))
+    style = {
+        "encoded": (data / "styles" / "starry_night.jpg").read_bytes(),
+        "resize": {"fit": {"max_side": 256}},
+    }
+    params = style_pb2.TrainStyle(
+        name="starry", folder="photos", style=style, steps=50, batch=2, size=96, width=8, learning_rate=0.002
+    )
+    params = validate(params, manifest)
+    host = Host(networks, folders={"photos": data / "photos"})
+    images = decode_images(params, manifest, CPU)
+    task = Task(params, network, manifest, images, 0, CPU, CollectionFiles("memory:///"), host)
+    steps, _ = run(task)
+    totals = [whole(step, params.content_weight, params.tv_weight) for step in steps]
+    assert np.mean(totals[-5:]) < 0.85 * totals[0], totals
+    assert float(steps[-1].image.std()) > 0.02
+
+
 def test_two_processes_share_a_batch(models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torchrun and gloo: what one process finds with the whole batch, and every step's state with it."""
     task = make_task(models, folder, steps=3, batch=4, name="alone")
@@ -242,6 +270,20 @@ def test_two_processes_share_a_batch(models: Path, folder: Path, monkeypatch: py
     assert results["train_style"].model.name == "together"
 
 
+@pytest.mark.slow
+def test_a_stop_ends_the_other_processes(models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "processes", lambda *_: 2)
+    technique = train_style(make_task(models, folder, steps=10_000))
+    assert next(technique).number == 1
+    (torchrun,) = psutil.Process().children()
+    ranks = torchrun.children()
+    assert len(ranks) == 2
+    technique.close()
+    _, alive = psutil.wait_procs([torchrun, *ranks], timeout=20)
+    assert not alive
+
+
+@pytest.mark.slow
 def test_errors_of_other_processes_are_this_ones(
     models: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,4 +302,4 @@ def test_processes_have_equal_shares(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     assert crew.processes(batch, torch.device("cuda:0")) == expected
-    assert crew.processes(batch, CPU) == 1
+    assert crew.processes(batch, torch.device("cuda:1")) == crew.processes(batch, CPU) == 1

@@ -95,8 +95,12 @@ class Orders:
 
 
 def processes(batch: int, device: torch.device) -> int:
-    """How many shall share a batch: as many as there are GPUs, but each has as much to do as the others."""
-    devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    """How many shall share a batch: as many as there are GPUs, but each has as much to do as the others.
+
+    A worker that was told to take another GPU than the first has that one alone.
+    """
+    alone = device.type != "cuda" or device.index not in (None, 0)
+    devices = 1 if alone else torch.cuda.device_count()
     return max(number for number in range(1, max(1, devices) + 1) if batch % number == 0)
 
 
