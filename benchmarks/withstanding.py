@@ -1,0 +1,108 @@
+"""What SqueezeNet 1.0 withstands: behind defences, and against the ensemble; on photos that it has right.
+
+python -m benchmarks.withstanding defences [--photos 20] [--epsilon 1/255] [--steps 40] [--defence jpeg]
+python -m benchmarks.withstanding ensemble [--photos 20] [--epsilon 1/255] [--steps 100] [--queries 5000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from google.protobuf.message import Message
+
+from benchmarks.smallest_change import DATA, NAME, repository
+from convlens.v1 import adversarial_pb2, image_pb2
+from convlens_models.network import load_network
+from convlens_models.preprocess import to_input
+from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques.base import Results, Task
+from convlens_workers.techniques.parts.attacks import classifier, predicted
+
+DEFENCES: Mapping[str, Mapping[str, float]] = {
+    "jpeg": {"quality": 75},
+    "bit_depth": {"bits": 3},
+    "total_variation": {"weight": 0.1},
+}
+Run = Callable[[str, Message], Results]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("defences", "ensemble"))
+    parser.add_argument("--epsilon", type=lambda text: float(Fraction(text)), default=1 / 255)
+    parser.add_argument("--defence", choices=DEFENCES)
+    for name, default in (("photos", 20), ("steps", None), ("targets", 9), ("queries", 5000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        common, run = setting(Path(folder), options.photos)
+        (defences if options.what == "defences" else ensemble)(run, common, options)
+
+
+def setting(root: Path, count: int) -> tuple[dict[str, Any], Run]:
+    """Fields that all messages share, and what runs a technique."""
+    stored = repository(root).get(NAME)
+    network, images, labels = load_network(stored), [], []
+    for path in sorted((DATA / "photos").glob("*.jpg")):
+        image = torch.tensor(to_input(image_pb2.Image(encoded=path.read_bytes()), stored.manifest))[None]
+        if int(predicted(classifier(network), image)) == int(path.name[:4]):
+            images.append(image)
+            labels.append(int(path.name[:4]))
+        if len(images) == count:
+            break
+    named = {f"images[{place}]": image for place, image in enumerate(images)}
+    files, cpu = CollectionFiles("memory:///"), torch.device("cpu")
+
+    def run(technique: str, params: Message) -> Results:
+        steps = TECHNIQUES[technique](Task(params, network, stored.manifest, named, 0, cpu, files), None)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                results: Results = end.value
+                return results
+
+    return {"images": [image_pb2.Image()] * len(images), "labels": labels}, run
+
+
+def defences(run: Run, common: dict[str, Any], options: argparse.Namespace) -> None:
+    print("| defence | defended | plain PGD, bare | plain PGD, defended | BPDA |")
+    for name in [options.defence] if options.defence else DEFENCES:
+        defence = adversarial_pb2.Defence(**{name: DEFENCES[name]})
+        params = adversarial_pb2.DefenceAttack(
+            **common, defence=defence, epsilon=options.epsilon, steps=options.steps or 40
+        )
+        found: Any = run("defence_attack", params)["defence"]
+        shares = (
+            found.clean_accuracy,
+            found.undefended_accuracy,
+            found.plain_accuracy,
+            found.accuracy,
+        )
+        print("|", " | ".join([name, *(f"{share:.0%}" for share in shares)]), "|", flush=True)
+
+
+def ensemble(run: Run, common: dict[str, Any], options: argparse.Namespace) -> None:
+    params = adversarial_pb2.AttackEnsemble(
+        **common,
+        epsilon=options.epsilon,
+        steps=options.steps or 100,
+        targets=options.targets,
+        queries=options.queries,
+    )
+    found: Any = run("attack_ensemble", params)["ensemble"]
+    print("| attack | given | broken | passes | accuracy left |")
+    for member in found.members:
+        cells = (member.attack, member.attacked, member.broken, member.queries, f"{member.accuracy:.0%}")
+        print("|", " | ".join(map(str, cells)), "|")
+
+
+if __name__ == "__main__":
+    main()
