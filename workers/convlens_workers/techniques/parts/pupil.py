@@ -50,7 +50,7 @@ class Pupil:
     def logits(self, held: State, images: Tensor) -> Tensor:
         """Scores (N, classes), within the autograd graph of the images."""
         self._module.eval()
-        scores: Tensor = functional_call(self._module, self.weights(held), ((images - MEAN) / DEVIATION,))
+        scores: Tensor = functional_call(self._module, self.weights(held), (normalised(images),))
         return scores
 
     def taught(self, held: State, images: Tensor, answers: Tensor, rate: float) -> tuple[State, Tensor]:
@@ -59,9 +59,7 @@ class Pupil:
         averages = _apart(held[AVERAGES].clone(), self._average_shapes)  # Changed in place by the pass.
 
         def evaluate(x: Tensor) -> tuple[Tensor, State]:
-            scores = functional_call(
-                self._module, _apart(x, self._shapes) | averages, ((images - MEAN) / DEVIATION,)
-            )
+            scores = functional_call(self._module, _apart(x, self._shapes) | averages, (normalised(images),))
             loss = F.cross_entropy(scores, answers)
             return loss, {"cross_entropy": loss}
 
@@ -87,6 +85,11 @@ def build(classes: int) -> nn.Module:
     layers["flat"] = nn.Flatten()
     layers["classifier"] = nn.Linear(plan[-1][1] * WIDTH, classes)
     return nn.Sequential(layers)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """What the module takes; colours innermost, which is half as fast again on a CPU."""
+    return ((images - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)
 
 
 def _joined(values: object) -> Tensor:
