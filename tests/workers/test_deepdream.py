@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -391,3 +393,35 @@ def test_zooming_keeps_the_centre_and_enlarges() -> None:
     torch.testing.assert_close(closer[..., 32, 32], across[..., 32, 32])
     torch.testing.assert_close(closer[..., 20:45].diff().mean(), across.diff().mean() / 2)
     assert zoomed(across, 1.0) is across
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+import torch
+from convlens.v1 import job_pb2
+from convlens_models.network import load_network
+from convlens_models.repository import ModelRepository
+from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques.base import Task
+from convlens_workers.techniques.deepdream import deepdream
+
+models, name, side, tile = sys.argv[1:]
+torch.set_num_threads(1)
+stored = ModelRepository(Path(models)).get(name)
+params = job_pb2.DeepDream(octaves=1, octave_scale=1.4, steps=1, step_size=1, jitter=8, tile=int(tile))
+images = {"image": torch.rand(1, 3, int(side), int(side))}
+device, files = torch.device("cpu"), CollectionFiles("memory:///")
+for _ in deepdream(Task(params, load_network(stored), stored.manifest, images, 0, device, files)):
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_grows_by_copies_of_the_picture_only(tiny_models: Path) -> None:
+    """By no more than eight; the network's values alone would take dozens."""
+    peaks = [
+        int(subprocess.check_output([sys.executable, "-c", PEAK, str(tiny_models), NAME, str(side), "256"]))
+        for side in (512, 2048)
+    ]
+    assert peaks[1] - peaks[0] < 8 * 4 * 3 * (2048**2 - 512**2)
