@@ -834,10 +834,11 @@ Global___TransferReport: _TypeAlias = TransferReport  # noqa: Y015
 @_typing.final
 class Substitute(_message.Message):
     """A copy of a model that is seen through its public Classify call alone, and attacks on the copy that fool the original
-    (Papernot et al. 2017, arXiv:1602.02697): from `images`, rounds of training on the victim's predictions and of moving the
-    data along the copy's gradient. The request's model gives the classes and the size; it is queried, never opened. The
-    checkpoint holds all labels, so that a resumed job asks no query twice. Artifacts: "adversarial", FP32 of shape (N, 3, H, W), the
-    held-out images attacked; "weights.safetensors", UINT8, the copy's weights. Report: `substitute`.
+    (Papernot et al. 2017, arXiv:1602.02697): from `images`, rounds of training on the victim's predictions and of asking
+    about the pictures in other places, lights and colours, moved along the copy's gradient. The request's model gives the
+    classes and the size; it is queried, never opened. The checkpoint holds all answers, so that a resumed job asks no query
+    twice. Artifacts: "adversarial", FP32 of shape (N, 3, H, W), the held-out images attacked; "weights.safetensors", UINT8,
+    the copy's weights. Report: `substitute`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -855,9 +856,11 @@ class Substitute(_message.Message):
     rounds: _builtins.int
     """Rounds in which the data doubles; default 6."""
     step_size: _builtins.float
-    """Step of the augmentation, in pixel values; default 0.1."""
+    """Largest step of the augmentation along the sign of the copy's gradient, in pixel values; default 0.1."""
     queries: _builtins.int
-    """Queries that may be spent on training, a picture each; default 10000. The data stops growing at it."""
+    """Queries that may be spent on training, a picture each; default 10000. The data, which the worker
+    keeps in memory, stop growing at it.
+    """
     epochs: _builtins.int
     """Passes over the data in each round; default 10."""
     epsilon: _builtins.float
