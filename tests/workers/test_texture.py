@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from convlens_workers.techniques.parts import layers
 from convlens_workers.techniques.parts.colours import match_histogram
 from convlens_workers.techniques.parts.losses import gram, gram_error, gram_loss, total_variation
 from convlens_workers.techniques.parts.optimisers import adam, lbfgs
-from convlens_workers.techniques.parts.painting import framed, scales
+from convlens_workers.techniques.parts.painting import Frame, features, framed, scales
 from convlens_workers.techniques.texture import texture
+
+ENDS = (slice(8), slice(-8, None))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -121,6 +124,35 @@ def test_the_gram_matrices_come_close_to_the_samples(tiny_models: Path) -> None:
     assert image.shape == (1, 3, 64, 56)
     first, last = (sum(float(loss) for loss in step.losses.values()) for step in (steps[0], steps[-1]))
     assert last < 0.2 * first
+
+
+@pytest.mark.parametrize("frame", ["reflect", "circular"])
+def test_every_pixel_counts_about_the_same(tiny_models: Path, frame: Frame) -> None:
+    """The gradient of the statistics, at the edges as large as in the middle."""
+    task = make_task(tiny_models, noise(1, 3, 64, 64))
+    image = noise(1, 3, 96, 96, seed=1).requires_grad_()
+    values = features(task.network, image, ["features.relu2", "features.relu3_1"], frame)
+    loss = torch.stack([gram(value).square().sum() for value in values.values()]).sum()
+    (gradient,) = torch.autograd.grad(loss, image)
+    size = gradient[0].abs().sum(0)
+    corners = torch.stack([size[rows, columns].mean() for rows, columns in product(ENDS, ENDS)])
+    assert float((corners / size[16:-16, 16:-16].mean() - 1).abs().max()) < 0.3
+
+
+def test_features_are_those_at_the_positions_of_the_image(tiny_models: Path) -> None:
+    """What is seen of a tile of a periodic image, continued, is what is seen of the whole in its middle."""
+    task, image = make_task(tiny_models, noise(1, 3, 64, 64)), noise(1, 3, 64, 64)
+    name = "features.relu2"
+    tile = features(task.network, image, [name], "circular")[name]
+    whole = task.network.taps(image.repeat(1, 1, 3, 3), [name])[name]
+    side = whole.shape[2] // 3
+    torch.testing.assert_close(tile, whole[:, :, side : 2 * side, side : 2 * side])
+
+
+def test_a_texture_of_greys_is_grey(tiny_models: Path) -> None:
+    sample = noise(1, 1, 48, 48).expand(1, 3, 48, 48).contiguous()
+    _, image = run(make_task(tiny_models, sample, height=64, width=64))
+    assert float((image - image.mean(1, keepdim=True)).abs().max()) < 0.02
 
 
 def test_a_seamless_picture_is_seen_continued() -> None:

@@ -164,5 +164,5 @@ class Source:
         ratio = max(size) / max(height, width)
         small = resize(image, (max(8, round(height * ratio)), max(8, round(width * ratio))))
         if self._params.colours == job_pb2.COLOURS_COVARIANCE:
-            return match_covariance(small, self._content)
+            return match_covariance(small, self._content).clamp(0, 1)
         return self._coloured(small)

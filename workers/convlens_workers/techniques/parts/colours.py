@@ -21,11 +21,11 @@ def with_luminance(image: Tensor, wanted: Tensor) -> Tensor:
 
 
 def match_covariance(image: Tensor, sample: Tensor) -> Tensor:
-    """`image` with the mean and covariance of the colours of `sample` (Gatys et al. 2017)."""
+    """`image` with the mean and covariance of the colours of `sample` (Gatys et al. 2017), not clamped."""
     ours, theirs = _statistics(image), _statistics(sample)
     change = _power(theirs[1], 0.5) @ _power(ours[1], -0.5)
     flat = change @ (image.flatten(2)[0].double() - ours[0]) + theirs[0]
-    return flat.to(image.dtype).reshape(image.shape).clamp(0, 1)
+    return flat.to(image.dtype).reshape(image.shape)
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
