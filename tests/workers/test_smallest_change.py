@@ -262,6 +262,7 @@ def test_carlini_wagner_is_as_good_as_foolbox(targeted: bool, manifest: Manifest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_carlini_wagner_is_as_good_as_foolbox_on_photographs(data: Path, tmp_path: Path) -> None:
     models = data / "models"
     add_architecture(
@@ -274,7 +275,7 @@ def test_carlini_wagner_is_as_good_as_foolbox_on_photographs(data: Path, tmp_pat
         [torch.tensor(to_input(image_pb2.Image(encoded=p.read_bytes()), stored.manifest)) for p in photos]
     )
     classes = network(images).argmax(1)
-    params = cw_params(labels=classes.tolist(), searches=4, steps=50, initial_constant=0.1)
+    params = cw_params(labels=classes.tolist(), searches=3, steps=40, initial_constant=1)
     found = run(carlini_wagner, params, network, stored.manifest, images)["attack"].certificates
     theirs = foolbox_l2(network, images, classes, False, params)
     assert all(one.success for one in found)

@@ -34,4 +34,4 @@ def lbfgs(
             model=model,
             resize=resize(size),
         )
-        finish_attack(operation, file, f"{image.stem}-{target}.png", json=json, no_wait=no_wait)
+        finish_attack(operation, file, f"{image.stem}-adversarial.png", json=json, no_wait=no_wait)
