@@ -76,6 +76,17 @@ def flattened(model: onnx.ModelProto, values: Sequence[str], name: str) -> onnx.
     return part
 
 
+def leaky(model: onnx.ModelProto, slope: float) -> onnx.ModelProto:
+    """`model` whose ReLUs let `slope` of what is below zero through."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    for node in part.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "LeakyRelu"
+            node.attribute.append(helper.make_attribute("alpha", slope))
+    return part
+
+
 def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelProto:
     """`model` whose max pools take the average, times `factor`; what lies outside the map does not count.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.manifest import LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.redirect import redirected
 from convlens_models.repository import WEIGHTS, StoredModel
 
 HEADS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
@@ -65,6 +66,10 @@ class Network(nn.Module):
             logits = self(images)
             found.update({name: head(logits) for name, head in HEADS.items() if name in wanted})
         return {name: found[name] for name in wanted}
+
+    def redirected(self) -> AbstractContextManager[None]:
+        """Within it, gradients of what is to become small get through ReLUs that are closed everywhere."""
+        return redirected(self)
 
     def average_pooled(self, factor: float = 1.0) -> Network:
         """The same network, weights shared, whose max pools take the average, times `factor`.

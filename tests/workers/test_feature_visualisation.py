@@ -24,7 +24,6 @@ from convlens_workers.techniques.parts.camera import GREY
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.losses import likeness
 from convlens_workers.techniques.parts.parametrisation import COLOURS, fourier_picture
-from convlens_workers.techniques.parts.redirect import redirected
 from convlens_workers.techniques.parts.transforms import robust, scale_and_rotate
 
 LAYER = "features.relu3_1"
@@ -140,7 +139,7 @@ def test_a_silent_unit_gets_a_gradient_only_when_redirected() -> None:
         return found
 
     assert not gradient().any()
-    with redirected(network):
+    with network.redirected():
         assert (gradient() < 0).all()
     assert not gradient().any()
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from support.foreign_onnx import classifier, node, save
 from support.networks import random_module, save_weights
 from torch import Tensor
@@ -134,3 +135,24 @@ def test_any_classifier_has_gradients(tmp_path: Path) -> None:
     found = gradient(network, torch.rand(2, 3, 32, 32), layers)
     assert found.isfinite().all()
     assert found.any()
+
+
+def test_a_silent_unit_gets_a_gradient_only_when_redirected(tmp_path: Path) -> None:
+    """Behind a ReLU that is closed everywhere the usual gradient is 0; values stay as they are."""
+    model = classifier()
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "conv.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(8, -99, np.float32), "conv.bias"))
+    add_onnx(tmp_path / "m", save(model, tmp_path), "silent")
+    network = OnnxNetwork(ModelRepository(tmp_path / "m").get("silent"))
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def found(layer: str) -> tuple[Tensor, Tensor]:
+        value = network.taps(image, [layer])[layer]
+        return value.detach(), torch.autograd.grad(value.sum(), image)[0]
+
+    assert not found("relu")[1].any()
+    with network.redirected():
+        value, opened = found("relu")
+    assert not value.any()
+    torch.testing.assert_close(opened, 0.01 * found("conv")[1], rtol=1e-4, atol=1e-6)
+    assert not found("relu")[1].any()

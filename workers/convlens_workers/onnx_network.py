@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -18,17 +19,18 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
-from convlens_models.graph import average_pooled, cut, flattened
+from convlens_models.graph import average_pooled, cut, flattened, leaky
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
 
 KEPT: Final = 4
 """Sessions: values and gradients, at the size that is worked on and at the one before."""
 ALL: Final = "all_layers"
+SLOPE: Final = 0.01
 
 F32 = NDArray[np.float32]
 
@@ -43,7 +45,7 @@ class OnnxNetwork:
 
     def __init__(self, stored: StoredModel, graph: onnx.ModelProto | None = None) -> None:
         self._stored = stored
-        self._graph = graph or stored.forward()
+        self._graph = self._differentiated = graph or stored.forward()
         self._sessions: OrderedDict[tuple[Any, ...], ort.InferenceSession] = OrderedDict()
 
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
@@ -58,9 +60,17 @@ class OnnxNetwork:
         found = dict(zip(wanted, _Values.apply(images, self, wanted), strict=True))  # type: ignore[no-untyped-call]
         return {name: found[tensor] for name, tensor in zip(names, tensors, strict=True)}
 
-    def modules(self) -> Iterator[nn.Module]:
-        """None: it is a graph."""
-        return iter(())
+    @contextmanager
+    def redirected(self) -> Iterator[None]:
+        """Within it, gradients get through ReLUs that are closed everywhere: 0.01 of them, through all.
+
+        Values stay as they are.
+        """
+        self._differentiated = leaky(self._graph, SLOPE)
+        try:
+            yield
+        finally:
+            self._differentiated = self._graph
 
     def average_pooled(self, factor: float = 1.0) -> OnnxNetwork:
         """The same network with average pools, times `factor`, instead of max pools."""
@@ -74,14 +84,14 @@ class OnnxNetwork:
 
     def gradient(self, images: F32, wanted: tuple[str, ...], cotangents: Sequence[F32]) -> F32:
         """The gradient of sum <value, cotangent> over `wanted` with respect to the images."""
-        size = images.shape[2:]
+        size, graph = images.shape[2:], self._differentiated
 
         def build() -> onnx.ModelProto:
             if len(wanted) == 1:
-                return differentiate(self._graph, wanted[0], shape=(None, *size))
-            return differentiate(flattened(self._graph, wanted, ALL), ALL, shape=(None, *size))
+                return differentiate(graph, wanted[0], shape=(None, *size))
+            return differentiate(flattened(graph, wanted, ALL), ALL, shape=(None, *size))
 
-        session = self._session(("gradient", wanted, size), build)
+        session = self._session(("gradient", wanted, size, graph is self._graph), build)
         cotangent = cotangents[0] if len(wanted) == 1 else np.concatenate([_flat(c) for c in cotangents], 1)
         (found,) = session.run([IMAGE_GRADIENT], {INPUT: images, COTANGENT: cotangent})
         return np.asarray(found)

@@ -9,14 +9,15 @@ step: started again with that state, it goes on as if nothing had happened, bit 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from google.protobuf.message import Message
-from torch import Tensor, nn
+from torch import Tensor
 
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
@@ -35,8 +36,8 @@ class Taps(Protocol):
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """Values of `layers` for images (N, 3, H, W) in [0, 1], within the autograd graph."""
 
-    def modules(self) -> Iterator[nn.Module]:
-        """The network and all that is in it."""
+    def redirected(self) -> AbstractContextManager[None]:
+        """Within it, gradients of what is to become small get through ReLUs that are closed everywhere."""
 
     def average_pooled(self, factor: float = 1.0) -> Taps:
         """The same network with average pools, times `factor`, instead of max pools."""

@@ -20,7 +20,6 @@ from convlens_workers.techniques.parts.losses import likeness
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.parametrisation import fourier_picture, noise_spectrum
 from convlens_workers.techniques.parts.pixels import blur, random_shift, roll
-from convlens_workers.techniques.parts.redirect import redirected
 from convlens_workers.techniques.parts.transforms import robust
 
 Params = job_pb2.FeatureVisualisation
@@ -116,7 +115,7 @@ class FourierStage:
         """A step of Adam."""
         number = int(held["number"])
         network = self.aim.task.network
-        with redirected(network) if number < REDIRECTED_STEPS else nullcontext():
+        with network.redirected() if number < REDIRECTED_STEPS else nullcontext():
             found, losses = adam(self.aim.task.params.learning_rate or ADAM_RATE).step(
                 held, lambda x: self.aim.loss(robust(fourier_picture(x, self.aim.size), rng))
             )
@@ -161,7 +160,7 @@ class PixelStage:
         params, manifest = self.aim.task.params, self.aim.task.manifest
         number, network = int(held["number"]) + 1, self.aim.task.network
         x = roll(held[VARIABLE], random_shift(JITTER, rng)).requires_grad_()
-        with torch.enable_grad(), redirected(network) if number <= REDIRECTED_STEPS else nullcontext():
+        with torch.enable_grad(), network.redirected() if number <= REDIRECTED_STEPS else nullcontext():
             value, features = self.aim.value(x)
             loss, losses = self.aim.compare(value, features)
             (gradient,) = torch.autograd.grad(loss, x)

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from convlens_workers.techniques.base import Taps
-
 
 class _Relu(torch.autograd.Function):
     @staticmethod
@@ -30,7 +28,7 @@ class _Relu(torch.autograd.Function):
 
 
 @contextmanager
-def redirected(network: Taps) -> Iterator[None]:
+def redirected(network: nn.Module) -> Iterator[None]:
     """Within it, a ReLU that would block an image's whole gradient lets through what opens its units (lucid).
 
     Without it, a unit that is silent on the start picture has no gradient, and the picture stays noise. Holds
