@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -147,3 +148,16 @@ def test_redis_on_path_comes_first_then_the_bundled_one(tmp_path, monkeypatch):
     monkeypatch.setattr(up.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FailedPrecondition, match="install Redis"):
         up.find_redis()
+
+
+@pytest.mark.parametrize(
+    ("given", "victims"),
+    [
+        ("", {"self": "here:1"}),
+        ('{"theirs": "oip://there:2"}', {"self": "here:1", "theirs": "oip://there:2"}),
+        ('{"self": "there:3"}', {"self": "there:3"}),
+    ],
+)
+def test_its_own_server_is_a_victim_beside_those_of_the_operator(monkeypatch, given, victims):
+    monkeypatch.setenv("CONVLENS_VICTIMS", given)
+    assert json.loads(up._victims("here:1")["CONVLENS_VICTIMS"]) == victims
