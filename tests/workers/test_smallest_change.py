@@ -232,7 +232,12 @@ def foolbox_l2(network: Network, images: Tensor, classes: Tensor, targeted: bool
 
     kind = foolbox.criteria.TargetedMisclassification if targeted else foolbox.criteria.Misclassification
     attack = foolbox.attacks.L2CarliniWagnerAttack(
-        params.searches, params.steps, params.learning_rate, params.confidence, params.initial_constant
+        params.searches,
+        params.steps,
+        params.learning_rate,
+        params.confidence,
+        params.initial_constant,
+        abort_early=not params.no_early_stop,
     )
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device=CPU)
     found, _, met = attack(model, images, kind(classes), epsilons=None)
@@ -270,12 +275,14 @@ def test_carlini_wagner_is_as_good_as_foolbox_on_photographs(data: Path, tmp_pat
     )
     stored = ModelRepository(tmp_path).get("squeezenet1_0")
     network = load_network(stored)
-    photos = sorted((data / "photos").iterdir())[::100]
+    photos = sorted((data / "photos").iterdir())[::200]
     images = torch.stack(
         [torch.tensor(to_input(image_pb2.Image(encoded=p.read_bytes()), stored.manifest)) for p in photos]
     )
     classes = network(images).argmax(1)
-    params = cw_params(labels=classes.tolist(), searches=3, steps=40, initial_constant=1)
+    params = cw_params(
+        labels=classes.tolist(), searches=2, steps=40, initial_constant=0.3, no_early_stop=True
+    )
     found = run(carlini_wagner, params, network, stored.manifest, images)["attack"].certificates
     theirs = foolbox_l2(network, images, classes, False, params)
     assert all(one.success for one in found)
