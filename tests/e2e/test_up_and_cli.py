@@ -92,6 +92,21 @@ def test_a_dream_runs_to_its_end_and_is_found_again(run, photo, tmp_path):
     assert run("jobs", "show", job["name"]).code == 2
 
 
+def test_a_dream_of_a_guide_zooms(run, photo, tmp_path):
+    options = ["--size", 64, "--octaves", 1, "--steps", 2, "--tile", 64, "--frames", 3, "--guide", photo]
+    assert run("dream", photo, *options, "--out", tmp_path / "zoom.webp").code == 0
+    with Image.open(tmp_path / "zoom.webp") as video:
+        assert (video.n_frames, video.size) == (3, (64, 64))
+    job, *_ = json.loads(run("jobs", "list", "--json").out)
+    options = ["--artifact", "frame.0001", "--out", tmp_path / "frame.png"]
+    assert run("jobs", "result", job["name"], *options).code == 0
+    with Image.open(tmp_path / "frame.png") as frame:
+        assert frame.size == (64, 64)
+    refused = run("dream", photo, "--size", 64, "--layer", "features.relu4_1", "--channel", 9999)
+    assert refused.code != 0
+    assert "deepdream.channels[0]" in refused.err
+
+
 def test_the_same_seed_gives_the_same_dream(client, photo):
     dreams = [client.deepdream(photo, octaves=1, steps=3, seed=5, resize=48) for _ in range(2)]
     first, second = (dream.result(60) for dream in dreams)
