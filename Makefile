@@ -18,6 +18,12 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+# The clients of others, which need an older protobuf: an environment of their own.
+$(VENV)-peers/.installed: tests/peers.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 check: install .buf/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,10 +31,10 @@ check: install .buf/ready
 	$(BIN)/lint-imports
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
 
-test: install
+test: install $(VENV)-peers/.installed
 	$(BIN)/pytest -m 'not slow'
 
-test-all: install
+test-all: install $(VENV)-peers/.installed
 	$(BIN)/pytest
 
 demo: install

@@ -8,16 +8,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from convlens.errors import InvalidArgument
 from convlens_models.manifest import NAME_PATTERN, Manifest, Task
 from convlens_models.repository import MANIFEST, ModelRepository, sha256
 
+GRADIENT: Final = ".gradient"
+"""How the Open Inference Protocol calls the gradient graph of a model."""
+
 
 def check_name(name: str, field: str = "name") -> str:
     """`name`, if it can be that of a model. Raises InvalidArgument, which names `field`, otherwise."""
-    if not re.match(NAME_PATTERN, name):
-        allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+    if not re.match(NAME_PATTERN, name) or name.endswith(GRADIENT):
+        allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit, not ending in .gradient"
         raise InvalidArgument.of(field, name, allowed)
     return name
 

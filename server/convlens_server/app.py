@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from convlens.errors import ConvLensError, FailedPrecondition, Unavailable
+from convlens.inference import open_inference_pb2, open_inference_pb2_grpc
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
@@ -49,6 +50,7 @@ from convlens_server.servicers.collection import CollectionServicer
 from convlens_server.servicers.inspection import InspectionServicer
 from convlens_server.servicers.job import JobServicer
 from convlens_server.servicers.model import ModelServicer
+from convlens_server.servicers.open_inference import OpenInferenceServicer
 from convlens_server.servicers.operations import OperationsServicer
 from convlens_server.servicers.style import StyleServicer
 from convlens_server.servicers.unit import UnitServicer
@@ -67,6 +69,7 @@ SERVICES: Final = tuple(
         (collection_pb2, "CollectionService"),
         (job_pb2, "JobService"),
         (operations_pb2, "Operations"),
+        (open_inference_pb2, "GRPCInferenceService"),
     )
 )
 
@@ -187,6 +190,8 @@ class App:
         jobs = JobServicer(quick, self._long, self._collections, limits)
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
+        inference = OpenInferenceServicer(quick, lambda: self._health.is_ready)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 

@@ -43,6 +43,7 @@ class Health:
         self._quick, self._long = (*QUICK, *quick), (*LONG, *long)
         self._ping = ping
         self._looking: asyncio.Task[None] | None = None
+        self.is_ready = False
 
     async def alive(self) -> None:
         """The server listens, and is ready for nothing yet."""
@@ -52,12 +53,14 @@ class Health:
     async def ready(self) -> None:
         """The models are warm; from now on the long lane is as Redis is."""
         await self._tell(self._quick, serving=True)
+        self.is_ready = True
         if self._ping is not None:
             await self._look(self._ping, None)
             self._looking = asyncio.create_task(self._keep_looking(self._ping))
 
     async def draining(self) -> None:
         """No more calls, please."""
+        self.is_ready = False
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
