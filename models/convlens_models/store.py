@@ -21,7 +21,7 @@ GRADIENT: Final = ".gradient"
 def check_name(name: str, field: str = "name") -> str:
     """`name`, if it can be that of a model. Raises InvalidArgument, which names `field`, otherwise."""
     if not re.match(NAME_PATTERN, name) or name.endswith(GRADIENT):
-        allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit, not ending in .gradient"
+        allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', first a letter or digit, not ending in .gradient"
         raise InvalidArgument.of(field, name, allowed)
     return name
 
