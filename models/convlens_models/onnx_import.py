@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -70,6 +71,7 @@ def add_onnx(
         dynamic = _any_size(model, folder, output, size)
         foreign.open_size(model, None if dynamic else size)
         onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
+        described = _layers(model, values, size)
         manifest = Manifest(
             name=name,
             version=1,
@@ -80,7 +82,8 @@ def add_onnx(
             mean=mean,
             std=std,
             labels=load_labels(labels, classes),
-            layers=_layers(model, values, size),
+            layers=described,
+            dream_layers=_dream_layers(described),
             output=output,
             parameters=parameters,
             multiply_adds=layers.multiply_adds(model, size),
@@ -144,6 +147,14 @@ def _any_size(model: onnx.ModelProto, folder: Path, output: str, size: int) -> b
     except (InvalidArgument, onnx.shape_inference.InferenceError):
         return False
     return True
+
+
+def _dream_layers(described: Sequence[Layer]) -> tuple[str, ...]:
+    """The last map at the last resolution but one, where the built-in networks have theirs."""
+    maps = [layer for layer in described if layer.stride and len(layer.shape) == 3]
+    strides = sorted({layer.stride for layer in maps})
+    chosen = strides[-2:][:1]
+    return tuple(layer.name for layer in maps if layer.stride in chosen)[-1:]
 
 
 def _layers(model: onnx.ModelProto, values: list[str], size: int) -> tuple[Layer, ...]:

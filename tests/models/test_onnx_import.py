@@ -87,6 +87,7 @@ def test_layers_sizes_and_weights_are_found(tmp_path: Path):
     assert manifest.parameters == 8 * 27 + CLASSES * 8  # The biases are small and stay in the graph.
     assert manifest.multiply_adds == 16 * 16 * 8 * 27 + CLASSES * 8
     assert (manifest.dynamic_size, manifest.min_size) == (True, 3)
+    assert manifest.dream_layers == ("relu",)
 
 
 def linear_on_maps(**options: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
