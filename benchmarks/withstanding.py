@@ -1,14 +1,16 @@
-"""What SqueezeNet 1.0 withstands: behind defences, and against the ensemble; on photos that it has right.
+"""What SqueezeNet 1.0 withstands, on photos that it has right, behind defences and against the ensemble; and how
+attacks carry from the embedded model to others of a repository and back, on drawings.
 
 python -m benchmarks.withstanding defences [--photos 20] [--epsilon 1/255] [--steps 40] [--defence jpeg]
 python -m benchmarks.withstanding ensemble [--photos 20] [--epsilon 1/255] [--steps 100] [--queries 5000]
+python -m benchmarks.withstanding transfer --models FOLDER [--epsilon 8/255] [--steps 20]
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,15 @@ from google.protobuf.message import Message
 from benchmarks.smallest_change import DATA, NAME, repository
 from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_models.network import load_network
+from convlens_models.patterns.draw import LABELS, draw
+from convlens_models.patterns.train import HELD_OUT
 from convlens_models.preprocess import to_input
+from convlens_models.repository import ModelRepository
+from convlens_server.transfer import resolve
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.networks import Networks
 from convlens_workers.techniques import TECHNIQUES
-from convlens_workers.techniques.base import Results, Task
+from convlens_workers.techniques.base import Host, Results, Step, Task
 from convlens_workers.techniques.parts.attacks import classifier, predicted
 
 DEFENCES: Mapping[str, Mapping[str, float]] = {
@@ -35,12 +42,16 @@ Run = Callable[[str, Message], Results]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("defences", "ensemble"))
+    parser.add_argument("what", choices=("defences", "ensemble", "transfer"))
     parser.add_argument("--epsilon", type=lambda text: float(Fraction(text)), default=1 / 255)
     parser.add_argument("--defence", choices=DEFENCES)
+    parser.add_argument("--models", type=Path, help="repository of the models beside the embedded one")
     for name, default in (("photos", 20), ("steps", None), ("targets", 9), ("queries", 5000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
+    if options.what == "transfer":
+        transfer(options)
+        return
     with tempfile.TemporaryDirectory() as folder:
         common, run = setting(Path(folder), options.photos)
         (defences if options.what == "defences" else ensemble)(run, common, options)
@@ -61,13 +72,8 @@ def setting(root: Path, count: int) -> tuple[dict[str, Any], Run]:
     files, cpu = CollectionFiles("memory:///"), torch.device("cpu")
 
     def run(technique: str, params: Message) -> Results:
-        steps = TECHNIQUES[technique](Task(params, network, stored.manifest, named, 0, cpu, files), None)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                results: Results = end.value
-                return results
+        task = Task(params, network, stored.manifest, named, 0, cpu, files)
+        return finished(TECHNIQUES[technique](task, None))
 
     return {"images": [image_pb2.Image()] * len(images), "labels": labels}, run
 
@@ -102,6 +108,40 @@ def ensemble(run: Run, common: dict[str, Any], options: argparse.Namespace) -> N
     for member in found.members:
         cells = (member.attack, member.attacked, member.broken, member.queries, f"{member.accuracy:.0%}")
         print("|", " | ".join(map(str, cells)), "|")
+
+
+def transfer(options: argparse.Namespace) -> None:
+    repository = ModelRepository(options.models)
+    stored = repository.get()
+    images = torch.cat([torch.from_numpy(draw(label, 2, (HELD_OUT, 9))) for label in LABELS])
+    params = adversarial_pb2.TransferMatrix(
+        images=[image_pb2.Image()] * len(images),
+        labels=[index for index in range(len(LABELS)) for _ in range(2)],
+        epsilon=options.epsilon,
+        steps=options.steps or 20,
+    )
+    resolve(params, stored.manifest, repository)
+    cpu, files = torch.device("cpu"), CollectionFiles("memory:///")
+    named = {f"images[{place}]": image[None] for place, image in enumerate(images)}
+    host = Host(Networks(repository, cpu, limit=len(params.models)))
+    task = Task(params, load_network(stored), stored.manifest, named, 0, cpu, files, host)
+    found: Any = finished(TECHNIQUES["transfer_matrix"](task, None))
+    report = found["transfer"]
+    print("right without an attack:", " ".join(f"{share:.0%}" for share in report.accuracies))
+    print("|", " | ".join(["attack on", *(model.name for model in report.models)]), "|")
+    for model, row, beside in zip(report.models, found["matrix"], found["noise"], strict=True):
+        cells = (f"{share:.0%} (noise {noise:.0%})" for share, noise in zip(row, beside, strict=True))
+        print("|", " | ".join([model.name, *cells]), "|")
+
+
+def finished(steps: Generator[Step, None, Results]) -> Results:
+    """What a technique ends with."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            results: Results = end.value
+            return results
 
 
 if __name__ == "__main__":
