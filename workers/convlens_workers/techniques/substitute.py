@@ -18,12 +18,18 @@ from convlens_workers.techniques.parts.attacks import stacked
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import MEMORY, VARIABLE
 from convlens_workers.techniques.parts.pupil import Pupil
-from convlens_workers.techniques.parts.questions import AGREEMENT, ANSWERS, Questions, fooled, pixels
+from convlens_workers.techniques.parts.questions import (
+    AGREEMENT,
+    ANSWERS,
+    ASKED_AT_ONCE,
+    Questions,
+    fooled,
+    pixels,
+)
 from convlens_workers.techniques.parts.variations import lit, placed
 from convlens_workers.victims import Victim, opened
 
 Params = adversarial_pb2.Substitute
-ASKED_AT_ONCE: Final = 64
 BATCH: Final = 64
 RATE: Final = 3e-3
 DONE, ORDER = "done", "order"
@@ -62,6 +68,7 @@ def substitute(task: Task[Params], state: State | None = None) -> Generator[Step
         stages: list[Asking | Training] = [Asking(victim, questions, 0)]
         for number in range(task.params.rounds + 1):
             stages += [Training(questions, number, task.params.epochs), Asking(victim, questions, number + 1)]
+        stages.append(Asking(victim, questions, len(questions.counts) - 1))
         held = yield from optimise(stages, state, task.seed, task.device)
     weights = {name: value.cpu().contiguous() for name, value in pupil.weights(held).items()}
     return {
@@ -73,7 +80,7 @@ def substitute(task: Task[Params], state: State | None = None) -> Generator[Step
 
 @dataclass(frozen=True)
 class Asking:
-    """The questions of a round, some at each step; after the last round, those of the attack."""
+    """The questions of a round, some at each step; after the last round, those of attack and noise."""
 
     victim: Victim
     questions: Questions
@@ -94,7 +101,7 @@ class Asking:
         """Asks about some pictures, or looks up what was answered before."""
         answered = len(held[ANSWERS])
         end = min(answered + ASKED_AT_ONCE, self.questions.end(self.number))
-        images, first = self.questions.upto(self.number, held)
+        images, first = self.questions.upto(end, held)
         new = [row for row in range(answered, end) if first[row] == row]
         answers = held[ANSWERS].new_zeros(end - answered, held[ANSWERS].shape[1])
         if new:
@@ -106,8 +113,8 @@ class Asking:
 
     def picture(self, held: State) -> Tensor:
         """The picture that was asked about last."""
-        images, _ = self.questions.upto(self.number, held)
-        return images[len(held[ANSWERS]) - 1][None] / 255
+        images, _ = self.questions.upto(len(held[ANSWERS]), held)
+        return images[-1:] / 255
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Training:
             else torch.randperm(self.questions.learnt(self.number), generator=rng)
         )
         rows = order.cpu().tensor_split(batches)[done % batches] + len(self.questions.held_out)
-        images, _ = self.questions.upto(self.number, held)
+        images, _ = self.questions.upto(self.questions.end(self.number), held)
         seen = lit(placed(images[rows].to(held[VARIABLE]) / 255, rng, 15, 0.1, 0.1), rng, 0.05)
         rate = RATE * (1 + math.cos(math.pi * done / self.steps)) / 2
         taught, loss = self.questions.pupil.taught(held, seen, held[ANSWERS][rows.to(seen.device)], rate)
@@ -151,7 +158,7 @@ class Training:
 
     def picture(self, held: State) -> Tensor:
         """The newest of the pictures."""
-        images, _ = self.questions.upto(self.number, held)
+        images, _ = self.questions.upto(self.questions.end(self.number), held)
         return images[-1:] / 255
 
 

@@ -28,8 +28,10 @@ ANSWERS: Final = "answers"
 AGREEMENT: Final = "agreement"
 STEPS: Final = 10
 SCALINGS: Final = 8
-ROUNDS: Final = 64
-"""More than there can be."""
+ASKED_AT_ONCE: Final = 64
+"""Rows that are made, and asked about, at a step."""
+SPREAD: Final = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio: its multiples lie far apart."""
 
 
 class Questions:
@@ -52,15 +54,17 @@ class Questions:
         self._params = params
         self._seeds = seeds[: params.queries]
         self._seed = seed
-        self._images = torch.cat([held_out, self._seeds])
-        self._first = _first_rows(self._images)
-        total = len(self._seeds)
-        self.counts = [len(self._images)]
-        """New rows of each round; those of the attack are the last."""
+        total, count = len(self._seeds), len(held_out)
+        self.counts = [count + total]
+        """New rows of each round; those of the attack, and of the noise, are the last two."""
         for _ in range(params.rounds):
             self.counts.append(min(total, params.queries - total))
             total += self.counts[-1]
-        self.counts.append(2 * len(held_out))
+        self.counts += [count, count]
+        self._images = torch.empty(sum(self.counts), *held_out.shape[1:], dtype=torch.uint8)
+        self._seen: dict[bytes, int] = {}
+        self._first: list[int] = []
+        self._add(torch.cat([held_out, self._seeds]))
 
     def end(self, number: int) -> int:
         """Rows up to a round, that included."""
@@ -80,15 +84,13 @@ class Questions:
         """The copy as it is before a round, under other names."""
         return {f"{name}.{number}": held[name] for name in (VARIABLE, AVERAGES)}
 
-    def upto(self, number: int, held: State) -> tuple[Tensor, Tensor]:
-        """The rows up to a round, and for each the first row with the same picture."""
-        for later in range(1, number + 1):
-            if len(self._images) < self.end(later):
-                copy = {name: held[f"{name}.{later}"] for name in (VARIABLE, AVERAGES)}
-                new = self._attack(copy, held) if later == len(self.counts) - 1 else self._grown(copy, later)
-                self._images = torch.cat([self._images, new])
-                self._first = _first_rows(self._images)
-        return self._images[: self.end(number)], self._first[: self.end(number)]
+    def upto(self, rows: int, held: State) -> tuple[Tensor, Tensor]:
+        """The first rows, and for each the first one with the same picture; they are made some at a time."""
+        while (made := len(self._first)) < rows:
+            number = next(number for number in range(len(self.counts)) if made < self.end(number))
+            start, end = self.end(number - 1), min(made + ASKED_AT_ONCE, self.end(number))
+            self._add(self._made(number, slice(made - start, end - start), held))
+        return self._images[:rows], torch.tensor(self._first[:rows])
 
     def agreement(self, held: State) -> Tensor:
         """Share of the held-out pictures that the copy and the victim call the same."""
@@ -97,11 +99,11 @@ class Questions:
 
     def report(self, held: State) -> adversarial_pb2.SubstituteReport:
         """All that was measured, once everything is answered."""
-        images, first = self.upto(len(self.counts) - 1, held)
+        images, first = self.upto(len(self._images), held)
         count, truth = len(self.held_out), self._truth(held)
         called = held[ANSWERS].argmax(1)
         asked = first == torch.arange(len(first))
-        training = asked[count : self.end(len(self.counts) - 2)].sum()
+        training = asked[count : -2 * count].sum()
         attacked, noisy = called[-2 * count : -count], called[-count:]
         return adversarial_pb2.SubstituteReport(
             agreement=held[AGREEMENT].tolist(),
@@ -122,19 +124,25 @@ class Questions:
             scores = [self.pupil.logits(held, self._floats(images[part])) for part in groups(images)]
         return torch.cat(scores).argmax(1)
 
-    def _grown(self, copy: State, number: int) -> Tensor:
+    def _made(self, number: int, which: slice, held: State) -> Tensor:
+        """New rows of a round, from the copy as it was before it."""
+        rng = self._rng(self.end(number - 1) + which.start)
+        if number == len(self.counts) - 1:
+            attacked = self._images[self.end(number - 2) :][which]
+            return self._noisy(which, attacked, rng)
+        copy = {name: held[f"{name}.{number}"] for name in (VARIABLE, AVERAGES)}
+        if number == len(self.counts) - 2:
+            return self._attacked(which, copy, self._truth(held)[which])
+        order = torch.randperm(len(self._seeds), generator=self._rng(-number))
+        rows = torch.arange(which.start, which.stop) % len(self._seeds)
+        return self._grown(self._seeds[order[rows]], copy, rng)
+
+    def _grown(self, seeds: Tensor, copy: State, rng: torch.Generator) -> Tensor:
         """Seeds in other places, lights and colours, moved along the sign of the copy's gradient."""
-        rng = generator(self._seed * ROUNDS + number)
-        count, seeds = self.counts[number], len(self._seeds)
-        order = torch.cat([torch.randperm(seeds, generator=rng) for _ in range(-(-count // seeds))])[:count]
-        grown = []
-        for some in torch.split(order, 256):
-            images = placed(self._floats(self._seeds[some]), rng, 30, 0.25, 0.15)
-            images = lit(recoloured(images, rng), rng, 0.15)
-            distance = self._params.step_size * torch.rand(len(some), 1, 1, 1, generator=rng).to(images)
-            gradient = self._gradient(copy, images, None)
-            grown.append(pixels(images + distance * gradient.sign()))
-        return torch.cat(grown)
+        images = placed(self._floats(seeds), rng, 30, 0.25, 0.15)
+        images = lit(recoloured(images, rng), rng, 0.15)
+        distance = self._params.step_size * torch.rand(len(seeds), 1, 1, 1, generator=rng).to(images)
+        return pixels(images + distance * self._gradient(copy, images, None).sign())
 
     def _gradient(self, copy: State, images: Tensor, classes: Tensor | None) -> Tensor:
         """Of the copy's own class's score; with `classes`, of the cross entropy to them."""
@@ -151,19 +159,30 @@ class Questions:
                 found.extend(torch.autograd.grad(value.sum(), some))
         return torch.cat(found)
 
-    def _attack(self, copy: State, held: State) -> Tensor:
-        """The held-out pictures by BIM on the copy, and then with noise as long."""
-        original, truth = self._floats(self.held_out), self._truth(held)
-        levels = int(255 * self._params.epsilon + 1e-4)  # No more than epsilon is left of it by 8 bits.
-        epsilon = levels / 255
+    def _attacked(self, which: slice, copy: State, truth: Tensor) -> Tensor:
+        """Held-out pictures by BIM on the copy, away from what the victim calls them."""
+        original = self._floats(self.held_out[which])
+        epsilon = int(255 * self._params.epsilon + 1e-4) / 255  # So that 8 bits keep within epsilon.
         images = original
         for _ in range(STEPS):
             moved = images + epsilon / 4 * self._gradient(copy, images, truth).sign()
             images = (original + (moved - original).clamp(-epsilon, epsilon)).clamp(0, 1)
-        attacked = pixels(images)
-        rng = generator(self._seed * ROUNDS)
-        noisy = as_noisy(original, length(self._floats(attacked) - original), rng)
-        return torch.cat([attacked, pixels(noisy)])
+        return pixels(images)
+
+    def _noisy(self, which: slice, attacked: Tensor, rng: torch.Generator) -> Tensor:
+        """Held-out pictures with noise as long as the attack."""
+        original = self._floats(self.held_out[which])
+        return pixels(as_noisy(original, length(self._floats(attacked) - original), rng))
+
+    def _add(self, images: Tensor) -> None:
+        made = len(self._first)
+        self._images[made : made + len(images)] = images
+        for row, image in enumerate(images, start=made):
+            self._first.append(self._seen.setdefault(hashlib.sha256(image.numpy().tobytes()).digest(), row))
+
+    def _rng(self, row: int) -> torch.Generator:
+        """A generator for rows from `row` on."""
+        return generator((self._seed + SPREAD * (row + 1)) % (1 << 63))
 
     def _floats(self, images: Tensor) -> Tensor:
         return images.to(self.pupil.device) / 255
@@ -171,8 +190,8 @@ class Questions:
 
 def fooled(questions: Questions, held: State) -> Tensor:
     """The attacked held-out pictures in [0, 1]."""
-    images, _ = questions.upto(len(questions.counts) - 1, held)
     count = len(questions.held_out)
+    images, _ = questions.upto(sum(questions.counts), held)
     return images[-2 * count : -count] / 255
 
 
@@ -194,12 +213,6 @@ def as_noisy(images: Tensor, lengths: Tensor, rng: torch.Generator) -> Tensor:
         noisy = (images + signs * (strength + within).floor() / 255).clamp(0, 1)
         strength = strength * lengths / length(noisy - images).clamp_min(1e-6)
     return noisy
-
-
-def _first_rows(images: Tensor) -> Tensor:
-    seen: dict[bytes, int] = {}
-    digests = (hashlib.sha256(image.numpy().tobytes()).digest() for image in images)
-    return torch.tensor([seen.setdefault(digest, row) for row, digest in enumerate(digests)])
 
 
 def _share(hits: Tensor) -> float:
