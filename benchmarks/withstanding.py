@@ -1,5 +1,5 @@
-"""What SqueezeNet 1.0 withstands, on photos that it has right, behind defences and against the ensemble; and how
-attacks carry from the embedded model to others of a repository and back, on drawings.
+"""What SqueezeNet 1.0 withstands, on photos that it has right, behind defences and against the ensemble; and
+how attacks carry from the embedded model to others of a repository and back, on drawings.
 
 python -m benchmarks.withstanding defences [--photos 20] [--epsilon 1/255] [--steps 40] [--defence jpeg]
 python -m benchmarks.withstanding ensemble [--photos 20] [--epsilon 1/255] [--steps 100] [--queries 5000]
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from google.protobuf.message import Message
 
 from benchmarks.smallest_change import DATA, NAME, repository
 from convlens.v1 import adversarial_pb2, image_pb2
+from convlens_client.cli.common import number
 from convlens_models.network import load_network
 from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.patterns.train import HELD_OUT
@@ -43,7 +43,7 @@ Run = Callable[[str, Message], Results]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("defences", "ensemble", "transfer"))
-    parser.add_argument("--epsilon", type=lambda text: float(Fraction(text)), default=1 / 255)
+    parser.add_argument("--epsilon", type=lambda text: number(text, "epsilon"), default=1 / 255)
     parser.add_argument("--defence", choices=DEFENCES)
     parser.add_argument("--models", type=Path, help="repository of the models beside the embedded one")
     for name, default in (("photos", 20), ("steps", None), ("targets", 9), ("queries", 5000)):
