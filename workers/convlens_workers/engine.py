@@ -200,7 +200,7 @@ def inexact_operations() -> Iterator[list[str]]:
 
     def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
         if "deterministic" in str(message):
-            found.append(str(message))
+            found.extend({str(message)}.difference(found))  # It comes again in every step.
         else:
             usual(message, *args, **kwargs)
 

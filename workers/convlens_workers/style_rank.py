@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
 import torch.distributed as dist
 
 from convlens.errors import ConvLensError, to_status
-from convlens_workers.engine import choose_device, die_with
+from convlens_workers.engine import choose_device, die_with, inexact_operations
 from convlens_workers.techniques.base import Step
-from convlens_workers.techniques.parts.crew import Failure, Orders
+from convlens_workers.techniques.parts.crew import Failure, Orders, Taken
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.train_style import Training
 
@@ -31,13 +33,17 @@ def main() -> None:
     orders: Orders = pickle.loads(Path(sys.argv[1]).read_bytes())
     local = f"cuda:{os.environ['LOCAL_RANK']}" if orders.device == "cuda" else orders.device
     device = choose_device(local)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL takes the current one.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         task = orders.task(device)
-        for step in optimise([Training(task)], orders.state, task.seed, device):
-            _tell(told, step)
+        with inexact_operations() as inexact:
+            for step in optimise([Training(task)], orders.state, task.seed, device):
+                _tell(told, lambda: Taken(_on_cpu(step), tuple(inexact)))  # noqa: B023 (called at once)
     except ConvLensError as error:
-        _tell(told, Failure(to_status(error).SerializeToString()))
+        failure = Failure(to_status(error).SerializeToString())
+        _tell(told, lambda: failure)
     finally:
         dist.destroy_process_group()
 
@@ -49,15 +55,17 @@ def _stdout() -> BinaryIO:
     return told
 
 
-def _tell(told: BinaryIO, said: Step | Failure) -> None:
-    if dist.get_rank() != 0:
-        return
-    if isinstance(said, Step):
-        losses = {name: value.cpu() for name, value in said.losses.items()}
-        state = {name: value.cpu() for name, value in said.state.items()}
-        said = replace(said, losses=losses, image=said.image.cpu(), state=state)
-    pickle.dump(said, told)
-    told.flush()
+def _tell(told: BinaryIO, make: Callable[[], Taken | Failure]) -> None:
+    """Only the first process does."""
+    if dist.get_rank() == 0:
+        pickle.dump(make(), told)
+        told.flush()
+
+
+def _on_cpu(step: Step) -> Step:
+    losses = {name: value.cpu() for name, value in step.losses.items()}
+    state = {name: value.cpu() for name, value in step.state.items()}
+    return replace(step, losses=losses, image=step.image.cpu(), state=state)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,14 @@ from convlens_workers.networks import Networks
 from convlens_workers.techniques.base import Host, State, Step, Task
 
 MODULE: Final = "convlens_workers.style_rank"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step, and what PyTorch said of operations that may give other bytes each time."""
+
+    step: Step
+    inexact: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,10 @@ def follow(task: Task[Any], state: State | None, count: int) -> Generator[Step, 
                     break
                 if isinstance(said, Failure):
                     raise from_status(Status.FromString(said.status))
-                state = said.state
-                yield said
+                for text in said.inexact:
+                    warnings.warn(text, stacklevel=1)
+                state = said.step.state
+                yield said.step
             if (code := crew.wait()) != 0 or state is None:
                 raise RuntimeError(f"the training's processes ended with exit code {code}")
             return state
