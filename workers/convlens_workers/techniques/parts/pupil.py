@@ -20,7 +20,7 @@ AVERAGES: Final = "averages"
 
 
 class Pupil:
-    """Four 3x3 convolutions on a strided 5x5 one, batch norms, the mean over positions, one linear layer.
+    """A strided 5x5 convolution and three 3x3 ones, batch norms, the mean over positions, a linear layer.
 
     Its weights are not in it but in a state: `VARIABLE`, all parameters in one vector, as optimisers have it,
     and `AVERAGES`. Images are (N, 3, H, W) in [0, 1], at least 32 x 32.
