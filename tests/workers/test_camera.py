@@ -96,7 +96,9 @@ def test_draws_stay_within_their_ranges_and_follow_the_seed() -> None:
 
 def test_what_is_held_out_is_none_of_what_was_drawn_before() -> None:
     firsts = {float(torch.rand(1, generator=generator(seed))) for seed in range(50)}
-    unseen = {float(torch.rand(1, generator=camera.held_out(seed, n))) for seed in range(10) for n in range(5)}
+    unseen = {
+        float(torch.rand(1, generator=camera.held_out(seed, n))) for seed in range(10) for n in range(5)
+    }
     assert len(unseen) == 50
     assert not firsts & unseen
     again = camera.held_out(3, 2), camera.held_out(3, 2)
