@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import job_pb2, style_pb2
+from convlens.v1 import adversarial_pb2, job_pb2, style_pb2
 from convlens_models.repository import ModelRepository
 from convlens_server.admission import Limits, cost
 
@@ -14,13 +14,17 @@ PIXELS = MANIFEST.input_size**2
 
 
 def test_the_cost_is_that_of_all_steps_on_all_octaves() -> None:
-    one = cost(job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2), PIXELS, MANIFEST)
+    one = cost(job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2, frames=1), PIXELS, MANIFEST)
     assert one == pytest.approx(3 * MANIFEST.multiply_adds)
-    assert cost(job_pb2.DeepDream(steps=10, octaves=1, octave_scale=2), PIXELS, MANIFEST) == 10 * one
-    assert cost(job_pb2.DeepDream(steps=1, octaves=3, octave_scale=2), PIXELS, MANIFEST) == one * (
+    assert (
+        cost(job_pb2.DeepDream(steps=10, octaves=1, octave_scale=2, frames=1), PIXELS, MANIFEST) == 10 * one
+    )
+    assert cost(job_pb2.DeepDream(steps=1, octaves=3, octave_scale=2, frames=1), PIXELS, MANIFEST) == one * (
         1 + 1 / 4 + 1 / 16
     )
-    assert cost(job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2), 4 * PIXELS, MANIFEST) == 4 * one
+    assert (
+        cost(job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2, frames=1), 4 * PIXELS, MANIFEST) == 4 * one
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +35,7 @@ def test_the_cost_is_that_of_all_steps_on_all_octaves() -> None:
     ],
 )
 def test_a_job_beyond_a_limit_is_refused(limits: Limits, text: str) -> None:
-    params = job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2)
+    params = job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2, frames=1)
     with pytest.raises(InvalidArgument, match=text):
         limits.admit("deepdream", params, PIXELS, MANIFEST)
 
@@ -60,3 +64,14 @@ def test_the_cost_of_a_training_is_that_of_both_networks() -> None:
     assert one == pytest.approx(3 * (MANIFEST.multiply_adds + painter * PIXELS))
     params = style_pb2.TrainStyle(steps=10, batch=4, size=MANIFEST.input_size, width=32)
     assert cost(params, 7, MANIFEST) == pytest.approx(40 * one)
+
+
+def test_attacks_of_several_runs_cost_all_of_them() -> None:
+    one = cost(job_pb2.DeepDream(steps=10, octaves=1, octave_scale=2, frames=1), PIXELS, MANIFEST)
+    assert cost(adversarial_pb2.DefenceAttack(steps=10), PIXELS, MANIFEST) == 2 * one
+    models = adversarial_pb2.TransferMatrix(steps=10, models=[{}, {}])
+    assert cost(models, PIXELS, MANIFEST) == 3 * one
+    ensemble = adversarial_pb2.AttackEnsemble(steps=10, targets=2, queries=60)
+    assert cost(ensemble, PIXELS, MANIFEST) == pytest.approx(
+        (3 + 2) * one
+    )  # 60 queries, a third of a pass each.
