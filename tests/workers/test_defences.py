@@ -92,13 +92,13 @@ def test_labels_are_one_an_image() -> None:
 @pytest.mark.slow
 def test_behind_jpeg_bpda_leaves_a_quarter_of_what_plain_pgd_leaves(data: Path) -> None:
     task = make_task(
-        *photos(data, 12),
+        *photos(data, 8),
         lambda labels, images: adversarial_pb2.DefenceAttack(
-            images=images, labels=labels, defence={"jpeg": {"quality": 75}}, epsilon=1 / 255, steps=40
+            images=images, labels=labels, defence={"jpeg": {"quality": 75}}, epsilon=0.5 / 255, steps=40
         ),
     )
     report = drive(defence_attack(task))["defence"]
     assert report.clean_accuracy > 0.8
     assert report.undefended_accuracy == 0
-    assert report.plain_accuracy > 0
+    assert report.plain_accuracy >= 0.4
     assert report.accuracy <= report.plain_accuracy / 4
