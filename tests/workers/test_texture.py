@@ -149,6 +149,19 @@ def test_features_are_those_at_the_positions_of_the_image(tiny_models: Path) -> 
     torch.testing.assert_close(tile, whole[:, :, side : 2 * side, side : 2 * side])
 
 
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_every_pixel_of_a_tile_counts_exactly_the_same(padding: int) -> None:
+    """Windows of 4 by 4, two pixels apart: each pixel of a periodic image lies in four of them."""
+    convolution = nn.Conv2d(3, 1, 4, stride=2, padding=padding, bias=False)
+    nn.init.ones_(convolution.weight)
+    network = Network(nn.Sequential(convolution), (0.0,) * 3, (1.0,) * 3)
+    image = noise(1, 3, 48, 40).requires_grad_()
+    value = features(network, image, ["0"], "circular")["0"]
+    (gradient,) = torch.autograd.grad(value.sum(), image)
+    assert value.shape == (1, 1, 24, 20)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 4))
+
+
 def test_a_texture_of_greys_is_grey(tiny_models: Path) -> None:
     sample = noise(1, 1, 48, 48).expand(1, 3, 48, 48).contiguous()
     _, image = run(make_task(tiny_models, sample, height=64, width=64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,20 +122,21 @@ def features(
     count up to four times, and statistics would be met there alone.
     """
     seen = framed(image, frame)
-    margin = (seen.shape[2] - image.shape[2]) // 2
     values = network.taps(seen, layers)
-    return {
-        name: _within(value, margin / seen.shape[2], margin / seen.shape[3]) for name, value in values.items()
-    }
+    return {name: _within(value, seen, image) for name, value in values.items()}
 
 
-def _within(value: Tensor, down: float, across: float) -> Tensor:
-    """`value` (N, C, H, W) without these shares of its rows and columns at each side; one stays at least."""
-    rows, columns = (
-        min(round(share * side), (side - 1) // 2)
-        for share, side in zip((down, across), value.shape[2:], strict=True)
-    )
-    return value[:, :, rows : value.shape[2] - rows, columns : value.shape[3] - columns]
+def _within(value: Tensor, seen: Tensor, image: Tensor) -> Tensor:
+    """Of `value` (N, C, H, W), a layer's for `seen`, the middle: one position for each stride of `image`.
+
+    The stride is a power of two; unpadded convolutions lose positions, so that sizes alone give it roughly.
+    """
+    for axis in (2, 3):
+        found = value.shape[axis]
+        stride = 2 ** round(math.log2(seen.shape[axis] / found))
+        kept = min(found, math.ceil(image.shape[axis] / stride))
+        value = value.narrow(axis, (found - kept) // 2, kept)
+    return value
 
 
 def framed(image: Tensor, mode: Frame = "reflect") -> Tensor:
