@@ -74,12 +74,13 @@ def run(task: Task) -> tuple[list[Step], Tensor]:
 def plain_classic(task: Task, iterations: int, layers: Sequence[str], content_layer: str) -> float:
     """Gatys et al. 2016 written down at once, with PyTorch's optimiser: the loss after so many iterations."""
     network, share = task.network.average_pooled(), 1 / len(layers)
+    strides = {layer.name: layer.stride for layer in task.manifest.layers}
 
     def features(image: Tensor, layer: str) -> Tensor:
-        seen = F.pad(image, (32,) * 4, mode="reflect")
-        value = network.taps(seen, [layer])[layer]
-        top, left = (round(32 / seen.shape[i] * value.shape[i]) for i in (2, 3))
-        return value[0, :, top:-top, left:-left].flatten(1)
+        value = network.taps(F.pad(image, (32,) * 4, mode="reflect"), [layer])[layer]
+        rows, columns = (-(side // -strides[layer]) for side in image.shape[2:])
+        top, left = (value.shape[2] - rows) // 2, (value.shape[3] - columns) // 2
+        return value[0, :, top : top + rows, left : left + columns].flatten(1)
 
     def product(flat: Tensor) -> Tensor:
         return flat @ flat.T / flat.shape[1]
