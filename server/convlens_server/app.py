@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from collections.abc import Callable
 from typing import Final, Self
 
 import grpc
@@ -55,6 +57,8 @@ from convlens_server.servicers.operations import OperationsServicer
 from convlens_server.servicers.style import StyleServicer
 from convlens_server.servicers.unit import UnitServicer
 from convlens_server.settings import ServerSettings
+from convlens_server.telemetry.levels import watch
+from convlens_server.telemetry.metrics import Metrics
 from convlens_workers.jobs import JobStore
 
 SERVICES: Final = tuple(
@@ -101,6 +105,8 @@ class App:
         long = [name for name in SERVICES if name in LONG_SERVICES]
         quick = [name for name in SERVICES if name not in LONG_SERVICES]
         self._health = Health(quick, long, self._long.ping if settings.redis else None)
+        self._metrics = Metrics()
+        self._end_metrics: Callable[[], None] = lambda: None
         self._probes: grpc.aio.Server | None = None
         identity = Identity(settings)
         if identity.open and not settings.open_to_all and not is_loopback(settings.listen):
@@ -108,7 +114,9 @@ class App:
             raise FailedPrecondition(f"{settings.listen} is no loopback address: {remedy}")
         quotas = Quotas(settings.tenant_rate, settings.tenant_calls)
         self._server = grpc.aio.server(
-            interceptors=[LayersInterceptor(logged, with_status, identity.layer, quotas.layer)],
+            interceptors=[
+                LayersInterceptor(logged, self._metrics.layer, with_status, identity.layer, quotas.layer)
+            ],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.
@@ -132,7 +140,7 @@ class App:
         await app._server.start()
         if app._probes is not None:
             await app._probes.start()
-        app._long.tell(settings.metrics_listen)
+        app._tell()
         try:
             await app._warm()
         except ConvLensError:
@@ -140,6 +148,21 @@ class App:
             raise
         await app._health.ready()
         return app
+
+    def _tell(self) -> None:
+        """Let Prometheus ask, if that is wanted: also while models warm."""
+        metrics, settings = self._metrics, self._settings
+        metrics.expect(SERVICES)
+        watch(
+            metrics,
+            health=self._health,
+            executor=self.executor,
+            lanes=settings.lanes,
+            models=self.models,
+        )
+        if queues := self._long.collector():
+            metrics.collect(queues)
+        self._end_metrics = metrics.serve(settings.metrics_listen)
 
     async def _warm(self) -> None:
         """Load models, and run each forward and back as a single call would, and as one of many would."""
@@ -164,6 +187,7 @@ class App:
         await self._server.stop(self._settings.grace if grace is None else grace)
         if self._probes is not None:
             await self._probes.stop(None)
+        await asyncio.to_thread(self._end_metrics)
         await self._long.close()
         await self._collections.close()
         self.executor.close()

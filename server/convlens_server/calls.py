@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from convlens_server.identity.principal import Principal
 
 Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+GAP: Final = 0.0005
+"""Seconds between two stretches of a phase below which they are one interval."""
+MOST_INTERVALS: Final = 64
+END: Final[Any] = object()
 
 
 @dataclass
@@ -25,20 +31,26 @@ class Call:
     Attributes:
         method: "/package.Service/Method".
         context: gRPC's.
+        kind: "unary_unary", "unary_stream", "stream_unary" or "stream_stream".
         id: for logs and errors; the same in both.
         started: on the clock of `time.perf_counter`.
         code: how it has ended, as gRPC names it.
+        reason: the error's, where it has ended in one of ours.
         principal: who makes it, once that is known.
         phases: seconds spent in "queue", "decode", "compute", "encode".
+        intervals: the first of these, as they were: phase, begin and end on the clock of `started`.
     """
 
     method: str
     context: Context
+    kind: str = "unary_unary"
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.perf_counter)
     code: str = "OK"
+    reason: str = ""
     principal: Principal | None = None
     phases: dict[str, float] = field(default_factory=dict)
+    intervals: list[tuple[str, float, float]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -63,8 +75,25 @@ def phase(name: str) -> Iterator[None]:
         add(name, time.perf_counter() - began)
 
 
+def timed(name: str, items: Iterable[T]) -> Iterator[T]:
+    """The same items; counts the making of each as that phase."""
+    iterator = iter(items)
+    while True:
+        with phase(name):
+            item = next(iterator, END)
+        if item is END:
+            return
+        yield item
+
+
 def add(name: str, seconds: float) -> None:
-    """Adds to a phase of the current call, if there is one."""
+    """Adds a stretch that ends now to a phase of the current call, if there is one."""
     call = current.get()
-    if call is not None:
-        call.phases[name] = call.phases.get(name, 0.0) + seconds
+    if call is None:
+        return
+    call.phases[name] = call.phases.get(name, 0.0) + seconds
+    now = time.perf_counter()
+    if call.intervals and call.intervals[-1][0] == name and now - seconds - call.intervals[-1][2] < GAP:
+        call.intervals[-1] = (name, call.intervals[-1][1], now)
+    elif len(call.intervals) < MOST_INTERVALS:
+        call.intervals.append((name, now - seconds, now))

@@ -44,20 +44,20 @@ class LayersInterceptor(grpc.aio.ServerInterceptor):
         kind = next(kind for kind in KINDS if getattr(handler, kind))
         behaviour = getattr(handler, kind)
         wrap = _streaming if inspect.isasyncgenfunction(behaviour) else _replying
-        return handler._replace(**{kind: wrap(method, behaviour, self._layers)})
+        return handler._replace(**{kind: wrap(behaviour, self._layers, method, kind)})
 
 
-def _replying(method: str, behaviour: Behaviour, layers: Sequence[Layer]) -> Behaviour:
+def _replying(behaviour: Behaviour, layers: Sequence[Layer], method: str, kind: str) -> Behaviour:
     async def call(request: Any, context: Context) -> Any:
-        async with _within(layers, Call(method, context)):
+        async with _within(layers, Call(method, context, kind)):
             return await behaviour(request, context)
 
     return call
 
 
-def _streaming(method: str, behaviour: Behaviour, layers: Sequence[Layer]) -> Behaviour:
+def _streaming(behaviour: Behaviour, layers: Sequence[Layer], method: str, kind: str) -> Behaviour:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _within(layers, Call(method, context)):
+        async with _within(layers, Call(method, context, kind)):
             async for reply in behaviour(request, context):
                 yield reply
 
@@ -91,7 +91,7 @@ async def with_status(call: Call) -> AsyncIterator[None]:
     try:
         yield
     except ConvLensError as error:
-        call.code = code_pb2.Code.Name(error.code)
+        call.code, call.reason = code_pb2.Code.Name(error.code), error.reason
         await _abort(call.context, error)
     except (asyncio.CancelledError, GeneratorExit):
         call.code = "CANCELLED"

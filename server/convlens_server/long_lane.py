@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
-
-from prometheus_client import CollectorRegistry
 
 from convlens.errors import FailedPrecondition, Unavailable
 from convlens_server.identity import principal
 from convlens_workers.jobs import JobStore
-from convlens_workers.jobs.stats import QueueCollector, serve_metrics
+from convlens_workers.jobs.stats import QueueCollector
 
 T = TypeVar("T")
 
@@ -26,7 +24,6 @@ class LongLane:
     def __init__(self, store: JobStore | None) -> None:
         self._store = store
         self._stopping = asyncio.Event()
-        self._end_metrics: Callable[[], None] = lambda: None
 
     @property
     def store(self) -> JobStore:
@@ -71,20 +68,15 @@ class LongLane:
         """End all that waits for jobs."""
         self._stopping.set()
 
-    def tell(self, listen: str) -> None:
-        """Serve metrics of the queues on "host:port", if there are queues and `listen` is not empty."""
-        if self._store is None or not listen:
-            return
+    def collector(self) -> QueueCollector | None:
+        """How the queues stand, for Prometheus, from any thread while this event loop turns; None without."""
+        if self._store is None:
+            return None
         store, loop = self._store, asyncio.get_running_loop()
-        registry = CollectorRegistry()
-        registry.register(
-            QueueCollector(lambda: asyncio.run_coroutine_threadsafe(store.stats(), loop).result(10))
-        )
-        self._end_metrics = serve_metrics(listen, registry)
+        return QueueCollector(lambda: asyncio.run_coroutine_threadsafe(store.stats(), loop).result(10))
 
     async def close(self) -> None:
         """Close the connections."""
-        await asyncio.to_thread(self._end_metrics)
         if self._store is not None:
             await self._store.close()
 

@@ -15,7 +15,7 @@ from convlens.v1 import image_pb2, model_pb2, tensor_pb2
 from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
 from convlens_server import images as pictures
-from convlens_server.calls import phase
+from convlens_server.calls import phase, timed
 from convlens_server.engines.base import F32, Engine
 from convlens_server.engines.models import LoadedModels
 from convlens_server.executor import Executor
@@ -76,4 +76,4 @@ def require(manifest: Manifest, task: Task = "classification", path: str = "mode
 
 def parts(reply: Reply[ReplyT_co], tensors: Mapping[str, NDArray[Any]]) -> Iterator[ReplyT_co]:
     """The tensors as a stream of `reply` messages."""
-    return (reply(tensor=part) for part in wire.to_parts(tensors))
+    return timed("encode", (reply(tensor=part) for part in wire.to_parts(tensors)))

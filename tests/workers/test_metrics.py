@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
 import pytest
 import redis
 from support.redis_server import RedisServer, free_port
+from support.scraping import scrape
 from support.server_thread import serving
 
 from convlens_workers.jobs import JobSettings
@@ -18,12 +18,6 @@ from convlens_workers.metrics import Metrics
 @pytest.fixture
 def settings(redis_server: RedisServer, tmp_path: Path) -> JobSettings:
     return JobSettings(redis=redis_server.url, artifacts=str(tmp_path / "artifacts"))
-
-
-def scrape(address: str) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as reply:
-        lines = reply.read().decode().splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
 def test_a_worker_tells_of_its_queue_attempts_and_checkpoints(settings: JobSettings) -> None:
@@ -61,5 +55,8 @@ def test_a_server_tells_of_its_queues_and_of_redis_that_is_away(
         for queue in ("convlens", "convlens-high", "convlens-low"):
             assert found[f'convlens_jobs_running{{queue="{queue}"}}'] == 0
         redis_server.kill()
-        assert scrape(address) == {"convlens_redis_up": 0}
+        found = scrape(address)
+        assert found["convlens_redis_up"] == 0
+        assert found["convlens_ready"] == 1
+        assert not any(name.startswith("convlens_jobs") for name in found)
         redis_server.start()

@@ -14,6 +14,7 @@ from convlens.errors import InvalidArgument, ResourceExhausted
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2, tensor_pb2
 from convlens_server import images, training, transfer
 from convlens_server.admission import Limits
+from convlens_server.calls import timed
 from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.identity import owner
@@ -71,7 +72,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(header=header))
         offset = request.read_offset
         async for piece in pieces:
-            for chunk in wire.chunks(piece, offset):
+            for chunk in timed("encode", wire.chunks(piece, offset)):
                 yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(chunk=chunk))
             offset += len(piece)
 

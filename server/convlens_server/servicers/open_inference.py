@@ -122,16 +122,17 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
             image = self._image(inputs, manifest)
         run = self._gradient if kind.ending else self._forward
         found = run(engine, image, inputs, parameters, [output.name for output in request.outputs])
-        return pb.ModelInferResponse(
-            model_name=request.model_name,
-            model_version=str(manifest.version),
-            id=request.id,
-            outputs=[
-                pb.ModelInferResponse.InferOutputTensor(name=name, datatype=FP32, shape=value.shape)
-                for name, value in found.items()
-            ],
-            raw_output_contents=[value.tobytes() for value in found.values()],
-        )
+        with phase("encode"):
+            return pb.ModelInferResponse(
+                model_name=request.model_name,
+                model_version=str(manifest.version),
+                id=request.id,
+                outputs=[
+                    pb.ModelInferResponse.InferOutputTensor(name=name, datatype=FP32, shape=value.shape)
+                    for name, value in found.items()
+                ],
+                raw_output_contents=[value.tobytes() for value in found.values()],
+            )
 
     def _forward(
         self,

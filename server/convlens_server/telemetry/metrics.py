@@ -1,0 +1,136 @@
+"""What the server tells Prometheus: calls in the names of go-grpc-prometheus, phases, and how full it is.
+
+    grpc_server_started_total{grpc_type, grpc_service, grpc_method}
+    grpc_server_handled_total{..., grpc_code}     grpc_code as Go writes it: OK, InvalidArgument, Canceled
+    grpc_server_handling_seconds{...}             histogram
+    convlens_phase_seconds{phase}                 histogram; queue, decode, compute or encode
+    convlens_refused_total{reason}                calls and jobs refused with RESOURCE_EXHAUSTED, and why
+
+A call to a method that does not exist reaches no layer, so that nobody can invent label values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.registry import Collector
+
+from convlens_server.calls import Call
+from convlens_workers.jobs.stats import serve_metrics
+
+TYPES: Final = {
+    "unary_unary": "unary",
+    "unary_stream": "server_stream",
+    "stream_unary": "client_stream",
+    "stream_stream": "bidi_stream",
+}
+PHASES: Final = ("queue", "decode", "compute", "encode")
+CALL_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2.5, 5, 10, 30, 60, 300),
+)
+"""Upper bounds in seconds."""
+PHASE_BUCKETS: Final = (
+    0.0001,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+)
+METHOD: Final = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Metrics:
+    """The one registry of a server, and the layer that fills it."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._started = Counter("grpc_server_started", "Calls begun.", METHOD, registry=registry)
+        self._handled = Counter(
+            "grpc_server_handled", "Calls ended, by their status.", (*METHOD, "grpc_code"), registry=registry
+        )
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "From a call's begin to its end.",
+            METHOD,
+            registry=registry,
+            buckets=CALL_BUCKETS,
+        )
+        self._phases = Histogram(
+            "convlens_phase_seconds",
+            "What a call spent in a phase, all its parts together.",
+            ["phase"],
+            registry=registry,
+            buckets=PHASE_BUCKETS,
+        )
+        for name in PHASES:
+            self._phases.labels(name)
+        self._refused = Counter(
+            "convlens_refused", "Refused for want of room.", ["reason"], registry=registry
+        )
+        self._in_flight = Gauge("convlens_calls_in_flight", "Calls that have not ended.", registry=registry)
+
+    def expect(self, services: Iterable[str]) -> None:
+        """Show their methods before the first call, so that the first is seen as an increase."""
+        for service in services:
+            for method in descriptor_pool.Default().FindServiceByName(service).methods:
+                labels = (TYPES[_kind(method)], service, method.name)
+                self._started.labels(*labels)
+                self._handled.labels(*labels, "OK")
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A value that is asked for at each scrape, in the thread that serves them."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def collect(self, collector: Collector) -> None:
+        """Tell also what `collector` knows."""
+        self.registry.register(collector)
+
+    def serve(self, listen: str) -> Callable[[], None]:
+        """Serve them on "host:port", unless that is empty; gives what ends it."""
+        return serve_metrics(listen, self.registry) if listen else lambda: None
+
+    @asynccontextmanager
+    async def layer(self, call: Call) -> AsyncIterator[None]:
+        """Counts a call."""
+        service, _, method = call.method.lstrip("/").partition("/")
+        labels = (TYPES[call.kind], service, method)
+        self._started.labels(*labels).inc()
+        self._in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight.dec()
+            self._handled.labels(*labels, go_name(call.code)).inc()
+            self._seconds.labels(*labels).observe(call.seconds)
+            for name, seconds in call.phases.items():
+                self._phases.labels(name).observe(seconds)
+            if call.code == "RESOURCE_EXHAUSTED":
+                self._refused.labels(call.reason).inc()
+
+
+def go_name(code: str) -> str:
+    """A status code as the Go library, and so every dashboard, writes it: "InvalidArgument"."""
+    return {"OK": "OK", "CANCELLED": "Canceled"}.get(code) or code.title().replace("_", "")
+
+
+def _kind(method: MethodDescriptor) -> str:
+    sides = (method.client_streaming, method.server_streaming)
+    return "_".join("stream" if streams else "unary" for streams in sides)
