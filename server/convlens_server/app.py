@@ -77,6 +77,9 @@ SERVICES: Final = tuple(
     )
 )
 
+METADATA_BYTES: Final = 16 << 10
+"""Headers of a call together, its token among them; with more, it is refused."""
+
 LONG_SERVICES: Final = frozenset(
     ("convlens.v1.CollectionService", "convlens.v1.JobService", "google.longrunning.Operations")
 )
@@ -97,7 +100,9 @@ class App:
             session_bytes=settings.session_megabytes << 20,
             max_models=settings.max_models,
         )
-        self.executor = Executor(settings.lanes, settings.max_waiting)
+        self.executor = Executor(
+            settings.lanes, settings.max_waiting, settings.max_wait, settings.max_streams
+        )
         self.address = ""
         self._settings = settings
         self._long = LongLane(JobStore.open(settings) if settings.redis else None)
@@ -119,6 +124,8 @@ class App:
             ],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
+                ("grpc.max_metadata_size", METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", METADATA_BYTES),
                 ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.
                 *_ages(settings.connection_age, settings.grace),
             ],

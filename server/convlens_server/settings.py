@@ -39,6 +39,10 @@ class ServerSettings(JobSettings, IdentitySettings):
     """Seconds after which a connection is to be made anew, so that clients find new servers; 0: never."""
     max_waiting: int = Field(default=256, ge=0)
     """Calls that may wait for a lane; more are refused with RESOURCE_EXHAUSTED."""
+    max_wait: float = Field(default=5.0, gt=0)
+    """Seconds that a call may be expected to wait for a lane; the same."""
+    max_streams: int = Field(default=256, ge=1)
+    """Replies that may be streamed at the same time, slowly or not; the same."""
     session_megabytes: int = Field(default=1024, ge=1)
     """What the sessions that are kept ready may hold, over all models, beside the mapped files."""
     max_models: int = Field(default=16, ge=1)

@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from convlens.errors import Cancelled, ResourceExhausted
+from convlens_server import calls
 from convlens_server.cancellation import interruptible
 from convlens_server.executor import Executor
 
@@ -140,3 +142,87 @@ def test_cancelled_is_what_a_left_caller_gets() -> None:
     caller.leave()
     with pytest.raises(Cancelled), caller.interrupting(lambda: None):
         pytest.fail("the pass was begun")
+
+
+class Context:
+    """Of a call with so many seconds left."""
+
+    def __init__(self, left: float | None) -> None:
+        self._left = left
+
+    def time_remaining(self) -> float | None:
+        return self._left
+
+
+def calling(method: str, left: float | None = None) -> None:
+    """What this task does from now on is that call."""
+    calls.current.set(calls.Call(method, cast("calls.Context", Context(left))))
+
+
+async def test_a_refused_call_is_told_how_long_the_queue_is(executor: Executor) -> None:
+    await executor.run(time.sleep, 0.2)
+    busy = Busy()
+    waiting = [asyncio.create_task(executor.run(busy)) for _ in range(3)]
+    await asyncio.to_thread(busy.started.wait, 10)
+    with pytest.raises(ResourceExhausted) as raised:
+        await executor.run(int)
+    assert raised.value.reason == "QUEUE_FULL"
+    assert raised.value.retry_after == pytest.approx(2 * 0.2, rel=0.3)
+    busy.released.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_a_queue_is_long_by_the_time_that_its_calls_take() -> None:
+    executor, busy = Executor(lanes=1, max_waiting=100, max_wait=0.5), Busy()
+    calling("slow")
+    await executor.run(time.sleep, 0.3)
+    calling("quick")
+    await executor.run(time.sleep, 0)
+    quick = [asyncio.create_task(executor.run(busy)) for _ in range(20)]
+    await asyncio.to_thread(busy.started.wait, 10)
+    assert executor.wait < 0.1
+    calling("slow")
+    slow = []
+    while executor.wait <= 0.5:
+        slow.append(asyncio.create_task(executor.run(busy)))
+        await asyncio.sleep(0)
+    assert len(slow) == 2
+    with pytest.raises(ResourceExhausted, match=r"22 calls wait|21 calls wait") as raised:
+        await executor.run(int)
+    assert raised.value.reason == "QUEUE_LONG"
+    busy.released.set()
+    await asyncio.gather(*quick, *slow)
+    assert executor.wait == 0
+    executor.close()
+
+
+async def test_what_would_come_too_late_is_not_computed(executor: Executor) -> None:
+    calling("slow")
+    await executor.run(time.sleep, 0.2)
+    busy, ran = Busy(), []
+    waiting = [asyncio.create_task(executor.run(busy)) for _ in range(2)]
+    await asyncio.to_thread(busy.started.wait, 10)
+    calling("slow", left=0.1)
+    with pytest.raises(ResourceExhausted, match=r"its deadline passes in 0.1 s") as raised:
+        await executor.run(ran.append, "late")
+    assert raised.value.reason == "DEADLINE"
+    calling("slow", left=10)
+    waiting.append(asyncio.create_task(executor.run(busy)))
+    busy.released.set()
+    assert await asyncio.gather(*waiting) == ["done"] * 3
+    assert ran == []
+
+
+async def test_a_stream_whose_reader_rests_holds_nobody() -> None:
+    executor = Executor(lanes=1, max_waiting=0, max_streams=2)
+    resting = [executor.stream(iter, [1, 2]) for _ in range(2)]
+    assert [await anext(stream) for stream in resting] == [1, 1]
+    assert (executor.admitted, executor.busy) == (2, 0)
+    assert await executor.run(max, 3, 1) == 3
+    with pytest.raises(ResourceExhausted, match="2 streams are open") as raised:
+        await anext(executor.stream(iter, [1]))
+    assert raised.value.reason == "STREAMS"
+    assert raised.value.retry_after
+    assert [[item async for item in stream] for stream in resting] == [[2], [2]]
+    assert [item async for item in executor.stream(iter, [7])] == [7]
+    executor.close()

@@ -41,6 +41,8 @@ def attribute(count: int, side: int) -> attribution_pb2.AttributeRequest:
 
 
 SHORT, LONG = attribute(1, 96), attribute(32, 1024)  # Milliseconds, and tens of seconds.
+MANY_PASSES = attribute(1, 96)
+MANY_PASSES.attributions[0].rise.masks = 20_000  # RISE with its most masks, which would take minutes.
 
 
 def settled(app: App) -> bool:
@@ -52,8 +54,9 @@ def settled(app: App) -> bool:
 
 
 def test_a_call_that_is_cancelled_makes_room_at_once(narrow: App, stub) -> None:
-    call = stub.Attribute(LONG)
-    assert next(call).HasField("tensor")
+    call = stub.Attribute(MANY_PASSES)
+    while not narrow.executor.busy:
+        time.sleep(0.01)
     busy = error_of(stub.Attribute, SHORT)
     assert isinstance(busy, errors.ResourceExhausted)
     assert busy.retry_after
@@ -71,11 +74,8 @@ def test_a_call_past_its_deadline_makes_room_at_once(narrow: App, stub) -> None:
 
 
 def test_a_technique_of_many_passes_stops_between_them(narrow: App, stub) -> None:
-    """RISE with its most masks, which would take minutes."""
-    request = attribute(1, 96)
-    request.attributions[0].rise.masks = 20_000
     with pytest.raises(grpc.RpcError) as raised:
-        list(stub.Attribute(request, timeout=0.5))
+        list(stub.Attribute(MANY_PASSES, timeout=0.5))
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert settled(narrow)
 
@@ -87,7 +87,9 @@ def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> No
     call = inspection_pb2_grpc.InspectionServiceStub(channel).GetActivations(request)
     first = next(call)
     time.sleep(1.5)  # A reader that reads takes a fifth of that.
-    assert narrow.executor.admitted == 1
+    assert (narrow.executor.admitted, narrow.executor.busy) == (1, 0)
+    stub = attribution_pb2_grpc.AttributionServiceStub(channel)
+    assert len(tensors_of(stub.Attribute(SHORT))[1]) == 1  # The one lane is free for others.
     _, found = tensors_of([first, *call])
     assert [value.shape for value in found.values()] == [(1, 40, 512, 512)] * 2
     assert settled(narrow)

@@ -149,7 +149,7 @@ def test_cpus_are_those_of_the_container(files: dict[str, str], wanted: float, t
 )
 def test_a_call_alone_has_all_cpus_and_many_share_them(calls: int, lanes: int, threads: int) -> None:
     executor = Executor(lanes, 1000)
-    executor.admitted = calls
+    executor.busy = calls
     cpus = lanes
     assert executor.threads(cpus) == threads
     assert executor.threads(cpus) * min(calls, lanes) <= cpus

@@ -13,8 +13,8 @@ def watch(metrics: Metrics, *, health: Health, executor: Executor, lanes: int, m
     for name, text, read in (
         ("convlens_ready", "Whether the server takes calls.", lambda: health.is_ready),
         ("convlens_lanes", "Calls that may compute at the same time.", lambda: lanes),
-        ("convlens_calls_computing", "Calls in a lane.", lambda: min(executor.admitted, lanes)),
-        ("convlens_calls_waiting", "Calls that wait for a lane.", lambda: max(0, executor.admitted - lanes)),
+        ("convlens_calls_computing", "Calls in a lane.", lambda: min(executor.busy, lanes)),
+        ("convlens_calls_waiting", "Calls that wait for a lane.", lambda: max(0, executor.busy - lanes)),
         ("convlens_models_loaded", "Versions of models in memory.", lambda: len(models.loaded())),
         ("convlens_session_bytes", "What sessions hold of their own.", lambda: _weight(models)),
     ):
