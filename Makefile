@@ -44,7 +44,7 @@ demo: install
 	$(BIN)/python protos/googleapis.py .buf/googleapis
 	touch $@
 
-SERVICES := attack attribution collection inspection job model style unit
+SERVICES := admin attack attribution collection inspection job model style unit
 INFERENCE := protos/convlens/inference/open_inference.proto
 proto: .buf/ready
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto $(INFERENCE)

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from convlens.errors import from_status
 from convlens.v1 import (
+    admin_pb2,
     adversarial_pb2,
     attack_pb2,
     attribution_pb2,
@@ -37,6 +38,7 @@ from convlens_client.results import (
     FeatureSet,
     JobMetadata,
     Layer,
+    LoadedModel,
     Model,
     Neighbour,
     Neighbours,
@@ -52,6 +54,7 @@ from convlens_client.results import (
 )
 
 _CLASSES: dict[type[Message], type] = {
+    admin_pb2.LoadedModel: LoadedModel,
     adversarial_pb2.DefenceReport: reports.DefenceReport,
     adversarial_pb2.EnsembleMember: reports.EnsembleMember,
     adversarial_pb2.EnsembleReport: reports.EnsembleReport,

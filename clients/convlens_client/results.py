@@ -32,6 +32,17 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A version of a model in the server's memory; fields as in `convlens.v1.LoadedModel`."""
+
+    name: str
+    version: int
+    digest: str
+    sessions: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Model:
     """A network of the repository; fields as in `convlens.v1.Model`."""
 

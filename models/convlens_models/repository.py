@@ -62,7 +62,7 @@ class StoredModel:
             raise DataLoss(f"{self.path / name} leads out of the model repository")
         try:
             status = path.stat()
-            found = _sha256(path, status.st_mtime_ns, status.st_size)
+            found = _sha256(path, status.st_mtime_ns, status.st_size, status.st_ino)
         except OSError as error:
             raise DataLoss(f"{path} cannot be read: {error}") from error
         if found != self.manifest.files[name]:
@@ -162,7 +162,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 @lru_cache(maxsize=1024)
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+def _sha256(path: Path, mtime_ns: int, size: int, inode: int) -> str:
     """As `sha256`; the further arguments say when to read again."""
     return sha256(path)
 

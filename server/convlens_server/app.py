@@ -15,6 +15,8 @@ from grpc_reflection.v1alpha import reflection
 from convlens.errors import ConvLensError, FailedPrecondition, Unavailable
 from convlens.inference import open_inference_pb2, open_inference_pb2_grpc
 from convlens.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
     attack_pb2,
     attack_pb2_grpc,
     attribution_pb2,
@@ -37,7 +39,7 @@ from convlens_server.admission import Limits
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.engines.models import LoadedModels
 from convlens_server.engines.providers import Compute, choose
-from convlens_server.engines.warming import warm
+from convlens_server.engines.warming import reference, warm
 from convlens_server.executor import Executor
 from convlens_server.health import Health
 from convlens_server.identity import Identity
@@ -46,6 +48,7 @@ from convlens_server.interceptors import LayersInterceptor, logged, with_status
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.quotas import Quotas
+from convlens_server.servicers.admin import AdminServicer
 from convlens_server.servicers.attack import AttackServicer
 from convlens_server.servicers.attribution import AttributionServicer
 from convlens_server.servicers.collection import CollectionServicer
@@ -73,6 +76,7 @@ SERVICES: Final = tuple(
         (collection_pb2, "CollectionService"),
         (job_pb2, "JobService"),
         (operations_pb2, "Operations"),
+        (admin_pb2, "AdminService"),
         (open_inference_pb2, "GRPCInferenceService"),
     )
 )
@@ -174,7 +178,7 @@ class App:
     async def _warm(self) -> None:
         """Load models, and run each forward and back as a single call would, and as one of many would."""
         for name in self._settings.warm:
-            await self.executor.run(warm, self.models, name)
+            await self.executor.run(warm, self.models, reference(name))
 
     def _listen(self) -> int:
         settings = self._settings
@@ -221,6 +225,7 @@ class App:
         jobs = JobServicer(quick, self._long, self._collections, limits)
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._long), server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(quick), server)
         inference = OpenInferenceServicer(quick, lambda: self._health.is_ready)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

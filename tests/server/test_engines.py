@@ -153,7 +153,7 @@ def test_unloading_frees_engine_and_sessions() -> None:
     engine = weakref.ref(models.get(ref()))
     models.get(ref()).forward(batch(1), ["classifier"])
     assert len(models.sessions) == 1
-    models.unload("patterns", models.get(ref()).stored.manifest.version)
+    assert [item.sessions for item in models.unload(ref())] == [1]
     gc.collect()
     assert len(models.sessions) == 0
     assert engine() is None

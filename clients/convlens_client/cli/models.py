@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from convlens_client.cli.common import Json, Server, Tls, connect, emit, out, table
-from convlens_client.results import Model
+from convlens_client.results import LoadedModel, Model
 
 app = typer.Typer(no_args_is_help=True, help="The models that the server can look into.")
 
@@ -61,6 +62,45 @@ def show(
             for layer in found.layers
         )
         table(("layer", "kind", "shape", " stride", " receptive field", "weights"), rows)
+
+
+@app.command()
+def load(
+    model: Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")] = "",
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Load a model into the server's memory, or again if its files have changed; for administrators."""
+    with connect(server, tls) as client:
+        _show_loaded([client.load_model(model)], json)
+
+
+@app.command()
+def unload(
+    model: Annotated[str, typer.Argument(help="Name, for all its versions, or name/version.")],
+    json: Json = False,
+    server: Server = "",
+    tls: Tls = False,
+) -> None:
+    """Free the memory that a model takes; for administrators. The next call loads it again."""
+    with connect(server, tls) as client:
+        _show_loaded(client.unload_model(model), json)
+
+
+@app.command()
+def loaded(json: Json = False, server: Server = "", tls: Tls = False) -> None:
+    """List what is in the server's memory; for administrators."""
+    with connect(server, tls) as client:
+        _show_loaded(client.loaded_models(), json)
+
+
+def _show_loaded(models: Iterable[LoadedModel], json: bool) -> None:
+    if json:
+        emit(models)
+        return
+    rows = ((f"{m.name}/{m.version}", m.sessions, f"{m.bytes / 1e6:,.1f}", m.digest[:12]) for m in models)
+    table(("model", " sessions", " MB", "sha256"), rows)
 
 
 def _summary(model: Model) -> None:

@@ -52,7 +52,15 @@ from convlens_client.requests.job import (
     wait,
     watch,
 )
-from convlens_client.requests.model import filters, get_model, list_models, model_ref
+from convlens_client.requests.model import (
+    filters,
+    get_model,
+    list_models,
+    load_model,
+    loaded_models,
+    model_ref,
+    unload_model,
+)
 from convlens_client.requests.style import stylise, train_style
 from convlens_client.requests.synthesis import Style, deepdream, style_transfer, texture, visualise
 from convlens_client.requests.target import (
@@ -104,6 +112,8 @@ __all__ = [
     "list_collections",
     "list_images",
     "list_models",
+    "load_model",
+    "loaded_models",
     "map_collection",
     "measure_receptive_field",
     "model_ref",
@@ -123,6 +133,7 @@ __all__ = [
     "train_style",
     "transfer_matrix",
     "unit_patterns",
+    "unload_model",
     "visualise",
     "wait",
     "watch",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import model_pb2, model_pb2_grpc
+from convlens.v1 import admin_pb2, admin_pb2_grpc, model_pb2, model_pb2_grpc
 from convlens_client.calls import Call, Method, Pages, Tensors, Unary
 from convlens_client.freezing import freeze
-from convlens_client.results import Array, Model
+from convlens_client.results import Array, LoadedModel, Model
 
 _Models = model_pb2_grpc.ModelServiceStub
+_Admin = admin_pb2_grpc.AdminServiceStub
 
 
 def model_ref(model: str) -> model_pb2.ModelRef:
@@ -35,6 +36,29 @@ def filters(layer: str = "", *, model: str = "") -> Call[Array]:
     """Kernel of a layer, (out, in / groups, kh, kw) or (out, in); of the first convolution by default."""
     request = model_pb2.GetFiltersRequest(model=model_ref(model), layer=layer)
     return Tensors(Method(_Models, "GetFilters"), request, lambda _, tensors: _only(tensors))
+
+
+def load_model(model: str = "") -> Call[LoadedModel]:
+    """Load a model into the server's memory, and run it once; for administrators."""
+    request = admin_pb2.LoadModelRequest(model=model_ref(model))
+    return Unary(Method(_Admin, "LoadModel"), request, lambda reply: freeze(reply.model))
+
+
+def unload_model(model: str = "") -> Call[tuple[LoadedModel, ...]]:
+    """Free the memory of a model, of all its versions unless one is named; for administrators."""
+    request = admin_pb2.UnloadModelRequest(model=model_ref(model))
+    return Unary(Method(_Admin, "UnloadModel"), request, _all)
+
+
+def loaded_models() -> Call[tuple[LoadedModel, ...]]:
+    """What is in the server's memory; for administrators."""
+    return Unary(Method(_Admin, "ListLoadedModels"), admin_pb2.ListLoadedModelsRequest(), _all)
+
+
+def _all(
+    reply: admin_pb2.UnloadModelResponse | admin_pb2.ListLoadedModelsResponse,
+) -> tuple[LoadedModel, ...]:
+    return tuple(freeze(model) for model in reply.models)
 
 
 def _only(tensors: dict[str, Array]) -> Array:

@@ -53,6 +53,11 @@ class LruCache(Generic[K, V]):
                     self._building.pop(key, None)
         return value
 
+    def held(self) -> list[tuple[K, V, float]]:
+        """Every key with its value and weight, the longest unused first."""
+        with self._lock:
+            return [(key, value, weight) for key, (value, weight) in self._values.items()]
+
     def discard(self, unwanted: Callable[[K], bool]) -> None:
         """Drop the values whose key is unwanted."""
         with self._lock:

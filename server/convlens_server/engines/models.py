@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
+from convlens.errors import DataLoss, NotFound
 from convlens.v1 import model_pb2
-from convlens_models.repository import ModelRepository, StoredModel
+from convlens_models.repository import DEFAULT_MODEL, ModelRepository, StoredModel
 from convlens_server.engines.base import Engine
 from convlens_server.engines.cache import LruCache
 from convlens_server.engines.onnx_engine import OnnxEngine, Sessions
 from convlens_server.engines.providers import Compute
 
+PATIENCE: Final = 0.5
+"""Seconds that a loaded model may be absent or incomplete on disk while somebody replaces it."""
+LOOK_AGAIN: Final = 0.01
+
+Key = tuple[str, int, str]
+
+
+class Loaded(NamedTuple):
+    """A version in memory.
+
+    Attributes:
+        stored: the version.
+        sessions: that are kept ready.
+        bytes: what they hold of their own.
+    """
+
+    stored: StoredModel
+    sessions: int
+    bytes: float
+
 
 class LoadedModels:
     """Engines by model and version: loaded at the first call, again when the model on disk is another one.
+
+    A call keeps the engine that it got, which goes on computing what it was loaded from, whatever is unloaded
+    or replaced meanwhile.
 
     Args:
         repository: where the models are.
@@ -29,33 +54,65 @@ class LoadedModels:
         self.repository = repository
         self.sessions: Sessions = LruCache(session_bytes)
         self._compute = compute
-        self._engines: LruCache[tuple[str, int], Engine] = LruCache(max_models, lambda engine: engine.close())
+        self._engines: LruCache[Key, Engine] = LruCache(max_models, lambda engine: engine.close())
 
     def get(self, ref: model_pb2.ModelRef) -> Engine:
-        """The engine of a model; the newest version unless the reference says which.
+        """The engine of a model; the newest version unless the reference says which; blocks.
 
         Raises:
             NotFound: no such model or version.
             DataLoss: a file of it does not match its digest.
         """
-        stored = self.repository.get(ref.name, ref.version if ref.HasField("version") else None)
-        key = (stored.manifest.name, stored.manifest.version)
-        engine = self._engines.get(key, lambda: (self._load(stored), 1))
-        if engine.stored.manifest.digest == stored.manifest.digest:
-            return engine
-        self.unload(*key)
-        return self._engines.get(key, lambda: (self._load(stored), 1))
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._get(ref)
+            except (NotFound, DataLoss):
+                if not self._matching(ref):
+                    raise
+                if time.monotonic() > until:
+                    self.unload(ref)
+                    raise
+            time.sleep(LOOK_AGAIN)
 
-    def unload(self, name: str, version: int) -> None:
-        """Free the memory of a model; the next call loads it again."""
-        self._engines.discard(lambda key: key == (name, version))
+    def unload(self, ref: model_pb2.ModelRef) -> list[Loaded]:
+        """Free the memory of a version, or of all of a model; the next call loads it again. What is gone."""
+        keys = self._matching(ref)
+        gone = [item for item in self.loaded() if _key(item.stored) in keys]
+        self._engines.discard(keys.__contains__)
+        return gone
+
+    def loaded(self) -> list[Loaded]:
+        """What is in memory, by name and version."""
+        weights: dict[object, list[float]] = {}
+        for (engine, *_), _, weight in self.sessions.held():
+            weights.setdefault(engine, []).append(weight)
+        found = [
+            Loaded(engine.stored, len(weights.get(engine, ())), sum(weights.get(engine, ())))
+            for _, engine, _ in self._engines.held()
+        ]
+        return sorted(found, key=lambda item: _key(item.stored))
 
     def close(self) -> None:
         """Unload everything."""
         self._engines.discard(lambda _: True)
 
+    def _get(self, ref: model_pb2.ModelRef) -> Engine:
+        stored = self.repository.get(ref.name, ref.version if ref.HasField("version") else None)
+        return self._engines.get(_key(stored), lambda: (self._load(stored), 1))
+
     def _load(self, stored: StoredModel) -> Engine:
-        return ENGINES[stored.manifest.engine](self, stored)
+        engine = ENGINES[stored.manifest.engine](self, stored)
+        for name in stored.manifest.files:  # Nobody has replaced them between the check and the reading.
+            stored.file(name)
+        new = _key(stored)
+        self._engines.discard(lambda key: key[:2] == new[:2] and key != new)
+        return engine
+
+    def _matching(self, ref: model_pb2.ModelRef) -> set[Key]:
+        name, versioned = ref.name or DEFAULT_MODEL, ref.HasField("version")
+        keys = (key for key, _, _ in self._engines.held())
+        return {key for key in keys if key[0] == name and (not versioned or key[1] == ref.version)}
 
     def _onnx(self, stored: StoredModel) -> Engine:
         return OnnxEngine(stored, self.sessions, self._compute)
@@ -65,6 +122,10 @@ class LoadedModels:
         from convlens_server.engines.torchscript_engine import TorchScriptEngine  # noqa: PLC0415
 
         return TorchScriptEngine(stored, self._compute.threads())
+
+
+def _key(stored: StoredModel) -> Key:
+    return stored.manifest.name, stored.manifest.version, stored.manifest.digest
 
 
 ENGINES: Final[Mapping[str, Callable[[LoadedModels, StoredModel], Engine]]] = {

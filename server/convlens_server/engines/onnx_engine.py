@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate, gradient_name
 from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.repository import StoredModel
+from convlens_models.repository import WEIGHTS, StoredModel
 from convlens_server.calls import phase
 from convlens_server.cancellation import interruptible
 from convlens_server.engines.base import F32
@@ -37,6 +38,9 @@ class OnnxEngine:
     shape computations, pool gradients without indices). All other sizes share one dynamic graph, so that
     callers who send many sizes cannot fill the cache.
 
+    The weights are mapped once, here: sessions that are built later are of this version too, whatever lies in
+    its folder by then.
+
     Args:
         stored: the version of the model.
         sessions: the cache of all models; a session weighs the bytes that it holds of its own.
@@ -50,7 +54,8 @@ class OnnxEngine:
         self.stored = stored
         self._sessions = sessions
         self._compute = compute
-        self._weights = weights or stored.path
+        self._folder = weights or stored.path
+        self._weights = np.memmap(self._folder / WEIGHTS, np.uint8, mode="r")
         self._graph = stored.forward()
 
     def forward(self, images: F32, layers: Sequence[str]) -> dict[str, F32]:
@@ -95,9 +100,9 @@ class OnnxEngine:
         return OnnxEngine(self.stored, LruCache(math.inf), self._compute, folder)
 
     def close(self) -> None:
-        """Drop the sessions of this model."""
-        digest = self.stored.manifest.digest
-        self._sessions.discard(lambda key: key[0] == digest)
+        """Drop the sessions; what still runs on this engine builds its own, which go when it goes."""
+        shared, self._sessions = self._sessions, LruCache(math.inf)
+        shared.discard(lambda key: key[0] is self)
 
     def _tensor(self, layer: str) -> str:
         return self.stored.manifest.layer(layer).tensor
@@ -110,19 +115,22 @@ class OnnxEngine:
     def _session(
         self, what: tuple[Hashable, ...], build: Callable[[], onnx.ModelProto]
     ) -> ort.InferenceSession:
-        threads = self._compute.threads()
+        sessions, threads = self._sessions, self._compute.threads()
 
         def open_session() -> tuple[ort.InferenceSession, float]:
             model = build()
+            options = _options(self._folder, threads)
+            _share_weights(options, model, self._weights)
             session = ort.InferenceSession(
-                model.SerializeToString(),
-                _options(self._weights, threads),
-                providers=list(self._compute.providers),
+                model.SerializeToString(), options, providers=list(self._compute.providers)
             )
             own = sum(_own_bytes(tensor) for tensor in model.graph.initializer)
             return self._compute.check(session), own
 
-        return self._sessions.get((self.stored.manifest.digest, threads, *what), open_session)
+        session = sessions.get((self, threads, *what), open_session)
+        if sessions is not self._sessions:  # Closed meanwhile, maybe before this session was kept.
+            sessions.discard(lambda key: key[0] is self)
+        return session
 
 
 def _options(folder: Path, threads: int) -> ort.SessionOptions:
@@ -143,6 +151,21 @@ def _options(folder: Path, threads: int) -> ort.SessionOptions:
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def _share_weights(options: ort.SessionOptions, model: onnx.ModelProto, weights: NDArray[np.uint8]) -> None:
+    """Have a session use the mapped weights as they lie there, rather than open their file."""
+    names, values = [], []
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        where = {item.key: item.value for item in tensor.external_data}
+        begin, dtype = int(where.get("offset", 0)), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        flat = weights[begin : begin + int(where["length"])].view(dtype)
+        names.append(tensor.name)
+        values.append(ort.OrtValue.ortvalue_from_numpy(flat.reshape(tuple(tensor.dims))))
+    if names:
+        options.add_external_initializers(names, values)
 
 
 @cache
