@@ -11,8 +11,11 @@ from pydantic import ValidationError
 
 from convlens.errors import ConvLensError
 from convlens_server.app import App
+from convlens_server.interceptors import OfCall
 from convlens_server.memory import keep_freed_memory
 from convlens_server.settings import ServerSettings
+from convlens_workers.telemetry.logs import configure
+from convlens_workers.telemetry.tracing import exporting
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -32,9 +35,10 @@ def main() -> None:
     """Entry point; every setting is an environment variable, see `ServerSettings`."""
     try:
         settings = ServerSettings()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        configure(settings.log_level, settings.log_format, OfCall())
         keep_freed_memory()
-        asyncio.run(serve(settings))
+        with exporting("convlens-server"):
+            asyncio.run(serve(settings))
     except (ConvLensError, ValidationError) as error:
         sys.exit(f"convlens-server: {error}")
 

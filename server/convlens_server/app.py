@@ -62,6 +62,7 @@ from convlens_server.servicers.unit import UnitServicer
 from convlens_server.settings import ServerSettings
 from convlens_server.telemetry.levels import watch
 from convlens_server.telemetry.metrics import Metrics
+from convlens_server.telemetry.traces import traced
 from convlens_workers.jobs import JobStore
 
 SERVICES: Final = tuple(
@@ -124,7 +125,9 @@ class App:
         quotas = Quotas(settings.tenant_rate, settings.tenant_calls)
         self._server = grpc.aio.server(
             interceptors=[
-                LayersInterceptor(logged, self._metrics.layer, with_status, identity.layer, quotas.layer)
+                LayersInterceptor(
+                    logged, self._metrics.layer, traced, with_status, identity.layer, quotas.layer
+                )
             ],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),

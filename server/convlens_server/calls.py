@@ -52,6 +52,11 @@ class Call:
     phases: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
 
+    def header(self, name: str) -> str:
+        """The client's metadata of that name; "" unless there is exactly one, of text."""
+        found = [value for key, value in self.context.invocation_metadata() or () if key == name]
+        return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
+
     @property
     def seconds(self) -> float:
         """How long it has taken so far."""

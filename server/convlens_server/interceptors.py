@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -21,6 +22,9 @@ access = logging.getLogger("convlens.access")
 
 OPEN: Final = "/grpc.health.v1.Health/"
 """Probes have no credentials, and nothing to hide: their calls go through no layer."""
+REQUEST_ID: Final = "x-request-id"
+"""Metadata by which a client may name a call, and by which it gets the name in the end."""
+SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 Behaviour = Callable[..., Any]
 
@@ -75,11 +79,37 @@ async def _within(layers: Sequence[Layer], call: Call) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def logged(call: Call) -> AsyncIterator[None]:
-    """A line in the access log."""
+    """A line in the access log, and the call's id for the client, who may also choose it."""
+    given = call.header(REQUEST_ID)
+    call.id = given if SOUND_ID.fullmatch(given) else call.id
+    call.context.set_trailing_metadata(((REQUEST_ID, call.id),))
     try:
         yield
     finally:
-        access.info("%s %s %.1f ms", call.method, call.code, call.seconds * 1e3, extra={"request": call.id})
+        access.info("%s %s %.1f ms", call.method, call.code, call.seconds * 1e3, extra=_fields(call))
+
+
+def _fields(call: Call) -> dict[str, object]:
+    who = {"tenant": call.principal.tenant, "principal": call.principal.name} if call.principal else {}
+    return {
+        "request": call.id,
+        "method": call.method,
+        "code": call.code,
+        "seconds": round(call.seconds, 6),
+        "phases": {name: round(seconds, 6) for name, seconds in call.phases.items()},
+        **who,
+    }
+
+
+class OfCall(logging.Filter):
+    """Adds the id of the call that a line is about."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record pass."""
+        call = current.get()
+        if call is not None and not hasattr(record, "request"):
+            record.request = call.id
+        return True
 
 
 @asynccontextmanager
@@ -92,16 +122,18 @@ async def with_status(call: Call) -> AsyncIterator[None]:
         yield
     except ConvLensError as error:
         call.code, call.reason = code_pb2.Code.Name(error.code), error.reason
-        await _abort(call.context, error)
+        await _abort(call, error)
     except (asyncio.CancelledError, GeneratorExit):
-        call.code = "CANCELLED"
+        late = call.context.time_remaining() == 0
+        call.code = "DEADLINE_EXCEEDED" if late else "CANCELLED"
         raise
     except Exception:
         call.code = "INTERNAL"
         log.exception("error %s in %s", call.id, call.method, extra={"request": call.id})
-        await _abort(call.context, Internal(f"unexpected error; the server's log has it as {call.id}"))
+        await _abort(call, Internal(f"unexpected error; the server's log has it as {call.id}"))
 
 
-async def _abort(context: Context, error: ConvLensError) -> None:
+async def _abort(call: Call, error: ConvLensError) -> None:
     status = rpc_status.to_status(to_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    trailing = (*status.trailing_metadata, (REQUEST_ID, call.id))
+    await call.context.abort(status.code, status.details, trailing)

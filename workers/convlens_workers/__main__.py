@@ -17,9 +17,10 @@ import redis
 from pydantic import ValidationError
 from rq.exceptions import StopRequested
 
-from convlens_workers.logs import configure
 from convlens_workers.settings import WorkerSettings
 from convlens_workers.supervisor import Supervisor
+from convlens_workers.telemetry.logs import configure
+from convlens_workers.telemetry.tracing import exporting
 
 START_PATIENCE: Final = 30.0
 
@@ -35,9 +36,15 @@ def main() -> int:
     except ValidationError as error:
         print(error, file=sys.stderr)
         return 2
-    configure(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     if not redis_answers(settings.redis):
         return 3
+    with exporting("convlens-worker"):
+        return work(settings)
+
+
+def work(settings: WorkerSettings) -> int:
+    """Take jobs until a signal comes; gives the exit code."""
     supervisor = Supervisor(settings)
     try:
         supervisor.work(logging_level=None)

@@ -31,6 +31,7 @@ from convlens_workers.messages import (
 )
 from convlens_workers.metrics import Metrics
 from convlens_workers.settings import WorkerSettings
+from convlens_workers.spans import ended, spanning
 
 TICK: Final = 0.2
 """Seconds between looks at the record: what a cancel, or the loss of the job, may take to be seen."""
@@ -72,14 +73,19 @@ class Run:
 
     def run(self) -> None:
         """From Start to the end in the record, or until the job is lost."""
-        attempt = self._attempt
+        with spanning(self._attempt, self._engine.device) as self._span:
+            self._run(self._attempt)
+
+    def _run(self, attempt: Attempt) -> None:
         self._metrics.began()
         self._engine.send(Start(attempt.id, attempt.request, attempt.checkpoints))
         end = self._follow()
         why = end.reason if isinstance(end, Died) else ""
+        how = type(end).__name__
         extra = {"operation": attempt.id, "attempt": attempt.number, "why": why}
-        log.info("attempt ended: %s", type(end).__name__, extra=extra)
-        self._metrics.ended(type(end).__name__.lower())
+        log.info("attempt ended: %s", how, extra=extra)
+        self._metrics.ended(how.lower())
+        ended(self._span, how.lower(), why, failed=isinstance(end, Failed | Died))
         if isinstance(end, Died):
             self._engine.kill()
         if not self._abandoned:
@@ -120,6 +126,7 @@ class Run:
         elif isinstance(event, Checkpointed):
             self._checkpoint = event.digest
             self._metrics.checkpointed(event.seconds)
+            self._span.add_event("checkpoint", {"convlens.seconds": event.seconds})
 
     def _report(self) -> None:
         """Renew the lease, write what is new, and learn how things stand."""

@@ -34,12 +34,12 @@ from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_st
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.driver import Driver
 from convlens_workers.jobs.artifacts import ArtifactStore
-from convlens_workers.logs import configure
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
 from convlens_workers.patience import Patient
 from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import Host, Results, State, Task
+from convlens_workers.telemetry.logs import configure
 
 PR_SET_PDEATHSIG: Final = 1
 PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
@@ -223,11 +223,11 @@ def die_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Entry point; arguments: descriptor of the pipe, the supervisor's process id, level of the logs."""
+    """Entry point; arguments: descriptor of the pipe, supervisor's process id, level and format of logs."""
     die_with(int(sys.argv[2]))
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    configure(sys.argv[3])
+    configure(sys.argv[3], sys.argv[4])
     pipe = Connection(int(sys.argv[1]))
     try:
         Engine(pipe, pipe.recv()).serve()

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 class EngineProcess:
     """One engine at a time, for the main thread: an engine dies with the thread that started it."""
 
-    def __init__(self, config: Configure, log_level: str) -> None:
+    def __init__(self, config: Configure, log_level: str, log_format: str) -> None:
         self._config = config
-        self._log_level = log_level
+        self._logs = (log_level, log_format)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self.device = ""
@@ -40,7 +40,7 @@ class EngineProcess:
         self._pipe, theirs = Pipe()
         command = [sys.executable, "-m", "convlens_workers.engine"]
         self._process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(os.getpid()), self._log_level], pass_fds=[theirs.fileno()]
+            [*command, str(theirs.fileno()), str(os.getpid()), *self._logs], pass_fds=[theirs.fileno()]
         )
         theirs.close()
         self.send(self._config)

@@ -74,7 +74,7 @@ class Supervisor(Worker):
             victims=settings.victims,
             folders=settings.training_folders,
         )
-        self.engine = EngineProcess(config, settings.log_level)
+        self.engine = EngineProcess(config, settings.log_level, settings.log_format)
         self._maintenance = Maintenance(self._ledger, self._artifacts, settings, self.heartbeat)
 
     @property

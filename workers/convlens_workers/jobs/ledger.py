@@ -36,6 +36,11 @@ class Attempt:
     """SHA-256 of the checkpoints to resume from, newest first."""
     ran: float = 0.0
     """Seconds that earlier attempts have run."""
+    technique: str = ""
+    waited: float = 0.0
+    """Seconds from the job's submission to this attempt."""
+    trace: str = ""
+    """W3C traceparent of the call that submitted the job."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,18 @@ class Ledger:
         if flat is None:
             return None
         record = JobRecord.from_fields(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
-        return Attempt(id_, token, record.metadata.attempt, record.request, record.checkpoints, record.ran)
+        metadata = record.metadata
+        return Attempt(
+            id_,
+            token,
+            metadata.attempt,
+            record.request,
+            record.checkpoints,
+            record.ran,
+            technique=metadata.technique,
+            waited=(metadata.start_time.ToMilliseconds() - metadata.create_time.ToMilliseconds()) / 1000,
+            trace=record.trace,
+        )
 
     def update(
         self, attempt: Attempt, fields: Mapping[str, str | int] | None = None, preview: bytes = b""

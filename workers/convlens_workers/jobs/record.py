@@ -70,6 +70,8 @@ class JobRecord:
     """Seconds that attempts before the running one took together."""
     tenant: str = ""
     """Whose job it is."""
+    trace: str = ""
+    """W3C traceparent of the call that submitted it; "" where there was none."""
 
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -90,6 +92,7 @@ class JobRecord:
             checkpoints=tuple(fields.get(b"checkpoints", b"").decode().split()),
             ran=int(fields.get(b"ran", 0)) / 1000,
             tenant=fields.get(b"tenant", b"").decode(),
+            trace=fields.get(b"trace", b"").decode(),
         )
 
     @property

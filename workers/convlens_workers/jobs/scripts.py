@@ -40,7 +40,7 @@ local LEASES = 'convlens:leases:' .. queue
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
 local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
-                tenant=1, cost=1, claimed=1, ran=1}
+                tenant=1, cost=1, claimed=1, ran=1, trace=1}
 
 local function record(id) return 'convlens:operation:' .. id end
 local function field(id, name) return redis.call('HGET', record(id), name) end

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from convlens.v1 import job_pb2
+from convlens_workers.telemetry.logs import Format
 
 PRIORITIES: Final[dict[str, job_pb2.Priority.ValueType]] = {
     "high": job_pb2.PRIORITY_HIGH,
@@ -42,6 +43,8 @@ class JobSettings(BaseSettings):
     """Seconds that a finished job's record is kept; its artifacts stay up to a day longer."""
     metrics_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
     """Address and port where this process tells its metrics to Prometheus; empty: nowhere."""
+    log_format: Format = "auto"
+    """"json" is an object a line, "text" is for people, "auto" text on a terminal and else JSON."""
     event_limit: int = Field(default=100, ge=10)
     """Latest events of a job that watchers can still read."""
     victims: dict[str, str] = Field(default_factory=dict)

@@ -34,6 +34,7 @@ from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
 from convlens_workers.jobs.stats import to_stats
 from convlens_workers.jobs.watching import Bell
+from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
 LOOK_AGAIN: Final = 5.0
@@ -127,6 +128,7 @@ class JobStore:
                 "cost": cost,
                 "expected_seconds": cost / rate if rate else 0.0,
                 "request": await asyncio.to_thread(self._artifacts.put, id_, "request", body),
+                "trace": traceparent(),
             }
             outcome = await self._enqueue(id_, queue, sent, fields)
         else:

@@ -1,0 +1,118 @@
+"""Logs on standard error: a JSON object a line, or text for people.
+
+What a client sends may end up in a message or a field: a line stays one line, without control characters, and
+of bounded length, whatever it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from typing import Any, Final, Literal
+
+from opentelemetry import trace
+
+Format = Literal["auto", "json", "text"]
+"""How lines look; "auto" is text where standard error is a terminal, else JSON."""
+
+FIELDS: Final = (
+    *("request", "trace", "method", "code", "seconds", "phases", "tenant", "principal"),
+    *("operation", "attempt", "incident", "resumed", "device", "queue", "why"),
+)
+"""What `extra` may hold; it stands beside the message."""
+SAID: Final = frozenset(("method", "code", "seconds", "phases"))
+"""What text has in the message already."""
+LONGEST: Final = 2_000
+LONGEST_TRACEBACK: Final = 16_000
+QUIET: Final = ("rq.worker", "opentelemetry.attributes")
+"""Loggers that are heard from WARNING on."""
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object of ASCII characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": _stamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": cut(record.getMessage()),
+        }
+        line |= {name: _plain(value) for name, value in _fields(record)}
+        if record.exc_info:
+            line["exception"] = cut(self.formatException(record.exc_info), LONGEST_TRACEBACK)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A record as a line to read; the lines of a traceback are indented behind a bar."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and those of the traceback."""
+        said = f"{_stamp(record)} {record.levelname} {record.name} {printable(cut(record.getMessage()))}"
+        for name, value in _fields(record):
+            if name not in SAID and value != "":
+                said += f" {name}={_word(str(_plain(value)))}"
+        if record.exc_info:
+            traceback = cut(self.formatException(record.exc_info), LONGEST_TRACEBACK)
+            said += "".join(f"\n    | {printable(line)}" for line in traceback.splitlines())
+        return said
+
+
+class Traced(logging.Filter):
+    """Adds the id of the trace that a line belongs to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record pass."""
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid and not hasattr(record, "trace"):
+            record.trace = trace.format_trace_id(span.trace_id)
+        return True
+
+
+def configure(level: str, how: str = "auto", *filters: logging.Filter) -> None:
+    """Send everything from `level` on to standard error, through `filters`, which may add fields."""
+    text = how == "text" or (how == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter() if text else JsonFormatter())
+    for each in (Traced(), *filters):
+        handler.addFilter(each)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    """`text`, or its begin and its end with how much is left out between them."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """`text` with what is not printable (line ends, escapes, changes of direction) as Python escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:
+    return [(name, getattr(record, name)) for name in FIELDS if hasattr(record, name)]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | dict) else cut(str(value))
+
+
+def _word(value: str) -> str:
+    return value if re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) else json.dumps(value)
+
+
+def _stamp(record: logging.LogRecord) -> str:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{stamp}.{int(record.msecs):03d}Z"

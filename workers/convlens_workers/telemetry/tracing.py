@@ -1,0 +1,89 @@
+"""Traces of servers and workers: W3C trace context in, spans out as the standard OTEL_* environment says.
+
+Without the OpenTelemetry SDK (extra `otel`), or where no exporter is named, spans are not recorded, but the
+ids of a client's trace still reach the logs and the workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+WANTED_BY: Final = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)
+"""One of them must be set: the standard's default, a collector on this machine, is rarely there."""
+OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+W3C: Final = TraceContextTextMapPropagator()
+
+log = logging.getLogger("convlens.tracing")
+
+
+@contextmanager
+def exporting(service: str) -> Iterator[None]:
+    """Export spans while within, if the environment wants it; what is left is sent at the end.
+
+    Args:
+        service: its name where OTEL_SERVICE_NAME has none.
+    """
+    end = _start(service) if _wanted() else None
+    try:
+        yield
+    finally:
+        if end is not None:
+            end()
+
+
+def traceparent() -> str:
+    """The current span as a W3C header; "" where there is none."""
+    carrier: dict[str, str] = {}
+    W3C.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def following(parent: str, state: str = "") -> Context:
+    """The context in which a span follows that of a W3C header; a new trace where that is not one."""
+    return W3C.extract({"traceparent": parent, "tracestate": state} if parent else {}, Context())
+
+
+def _wanted() -> bool:
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    return not disabled and any(os.environ.get(name) for name in WANTED_BY)
+
+
+def _start(service: str) -> Callable[[], None] | None:
+    try:
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 (an extra)
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError:
+        log.warning("no traces: OTEL_* asks for them, but they need pip install 'convlens[otel]'")
+        return None
+    os.environ.setdefault("OTEL_SERVICE_NAME", service)
+    provider = TracerProvider(resource=Resource.create())
+    for name in _exporters():
+        found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
+        if not found:
+            log.warning("no traces: the exporter %r is not installed", name)
+        for each in found[:1]:
+            provider.add_span_processor(BatchSpanProcessor(each.load()()))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def _exporters() -> list[str]:
+    names = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    named = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol)
+    return [OTLP.get(protocol, name) if name == "otlp" else name for name in named]
