@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -16,6 +16,8 @@ from PIL import ImageOps
 
 from convlens.errors import DataLoss, InvalidArgument
 from convlens.v1 import tensor_pb2
+
+T = TypeVar("T", bound=np.generic)
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_PIXELS: Final = 64_000_000
@@ -151,7 +153,7 @@ def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any
     """The array of a request's tensor, a read-only view of its bytes.
 
     Raises:
-        InvalidArgument: unknown datatype, negative extent, or a byte count that does not fit the shape.
+        InvalidArgument: unknown datatype, a shape that no array has, or a byte count that does not fit it.
     """
     if tensor.datatype not in DTYPES:
         raise InvalidArgument.of(f"{field}.datatype", tensor.datatype, f"one of {', '.join(DTYPES)}")
@@ -163,7 +165,19 @@ def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any
         raise InvalidArgument.of(
             f"{field}.data", f"{len(tensor.data)} bytes", f"{expected} bytes for {list(shape)}"
         )
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+    return reshaped(np.frombuffer(tensor.data, dtype), shape, f"{field}.shape")
+
+
+def reshaped(flat: NDArray[T], shape: Sequence[int], field: str) -> NDArray[T]:
+    """The array in another shape of as many elements.
+
+    Raises:
+        InvalidArgument: more axes than arrays have, or, beside an extent of 0, larger ones.
+    """
+    try:
+        return flat.reshape(tuple(shape))
+    except ValueError as error:
+        raise InvalidArgument.of(field, list(shape), f"that of an array ({error})") from error
 
 
 def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -113,6 +113,7 @@ def _fill(message: Message, field: FieldDescriptor, bounds: bounds_pb2.Bounds, p
 def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, Manifest | None, str], None]:
     """The check of one value; the numbers in a repeated field's bounds are about its count."""
     limits = Limits.of(bounds_pb2.Bounds() if field.is_repeated else bounds, field.type)
+    names = {value.number: value.name for value in field.enum_type.values} if field.enum_type else {}
 
     def message(value: Any, manifest: Manifest | None, path: str) -> None:
         if (
@@ -131,6 +132,10 @@ def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, 
     def data(value: bytes, _: Manifest | None, path: str) -> None:
         limits.check(len(value), f"{len(value)} bytes", path)
 
+    def enum(value: int, _: Manifest | None, path: str) -> None:
+        if value not in names:
+            raise InvalidArgument.of(path, value, f"one of {', '.join(names.values())}")
+
     def number(value: float, manifest: Manifest | None, path: str) -> None:
         if not math.isfinite(value):
             raise InvalidArgument.of(path, value, "a finite number")
@@ -143,6 +148,7 @@ def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, 
         FieldDescriptor.TYPE_MESSAGE: message,
         FieldDescriptor.TYPE_STRING: text,
         FieldDescriptor.TYPE_BYTES: data,
+        FieldDescriptor.TYPE_ENUM: enum,
     }
     return checks.get(field.type, number)
 

@@ -117,6 +117,8 @@ def test_a_header_that_contradicts_itself_is_refused(head):
         ({"datatype": "FP8", "shape": [1], "data": b"a"}, "x.datatype"),
         ({"datatype": "UINT8", "shape": [-1, -1], "data": b"a"}, "x.shape"),
         ({"datatype": "UINT8", "shape": [3], "data": b"ab"}, "x.data"),
+        ({"datatype": "UINT8", "shape": [0, 1 << 62, 1 << 62]}, "x.shape"),
+        ({"datatype": "UINT8", "shape": [1] * 100, "data": b"a"}, "x.shape"),
     ],
 )
 def test_a_bad_request_tensor_names_its_field(tensor, field):

@@ -54,6 +54,18 @@ class Bad(NamedTuple):
 
 
 BAD = [
+    Bad(
+        submit(priority=9),
+        "priority",
+        "9: must be one of PRIORITY_UNSPECIFIED, PRIORITY_LOW, PRIORITY_NORMAL, PRIORITY_HIGH",
+    ),
+    Bad(
+        job_pb2.SubmitJobRequest(
+            extract_features={"collection": "c", "layers": ["features.conv1"], "poolings": [1, -7]}
+        ),
+        "extract_features.poolings[1]",
+        "-7: must be one of POOLING_UNSPECIFIED",
+    ),
     Bad(classify(images=[]), "images", "'0 items': must be between 1 and 64 items"),
     Bad(classify(images=[IMAGE] * 65), "images", "'65 items': must be between 1 and 64 items"),
     Bad(classify(top_k=0), "top_k", "0: must be between 1 and 1000"),

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from convlens import wire
 from convlens.errors import ConvLensError, InvalidArgument, NotFound
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
@@ -278,7 +279,7 @@ def _values(raw: bytes | None, item: pb.ModelInferRequest.InferInputTensor, fiel
         allowed = f"{count} values of 4 bytes, for shape {list(item.shape)}"
         raise InvalidArgument.of(field, f"{given:g} values", allowed)
     flat = np.array(listed, np.float32) if raw is None else np.frombuffer(raw, "<f4")
-    return flat.reshape(tuple(item.shape))
+    return wire.reshaped(flat, item.shape, f"{field}.shape")
 
 
 def read_parameters(parameters: Mapping[str, pb.InferParameter], known: Sequence[str]) -> dict[str, str]:

@@ -48,7 +48,8 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
         self, request: operations_pb2.WaitOperationRequest, context: Any
     ) -> operations_pb2.Operation:
         """The job when it has ended, or as it is after the timeout, if there is one."""
-        timeout = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else None
+        given = request.timeout  # Of any length: no timedelta holds the longest.
+        timeout = given.seconds + given.nanos / 1e9 if request.HasField("timeout") else None
         waiting = self._lane.store.wait(request.name, timeout)
         return to_operation(await self._lane.unless_stopping(waiting))
 
