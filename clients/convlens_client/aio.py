@@ -23,6 +23,7 @@ from convlens_client.features import FeatureStream, FeatureVector, Named, Poolin
 from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import Attempts
+from convlens_client.tracing import trace_headers
 
 BROKEN: Final = "Internal error from Core"
 """What grpc.aio says, instead of the status, where a stream ends while it writes."""
@@ -176,7 +177,7 @@ class AsyncClient:
 
     async def _vectors(self, stream: FeatureStream, requests: Any) -> AsyncGenerator[FeatureVector]:
         replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
-            requests, metadata=self._metadata
+            requests, metadata=(*self._metadata, *trace_headers())
         )
         try:
             async for reply in replies:
@@ -216,7 +217,9 @@ class AsyncClient:
 
     async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(call.request(), timeout=attempts.remaining(), metadata=self._metadata)
+        reply = method(
+            call.request(), timeout=attempts.remaining(), metadata=(*self._metadata, *trace_headers())
+        )
         if isinstance(method, aio.UnaryUnaryMultiCallable):
             yield call.add(await reply)
         else:

@@ -21,6 +21,7 @@ from convlens_client.features import FeatureStream, FeatureVector, Named, Poolin
 from convlens_client.images import ResizeLike
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import Attempts
+from convlens_client.tracing import trace_headers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -191,7 +192,7 @@ class Client:
                 stream.failure = failure
 
         replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
-            requests(), metadata=self._metadata
+            requests(), metadata=(*self._metadata, *trace_headers())
         )
         try:
             for reply in replies:
@@ -220,7 +221,9 @@ class Client:
 
     def _ask(self, call: Call[Any], attempts: Attempts) -> Generator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(call.request(), timeout=attempts.remaining(), metadata=self._metadata)
+        reply = method(
+            call.request(), timeout=attempts.remaining(), metadata=(*self._metadata, *trace_headers())
+        )
         if isinstance(method, grpc.UnaryUnaryMultiCallable):
             yield call.add(reply)
         else:

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "onnx", "onnxruntime", "redis", "rq", "convlens_server", "convlens_workers"}
+HEAVY = {
+    *("torch", "onnx", "onnxruntime", "redis", "rq", "opentelemetry"),
+    *("convlens_server", "convlens_workers"),
+}
 
 
 @pytest.mark.parametrize("module", ["convlens_client", "convlens_client.cli", "convlens_client.rendering"])
