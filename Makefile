@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 BUF_VERSION := 1.75.0
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: install check test test-all demo proto bench train-default clean
+.PHONY: install check test test-all demo proto bench locks sbom train-default clean
 
 install: $(INSTALLED)
 
@@ -18,10 +18,12 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# The clients of others, which need an older protobuf: an environment of their own.
+# The clients and the servers of others, which need an older protobuf: environments of their own.
 $(VENV)-peers/.installed: tests/peers.txt
-	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/pip install --quiet --disable-pip-version-check --requirement $<
+$(VENV)-bench/.installed: benchmarks/peers.txt
+$(VENV)-peers/.installed $(VENV)-bench/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 check: install .buf/ready
@@ -50,8 +52,8 @@ proto: .buf/ready
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto $(INFERENCE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto) $(INFERENCE)
 
-bench: install
-	$(BIN)/python -m benchmarks
+bench: install $(VENV)-bench/.installed
+	$(BIN)/python -m benchmarks $(PARTS)
 
 train-default: install
 	$(BIN)/python -m convlens_models.patterns.train
