@@ -48,6 +48,7 @@ from convlens_server.interceptors import LayersInterceptor, logged, with_status
 from convlens_server.long_lane import LongLane
 from convlens_server.quick_lane import QuickLane
 from convlens_server.quotas import Quotas
+from convlens_server.response_cache import Bodies, RememberingExecutor
 from convlens_server.servicers.admin import AdminServicer
 from convlens_server.servicers.attack import AttackServicer
 from convlens_server.servicers.attribution import AttributionServicer
@@ -110,6 +111,7 @@ class App:
         )
         self.address = ""
         self._settings = settings
+        self._bodies = bodies(settings)
         self._long = LongLane(JobStore.open(settings) if settings.redis else None)
         self._collections = CollectionLane(settings)
         long = [name for name in SERVICES if name in LONG_SERVICES]
@@ -205,6 +207,8 @@ class App:
         await self._long.close()
         await self._collections.close()
         self.executor.close()
+        if self._bodies is not None:
+            self._bodies.close()
         self.models.close()
 
     async def __aenter__(self) -> Self:
@@ -214,7 +218,12 @@ class App:
         await self.stop()
 
     def _add_services(self) -> None:
-        quick = QuickLane(self.models, self.executor, self._settings.max_batch_pixels)
+        lanes = (
+            RememberingExecutor(self.executor, self._bodies, self.models.repository)
+            if self._bodies
+            else self.executor
+        )
+        quick = QuickLane(self.models, lanes, self._settings.max_batch_pixels)
         limits = Limits(self._settings.max_job_pixels, self._settings.max_job_cost)
         server = self._server
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(quick), server)
@@ -233,6 +242,18 @@ class App:
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def bodies(settings: ServerSettings) -> Bodies | None:
+    """Where replies are remembered, if they are."""
+    if not settings.cache_seconds:
+        return None
+    return Bodies(
+        settings.cache_redis or settings.redis,
+        settings.cache_seconds,
+        settings.cache_entry_kilobytes << 10,
+        settings.cache_megabytes << 20,
+    )
 
 
 def _ages(seconds: float, grace: float) -> list[tuple[str, int]]:

@@ -19,6 +19,7 @@ from convlens_server.calls import phase, timed
 from convlens_server.engines.base import F32, Engine
 from convlens_server.engines.models import LoadedModels
 from convlens_server.executor import Executor
+from convlens_server.response_cache import RememberingExecutor
 from convlens_server.validation import validate
 
 R = TypeVar("R", bound=Message)
@@ -37,7 +38,7 @@ class QuickLane:
     """The loaded models, the threads, and the limits that the quick servicers share."""
 
     models: LoadedModels
-    executor: Executor
+    executor: Executor | RememberingExecutor
     max_batch_pixels: int
 
     def stored(self, ref: model_pb2.ModelRef) -> StoredModel:

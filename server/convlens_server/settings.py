@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from convlens_server.cpus import cpus
 from convlens_server.identity.settings import IdentitySettings
@@ -43,6 +43,14 @@ class ServerSettings(JobSettings, IdentitySettings):
     """Seconds that a call may be expected to wait for a lane; the same."""
     max_streams: int = Field(default=256, ge=1)
     """Replies that may be streamed at the same time, slowly or not; the same."""
+    cache_seconds: float = Field(default=0.0, ge=0, le=30 * 86400)
+    """Seconds for which replies to pure quick calls are kept in Redis; 0: not at all."""
+    cache_megabytes: int = Field(default=64, ge=1)
+    """What these replies may take in Redis together, whichever server they come from."""
+    cache_entry_kilobytes: int = Field(default=1024, ge=1)
+    """Largest reply that is kept; larger ones are computed each time."""
+    cache_redis: str = ""
+    """Another Redis for them; default: that of the jobs."""
     session_megabytes: int = Field(default=1024, ge=1)
     """What the sessions that are kept ready may hold, over all models, beside the mapped files."""
     max_models: int = Field(default=16, ge=1)
@@ -65,6 +73,12 @@ class ServerSettings(JobSettings, IdentitySettings):
     """Seconds that calls in flight have to finish after SIGTERM."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """What the log holds; INFO has a line for every call."""
+
+    @model_validator(mode="after")
+    def _cache_has_a_place(self) -> Self:
+        if self.cache_seconds and not (self.cache_redis or self.redis):
+            raise ValueError("cache_seconds needs redis or cache_redis")
+        return self
 
     @field_validator("listen")
     @classmethod

@@ -1,0 +1,218 @@
+"""Replies that are remembered in Redis: what was computed once is not computed again.
+
+A quick call is pure: its replies follow from the model's files, the request with its defaults, and nothing
+else, as all that is random takes a seed. So they are kept under the SHA-256 of just that, and of the tenant.
+
+Keys, each of which Redis drops after the time to live:
+
+    convlens:cache:<sha256>   string  the reply messages, each behind its length
+    convlens:cache            zset    "<sha256>:<bytes>" by the time when it goes (ms); the oldest go first
+    convlens:cache-bytes      string  what they take together
+
+Redis evicts nothing by itself, since it holds the queue: the script `_PUT` keeps the total within its bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, Final, ParamSpec, TypeVar
+
+import redis
+from google.protobuf.message import DecodeError, Message
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from convlens.errors import ConvLensError
+from convlens.v1 import attack_pb2, attribution_pb2, inspection_pb2, style_pb2, unit_pb2
+from convlens_models.repository import ModelRepository
+from convlens_server.calls import phase
+from convlens_server.executor import Executor
+from convlens_server.identity.principal import owner
+from convlens_server.validation import validate
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PURE: Final[Mapping[type[Any], type[Message]]] = {
+    inspection_pb2.ClassifyRequest: inspection_pb2.ClassifyResponse,
+    inspection_pb2.GetActivationsRequest: inspection_pb2.GetActivationsResponse,
+    attribution_pb2.AttributeRequest: attribution_pb2.AttributeResponse,
+    attribution_pb2.CheckRandomisationRequest: attribution_pb2.CheckRandomisationResponse,
+    attack_pb2.AttackRequest: attack_pb2.AttackResponse,
+    attack_pb2.MeasureRobustnessRequest: attack_pb2.MeasureRobustnessResponse,
+    style_pb2.StyliseRequest: style_pb2.StyliseResponse,
+    unit_pb2.GetUnitPatternsRequest: unit_pb2.GetUnitPatternsResponse,
+    unit_pb2.GetDiscrepancyMapsRequest: unit_pb2.GetDiscrepancyMapsResponse,
+}
+"""Requests whose replies are remembered, and what these are."""
+
+PREFIX: Final = "convlens:cache"
+TIMEOUT: Final = 0.1
+"""Seconds that a call waits for Redis."""
+REST: Final = 5.0
+"""Seconds for which a Redis that has failed is left alone."""
+
+_PUT: Final = """
+local capacity, ttl, size, body = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local index, bytes, entry = KEYS[1], KEYS[2], KEYS[3]
+local function drop(member)
+    local hash, size = member:match('^(.*):(%d+)$')
+    redis.call('DEL', index .. ':' .. hash)
+    redis.call('ZREM', index, member)
+    redis.call('DECRBY', bytes, size)
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now)) do drop(member) end
+local member = entry:sub(#index + 2) .. ':' .. size
+if redis.call('ZSCORE', index, member) then return end
+while tonumber(redis.call('GET', bytes) or 0) + size > capacity do
+    local oldest = redis.call('ZRANGE', index, 0, 0)[1]
+    if not oldest then return end
+    drop(oldest)
+end
+redis.call('SET', entry, body, 'PX', ttl)
+redis.call('ZADD', index, now + ttl, member)
+redis.call('INCRBY', bytes, size)
+for _, key in ipairs({index, bytes}) do
+    if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+"""
+OVERHEAD: Final = 512
+"""What Redis takes for an entry beside its bytes, roughly; so that many small ones are bounded too."""
+
+
+class Bodies:
+    """Bytes by SHA-256 in Redis; one that is away or slow costs a call `TIMEOUT`, once in `REST` seconds.
+
+    Args:
+        url: of Redis.
+        seconds: that an entry is kept.
+        entry_bytes: of the largest entry.
+        total_bytes: of all, whichever server they come from.
+    """
+
+    def __init__(self, url: str, seconds: float, entry_bytes: int, total_bytes: int) -> None:
+        self.entry_bytes = entry_bytes
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
+        )
+        self._put = self._redis.register_script(_PUT)
+        self._capacity, self._ttl = total_bytes, int(seconds * 1000)
+        self._resting_until = 0.0
+
+    def get(self, key: str) -> bytes | None:
+        """What is kept, if anything is."""
+        body: bytes | None = self._ask(lambda: self._redis.get(f"{PREFIX}:{key}"))
+        return body
+
+    def put(self, key: str, body: bytes) -> None:
+        """Keep it."""
+        keys = (PREFIX, f"{PREFIX}-bytes", f"{PREFIX}:{key}")
+        self._ask(lambda: self._put(keys, (self._capacity, self._ttl, len(body) + OVERHEAD, body)))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        now = time.monotonic()
+        if now < self._resting_until:
+            return None
+        if self._resting_until:  # One caller finds out whether it is back; the others need not wait.
+            self._resting_until = now + REST
+        try:
+            with phase("cache"):
+                answer = question()
+        except redis.RedisError:
+            self._resting_until = time.monotonic() + REST
+            return None
+        self._resting_until = 0.0
+        return answer
+
+
+class RememberingExecutor:
+    """The lanes, with replies to pure requests out of the cache where they are there."""
+
+    def __init__(self, executor: Executor, bodies: Bodies, repository: ModelRepository) -> None:
+        self._executor, self._bodies, self._repository = executor, bodies, repository
+
+    async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `Executor.run`."""
+        if not _pure(args):
+            return await self._executor.run(function, *args, **kwargs)
+        return await self._executor.run(self._reply, function, *args)
+
+    def stream(
+        self, function: Callable[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncIterator[R]:
+        """As `Executor.stream`."""
+        if not _pure(args):
+            return self._executor.stream(function, *args, **kwargs)
+        return self._executor.stream(self._replies, function, *args)
+
+    def _reply(self, function: Callable[[Any], Any], request: Any) -> Any:
+        (reply,) = self._replies(lambda asked: iter([function(asked)]), request)
+        return reply
+
+    def _replies(self, function: Callable[[Any], Iterator[Any]], request: Any) -> Iterator[Any]:
+        key = self._key(request)
+        if key and (found := self._found(key, PURE[type(request)])):
+            yield from found
+            return
+        parts: list[bytes] = []
+        room = self._bodies.entry_bytes
+        for reply in function(request):
+            room -= reply.ByteSize() + 4
+            if room >= 0:
+                parts.append(reply.SerializeToString())
+            yield reply
+        # Another version may have come meanwhile, and computed this.
+        if key and room >= 0 and key == self._key(request):
+            self._bodies.put(key, pack(parts))
+
+    def _found(self, key: str, reply: type[Message]) -> list[Message]:
+        try:
+            return [reply.FromString(part) for part in unpack(self._bodies.get(key) or b"")]
+        except (DecodeError, struct.error):
+            return []  # Somebody has written there.
+
+    def _key(self, request: Any) -> str:
+        """What the replies follow from; empty for a request that is going to be refused."""
+        try:
+            ref = validate(request.model)
+            manifest = self._repository.get(
+                ref.name, ref.version if ref.HasField("version") else None
+            ).manifest
+            request = validate(request, manifest)
+        except ConvLensError:
+            return ""
+        request.ClearField("model")
+        stated = (version("convlens"), owner(), type(request).__name__, manifest.digest)
+        digest = hashlib.sha256("\n".join(stated).encode() + b"\n")
+        digest.update(request.SerializeToString(deterministic=True))
+        return digest.hexdigest()
+
+
+def _pure(args: tuple[Any, ...]) -> bool:
+    return len(args) == 1 and type(args[0]) in PURE
+
+
+def pack(parts: Iterable[bytes]) -> bytes:
+    """Messages as one body."""
+    return b"".join(struct.pack("<I", len(part)) + part for part in parts)
+
+
+def unpack(body: bytes) -> Iterator[bytes]:
+    """The messages of a body. Raises struct.error when it is cut."""
+    position = 0
+    while position < len(body):
+        (length,) = struct.unpack_from("<I", body, position)
+        position += 4 + length
+        if position > len(body):
+            raise struct.error("the body ends within a message")
+        yield body[position - length : position]
