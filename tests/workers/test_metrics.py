@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_worker_tells_of_its_queue_attempts_and_checkpoints(settings: JobSetti
     with redis.Redis.from_url(settings.redis) as client:
         client.rpush("rq:queue:convlens", "a", "b")
         client.hset("convlens:counters:convlens", mapping={"retried": 2, "given_up": 1})
-        metrics = Metrics(Ledger(client, settings, lease=1.0))
+        metrics = Metrics(Ledger(client, settings, lease=1.0), os.getppid)
         end = metrics.serve(address)
         try:
             metrics.began()
@@ -41,6 +42,9 @@ def test_a_worker_tells_of_its_queue_attempts_and_checkpoints(settings: JobSetti
     assert running["convlens_checkpoint_seconds_sum"] == 0.25
     assert running["convlens_checkpoint_age_seconds"] > 0
     assert idle["convlens_checkpoint_age_seconds"] == 0
+    assert (running["convlens_worker_busy"], idle["convlens_worker_busy"]) == (1, 0)
+    assert idle["process_resident_memory_bytes"] > 0
+    assert idle["convlens_engine_process_start_time_seconds"] < idle["process_start_time_seconds"]
     assert idle['convlens_attempts_total{end="finished"}'] == 1
 
 

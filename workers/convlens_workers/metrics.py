@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, Summary
 
 from convlens_workers.jobs.ledger import Ledger
 from convlens_workers.jobs.stats import QueueCollector, serve_metrics
 
+ENDS: Final = ("finished", "failed", "stopped", "died")
+
 
 class Metrics:
-    """Attempts and checkpoints of one worker."""
+    """Attempts and checkpoints of one worker, and what its processes take of the machine.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Args:
+        ledger: of the worker's queue.
+        engine: process id of the engine that runs now; 0 for none.
+    """
+
+    def __init__(self, ledger: Ledger, engine: Callable[[], int] = lambda: 0) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(QueueCollector(lambda: [ledger.stats()]))
+        ProcessCollector(registry=self.registry)
+        ProcessCollector("convlens_engine", engine, registry=self.registry)
         name = "convlens_attempts"
         self._ends = Counter(name, "Attempts, by how they ended.", ["end"], registry=self.registry)
+        for how in ENDS:
+            self._ends.labels(how)
+        name = "convlens_worker_busy"
+        busy = Gauge(name, "1 while a job runs; the sum is the workers at work.", registry=self.registry)
+        busy.set_function(lambda: self._safe_since is not None)
         name = "convlens_checkpoint_seconds"
         self._cost = Summary(name, "What checkpoints have cost.", registry=self.registry)
         name = "convlens_checkpoint_age_seconds"

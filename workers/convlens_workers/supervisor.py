@@ -63,7 +63,7 @@ class Supervisor(Worker):
         retry = Retry(NoBackoff(), 1)  # Pooled connections outlive a Redis.
         quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0, retry=retry)
         self._ledger = Ledger(quick, settings, settings.lease)
-        self._metrics = Metrics(self._ledger)
+        self._metrics = Metrics(self._ledger, lambda: self.engine.pid)
         self._end_metrics: Callable[[], None] = lambda: None
         config = Configure(
             models=settings.models,

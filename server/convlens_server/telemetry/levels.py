@@ -15,6 +15,7 @@ def watch(metrics: Metrics, *, health: Health, executor: Executor, lanes: int, m
         ("convlens_lanes", "Calls that may compute at the same time.", lambda: lanes),
         ("convlens_calls_computing", "Calls in a lane.", lambda: min(executor.busy, lanes)),
         ("convlens_calls_waiting", "Calls that wait for a lane.", lambda: max(0, executor.busy - lanes)),
+        ("convlens_wait_seconds", "What a call that came now would wait.", lambda: executor.wait),
         ("convlens_models_loaded", "Versions of models in memory.", lambda: len(models.loaded())),
         ("convlens_session_bytes", "What sessions hold of their own.", lambda: _weight(models)),
     ):
