@@ -13,6 +13,7 @@ from convlens.errors import ConvLensError
 from convlens_server.app import App
 from convlens_server.interceptors import OfCall
 from convlens_server.memory import keep_freed_memory
+from convlens_server.processes import supervise
 from convlens_server.settings import ServerSettings
 from convlens_workers.telemetry.logs import configure
 from convlens_workers.telemetry.tracing import exporting
@@ -38,7 +39,7 @@ def main() -> None:
         configure(settings.log_level, settings.log_format, OfCall())
         keep_freed_memory()
         with exporting("convlens-server"):
-            asyncio.run(serve(settings))
+            asyncio.run(supervise(settings) if settings.processes > 1 else serve(settings))
     except (ConvLensError, ValidationError) as error:
         sys.exit(f"convlens-server: {error}")
 

@@ -135,7 +135,8 @@ class App:
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_metadata_size", METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-                ("grpc.so_reuseport", 0),  # A taken port is an error, not a second server behind it.
+                # A taken port is an error, not a second server behind it, unless that is asked for.
+                ("grpc.so_reuseport", int(settings.share_port)),
                 *_ages(settings.connection_age, settings.grace),
             ],
         )

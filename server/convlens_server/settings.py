@@ -23,6 +23,11 @@ class ServerSettings(JobSettings, IdentitySettings):
     models: Path | None = None
     """Model repository, laid over the embedded one; default: the user's data folder."""
 
+    processes: int = Field(default=1, ge=1, le=256)
+    """Servers behind the one port, each with its share of `threads` and `lanes`; that of number n tells its
+    metrics and its health on a port n further. All other limits are each one's own."""
+    share_port: bool = False
+    """Let other processes listen on the same port, and the kernel spread connections over them."""
     threads: int = Field(default_factory=cpus, ge=1, le=1024)
     """Threads that all passes of networks may use together: a call that is alone has them all."""
     lanes: int = Field(default_factory=cpus, ge=1, le=1024)
@@ -78,6 +83,12 @@ class ServerSettings(JobSettings, IdentitySettings):
     def _cache_has_a_place(self) -> Self:
         if self.cache_seconds and not (self.cache_redis or self.redis):
             raise ValueError("cache_seconds needs redis or cache_redis")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_know_their_port(self) -> Self:
+        if self.processes > 1 and (self.listen.endswith(":0") or self.listen.startswith("unix:")):
+            raise ValueError(f"processes = {self.processes} need a port to share: listen = {self.listen!r}")
         return self
 
     @field_validator("listen")
