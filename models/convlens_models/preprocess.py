@@ -16,6 +16,8 @@ from convlens_models.manifest import Manifest
 
 MIN_SIDE: Final = 8
 MAX_SIDE: Final = 4096
+MAX_SCALED: Final = 2 * MAX_SIDE**2
+"""Pixels of a picture that is scaled before the input is cut out of it."""
 
 Pixels = NDArray[Any]  # (H, W, 3), uint8 in 0..255 or float32 in [0, 1]
 
@@ -104,9 +106,9 @@ RESIZE: Final[dict[str, Callable[[Pixels, image_pb2.Resize, Manifest, str], Pixe
 def _scale(pixels: Pixels, height: int, width: int, field: str) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
-    if min(height, width) < 1 or max(height, width) > 4 * MAX_SIDE:
+    if min(height, width) < 1 or height * width > MAX_SCALED:
         raise InvalidArgument.of(
-            field, f"{height} x {width} pixels", f"at most {4 * MAX_SIDE} a side when scaled"
+            field, f"{height} x {width} pixels", f"at most {MAX_SCALED} pixels when scaled"
         )
     size, how = (width, height), PILImage.Resampling.BILINEAR
     if pixels.dtype == np.uint8:

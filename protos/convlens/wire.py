@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 import google_crc32c
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from convlens.containers import Picture, stripped
 from convlens.errors import DataLoss, InvalidArgument
 from convlens.v1 import tensor_pb2
 
@@ -21,7 +24,20 @@ T = TypeVar("T", bound=np.generic)
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_PIXELS: Final = 64_000_000
+LARGE_PIXELS: Final = 8_000_000
+BAND_PIXELS: Final = 1 << 20
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
+UPRIGHT: Final[dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+"""What turns a picture of each EXIF orientation upright."""
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -31,6 +47,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+_one_large = Lock()
 NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -183,26 +200,42 @@ def reshaped(flat: NDArray[T], shape: Sequence[int], field: str) -> NDArray[T]:
 def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """RGB pixels (H, W, 3) in 0..255 of a PNG, JPEG or WebP file; the size is checked before pixels are made.
 
-    Transparency is laid over white; EXIF orientation is applied.
+    Transparency is laid over white; EXIF orientation is applied. Nothing else that a file says about its
+    picture is read. Large pictures are decoded one after the other, whoever asks.
 
     Raises:
         InvalidArgument: not one of the formats, truncated, animated, empty, or more than `max_pixels` pixels.
     """
     try:
-        with PILImage.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InvalidArgument.of(field, f"{width} x {height} pixels", f"at most {max_pixels} pixels")
-            if (frames := getattr(image, "n_frames", 1)) != 1:
-                raise InvalidArgument.of(field, f"{frames} frames", "a picture of one frame")
-            return to_pixels(image)
+        picture = stripped(data)
+        pixels = picture.width * picture.height
+        if pixels > max_pixels:
+            shown = f"{picture.width} x {picture.height} pixels"
+            raise InvalidArgument.of(field, shown, f"at most {max_pixels} pixels")
+        if picture.frames != 1:
+            raise InvalidArgument.of(field, f"{picture.frames} frames", "a picture of one frame")
+        with _one_large if pixels > LARGE_PIXELS else nullcontext():
+            return _decoded(picture)
     except InvalidArgument:
         raise
-    except PILImage.DecompressionBombError as error:
-        raise InvalidArgument.of(field, str(error), f"at most {max_pixels} pixels") from error
     except Exception as error:  # Pillow's decoders raise what they like on damaged files.
         allowed = f"a whole {', '.join(FORMATS)} file ({error})"
         raise InvalidArgument.of(field, f"{len(data)} bytes", allowed) from error
+
+
+def _decoded(picture: Picture) -> NDArray[np.uint8]:
+    """The pixels, brought to RGB some rows at a time, so that there are never more than two of each."""
+    with PILImage.open(io.BytesIO(picture.data), formats=FORMATS) as image:
+        width, height = image.size
+        if (width, height) != (picture.width, picture.height):
+            raise ValueError(f"it has {width} x {height} pixels, and claims others")
+        image.load()
+        pixels = np.empty((height, width, 3), np.uint8)
+        rows = max(1, BAND_PIXELS // width)
+        for top in range(0, height, rows):
+            bottom = min(height, top + rows)
+            pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom))))
+    return np.ascontiguousarray(UPRIGHT[picture.orientation](pixels))
 
 
 def to_pixels(image: PILImage.Image) -> NDArray[np.uint8]:
