@@ -53,6 +53,11 @@ PHASE_BUCKETS: Final = (
     10,
     30,
 )
+REASONS: Final = (
+    *("QUEUE_FULL", "QUEUE_LONG", "DEADLINE", "STREAMS"),
+    *("TENANT_RATE", "TENANT_CALLS", "TENANT_LIMIT"),
+)
+"""Those that are told before the first time, as are methods."""
 METHOD: Final = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -85,6 +90,8 @@ class Metrics:
         self._refused = Counter(
             "convlens_refused", "Refused for want of room.", ["reason"], registry=registry
         )
+        for reason in REASONS:
+            self._refused.labels(reason)
         self._in_flight = Gauge("convlens_calls_in_flight", "Calls that have not ended.", registry=registry)
 
     def expect(self, services: Iterable[str]) -> None:

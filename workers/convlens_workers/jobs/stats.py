@@ -17,6 +17,8 @@ GAUGES: Final = {
     "running": "Jobs that workers have.",
     "oldest_queued_seconds": "Age of the job that is next.",
 }
+EVENTS: Final = ("submitted", "succeeded", "failed", "cancelled", "retried", "drained", "given_up")
+"""They are told before the first time, so that Prometheus sees the first as an increase."""
 
 
 def to_stats(found: list[Any], queue: str, priority: job_pb2.Priority.ValueType) -> job_pb2.QueueStats:
@@ -66,7 +68,7 @@ def _queues(queues: list[job_pb2.QueueStats]) -> Iterator[Metric]:
     counter = CounterMetricFamily("convlens_jobs", "What happened to jobs.", labels=["queue", "event"])
     speed = GaugeMetricFamily("convlens_multiply_adds_per_second", "Lately.", labels=["queue", "device"])
     for stats in queues:
-        for event, value in stats.counters.items():
+        for event, value in (dict.fromkeys(EVENTS, 0) | dict(stats.counters)).items():
             counter.add_metric([stats.queue, event], value)
         for device, rate in stats.throughput.items():
             speed.add_metric([stats.queue, device], rate)
