@@ -143,15 +143,22 @@ class ModelRepository:
 
 def _open(root: Path, name: str, version: int) -> StoredModel:
     path = root / name / str(version)
-    if not (path / MANIFEST).resolve().is_relative_to(root.resolve()):
-        raise DataLoss(f"{path} leads out of the model repository")
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        status = (path / MANIFEST).stat()
+        manifest = _manifest(root, path / MANIFEST, status.st_mtime_ns, status.st_size, status.st_ino)
     except (OSError, ValidationError) as error:
         raise DataLoss(f"{path / MANIFEST} is damaged: {error}") from error
     if (manifest.name, manifest.version) != (name, version):
         raise DataLoss(f"{path / MANIFEST} is that of {manifest.name}/{manifest.version}")
     return StoredModel(manifest, path)
+
+
+@lru_cache(maxsize=1024)
+def _manifest(root: Path, path: Path, mtime_ns: int, size: int, inode: int) -> Manifest:
+    """The manifest in a file; the further arguments say when to read again."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataLoss(f"{path.parent} leads out of the model repository")
+    return Manifest.model_validate_json(path.read_bytes())
 
 
 def _folders(path: Path) -> Iterator[Path]:
