@@ -1,0 +1,35 @@
+"""Twice the load that a server can bear: it does as much as before, says no at once, and holds no more."""
+
+from __future__ import annotations
+
+import pytest
+from support.front_end import FrontEnd
+from support.load import storm, sustained
+
+MAX_WAIT = 0.5
+GROWTH = 60 << 20
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("measured", "seconds", "goodput"), [(1, 5, 0.6), pytest.param(10, 120, 0.9, marks=pytest.mark.slow)]
+)
+async def test_twice_the_sustainable_load(measured: float, seconds: float, goodput: float) -> None:
+    with FrontEnd(redis="", lanes=2, threads=2, max_wait=MAX_WAIT) as front_end:
+        await sustained(front_end.address, 4, 0.5)
+        peak = await sustained(front_end.address, 8, measured)
+        await storm(front_end.address, 2 * peak, min(seconds, 5) / 2)  # What grows in a storm has grown.
+        before = front_end.memory()
+        seen = await storm(front_end.address, 2 * peak, seconds)
+        after = front_end.memory()
+        again = await sustained(front_end.address, 8, measured)
+    got = len(seen.seconds) / seconds
+    print(f"peak {peak:.0f}/s, storm of {2 * peak:.0f}/s: {got:.0f}/s answered, {len(seen.refused)} refused")
+    print(f"p50 {seen.latency(50):.3f} s, p99 {seen.latency(99):.3f} s; {(after - before) >> 20} MiB more")
+    print(f"told to come back after {min(seen.refused):.2f} to {max(seen.refused):.2f} s; then {again:.0f}/s")
+    assert not seen.others
+    assert got > goodput * peak
+    assert seen.refused
+    assert all(delay is not None and 0 < delay < 4 * MAX_WAIT for delay in seen.refused)
+    assert seen.latency(99) < 4 * MAX_WAIT
+    assert after < before + GROWTH
