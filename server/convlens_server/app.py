@@ -224,8 +224,10 @@ class App:
             if self._bodies
             else self.executor
         )
-        quick = QuickLane(self.models, lanes, self._settings.max_batch_pixels)
-        limits = Limits(self._settings.max_job_pixels, self._settings.max_job_cost)
+        settings = self._settings
+        values = settings.max_value_megabytes << 20
+        quick = QuickLane(self.models, lanes, settings.max_batch_pixels, values)
+        limits = Limits(settings.max_job_pixels, settings.max_job_cost)
         server = self._server
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(quick), server)
         inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(quick), server)

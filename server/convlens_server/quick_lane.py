@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from convlens import wire
-from convlens.errors import FailedPrecondition
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import image_pb2, model_pb2, tensor_pb2
 from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
@@ -40,6 +41,7 @@ class QuickLane:
     models: LoadedModels
     executor: Executor | RememberingExecutor
     max_batch_pixels: int
+    max_value_bytes: int = 1 << 30
 
     def stored(self, ref: model_pb2.ModelRef) -> StoredModel:
         """The version of the model that a request names; blocks."""
@@ -65,6 +67,17 @@ class QuickLane:
         """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
         with phase("decode"):
             return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels, field)
+
+    def check_values(self, engine: Engine, images: F32, layers: Sequence[str], field: str) -> None:
+        """Raise InvalidArgument, naming `field`, when the values of the layers would take too much memory."""
+        manifest = engine.stored.manifest
+        scale = images.shape[2] * images.shape[3] / manifest.input_size**2
+        shapes = [manifest.layer(name, field).shape for name in set(layers)]
+        values = sum(math.prod(shape) * (scale if len(shape) > 1 else 1) for shape in shapes)
+        needed = len(images) * values * images.itemsize
+        if needed > self.max_value_bytes:
+            allowed = f"at most {self.max_value_bytes >> 20} MiB: fewer layers, images or pixels"
+            raise InvalidArgument.of(field, f"values of {needed / (1 << 20):.0f} MiB", allowed)
 
 
 def require(manifest: Manifest, task: Task = "classification", path: str = "model") -> None:

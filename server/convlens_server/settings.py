@@ -62,6 +62,8 @@ class ServerSettings(JobSettings, IdentitySettings):
     """Models that are kept loaded."""
     max_batch_pixels: int = Field(default=8_000_000, ge=64)
     """Pixels of one call's images together, after resizing."""
+    max_value_megabytes: int = Field(default=1024, ge=1)
+    """Values of layers that one call may ask for, in MiB, whether it takes all of them or not."""
     max_job_pixels: int = Field(default=1 << 24, ge=64)
     """Pixels of one job's images together, after resizing."""
     max_job_cost: float = Field(default=1e17, gt=0)

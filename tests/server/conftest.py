@@ -29,7 +29,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     root = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         add_copy(root, "copy", version)
-    with serving(models=root, threads=1, max_batch_pixels=600_000) as app:
+    with serving(models=root, threads=1, max_batch_pixels=600_000, max_value_megabytes=32) as app:
         yield app
 
 

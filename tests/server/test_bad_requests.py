@@ -15,6 +15,7 @@ from support.replies import error_of
 
 from convlens import wire
 from convlens.errors import InvalidArgument, NotFound, ResourceExhausted
+from convlens.inference import open_inference_pb2, open_inference_pb2_grpc
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
@@ -27,6 +28,7 @@ from convlens.v1 import (
     model_pb2_grpc,
     tensor_pb2,
 )
+from convlens_server.app import METADATA_BYTES
 
 RNG = np.random.default_rng(0)
 
@@ -151,6 +153,20 @@ BAD = [
         classify(picture(1000, 1000, resize={"keep": {}})),
         "images",
         "at most 600000 pixels",
+    ),
+    Bad(
+        "too many values",
+        inspection_pb2.GetActivationsRequest(
+            images=[picture(96, 96)] * 60, layers=["features.conv1", "features.relu1"], top=1
+        ),
+        "layers",
+        "values of 42 MiB': must be at most 32 MiB: fewer",
+    ),
+    Bad(
+        "a strip made large",
+        classify(picture(8, 80, resize={"short_side": {"size": 4096, "crop": 96}})),
+        "images[0].resize.short_side",
+        "4096 x 40960 pixels': must be at most 33554432 pixels when scaled",
     ),
     Bad(
         "resize to nothing",
@@ -341,6 +357,33 @@ def test_unknown_model_is_not_found(channel: grpc.Channel, request_: Any) -> Non
     error = error_of(method_of(channel, request_), request_)
     assert isinstance(error, NotFound)
     assert request_.model.name in error.message
+
+
+@pytest.mark.parametrize(
+    "name", ["../patterns", "/etc/passwd", "file:///etc/passwd", "https://host/model.onnx", "patterns/1", "."]
+)
+def test_a_model_is_a_name_and_never_a_place(channel: grpc.Channel, name: str) -> None:
+    """Names that cannot be are as unknown as those that are not there."""
+    inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    requests = [
+        (model_pb2_grpc.ModelServiceStub(channel).GetModel, model_pb2.GetModelRequest(model={"name": name})),
+        (inference.ModelInfer, open_inference_pb2.ModelInferRequest(model_name=name)),
+        (inference.ModelInfer, open_inference_pb2.ModelInferRequest(model_name=f"{name}.gradient")),
+        (inference.ModelMetadata, open_inference_pb2.ModelMetadataRequest(name=name)),
+        (inference.ModelReady, open_inference_pb2.ModelReadyRequest(name=name)),
+    ]
+    for method, request in requests:
+        assert isinstance(error_of(method, request), NotFound)
+
+
+def test_headers_over_the_limit_are_refused(channel: grpc.Channel) -> None:
+    stub = model_pb2_grpc.ModelServiceStub(channel)
+    request = model_pb2.ListModelsRequest()
+    assert stub.ListModels(request, metadata=[("x-note", "x" * (METADATA_BYTES - 1024))]).models
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.ListModels(request, metadata=[("x-note", "x" * METADATA_BYTES)])
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert is_up(channel)
 
 
 def test_message_over_the_limit_is_refused(channel: grpc.Channel) -> None:

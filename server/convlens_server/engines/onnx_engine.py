@@ -28,6 +28,8 @@ Sizes = tuple[int | None, int, int]
 
 LARGE: Final = 3 * 2_000_000
 """Numbers in a batch beyond which memory is given back after the pass; to fault it in again is slow."""
+GRAPH_BYTES: Final = 1 << 19
+"""What a session takes beside its kernels, about: many for small layers would otherwise weigh nothing."""
 
 
 class OnnxEngine:
@@ -125,7 +127,7 @@ class OnnxEngine:
                 model.SerializeToString(), options, providers=list(self._compute.providers)
             )
             own = sum(_own_bytes(tensor) for tensor in model.graph.initializer)
-            return self._compute.check(session), own
+            return self._compute.check(session), own + GRAPH_BYTES
 
         session = sessions.get((self, threads, *what), open_session)
         if sessions is not self._sessions:  # Closed meanwhile, maybe before this session was kept.

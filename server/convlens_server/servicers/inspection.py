@@ -63,6 +63,7 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     ) -> Iterator[inspection_pb2.GetActivationsResponse]:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
+        self._lane.check_values(engine, images, request.layers, "layers")
         yield from parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request))
 
     def _feature_options(

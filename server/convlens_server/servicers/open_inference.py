@@ -148,6 +148,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         layers = list(dict.fromkeys(wanted)) or default_outputs(manifest)
         for position, layer in enumerate(layers):
             manifest.layer(layer, f"outputs[{position}].name")
+        self._lane.check_values(engine, image, layers, "outputs")
         return engine.forward(image, layers)
 
     def _gradient(
