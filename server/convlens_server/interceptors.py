@@ -25,6 +25,9 @@ OPEN: Final = "/grpc.health.v1.Health/"
 REQUEST_ID: Final = "x-request-id"
 """Metadata by which a client may name a call, and by which it gets the name in the end."""
 SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+JUST_BEFORE: Final = 0.05
+"""Seconds before its deadline at which a call that is cancelled has run out of time: the client's clock began
+earlier, by the way of the request."""
 KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 Behaviour = Callable[..., Any]
 
@@ -124,8 +127,8 @@ async def with_status(call: Call) -> AsyncIterator[None]:
         call.code, call.reason = code_pb2.Code.Name(error.code), error.reason
         await _abort(call, error)
     except (asyncio.CancelledError, GeneratorExit):
-        late = call.context.time_remaining() == 0
-        call.code = "DEADLINE_EXCEEDED" if late else "CANCELLED"
+        left = call.context.time_remaining()
+        call.code = "CANCELLED" if left is None or left > JUST_BEFORE else "DEADLINE_EXCEEDED"
         raise
     except Exception:
         call.code = "INTERNAL"

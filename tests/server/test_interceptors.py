@@ -22,8 +22,10 @@ class Failing(model_pb2_grpc.ModelServiceServicer):
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
+        self.seconds = 0.0
 
     async def GetModel(self, request, context):  # noqa: N802
+        await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         return model_pb2.GetModelResponse(model=model_pb2.Model(name=request.model.name))
@@ -110,6 +112,30 @@ async def test_good_calls_leave_one_line(failing, caplog) -> None:
     assert reply.model.name == "x"
     (line,) = (record.message for record in caplog.records if record.name == "convlens.access")
     assert re.fullmatch(r"/convlens\.v1\.ModelService/GetModel OK \d+\.\d ms", line)
+
+
+async def test_who_has_no_time_left_is_told_from_who_has_no_patience(failing, caplog) -> None:
+    servicer, stub = failing
+    servicer.seconds = 60.0
+    with caplog.at_level(logging.INFO, "convlens.access"):
+        with pytest.raises(grpc.RpcError):
+            await stub.GetModel(model_pb2.GetModelRequest(), timeout=0.2)
+        await logged(caplog, "GetModel DEADLINE_EXCEEDED")
+        call = stub.GetModel(model_pb2.GetModelRequest(), timeout=30.0)
+        await asyncio.sleep(0.2)
+        call.cancel()
+        await logged(caplog, "GetModel CANCELLED")
+
+
+async def test_the_id_of_a_call_comes_with_its_end(failing) -> None:
+    servicer, stub = failing
+    for error in (None, errors.NotFound("no"), ValueError("oh")):
+        servicer.error = error
+        call = stub.GetModel(model_pb2.GetModelRequest(), metadata=(("x-request-id", "mine"),))
+        trailing = await call.trailing_metadata()
+        assert dict(trailing)["x-request-id"] == "mine"
+        if isinstance(error, ValueError):
+            assert "mine" in await call.details()
 
 
 def test_a_method_that_is_not_there_is_unimplemented(channel) -> None:

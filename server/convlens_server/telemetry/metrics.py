@@ -35,24 +35,7 @@ CALL_BUCKETS: Final = (
     *(1, 2.5, 5, 10, 30, 60, 300),
 )
 """Upper bounds in seconds."""
-PHASE_BUCKETS: Final = (
-    0.0001,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-)
+PHASE_BUCKETS: Final = (0.0001, 0.0005, *CALL_BUCKETS[:-2])
 REASONS: Final = (
     *("QUEUE_FULL", "QUEUE_LONG", "DEADLINE", "STREAMS"),
     *("TENANT_RATE", "TENANT_CALLS", "TENANT_LIMIT"),
