@@ -39,6 +39,14 @@ def test_a_state_comes_back_bit_for_bit(store: ArtifactStore) -> None:
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
+def test_values_in_the_same_memory_are_stored_as_two(store: ArtifactStore) -> None:
+    one = torch.arange(6.0).reshape(2, 3)
+    saved = {"one": one, "again": one, "row": one[1], "turned": one.T, "none": torch.empty(0)}
+    loaded = load_state(store, OPERATION, (save_state(store, OPERATION, saved, ORIGIN),), ORIGIN)
+    assert loaded is not None
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
 def test_a_damaged_checkpoint_gives_way_to_the_older_one(
     damage: str, store: ArtifactStore, tmp_path: Path

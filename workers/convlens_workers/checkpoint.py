@@ -53,8 +53,19 @@ def _code() -> str:
 
 def save_state(store: ArtifactStore, operation: str, state: State, origin: Origin) -> str:
     """Store `state`, whole and synced; gives its SHA-256."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    return store.put(operation, "checkpoints", save(tensors, metadata=asdict(origin)))
+    return store.put(operation, "checkpoints", save(_apart(state), metadata=asdict(origin)))
+
+
+def _apart(state: State) -> State:
+    """The state on the CPU, no two tensors in the same memory, which safetensors refuses."""
+    found: State = {}
+    known: set[int] = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in known else tensor
+        known.add(place)
+    return found
 
 
 def load_state(
