@@ -48,6 +48,24 @@ class Layer(BaseModel):
     weight: str | None = None
 
 
+class Batching(BaseModel):
+    """How a server with a GPU joins concurrent calls into one pass.
+
+    Attributes:
+        max_batch: images of a pass; calls with as many of their own run alone.
+        max_delay_ms: that the first call waits for others.
+        queue: whether a call that finds `max_queue` calls waiting waits too, or is refused.
+        max_queue: calls that may wait for a pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch: Annotated[int, Field(ge=2, le=1024)] = 16
+    max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    queue: Literal["block", "reject"] = "block"
+    max_queue: Annotated[int, Field(ge=1)] = 256
+
+
 class Manifest(BaseModel):
     """A version of a model: all that a caller may know without opening the graph.
 
@@ -60,8 +78,10 @@ class Manifest(BaseModel):
         output: name of the layer that holds the logits, of shape (classes,).
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
-        digest: SHA-256 of this manifest apart from `name`, `version` and `digest`, so that what has the same
-            digest computes the same.
+        batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
+            when the model is loaded next.
+        digest: SHA-256 of this manifest apart from `name`, `version`, `batching` and itself, so that what has
+            the same digest computes the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +104,7 @@ class Manifest(BaseModel):
     parameters: int
     multiply_adds: int
     files: dict[str, Sha256]
+    batching: Batching | None = None
     digest: str = ""
 
     def layer(self, name: str, field: str = "layer") -> Layer:
@@ -106,7 +127,7 @@ class Manifest(BaseModel):
         return self
 
     def _digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"name", "version", "digest"})
+        content = self.model_dump(mode="json", exclude={"name", "version", "batching", "digest"})
         if self.task == "classification":
             del content["task"]  # So that versions which are older than the field keep their digest.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -38,7 +38,7 @@ from convlens_models.repository import ModelRepository, default_root
 from convlens_server.admission import Limits
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.engines.models import LoadedModels
-from convlens_server.engines.providers import Compute, choose
+from convlens_server.engines.providers import CUDA, Compute, choose
 from convlens_server.engines.warming import reference, warm
 from convlens_server.executor import Executor
 from convlens_server.health import Health
@@ -96,19 +96,26 @@ class App:
     """A server that is listening, until `stop`; `async with await App.start(settings) as app` does both."""
 
     def __init__(self, settings: ServerSettings) -> None:
+        providers = choose(settings.device, settings.device_megabytes << 20)
+        on_gpu = providers[0][0] == CUDA
+
+        def threads() -> int:
+            # Each number has sessions of its own: on a GPU, where it matters little, copies of the weights.
+            return settings.threads if on_gpu else self.executor.threads(settings.threads)
+
         self.models = LoadedModels(
             ModelRepository(settings.models or default_root()),
             Compute(
-                lambda: self.executor.threads(settings.threads),
-                choose(settings.device, settings.device_megabytes << 20),
+                threads,
+                providers,
                 demanded=settings.device.startswith("cuda"),
+                batching=settings.batching == "on" or (settings.batching == "auto" and on_gpu),
             ),
             session_bytes=settings.session_megabytes << 20,
             max_models=settings.max_models,
         )
-        self.executor = Executor(
-            settings.lanes, settings.max_waiting, settings.max_wait, settings.max_streams
-        )
+        self.lanes = lanes(settings, on_gpu=on_gpu)
+        self.executor = Executor(self.lanes, settings.max_waiting, settings.max_wait, settings.max_streams)
         self.address = ""
         self._settings = settings
         self._bodies = bodies(settings)
@@ -174,7 +181,7 @@ class App:
             metrics,
             health=self._health,
             executor=self.executor,
-            lanes=settings.lanes,
+            lanes=self.lanes,
             models=self.models,
         )
         if queues := self._long.collector():
@@ -219,14 +226,14 @@ class App:
         await self.stop()
 
     def _add_services(self) -> None:
-        lanes = (
+        executor = (
             RememberingExecutor(self.executor, self._bodies, self.models.repository)
             if self._bodies
             else self.executor
         )
         settings = self._settings
         values = settings.max_value_megabytes << 20
-        quick = QuickLane(self.models, lanes, settings.max_batch_pixels, values)
+        quick = QuickLane(self.models, executor, settings.max_batch_pixels, values)
         limits = Limits(settings.max_job_pixels, settings.max_job_cost)
         server = self._server
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(quick), server)
@@ -251,6 +258,16 @@ def bodies(settings: ServerSettings) -> Bodies | None:
     """Where replies are remembered, if they are."""
     if not settings.cache_seconds:
         return None
+LANES_ON_GPU: Final = 32
+"""Twice the images that a pass takes unless a manifest says otherwise: one batch runs, the next one forms."""
+
+
+def lanes(settings: ServerSettings, *, on_gpu: bool) -> int:
+    """How many there are: as many as CPUs, and more where calls wait for a GPU, unless it is said."""
+    said = "lanes" in settings.model_fields_set
+    return max(settings.lanes, LANES_ON_GPU) if on_gpu and not said else settings.lanes
+
+
     return Bodies(
         settings.cache_redis or settings.redis,
         settings.cache_seconds,

@@ -31,7 +31,9 @@ class ServerSettings(JobSettings, IdentitySettings):
     threads: int = Field(default_factory=cpus, ge=1, le=1024)
     """Threads that all passes of networks may use together: a call that is alone has them all."""
     lanes: int = Field(default_factory=cpus, ge=1, le=1024)
-    """Calls that compute at the same time."""
+    """Calls that compute at the same time; with a GPU at least 32 unless it is set, so that batches form."""
+    batching: Literal["auto", "on", "off"] = "auto"
+    """Whether concurrent calls become one pass, for models whose manifest says how; "auto": on a GPU."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """What ONNX Runtime computes on; "auto" is CUDA where it is there, "cuda:1" demands the second GPU."""
     device_megabytes: int = Field(default=0, ge=0)

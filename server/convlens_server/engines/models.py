@@ -10,6 +10,7 @@ from convlens.errors import DataLoss, NotFound
 from convlens.v1 import model_pb2
 from convlens_models.repository import DEFAULT_MODEL, ModelRepository, StoredModel
 from convlens_server.engines.base import Engine
+from convlens_server.engines.batching import Batcher
 from convlens_server.engines.cache import LruCache
 from convlens_server.engines.onnx_engine import OnnxEngine, Sessions
 from convlens_server.engines.providers import Compute
@@ -84,12 +85,13 @@ class LoadedModels:
 
     def loaded(self) -> list[Loaded]:
         """What is in memory, by name and version."""
-        weights: dict[object, list[float]] = {}
+        weights: dict[Key, list[float]] = {}
         for (engine, *_), _, weight in self.sessions.held():
-            weights.setdefault(engine, []).append(weight)
+            if isinstance(engine, OnnxEngine):
+                weights.setdefault(_key(engine.stored), []).append(weight)
         found = [
-            Loaded(engine.stored, len(weights.get(engine, ())), sum(weights.get(engine, ())))
-            for _, engine, _ in self._engines.held()
+            Loaded(engine.stored, len(weights.get(key, ())), sum(weights.get(key, ())))
+            for key, engine, _ in self._engines.held()
         ]
         return sorted(found, key=lambda item: _key(item.stored))
 
@@ -115,7 +117,8 @@ class LoadedModels:
         return {key for key in keys if key[0] == name and (not versioned or key[1] == ref.version)}
 
     def _onnx(self, stored: StoredModel) -> Engine:
-        return OnnxEngine(stored, self.sessions, self._compute)
+        engine, how = OnnxEngine(stored, self.sessions, self._compute), stored.manifest.batching
+        return Batcher(engine, how) if how and self._compute.batching else engine
 
     def _torchscript(self, stored: StoredModel) -> Engine:
         # Loads torch, which this process must not need otherwise.

@@ -24,11 +24,13 @@ class Compute:
         threads: that the next pass may use on the CPU.
         providers: of ONNX Runtime, best first.
         demanded: a session that cannot use the first of them is an error.
+        batching: concurrent calls of models whose manifest says how become one pass.
     """
 
     threads: Callable[[], int]
     providers: Sequence[Provider] = ((CPU, {}),)
     demanded: bool = False
+    batching: bool = False
 
     def check(self, session: ort.InferenceSession) -> ort.InferenceSession:
         """The session. Raises FailedPrecondition when it has fallen back from what is demanded."""
@@ -67,4 +69,6 @@ def choose(device: str, memory: int, available: Sequence[str] | None = None) -> 
             log.info("computing on the CPU: this ONNX Runtime has no %s", CUDA)
         return [(CPU, {})]
     options = {"device_id": int(ordinal or 0), "arena_extend_strategy": "kSameAsRequested"}
+    # The exhaustive search, the default, would be made again for every size of batch.
+    options["cudnn_conv_algo_search"] = "HEURISTIC"
     return [(CUDA, options | ({"gpu_mem_limit": memory} if memory else {})), (CPU, {})]
