@@ -61,23 +61,30 @@ def header(name: str, array: NDArray[Any], *, sha256: bool = False) -> tensor_pb
     )
 
 
-def chunks(
-    data: memoryview | bytes, offset: int = 0, size: int = CHUNK_BYTES
-) -> Iterator[tensor_pb2.TensorChunk]:
-    """Pieces of `data`; `offset` is the position of its first byte within the tensor."""
+Fields = dict[str, Any]
+"""Those of a message, for the constructor of the message that holds it: a message put into another is copied."""
+
+
+def chunks(data: memoryview | bytes, offset: int = 0, size: int = CHUNK_BYTES) -> Iterator[Fields]:
+    """The fields of TensorChunks with pieces of `data`; `offset` is where it begins within the tensor."""
     view = memoryview(data)
     for start in range(0, len(view), size):
         piece = bytes(view[start : start + size])
-        yield tensor_pb2.TensorChunk(offset=offset + start, data=piece, crc32c=google_crc32c.value(piece))
+        yield {"offset": offset + start, "data": piece, "crc32c": google_crc32c.value(piece)}
+
+
+def part_fields(tensors: Mapping[str, NDArray[Any]]) -> Iterator[Fields]:
+    """The fields of TensorParts, the stream of several tensors: each a header and its chunks."""
+    for name, value in tensors.items():
+        array = np.ascontiguousarray(value)
+        yield {"header": header(name, array)}
+        for chunk in chunks(array.reshape(-1).view(np.uint8).data):
+            yield {"chunk": chunk}
 
 
 def to_parts(tensors: Mapping[str, NDArray[Any]]) -> Iterator[tensor_pb2.TensorPart]:
-    """The stream of several tensors, each a header and its chunks."""
-    for name, value in tensors.items():
-        array = np.ascontiguousarray(value)
-        yield tensor_pb2.TensorPart(header=header(name, array))
-        for chunk in chunks(array.reshape(-1).view(np.uint8).data):
-            yield tensor_pb2.TensorPart(chunk=chunk)
+    """The stream of several tensors."""
+    return (tensor_pb2.TensorPart(**fields) for fields in part_fields(tensors))
 
 
 class Assembler:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convlens import wire
 from convlens.errors import FailedPrecondition, InvalidArgument
-from convlens.v1 import image_pb2, model_pb2, tensor_pb2
+from convlens.v1 import image_pb2, model_pb2
 from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
 from convlens_server import images as pictures
@@ -30,7 +30,7 @@ ReplyT_co = TypeVar("ReplyT_co", covariant=True)
 class Reply(Protocol[ReplyT_co]):
     """A reply message that carries a part of a tensor."""
 
-    def __call__(self, *, tensor: tensor_pb2.TensorPart) -> ReplyT_co:
+    def __call__(self, *, tensor: Any) -> ReplyT_co:
         """The message."""
 
 
@@ -90,4 +90,4 @@ def require(manifest: Manifest, task: Task = "classification", path: str = "mode
 
 def parts(reply: Reply[ReplyT_co], tensors: Mapping[str, NDArray[Any]]) -> Iterator[ReplyT_co]:
     """The tensors as a stream of `reply` messages."""
-    return timed("encode", (reply(tensor=part) for part in wire.to_parts(tensors)))
+    return timed("encode", (reply(tensor=fields) for fields in wire.part_fields(tensors)))

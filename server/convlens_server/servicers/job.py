@@ -73,7 +73,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         offset = request.read_offset
         async for piece in pieces:
             for chunk in timed("encode", wire.chunks(piece, offset)):
-                yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(chunk=chunk))
+                yield job_pb2.ReadArtifactResponse(tensor={"chunk": chunk})
             offset += len(piece)
 
     async def GetJobStats(  # noqa: N802
