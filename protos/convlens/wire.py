@@ -62,7 +62,7 @@ def header(name: str, array: NDArray[Any], *, sha256: bool = False) -> tensor_pb
 
 
 Fields = dict[str, Any]
-"""Those of a message, for the constructor of the message that holds it: a message put into another is copied."""
+"""Those of a message, to construct what holds it: a message that is put into another is copied."""
 
 
 def chunks(data: memoryview | bytes, offset: int = 0, size: int = CHUNK_BYTES) -> Iterator[Fields]:

@@ -40,10 +40,10 @@ def test_tensors_survive_a_request(array):
 @given(st.binary(max_size=100), st.integers(1, 40), st.integers(0, 1000))
 def test_chunks_cover_the_bytes_in_order(data, size, offset):
     pieces = list(wire.chunks(data, offset, size))
-    assert b"".join(piece.data for piece in pieces) == data
-    assert all(len(piece.data) == size for piece in pieces[:-1])
-    assert all(after.offset == piece.offset + len(piece.data) for piece, after in pairwise(pieces))
-    assert not pieces or pieces[0].offset == offset
+    assert b"".join(piece["data"] for piece in pieces) == data
+    assert all(len(piece["data"]) == size for piece in pieces[:-1])
+    assert all(after["offset"] == piece["offset"] + len(piece["data"]) for piece, after in pairwise(pieces))
+    assert not pieces or pieces[0]["offset"] == offset
 
 
 def test_a_strided_view_is_sent_as_it_looks():
