@@ -31,6 +31,8 @@ check: install .buf/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/containers/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml deploy/compose/compose.gpu.yaml
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
 
 test: install $(VENV)-peers/.installed
@@ -51,6 +53,27 @@ INFERENCE := protos/convlens/inference/open_inference.proto
 proto: .buf/ready
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto $(INFERENCE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto) $(INFERENCE)
+
+# What the images hold: one lock file a target, for linux/amd64. `make locks UPGRADE=--upgrade` takes newer versions.
+# PyTorch for CPUs comes from a page of its own; TORCH_CPU may be a folder of wheels instead.
+LOCK = $(BIN)/uv pip compile --quiet --no-config --generate-hashes --python-version 3.11 \
+	--python-platform x86_64-unknown-linux-gnu --custom-compile-command 'make locks' $(UPGRADE)
+TORCH_CPU ?= https://download.pytorch.org/whl/cpu/torch/
+SERVER_EXTRAS := --extra otel --extra search --extra maps
+WORKER_EXTRAS := --extra otel --extra worker
+locks: install
+	$(LOCK) deploy/locks/build.in --output-file deploy/locks/build.txt
+	$(LOCK) pyproject.toml --extra server $(SERVER_EXTRAS) --output-file deploy/locks/server.txt
+	$(LOCK) pyproject.toml --extra gpu $(SERVER_EXTRAS) --override deploy/locks/cuda-overrides.txt --output-file deploy/locks/server-cuda.txt
+	$(LOCK) pyproject.toml $(WORKER_EXTRAS) --find-links $(TORCH_CPU) --output-file deploy/locks/worker-cpu.txt
+	$(LOCK) pyproject.toml $(WORKER_EXTRAS) --output-file deploy/locks/worker-cuda.txt
+
+# What each image holds, as CycloneDX. An image has its own, with licences, as /app/sbom.cdx.json.
+sbom: $(patsubst %,build/sbom/%.cdx.json,server server-cuda worker-cpu worker-cuda)
+
+build/sbom/%.cdx.json: deploy/locks/%.txt $(INSTALLED)
+	mkdir -p $(@D)
+	$(BIN)/cyclonedx-py requirements --output-reproducible --output-file $@ $<
 
 bench: install $(VENV)-bench/.installed
 	$(BIN)/python -m benchmarks $(PARTS)

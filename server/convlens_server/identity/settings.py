@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
+
+from convlens_workers.jobs.settings import SOURCES
 
 ASYMMETRIC: Final = frozenset(
     f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512)
@@ -16,7 +18,7 @@ ASYMMETRIC: Final = frozenset(
 class IdentitySettings(BaseSettings):
     """Credentials that are taken; without any, everybody may call, on loopback addresses alone."""
 
-    model_config = SettingsConfigDict(env_prefix="CONVLENS_", frozen=True)
+    model_config = SOURCES
 
     tls_certificate: Path | None = None
     """PEM file of the server's certificate and chain; a replaced one counts within seconds."""

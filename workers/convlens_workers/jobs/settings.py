@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +19,20 @@ PRIORITIES: Final[dict[str, job_pb2.Priority.ValueType]] = {
 }
 
 
+SOURCES: Final = SettingsConfigDict(
+    env_prefix="CONVLENS_", secrets_dir=os.environ.get("CONVLENS_SECRETS") or None, frozen=True
+)
+"""Settings come from CONVLENS_<NAME>, or else from a file convlens_<name> in the folder CONVLENS_SECRETS."""
+
+
 class JobSettings(BaseSettings):
     """Where jobs are kept, and for how long.
 
-    Every field is read from the environment variable of its name with the prefix, as CONVLENS_REDIS.
+    Every field is read from the environment variable of its name with the prefix, as CONVLENS_REDIS, or from
+    a file, see `SOURCES`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CONVLENS_", frozen=True)
+    model_config = SOURCES
 
     redis: str = "redis://127.0.0.1:6379/0"
     """One Redis (no cluster) of version 6.2 or newer, with policy `noeviction`."""

@@ -1,0 +1,49 @@
+"""`python -m convlens_server.probe [SERVICE]`: whether this machine's server serves; for container engines.
+
+Asks grpc.health.v1 on CONVLENS_HEALTH_LISTEN, or without that on CONVLENS_LISTEN, about "readiness" or the
+service named ("liveness", "quick", "long", ...; see `convlens_server.health`). Exit codes: 0 SERVING, 1 not.
+The environment is read directly, since `ServerSettings` costs a second that a probe repeats for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+PATIENCE: Final = 3.0
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""What an address that listens on all interfaces is called by its neighbours."""
+
+
+def address() -> str:
+    """Where to ask, "host:port"."""
+    listen = os.environ.get("CONVLENS_HEALTH_LISTEN") or os.environ.get("CONVLENS_LISTEN") or "127.0.0.1:8500"
+    host, _, port = listen.rpartition(":")
+    return f"{EVERYWHERE.get(host, host)}:{port}"
+
+
+def status(target: str, service: str, patience: float = PATIENCE) -> str:
+    """What the server says of the service, "SERVING" when all is well; else the reason there is no answer."""
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            request = health_pb2.HealthCheckRequest(service=service)
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=patience)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point."""
+    service = arguments[0] if arguments else "readiness"
+    found = status(address(), service)
+    print(f"{service} on {address()}: {found}")
+    return 0 if found == "SERVING" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
