@@ -38,8 +38,11 @@ def main() -> None:
         settings = ServerSettings()
         configure(settings.log_level, settings.log_format, OfCall())
         keep_freed_memory()
-        with exporting("convlens-server"):
-            asyncio.run(supervise(settings) if settings.processes > 1 else serve(settings))
+        if settings.processes > 1:
+            asyncio.run(supervise(settings))
+        else:
+            with exporting("convlens-server"):
+                asyncio.run(serve(settings))
     except (ConvLensError, ValidationError) as error:
         sys.exit(f"convlens-server: {error}")
 

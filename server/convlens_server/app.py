@@ -164,8 +164,8 @@ class App:
         await app._server.start()
         if app._probes is not None:
             await app._probes.start()
-        app._tell()
         try:
+            app._tell()
             await app._warm()
         except ConvLensError:
             await app.stop(0)
@@ -174,7 +174,7 @@ class App:
         return app
 
     def _tell(self) -> None:
-        """Let Prometheus ask, if that is wanted: also while models warm."""
+        """Let Prometheus ask, if that is wanted: also while models warm. Raises Unavailable."""
         metrics, settings = self._metrics, self._settings
         metrics.expect(SERVICES)
         watch(
@@ -186,7 +186,11 @@ class App:
         )
         if queues := self._long.collector():
             metrics.collect(queues)
-        self._end_metrics = metrics.serve(settings.metrics_listen)
+        try:
+            self._end_metrics = metrics.serve(settings.metrics_listen)
+        except OSError as error:
+            text = f"cannot tell metrics on {settings.metrics_listen}: {error}"
+            raise Unavailable(text) from error
 
     async def _warm(self) -> None:
         """Load models, and run each forward and back as a single call would, and as one of many would."""
@@ -254,10 +258,6 @@ class App:
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
 
-def bodies(settings: ServerSettings) -> Bodies | None:
-    """Where replies are remembered, if they are."""
-    if not settings.cache_seconds:
-        return None
 LANES_ON_GPU: Final = 32
 """Twice the images that a pass takes unless a manifest says otherwise: one batch runs, the next one forms."""
 
@@ -268,6 +268,10 @@ def lanes(settings: ServerSettings, *, on_gpu: bool) -> int:
     return max(settings.lanes, LANES_ON_GPU) if on_gpu and not said else settings.lanes
 
 
+def bodies(settings: ServerSettings) -> Bodies | None:
+    """Where replies are remembered, if they are."""
+    if not settings.cache_seconds:
+        return None
     return Bodies(
         settings.cache_redis or settings.redis,
         settings.cache_seconds,

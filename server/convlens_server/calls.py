@@ -37,7 +37,7 @@ class Call:
         code: how it has ended, as gRPC names it.
         reason: the error's, where it has ended in one of ours.
         principal: who makes it, once that is known.
-        phases: seconds spent in "queue", "decode", "compute", "encode".
+        phases: seconds spent in "queue", "cache", "decode", "compute", "encode".
         intervals: the first of these, as they were: phase, begin and end on the clock of `started`.
     """
 

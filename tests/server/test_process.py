@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,24 @@ def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
         )
     assert run.returncode == 1
     assert f"cannot listen on {address}" in run.stderr
+
+
+def test_a_taken_port_of_the_metrics_is_an_error(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        metrics = f"127.0.0.1:{taken.getsockname()[1]}"
+        run = subprocess.run(
+            [sys.executable, "-m", "convlens_server"],
+            env=environment(tmp_path, metrics_listen=metrics),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert run.returncode == 1
+    assert f"convlens-server: cannot tell metrics on {metrics}" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_reflection_knows_every_service(channel: grpc.Channel) -> None:

@@ -3,7 +3,7 @@
     grpc_server_started_total{grpc_type, grpc_service, grpc_method}
     grpc_server_handled_total{..., grpc_code}     grpc_code as Go writes it: OK, InvalidArgument, Canceled
     grpc_server_handling_seconds{...}             histogram
-    convlens_phase_seconds{phase}                 histogram; queue, decode, compute or encode
+    convlens_phase_seconds{phase}                 histogram; one of PHASES
     convlens_refused_total{reason}                calls and jobs refused with RESOURCE_EXHAUSTED, and why
 
 A call to a method that does not exist reaches no layer, so that nobody can invent label values.
@@ -29,7 +29,7 @@ TYPES: Final = {
     "stream_unary": "client_stream",
     "stream_stream": "bidi_stream",
 }
-PHASES: Final = ("queue", "decode", "compute", "encode")
+PHASES: Final = ("queue", "cache", "decode", "compute", "encode")
 CALL_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 300),
