@@ -29,7 +29,7 @@ MANY: Final = math.ceil(100_000 / len(METHODS))
 CHUNK: Final = 500
 """Examples of one run of hypothesis, which remembers all of them."""
 TIMEOUT: Final = 0.25
-GROWTH: Final = 200 << 20
+GROWTH: Final = 120 << 20
 FINE: Final = frozenset(StatusCode) - {
     StatusCode.UNKNOWN,
     StatusCode.INTERNAL,
@@ -79,7 +79,7 @@ def test_any_request_is_answered(front_end: FrontEnd, channel: grpc.Channel, met
     before = front_end.memory()
     ask(channel, method, FEW, 1)
     assert is_up(channel)
-    assert front_end.memory() < before + GROWTH
+    assert front_end.memory() < before + 2 * GROWTH  # Of which caches are a part.
 
 
 @pytest.mark.slow
@@ -88,8 +88,9 @@ def test_any_request_is_answered(front_end: FrontEnd, channel: grpc.Channel, met
 def test_a_great_many_requests_are_answered(
     front_end: FrontEnd, channel: grpc.Channel, method: Method
 ) -> None:
+    ask(channel, method, CHUNK, 100)  # What is kept for a method's next call is kept then.
     before = front_end.memory()
-    for number in range(math.ceil(MANY / CHUNK)):
+    for number in range(1, math.ceil(MANY / CHUNK)):
         ask(channel, method, CHUNK, 100 + number)
     assert is_up(channel)
     assert front_end.memory() < before + GROWTH
