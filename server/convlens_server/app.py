@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import Callable
 from typing import Final, Self
 
@@ -65,6 +66,8 @@ from convlens_server.telemetry.levels import watch
 from convlens_server.telemetry.metrics import Metrics
 from convlens_server.telemetry.traces import traced
 from convlens_workers.jobs import JobStore
+
+log = logging.getLogger("convlens.server")
 
 SERVICES: Final = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -195,6 +198,7 @@ class App:
     async def _warm(self) -> None:
         """Load models, and run each forward and back as a single call would, and as one of many would."""
         for name in self._settings.warm:
+            log.info("warming %s", name)
             await self.executor.run(warm, self.models, reference(name))
 
     def _listen(self) -> int:
