@@ -249,6 +249,7 @@ def _environment(plan: Plan, folder: Path, socket: Path) -> dict[str, str]:
         "CONVLENS_INDEXES": str(folder / "indexes"),
         "CONVLENS_DEVICE": plan.device,
         "CONVLENS_LOG_LEVEL": "INFO",  # The logs are where the children say that they are ready.
+        "CONVLENS_LOG_FORMAT": "json",
         **models,
     }
 
