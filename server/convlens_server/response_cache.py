@@ -18,7 +18,9 @@ import hashlib
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from threading import Semaphore
 from typing import Any, Final, ParamSpec, TypeVar
 
 import redis
@@ -28,6 +30,7 @@ from redis.retry import Retry
 
 from convlens.errors import ConvLensError
 from convlens.v1 import attack_pb2, attribution_pb2, inspection_pb2, style_pb2, unit_pb2
+from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
 from convlens_server.calls import phase
 from convlens_server.executor import Executor
@@ -51,6 +54,8 @@ PURE: Final[Mapping[type[Any], type[Message]]] = {
 """Requests whose replies are remembered, and what these are."""
 
 PREFIX: Final = "convlens:cache"
+SOFTWARE: Final = version("convlens")
+"""Another version may compute otherwise."""
 TIMEOUT: Final = 0.1
 """Seconds that a call waits for Redis."""
 REST: Final = 5.0
@@ -82,6 +87,8 @@ for _, key in ipairs({index, bytes}) do
     if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
 end
 """
+UNWRITTEN: Final = 32
+"""Entries that may wait to be written."""
 OVERHEAD: Final = 512
 """What Redis takes for an entry beside its bytes, roughly; so that many small ones are bounded too."""
 
@@ -104,19 +111,37 @@ class Bodies:
         self._put = self._redis.register_script(_PUT)
         self._capacity, self._ttl = total_bytes, int(seconds * 1000)
         self._resting_until = 0.0
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        self._room = Semaphore(UNWRITTEN)
 
     def get(self, key: str) -> bytes | None:
         """What is kept, if anything is."""
         body: bytes | None = self._ask(lambda: self._redis.get(f"{PREFIX}:{key}"))
         return body
 
-    def put(self, key: str, body: bytes) -> None:
-        """Keep it."""
-        keys = (PREFIX, f"{PREFIX}-bytes", f"{PREFIX}:{key}")
-        self._ask(lambda: self._put(keys, (self._capacity, self._ttl, len(body) + OVERHEAD, body)))
+    def put(self, key: str, body: bytes, still: Callable[[], bool] = lambda: True) -> None:
+        """Keep it, soon, if it is `still` right then; nobody waits for that. Too many at once are dropped."""
+        if not self._room.acquire(blocking=False):
+            return
+
+        def write() -> None:
+            try:
+                if still():
+                    keys = (PREFIX, f"{PREFIX}-bytes", f"{PREFIX}:{key}")
+                    values = (self._capacity, self._ttl, len(body) + OVERHEAD, body)
+                    self._ask(lambda: self._put(keys, values))
+            finally:
+                self._room.release()
+
+        self._writer.submit(write)
+
+    def flush(self) -> None:
+        """Wait until all is written."""
+        self._writer.submit(lambda: None).result()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Write what there is, and close the connections."""
+        self._writer.shutdown()
         self._redis.close()
 
     def _ask(self, question: Callable[[], Any]) -> Any:
@@ -160,7 +185,7 @@ class RememberingExecutor:
         return reply
 
     def _replies(self, function: Callable[[Any], Iterator[Any]], request: Any) -> Iterator[Any]:
-        key = self._key(request)
+        key, digest = self._key(request)
         if key and (found := self._found(key, PURE[type(request)])):
             yield from found
             return
@@ -171,9 +196,9 @@ class RememberingExecutor:
             if room >= 0:
                 parts.append(reply.SerializeToString())
             yield reply
-        # Another version may have come meanwhile, and computed this.
-        if key and room >= 0 and key == self._key(request):
-            self._bodies.put(key, pack(parts))
+        if key and room >= 0:
+            # Another version may have come meanwhile, and computed this.
+            self._bodies.put(key, pack(parts), lambda: self._digest(request) == digest)
 
     def _found(self, key: str, reply: type[Message]) -> list[Message]:
         try:
@@ -181,21 +206,28 @@ class RememberingExecutor:
         except (DecodeError, struct.error):
             return []  # Somebody has written there.
 
-    def _key(self, request: Any) -> str:
-        """What the replies follow from; empty for a request that is going to be refused."""
+    def _digest(self, request: Any) -> str:
         try:
-            ref = validate(request.model)
-            manifest = self._repository.get(
-                ref.name, ref.version if ref.HasField("version") else None
-            ).manifest
-            request = validate(request, manifest)
+            return self._manifest(request).digest
         except ConvLensError:
             return ""
+
+    def _manifest(self, request: Any) -> Manifest:
+        ref = validate(request.model)
+        return self._repository.get(ref.name, ref.version if ref.HasField("version") else None).manifest
+
+    def _key(self, request: Any) -> tuple[str, str]:
+        """What the replies follow from, and the model's digest; empty for what is going to be refused."""
+        try:
+            manifest = self._manifest(request)
+            request = validate(request, manifest)
+        except ConvLensError:
+            return "", ""
         request.ClearField("model")
-        stated = (version("convlens"), owner(), type(request).__name__, manifest.digest)
+        stated = (SOFTWARE, owner(), type(request).__name__, manifest.digest)
         digest = hashlib.sha256("\n".join(stated).encode() + b"\n")
         digest.update(request.SerializeToString(deterministic=True))
-        return digest.hexdigest()
+        return digest.hexdigest(), manifest.digest
 
 
 def _pure(args: tuple[Any, ...]) -> bool:

@@ -37,6 +37,18 @@ from convlens_server.response_cache import OVERHEAD, PREFIX, PURE, Bodies, pack,
 MODEL = model_pb2.ModelRef(name="copy")
 
 
+@pytest.fixture(autouse=True)
+def written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry is there as soon as its call has ended."""
+    put = Bodies.put
+
+    def put_at_once(self: Bodies, *args: Any) -> None:
+        put(self, *args)
+        self.flush()
+
+    monkeypatch.setattr(Bodies, "put", put_at_once)
+
+
 @pytest.fixture
 def kept(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_server.url) as client:
