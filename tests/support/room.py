@@ -1,0 +1,181 @@
+"""Images without a container engine: a Dockerfile's own commands, run at their own paths in root folders.
+
+A room is a mount namespace whose root is a folder. Of this machine it has, read-only, what a base image
+would bring (/usr, /lib, this interpreter's installation as /usr/local) and nothing else: no sources, no
+environment. That is what `docker build` and `docker run --read-only --user` do, less their isolation of
+processes and network.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from support.dockerfile import Dockerfile, pairs
+
+SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
+PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+"""Of the interpreter: in the room there is pip alone, as in the base image."""
+PASSED = re.compile(r"PIP_.*|.*_PROXY|.*_proxy")
+"""What builds get from outside: where packages come from, as build arguments would say it."""
+
+
+@functools.cache
+def needs_rooms(python: str) -> None:
+    """Skip where there is no root, no mount namespace or not the interpreter that the base image has."""
+    if os.geteuid() != 0:
+        pytest.skip("running images' commands at their own paths needs root")
+    if subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "x", "/mnt"], check=False).returncode:
+        pytest.skip("no mount namespaces here: images' commands cannot run at their own paths")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if here != python:
+        pytest.skip(f"the images have Python {python}, these tests run on {here}")
+
+
+class Rooms:
+    """The stages of a Dockerfile, each built once, in folders under `folder`."""
+
+    def __init__(
+        self, folder: Path, dockerfile: Dockerfile, context: Path, arguments: Mapping[str, str]
+    ) -> None:
+        self._folder, self._dockerfile, self._context = folder, dockerfile, context
+        self._arguments = arguments
+        self._built: set[str] = set()
+
+    def root(self, stage: str) -> Path:
+        """The root folder of a stage, after all its commands have run."""
+        root = self._folder / stage
+        if stage in self._built:
+            return root
+        base = self._dockerfile.stages[stage].base
+        if base in self._dockerfile.stages:
+            subprocess.run(["cp", "--archive", self.root(base), root], check=True)
+        else:
+            self._empty(root)
+        self._run_stage(stage, root)
+        self._built.add(stage)
+        return root
+
+    def start(
+        self,
+        stage: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        volumes: Mapping[str, Path],
+        **options: object,
+    ) -> subprocess.Popen[str]:
+        """Run a command as the image's user, its root read-only but for /tmp and the volumes."""
+        user, _, group = self._dockerfile.last(stage, "USER").text.partition(":")
+        become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs"]
+        variables = self._dockerfile.environment(stage) | environment
+        command = [*become, "env", "-i", *_pairs(variables), *argv]
+        root = self.root(stage)
+        script = [*_mounts(root), *_read_only(root, volumes), f"exec chroot {root} {shlex.join(command)}"]
+        return subprocess.Popen(_isolated(script), text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+    def call(
+        self, stage: str, argv: Sequence[str], environment: Mapping[str, str] = {}
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, as `start` does."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with self.start(stage, argv, environment, {}, **pipes) as process:
+            output, _ = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(argv, process.returncode, output)
+
+    def _empty(self, root: Path) -> None:
+        """What a base image has, apart from what is mounted."""
+        for name in ("dev", "packages", "proc", "root", "tmp", "var/lib"):
+            (root / name).mkdir(parents=True)
+        subprocess.run(["cp", "--archive", "/etc", root / "etc"], check=True)
+        for name in SYSTEM:
+            system = Path("/", name)
+            if system.is_symlink():
+                (root / name).symlink_to(system.readlink())
+            elif system.is_dir():
+                (root / name).mkdir()
+        (pip,) = Path(sys.base_prefix, PACKAGES).parent.glob("ensurepip/_bundled/pip-*.whl")
+        shutil.unpack_archive(pip, root / "packages", "zip")
+        self._run(root, "/", {"PATH": "/usr/sbin:/usr/bin"}, "ldconfig")  # For a libpython in /usr/local/lib.
+
+    def _run_stage(self, stage: str, root: Path) -> None:
+        place, known = "/", {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root"}
+        for chained in self._dockerfile.chain(stage):
+            own = chained.name == stage
+            for instruction in chained.instructions:
+                if instruction.verb == "WORKDIR":
+                    place = instruction.text
+                    _inside(root, place).mkdir(parents=True, exist_ok=True)
+                elif instruction.verb == "ENV":
+                    known |= pairs(instruction)
+                elif instruction.verb == "ARG" and own:
+                    known |= {
+                        name: self._arguments.get(name, value) for name, value in pairs(instruction).items()
+                    }
+                elif instruction.verb == "COPY" and own:
+                    self._copy(instruction.words(), root, place)
+                elif instruction.verb == "RUN" and own:
+                    self._run(root, place, known, instruction.text)
+
+    def _run(self, root: Path, place: str, known: Mapping[str, str], text: str) -> None:
+        passed = {name: value for name, value in os.environ.items() if PASSED.fullmatch(name)}
+        command = shlex.join(["env", "-i", "-C", place, *_pairs(passed | known), "/bin/sh", "-c", text])
+        script = [*_mounts(root), f"exec chroot {root} {command}"]
+        done = subprocess.run(_isolated(script), text=True, capture_output=True, check=False)
+        assert done.returncode == 0, f"RUN {text}\n{done.stdout}{done.stderr}"
+
+    def _copy(self, words: list[str], root: Path, place: str) -> None:
+        stage = words.pop(0).removeprefix("--from=") if words[0].startswith("--from=") else None
+        source = self.root(stage) if stage else self._context
+        *names, target = words
+        to = _inside(root, str(Path(place, target)))
+        for name in names:
+            found = source / name.lstrip("/")
+            into = to / found.name if found.is_file() and (len(names) > 1 or target.endswith("/")) else to
+            into.parent.mkdir(parents=True, exist_ok=True)
+            if found.is_dir():
+                ignored = () if stage else ("__pycache__", "*.egg-info")
+                shutil.copytree(
+                    found, into, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored)
+                )
+            else:
+                shutil.copy2(found, into)
+
+
+def _pairs(variables: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _inside(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
+
+
+def _isolated(script: list[str]) -> list[str]:
+    return ["unshare", "--mount", "--propagation=private", "/bin/sh", "-ec", "\n".join(script)]
+
+
+def _mounts(root: Path) -> list[str]:
+    """The system of this machine, read-only, under the root."""
+    folders = {
+        name: f"/{name}" for name in SYSTEM if (root / name).is_dir() and not (root / name).is_symlink()
+    }
+    lines = []
+    folders |= {"usr/local": sys.base_prefix, f"usr/local/{PACKAGES}": f"{root}/packages"}
+    for inside, outside in folders.items():
+        lines += [f"mount --bind {outside} {root}/{inside}", f"mount -o remount,ro,bind {root}/{inside}"]
+    return [*lines, *(f"mount --rbind /{name} {root}/{name}" for name in ("dev", "proc"))]
+
+
+def _read_only(root: Path, volumes: Mapping[str, Path]) -> list[str]:
+    """Afterwards the root itself is read-only; /tmp is empty, and volumes are where they belong."""
+    lines = [f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp"]
+    for inside, outside in volumes.items():
+        lines.append(f"mount --bind {outside} {_inside(root, inside)}")
+    return [f"mount --rbind {root} {root}", f"mount -o remount,ro,bind {root}", *lines]
