@@ -26,6 +26,12 @@ $(VENV)-peers/.installed $(VENV)-bench/.installed:
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
+# Checkov pins libraries that others here need newer.
+$(VENV)-checkov/.installed: tests/checkov.txt
+	$(PYTHON) -m venv $(VENV)-checkov
+	$(VENV)-checkov/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 check: install .buf/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,11 +40,12 @@ check: install .buf/ready
 	$(BIN)/hadolint deploy/containers/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml deploy/compose/compose.gpu.yaml
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
+	$(BIN)/pytest -q tests/deploy/test_kubernetes.py
 
 test: install $(VENV)-peers/.installed
 	$(BIN)/pytest -m 'not slow'
 
-test-all: install $(VENV)-peers/.installed
+test-all: install $(VENV)-peers/.installed $(VENV)-checkov/.installed
 	$(BIN)/pytest
 
 demo: install

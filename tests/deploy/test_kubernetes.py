@@ -1,0 +1,373 @@
+"""The kit: every combination builds, fits the schemas of its kinds, and keeps the policies."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from support import policies
+from support.manifests import (
+    COMBINATIONS,
+    KIT,
+    Manifest,
+    built,
+    containers,
+    manifests,
+    named,
+    pods,
+    raw_files,
+)
+
+SCHEMAS = Path(__file__).parent / "schemas"
+VERSIONS = ("1.36", "1.37")
+
+
+@cache
+def schema(kind: str) -> Any:
+    return json.loads((SCHEMAS / f"{kind}.json").read_text())
+
+
+def check_schema(manifest: Manifest, version: str) -> None:
+    """Raises where a manifest has a field that its kind has not, or one of another type."""
+    _check_schema(json.dumps(manifest), version)
+
+
+@cache
+def _check_schema(text: str, version: str) -> None:
+    manifest = json.loads(text)  # Combinations have much in common.
+    group = manifest["apiVersion"].rpartition("/")[0]
+    kind = f"{group}.{manifest['kind']}"
+    if (SCHEMAS / f"{kind}.json").exists():
+        assert manifest.keys() == {"apiVersion", "kind", "metadata", "spec"}
+        jsonschema.validate(manifest["spec"], schema(kind))
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The validator's imports.
+        import kubernetes_validate
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def breaches(combination: list[Manifest], policy: policies.Policy) -> list[str]:
+    return list(policy(combination))
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_builds_and_fits_the_schemas(combination: str) -> None:
+    found = manifests(combination)
+    for version in VERSIONS:
+        for manifest in found:
+            check_schema(manifest, version)
+
+
+@pytest.mark.parametrize("file", raw_files(), ids=lambda file: str(file.relative_to(KIT)))
+def test_files_fit_the_schemas_where_nothing_can_build(file: Path) -> None:
+    for manifest in yaml.safe_load_all(file.read_text()):
+        check_schema(manifest, VERSIONS[-1])
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_keeps_every_policy(combination: str) -> None:
+    found = manifests(combination)
+    assert [breach for policy in policies.POLICIES for breach in policy(found)] == []
+
+
+def test_every_component_is_in_a_combination() -> None:
+    used = {
+        Path(component).name
+        for file in (*KIT.glob("tests/*/kustomization.yaml"), *KIT.glob("overlays/*/kustomization.yaml"))
+        for component in yaml.safe_load(file.read_text()).get("components", [])
+    }
+    assert used == {folder.name for folder in (KIT / "components").iterdir()}
+
+
+CHECKOV = Path(f"{sys.prefix}-checkov", "bin", "checkov")
+EXCEPTIONS = {
+    "CKV_K8S_15": "images have fixed tags, so that pulling them each time would only make a start need the registry",
+    "CKV_K8S_43": "digests are the installation's, of the images that it has built or mirrored",
+    "CKV_K8S_35": "settings are read from the environment: Redis's address with its password, S3's key",
+}
+"""What Checkov would have otherwise, and why the kit has it so."""
+
+
+@pytest.mark.slow
+def test_checkov_finds_nothing_but_the_exceptions(tmp_path: Path) -> None:
+    if not CHECKOV.exists():
+        pytest.skip(f"there is no {CHECKOV}; `make test-all` installs it")
+    for name in ("overlays/dev", "overlays/gpu-production", "tests/everything-on-cpu", "tests/gpu-mig"):
+        (tmp_path / f"{Path(name).name}.yaml").write_text(built(name))
+    command = [CHECKOV, "--directory", tmp_path, "--framework", "kubernetes", "--output", "json", "--quiet"]
+    report = json.loads(subprocess.run(command, check=False, capture_output=True).stdout)
+    assert report["summary"]["passed"] > 500
+    found = {check["check_id"]: check["check_name"] for check in report["results"]["failed_checks"]}
+    assert found.keys() == EXCEPTIONS.keys(), found
+
+
+Plant = Callable[[list[Manifest]], None]
+
+
+def _server(found: list[Manifest]) -> Any:
+    return next(manifest for manifest in found if named(manifest) == "Deployment/convlens-server")
+
+
+def _container(found: list[Manifest]) -> Any:
+    return _server(found)["spec"]["template"]["spec"]["containers"][0]
+
+
+def _pod(found: list[Manifest]) -> Any:
+    return _server(found)["spec"]["template"]["spec"]
+
+
+def _without(kind_and_name: str, found: list[Manifest]) -> None:
+    found[:] = [manifest for manifest in found if named(manifest) != kind_and_name]
+
+
+PLANTED: dict[str, tuple[policies.Policy, Plant]] = {
+    "latest": (
+        policies.images_are_fixed,
+        lambda found: _container(found).update(image="convlens-server:latest"),
+    ),
+    "no tag": (
+        policies.images_are_fixed,
+        lambda found: _container(found).update(image="registry:5000/convlens-server"),
+    ),
+    "latest models": (
+        policies.images_are_fixed,
+        lambda found: _pod(found)["volumes"].append({"name": "more", "image": {"reference": "models"}}),
+    ),
+    "no limit of memory": (
+        policies.resources_are_bounded,
+        lambda found: _container(found)["resources"]["limits"].pop("memory"),
+    ),
+    "no requests": (
+        policies.resources_are_bounded,
+        lambda found: _container(found)["resources"].pop("requests"),
+    ),
+    "a folder without end": (
+        policies.resources_are_bounded,
+        lambda found: _pod(found)["volumes"].append({"name": "more", "emptyDir": {}}),
+    ),
+    "no readiness": (
+        policies.containers_are_probed,
+        lambda found: _container(found).pop("readinessProbe"),
+    ),
+    "root": (
+        policies.pods_are_restricted,
+        lambda found: _pod(found)["securityContext"].pop("runAsNonRoot"),
+    ),
+    "writable root": (
+        policies.pods_are_restricted,
+        lambda found: _container(found)["securityContext"].update(readOnlyRootFilesystem=False),
+    ),
+    "a capability": (
+        policies.pods_are_restricted,
+        lambda found: _container(found)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]),
+    ),
+    "a folder of the host": (
+        policies.pods_are_restricted,
+        lambda found: _pod(found)["volumes"].append({"name": "host", "hostPath": {"path": "/"}}),
+    ),
+    "no seccomp": (
+        policies.pods_are_restricted,
+        lambda found: _pod(found)["securityContext"].pop("seccompProfile"),
+    ),
+    "a token": (
+        policies.pods_are_restricted,
+        lambda found: _pod(found).pop("automountServiceAccountToken"),
+    ),
+    "a lenient namespace": (
+        policies.namespaces_are_restricted,
+        lambda found: found[0]["metadata"]["labels"].update(
+            {"pod-security.kubernetes.io/enforce": "baseline"}
+        ),
+    ),
+    "a password": (
+        policies.secrets_are_elsewhere,
+        lambda found: _container(found)["env"].append({"name": "REDIS_PASSWORD", "value": "hunter2"}),
+    ),
+    "a password in a URL": (
+        policies.secrets_are_elsewhere,
+        lambda found: _container(found)["env"].append({"name": "CONVLENS_REDIS", "value": "redis://a:b@c"}),
+    ),
+    "a Secret": (
+        policies.secrets_are_elsewhere,
+        lambda found: found.append({"kind": "Secret", "metadata": {"name": "keys"}, "data": {}}),
+    ),
+    "a port that nothing opens": (
+        policies.ports_have_policies,
+        lambda found: _container(found)["ports"].append({"name": "debug", "containerPort": 5678}),
+    ),
+    "no default": (
+        policies.ports_have_policies,
+        partial(_without, "NetworkPolicy/default-deny"),
+    ),
+    "no budget": (
+        policies.workloads_drain,
+        partial(_without, "PodDisruptionBudget/convlens-server"),
+    ),
+    "no time to drain": (
+        policies.workloads_drain,
+        lambda found: _pod(found).update(terminationGracePeriodSeconds=30),
+    ),
+    "a volume that is not there": (
+        policies.references_are_there,
+        partial(_without, "PersistentVolumeClaim/convlens-artifacts"),
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_policy_fails_on_planted_breach(planted: str) -> None:
+    policy, plant = PLANTED[planted]
+    found = manifests("base")
+    assert breaches(found, policy) == []
+    plant(found)
+    assert breaches(found, policy)
+
+
+def test_every_policy_has_a_planted_breach() -> None:
+    assert {policy for policy, _ in PLANTED.values()} == set(policies.POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("combination", "name", "path"),
+    [
+        ("base", "Deployment/convlens-server", ["spec", "template", "spec", "containres"]),
+        ("tests/keda", "ScaledObject/convlens-worker", ["spec", "maxReplicas"]),
+        ("tests/monitoring", "ServiceMonitor/convlens-server", ["spec", "endpoint"]),
+        ("tests/gateway", "GRPCRoute/convlens", ["spec", "rule"]),
+        ("tests/tls", "Certificate/convlens-server", ["spec", "dnsName"]),
+    ],
+)
+def test_schema_fails_on_planted_field(combination: str, name: str, path: list[str]) -> None:
+    manifest = next(manifest for manifest in manifests(combination) if named(manifest) == name)
+    check_schema(manifest, VERSIONS[0])
+    inner = manifest
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = "planted"
+    with pytest.raises(Exception, match=path[-1]):
+        check_schema(manifest, VERSIONS[0])
+
+
+def test_settings_are_those_of_server_and_worker() -> None:
+    """Each variable of the kit is one that the process reads, with a value that it takes."""
+    from convlens_server.settings import ServerSettings
+    from convlens_workers.settings import WorkerSettings
+
+    for combination in ("base", "overlays/dev", "tests/everything-on-cpu", "tests/everything-on-slices"):
+        found = manifests(combination)
+        data = {named(manifest): manifest["data"] for manifest in found if manifest["kind"] == "ConfigMap"}
+        for workload, template in pods(found):
+            settings = {"convlens-server": ServerSettings, "convlens-worker": WorkerSettings}.get(
+                workload["metadata"]["name"]
+            )
+            if settings is None:
+                continue
+            (container,) = template["spec"]["containers"]
+            given = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+            for source in container["envFrom"]:
+                given |= data[f"ConfigMap/{source['configMapRef']['name']}"]
+            ours = {name for name in given if name.startswith("CONVLENS_")}
+            known = {f"CONVLENS_{name.upper()}" for name in settings.model_fields}
+            assert ours <= known, combination
+            with pytest.MonkeyPatch.context() as patch:
+                for name in ours:
+                    patch.setenv(name, given[name])
+                settings()
+
+
+def test_times_to_drain_fit_into_the_grace_period() -> None:
+    found = manifests("base")
+    data = {manifest["metadata"]["name"]: manifest["data"] for manifest in found if "data" in manifest}
+    for workload, template in pods(found):
+        for container in containers(template):
+            for source in container.get("envFrom", []):
+                wait = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+                grace = int(data[source["configMapRef"]["name"]]["CONVLENS_GRACE"])
+                assert wait + grace < template["spec"]["terminationGracePeriodSeconds"], named(workload)
+
+
+def test_monitoring_is_generated_from_its_source() -> None:
+    path = KIT / "components" / "monitoring" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for name, text in generate.generated().items():
+        assert (path.parent / name).read_text() == text, f"run python {path}"
+    rules = yaml.safe_load((path.parent / "rules.yaml").read_text())
+    assert rules["spec"] == yaml.safe_load((KIT.parent / "monitoring" / "alerts.yaml").read_text())
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server over the test's folder."""
+    handler = partial(_Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _fetch(url: str, digest: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(KIT / "components" / "models-fetch" / "fetch.py"), str(folder)],
+        check=False,
+        env=os.environ | {"URL": url, "SHA256": digest},
+        capture_output=True,
+        text=True,
+    )
+
+
+def _tar(name: str) -> bytes:
+    body = io.BytesIO()
+    with tarfile.open(fileobj=body, mode="w") as models:
+        entry = tarfile.TarInfo(name)
+        entry.size = 4
+        models.addfile(entry, io.BytesIO(b"json"))
+    return body.getvalue()
+
+
+def test_models_come_only_with_the_digest_that_was_named(tmp_path: Path, web: str) -> None:
+    body = _tar("net/1/manifest.json")
+    (tmp_path / "models.tar").write_bytes(body)
+    (folder := tmp_path / "models").mkdir()
+    refused = _fetch(f"{web}/models.tar", "0" * 64, folder)
+    assert refused.returncode == 1
+    assert hashlib.sha256(body).hexdigest() in refused.stderr
+    assert list(folder.iterdir()) == []
+    taken = _fetch(f"{web}/models.tar", hashlib.sha256(body).hexdigest(), folder)
+    assert taken.returncode == 0, taken.stderr
+    assert (folder / "net" / "1" / "manifest.json").read_bytes() == b"json"
+
+
+def test_models_stay_in_their_folder(tmp_path: Path, web: str) -> None:
+    body = _tar("../escaped")
+    (tmp_path / "models.tar").write_bytes(body)
+    (folder := tmp_path / "models").mkdir()
+    assert _fetch(f"{web}/models.tar", hashlib.sha256(body).hexdigest(), folder).returncode == 1
+    assert not (tmp_path / "escaped").exists()
