@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from convlens import wire
+from convlens.inference import open_inference_pb2 as oip
 from convlens.v1 import bounds_pb2, image_pb2, model_pb2, tensor_pb2
 
 DEEPEST: Final = 6
@@ -38,6 +39,7 @@ TEXTS: Final = (
     *("x" * 65, "y" * 5000, "operations/", "operations/../x", "11111111-1111-1111-1111-111111111111"),
     *("state=RUNNING", "victim", "victim:x", "convlens.v1.JobService", "-1", "9" * 30),
 )
+LAYERS: Final = ("features.conv1", "features.relu4_1", "classifier", "avgpool")
 MODELS: Final = ("", "tiny", "patterns", "../tiny", "/tiny", "tiny/1", "https://x/tiny", "no", "TINY\n")
 
 
@@ -157,6 +159,8 @@ def _value(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
             return st.booleans()
         case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
             return pictures() | st.binary(max_size=64)
+        case FieldDescriptor.CPPTYPE_STRING if _bounds(field).layer:
+            return st.sampled_from(LAYERS * 8 + TEXTS)
         case FieldDescriptor.CPPTYPE_STRING:
             return st.sampled_from(TEXTS) | st.text(max_size=8)
         case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:
@@ -210,7 +214,12 @@ def pictures() -> st.SearchStrategy[bytes]:
     """Files of many kinds, as they are or damaged."""
     damage = st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=6)
     whole = st.sampled_from(FILES)
-    return whole | st.builds(_damaged, whole, damage, st.integers(0, 400)) | st.binary(max_size=40)
+    return (
+        st.sampled_from(FILES[:12])
+        | whole
+        | st.builds(_damaged, whole, damage, st.integers(0, 400))
+        | st.binary(max_size=40)
+    )
 
 
 def _damaged(file: bytes, damage: list[tuple[int, int]], cut: int) -> bytes:
@@ -222,6 +231,8 @@ def _damaged(file: bytes, damage: list[tuple[int, int]], cut: int) -> bytes:
 
 @st.composite
 def _tensors(draw: st.DrawFn) -> tensor_pb2.Tensor:
+    if draw(st.booleans()):
+        return wire.to_tensor(np.full((3, draw(st.sampled_from((16, 16, 32))), 16), 0.5, np.float32))
     shape = draw(
         st.sampled_from(((3, 16, 16), (16, 16, 3), (40,), (53,), (3, 96, 96)))
         | st.lists(st.sampled_from((0, 1, 3, 16, -1, 1 << 40, INT64[1])), max_size=40)
@@ -254,8 +265,36 @@ def _models(draw: st.DrawFn) -> model_pb2.ModelRef:
     return ref
 
 
+@st.composite
+def _inferences(draw: st.DrawFn) -> oip.ModelInferRequest:
+    """Of the Open Inference Protocol: a sound request, and then any other laid over some of it."""
+    name = draw(st.sampled_from(("tiny", "tiny.gradient", "patterns")))
+    count, classes = draw(st.integers(1, 2)), 53 if name == "patterns" else 5
+    arrays = {"image": np.full((count, 3, 16, 16), 0.5, np.float32)}
+    if name.endswith(".gradient"):
+        arrays["cotangent"] = np.ones((count, classes), np.float32)
+    request = oip.ModelInferRequest(
+        model_name=name,
+        inputs=[{"name": key, "datatype": "FP32", "shape": array.shape} for key, array in arrays.items()],
+        raw_input_contents=[array.tobytes() for array in arrays.values()],
+    )
+    if draw(st.booleans()):
+        request.outputs.add(name=draw(st.sampled_from((*LAYERS, "probabilities", "value", *TEXTS))))
+    if draw(st.booleans()):
+        for key in ("layer", "rule"):
+            request.parameters[key].string_param = draw(st.sampled_from((*LAYERS, "guided", "gradient")))
+    if draw(st.booleans()):
+        other = draw(_message(request.DESCRIPTOR, 0))
+        for field, _ in other.ListFields():
+            if draw(st.booleans()):
+                request.ClearField(field.name)
+        request.MergeFrom(other)
+    return request
+
+
 SPECIAL: Final[dict[str, Callable[[], st.SearchStrategy[Any]]]] = {
     "convlens.v1.Image": _images,
     "convlens.v1.Tensor": _tensors,
     "convlens.v1.ModelRef": _models,
+    "inference.ModelInferRequest": _inferences,
 }
