@@ -21,7 +21,7 @@ OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Where a name has several addresses (dns:///convlens-server-headless...), calls go to all of them in turn.
+    # Where a name has several addresses (dns:///convlens-server-headless...), calls go to all in turn.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 
@@ -50,7 +50,7 @@ def credentials(tls: bool | str | Path | None = None) -> grpc.ChannelCredentials
 
 
 def metadata(token: str | None = None) -> tuple[tuple[str, str], ...]:
-    """What goes with every call: an API key or JSON Web Token, by default `CONVLENS_TOKEN`, if there is one."""
+    """What goes with every call: an API key or JSON Web Token, by default `CONVLENS_TOKEN`, if any."""
     token = token or os.environ.get("CONVLENS_TOKEN", "")
     if not token.isascii() or not token.isprintable():
         raise InvalidArgument.of("token", "(not shown)", "printable ASCII")

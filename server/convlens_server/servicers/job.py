@@ -73,7 +73,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         offset = request.read_offset
         async for piece in pieces:
             for chunk in timed("encode", wire.chunks(piece, offset)):
-                yield job_pb2.ReadArtifactResponse(tensor={"chunk": chunk})
+                fields: Any = {"chunk": chunk}  # Written into the reply itself: no copy of a TensorPart.
+                yield job_pb2.ReadArtifactResponse(tensor=fields)
             offset += len(piece)
 
     async def GetJobStats(  # noqa: N802
