@@ -18,6 +18,7 @@ from typing import Any, Final
 import grpc
 import numpy as np
 import onnx
+import psutil
 from onnx.external_data_helper import load_external_data_for_model
 
 from benchmarks import serving_stream
@@ -34,8 +35,8 @@ from convlens_server.cpus import cpus
 PEERS: Final = Path(f"{sys.prefix}-bench") / "bin"
 HERE: Final = Path(__file__).parent
 LEVELS: Final = (1, 4, 16)
-ROUNDS: Final = 12
-SECONDS, LEAD = 3.0, 0.5
+ROUNDS: Final = 8
+SECONDS, LEAD = 2.0, 0.5
 OURS, MLSERVER, WORKER = "ConvLens", "MLServer", "MLServer with its worker"
 Environment = Mapping[str, str]
 
@@ -44,16 +45,19 @@ KEEP_FREED: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRES
 
 TEXT: Final = """## Serving
 
-SqueezeNet 1.0 at 224 px, FP32, by `tritonclient`, from processes on the same CPUs as the servers. "In process" is
-ONNX Runtime without a server, called from as many threads as there are clients; of a session on all CPUs
-and one on a single CPU the one with more throughput at that number. MLServer 1.7.1 runs the same graph in a
-custom runtime, without a parallel worker and with the one that it has by default."""
+SqueezeNet 1.0 at 224 px, FP32, by `tritonclient`, in a process on the same CPUs as the servers. "In process"
+is ONNX Runtime without a server, called from as many threads as there are clients; of a session on all CPUs
+and one on a single CPU the one with more throughput at that number. MLServer 1.7.1 runs the same graph on all
+CPUs in a custom runtime, without a parallel worker and with the one that it has by default.
+
+Other processes had {busy:.0%} of the CPUs when the run began; above 10% the ratios say little."""
 
 
 def run() -> str:
     """The section of the results."""
     if not WEIGHTS.is_file():
         return f"## Serving\n\nSkipped: no {WEIGHTS.name}; set CONVLENS_TEST_DATA."
+    text = TEXT.format(busy=psutil.cpu_percent(2.0) / 100)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         repository = folder / "models"
@@ -67,7 +71,7 @@ def run() -> str:
             servers[contestant] = stack.enter_context(mlserver(folder, graph, stored.manifest.name, workers))
         found = _load(stored, graph, servers)
         rows = [row for level in LEVELS for row in _rows(level, found[str(level)])]
-        return "\n\n".join([TEXT, table(rows), serving_stream.run(ours, stored)])
+        return "\n\n".join([text, table(rows), serving_stream.run(ours, stored)])
 
 
 def _graph(stored: StoredModel, path: Path) -> Path:

@@ -1,6 +1,6 @@
 """The load of the serving benchmark: callers of one contestant for some seconds, then of the next.
 
-Runs in the peers' environment with a plan, JSON, on standard input, and prints {level: {contestant: [blocks]}}.
+Runs in the peers' environment with a plan, JSON, on standard input; prints {level: {contestant: [blocks]}}.
 """
 
 from __future__ import annotations
