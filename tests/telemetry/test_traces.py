@@ -17,7 +17,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from support.collector import Collector, Span, collecting
 from support.front_end import FrontEnd
 from support.job_plane import dream
-from support.redis_server import RedisServer
+from support.redis_server import RedisServer, free_port
 from support.tiny_model import NAME
 from support.worker_process import WorkerProcess, eventually
 
@@ -199,6 +199,22 @@ with exporting("test"), trace.get_tracer("a").start_as_current_span("a span"):
     run = python(script, {"OTEL_TRACES_EXPORTER": "console"})
     assert '"name": "a span"' in run.stdout
     assert '"service.name": "test"' in run.stdout
+
+
+def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
+    script = """
+import time
+from opentelemetry import trace
+from convlens_workers.telemetry.tracing import exporting
+with exporting("test"):
+    with trace.get_tracer("a").start_as_current_span("a span"):
+        pass
+    began = time.monotonic()
+print(time.monotonic() - began)
+"""
+    run = python(script, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"})
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 6
 
 
 def test_without_the_sdk_there_are_no_spans_but_the_ids_go_on() -> None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from threading import Thread
 from typing import Final
 
 from opentelemetry import trace
@@ -24,6 +25,8 @@ WANTED_BY: Final = (
 )
 """One of them must be set: the standard's default, a collector on this machine, is rarely there."""
 OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+LAST_WORDS: Final = 2.0
+"""Seconds for sending what is left at the end."""
 W3C: Final = TraceContextTextMapPropagator()
 
 log = logging.getLogger("convlens.tracing")
@@ -70,7 +73,7 @@ def _start(service: str) -> Callable[[], None] | None:
         log.warning("no traces: OTEL_* asks for them, but they need pip install 'convlens[otel]'")
         return None
     os.environ.setdefault("OTEL_SERVICE_NAME", service)
-    provider = TracerProvider(resource=Resource.create())
+    provider = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
     for name in _exporters():
         found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
         if not found:
@@ -78,7 +81,14 @@ def _start(service: str) -> Callable[[], None] | None:
         for each in found[:1]:
             provider.add_span_processor(BatchSpanProcessor(each.load()()))
     trace.set_tracer_provider(provider)
-    return provider.shutdown
+    return lambda: _within(LAST_WORDS, provider.shutdown)
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do it, but go on after `seconds`: a collector that is away must not hold up the end of the process."""
+    thread = Thread(target=work, name="last spans", daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _exporters() -> list[str]:
