@@ -190,20 +190,25 @@ def test_redis_keeps_jobs_and_knows_its_users(secrets, redis_port):
         anonymous.ping()
 
 
-def test_settings_come_from_files(secrets):
-    program = "from convlens_server.settings import ServerSettings as S; print(S().redis)"
-    for environment, expected in (
-        ({}, (secrets[0] / "convlens_redis").read_text()),
-        ({"CONVLENS_REDIS": "redis://there/0"}, "redis://there/0"),
-    ):
-        found = subprocess.run(
-            [sys.executable, "-c", program],
-            env={"CONVLENS_SECRETS": str(secrets[0])} | environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert found.stdout.strip() == expected
+PROGRAM = """
+import os
+from convlens_workers.jobs.settings import JobSettings
+print(JobSettings().redis)
+os.environ["CONVLENS_REDIS"] = "redis://there/0"
+print(JobSettings().redis)
+"""
+
+
+def test_settings_come_from_files_unless_the_environment_says_otherwise(secrets):
+    folder, _ = secrets
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={"CONVLENS_SECRETS": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == [(folder / "convlens_redis").read_text(), "redis://there/0"]
 
 
 def test_the_dashboard_is_one():
