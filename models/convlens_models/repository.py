@@ -132,8 +132,10 @@ class ModelRepository:
         if version is not None and version not in versions:
             raise NotFound(f"model {name!r} has no version {version}; it has {sorted(versions)}")
         wanted = version or versions[0]
-        root = next(root for root in self._roots() if (root / name / str(wanted) / MANIFEST).exists())
-        return _open(root, name, wanted)
+        for root in self._roots():
+            if (root / name / str(wanted) / MANIFEST).exists():
+                return _open(root, name, wanted)
+        raise NotFound(f"version {wanted} of model {name!r} has just gone")
 
     def _roots(self) -> Iterator[Path]:
         if self.root is not None and self.root.is_dir():

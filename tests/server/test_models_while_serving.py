@@ -123,6 +123,14 @@ def test_a_damaged_model_is_waited_for_only_while_it_is_loaded(root: Path) -> No
     assert time.monotonic() - began < 0.2
 
 
+def test_a_version_that_goes_while_it_is_looked_for_is_not_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelRepository, "versions", lambda *_: [2, 1])
+    with pytest.raises(NotFound, match="just gone"):
+        ModelRepository(root).get("copy")
+
+
 @contextmanager
 def classifying(address: str, models: list[str], threads: int) -> Iterator[list[tuple[str, float]]]:
     """Threads that ask all the while: what they got by model. A call that fails fails the test."""
