@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import redis
 import yaml
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.retry import Retry
 from support.dockerfile import read
 from support.image_policies import COMPOSE
 from support.redis_server import free_port, redis_binary
@@ -159,7 +161,7 @@ def redis_port(secrets: tuple[Path, str], tmp_path: Path) -> Iterator[int]:
 
 
 def connected(port: int, **credentials: str) -> redis.Redis:
-    client = redis.Redis(port=port, **credentials)
+    client = redis.Redis(port=port, retry=Retry(NoBackoff(), 0), **credentials)
     for _ in range(100):
         try:
             client.exists("x")
