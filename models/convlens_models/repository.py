@@ -155,7 +155,7 @@ def _open(root: Path, name: str, version: int) -> StoredModel:
     return StoredModel(manifest, path)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=32)
 def _manifest(root: Path, path: Path, mtime_ns: int, size: int, inode: int) -> Manifest:
     """The manifest in a file; the further arguments say when to read again."""
     if not path.resolve().is_relative_to(root.resolve()):
