@@ -21,7 +21,9 @@ def serving(**settings: Any) -> Iterator[App]:
 
     async def serve() -> None:
         try:
-            app = await App.start(ServerSettings(**{"listen": "127.0.0.1:0", "redis": "", "warm": (), **settings}))
+            app = await App.start(
+                ServerSettings(**{"listen": "127.0.0.1:0", "redis": "", "warm": (), **settings})
+            )
         except BaseException as error:
             started.set_exception(error)
             return
