@@ -17,10 +17,13 @@ from hypothesis import HealthCheck, given, seed, settings
 from support.any_request import FILES, Method, call, methods, pictures, requests
 from support.front_end import FrontEnd
 from support.redis_server import RedisServer
+from support.style import style_state
+from support.tiny_model import add_tiny_model
 
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
+from convlens_models.style_import import add_style
 from convlens_server.app import SERVICES
 
 METHODS: Final = methods((*SERVICES, reflection.SERVICE_NAME))
@@ -41,12 +44,19 @@ FINE: Final = frozenset(StatusCode) - {
 
 
 @pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = add_tiny_model(tmp_path_factory.mktemp("models"))
+    add_style(root, style_state(width=2), "painter")
+    return root
+
+
+@pytest.fixture(scope="module")
 def front_end(
-    shared_redis: RedisServer, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+    shared_redis: RedisServer, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FrontEnd]:
     shared_redis.flush()
     artifacts = tmp_path_factory.mktemp("artifacts")
-    places = {"redis": shared_redis.url, "artifacts": artifacts, "models": tiny_models}
+    places = {"redis": shared_redis.url, "artifacts": artifacts, "models": models}
     with FrontEnd(**places, session_megabytes=64, log_level="ERROR") as front_end:
         yield front_end
 

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from convlens import wire
 from convlens.inference import open_inference_pb2 as oip
-from convlens.v1 import bounds_pb2, image_pb2, model_pb2, tensor_pb2
+from convlens.v1 import bounds_pb2, image_pb2, model_pb2, style_pb2, tensor_pb2
 
 DEEPEST: Final = 6
 READ: Final = 40
@@ -266,6 +266,15 @@ def _models(draw: st.DrawFn) -> model_pb2.ModelRef:
 
 
 @st.composite
+def _stylings(draw: st.DrawFn) -> style_pb2.StyliseRequest:
+    request = draw(_message(style_pb2.StyliseRequest.DESCRIPTOR, 0))
+    if draw(st.integers(0, 3)):
+        request.model.name = "painter"
+        request.model.ClearField("version")
+    return request
+
+
+@st.composite
 def _inferences(draw: st.DrawFn) -> oip.ModelInferRequest:
     """Of the Open Inference Protocol: a sound request, and then any other laid over some of it."""
     name = draw(st.sampled_from(("tiny", "tiny.gradient", "patterns")))
@@ -296,5 +305,6 @@ SPECIAL: Final[dict[str, Callable[[], st.SearchStrategy[Any]]]] = {
     "convlens.v1.Image": _images,
     "convlens.v1.Tensor": _tensors,
     "convlens.v1.ModelRef": _models,
+    "convlens.v1.StyliseRequest": _stylings,
     "inference.ModelInferRequest": _inferences,
 }

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from convlens_models.architectures.fast_style import FastStyle
 
 
-def random_style(seed: int = 0) -> FastStyle:
+def random_style(seed: int = 0, width: int = 32) -> FastStyle:
     """The same network every time, in evaluation mode; its norms have telling weights as well."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = FastStyle().eval().requires_grad_(False)
+        network = FastStyle(width).eval().requires_grad_(False)
         for part in network.modules():
             if isinstance(part, nn.InstanceNorm2d):
                 nn.init.uniform_(part.weight, 0.5, 1.5)
@@ -20,6 +20,6 @@ def random_style(seed: int = 0) -> FastStyle:
     return network
 
 
-def style_state(seed: int = 0) -> dict[str, Tensor]:
+def style_state(seed: int = 0, width: int = 32) -> dict[str, Tensor]:
     """Its weights."""
-    return dict(random_style(seed).state_dict())
+    return dict(random_style(seed, width).state_dict())
