@@ -31,6 +31,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "convlens"
+LONGEST = 1000
+"""Bytes of a message: a client takes 8 KiB of trailers, where a message stands up to three times, encoded."""
 
 
 class ConvLensError(Exception):
@@ -159,17 +161,27 @@ BY_CODE[OutOfRange.code] = OutOfRange
 
 
 def to_status(error: ConvLensError) -> status_pb2.Status:
-    """The error as a `google.rpc.Status` with its details."""
-    status = status_pb2.Status(code=error.code, message=error.message)
+    """The error as a `google.rpc.Status` with its details; a message that is too long is cut."""
+    message = _cut(error.message)
+    status = status_pb2.Status(code=error.code, message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=_cut(error.field), description=message)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def _cut(text: str) -> str:
+    encoded = text.encode(errors="replace")
+    return (
+        encoded.decode()
+        if len(encoded) <= LONGEST
+        else encoded[: LONGEST - 3].decode(errors="ignore") + "..."
+    )
 
 
 def from_status(status: status_pb2.Status) -> ConvLensError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import pytest
 from google.rpc import code_pb2, status_pb2
+from grpc_status import rpc_status
 
 from convlens import errors
 
@@ -78,3 +81,25 @@ def test_a_bad_value_is_named_and_shortened():
 
 def test_an_offset_out_of_range_is_also_a_bad_argument():
     assert issubclass(errors.OutOfRange, errors.InvalidArgument)
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "🌱"])
+def test_a_long_message_fits_into_the_trailers(letter):
+    class Rude(grpc.GenericRpcHandler):
+        def service(self, details):
+            def fail(request, context):
+                error = errors.InvalidArgument(letter * 20_000, field="a.b")
+                context.abort_with_status(rpc_status.to_status(errors.to_status(error)))
+
+            return grpc.unary_unary_rpc_method_handler(fail)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Rude()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/any/Method")(b"")
+    server.stop(0).wait()
+    received = errors.from_rpc_error(caught.value)
+    assert type(received) is errors.InvalidArgument
+    assert str(received).startswith(letter * 200)
+    assert str(received).endswith("...")
