@@ -177,11 +177,9 @@ def to_status(error: ConvLensError) -> status_pb2.Status:
 
 def _cut(text: str) -> str:
     encoded = text.encode(errors="replace")
-    return (
-        encoded.decode()
-        if len(encoded) <= LONGEST
-        else encoded[: LONGEST - 3].decode(errors="ignore") + "..."
-    )
+    if len(encoded) <= LONGEST:
+        return encoded.decode()
+    return encoded[: LONGEST - 3].decode(errors="ignore") + "..."
 
 
 def from_status(status: status_pb2.Status) -> ConvLensError:
