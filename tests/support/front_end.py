@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from types import TracebackType
@@ -36,10 +37,15 @@ class FrontEnd:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.wait(10)
+        self.end()
+
+    def end(self, sign: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal that ends it; gives the exit code."""
+        self.process.send_signal(sign)
+        code = self.process.wait(30)
         assert self.process.stdout is not None
         self.process.stdout.close()
+        return code
 
     def memory(self) -> int:
         """Resident bytes."""

@@ -1,0 +1,89 @@
+"""Jobs from the side of their clients: each is submitted, followed to its end, and read; then judged."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from convlens.errors import ConvLensError
+from convlens.v1 import job_pb2
+from convlens_client import AsyncClient
+
+TERMINAL: Final = {"SUCCEEDED", "FAILED", "CANCELLED"}
+
+
+@dataclass
+class Story:
+    """What its client saw of one job."""
+
+    request: job_pb2.SubmitJobRequest
+    to_be_cancelled: bool = False
+    name: str = ""
+    states: list[str] = field(default_factory=list)
+    attempts: int = 0
+    reason: str = ""
+    sha256: str = ""
+
+
+async def insist(call: Callable[[], Awaitable]) -> object:
+    """What `call` gives, however long Redis is away."""
+    while True:
+        try:
+            return await call()
+        except ConvLensError as error:
+            if error.retry_after is None:
+                raise
+            await asyncio.sleep(error.retry_after)
+
+
+async def live(client: AsyncClient, story: Story, rng: random.Random) -> None:
+    """Submit a job, follow it to its end, read what it made."""
+    request = story.request
+    id_ = str(uuid.UUID(int=rng.getrandbits(128)))
+    operation = await insist(
+        lambda: client.submit(request.deepdream, model="tiny", seed=request.seed, request_id=id_)
+    )
+    story.name = operation.name
+    if story.to_be_cancelled:
+        await asyncio.sleep(rng.uniform(0, 3))
+        await insist(operation.cancel)
+
+    async def follow() -> None:
+        async for metadata in operation.watch():
+            story.states.append(metadata.state)
+            story.attempts = metadata.attempt
+
+    await insist(follow)
+    await look(client, story)
+
+
+async def look(client: AsyncClient, story: Story) -> None:
+    """At the end of a job, once more."""
+    operation = await insist(lambda: client.operation(story.name))
+    story.states.append(operation.metadata.state)
+    if operation.metadata.state == "SUCCEEDED":
+        image = await insist(lambda: operation.artifact("image"))
+        story.sha256 = hashlib.sha256(image.tobytes()).hexdigest()
+    elif operation.state.error is not None:
+        story.reason = operation.state.error.reason
+
+
+def faults_of(story: Story, expected: str) -> list[str]:
+    """What is wrong with how a job went; `expected` is the SHA-256 of an undisturbed run's picture."""
+    ends = {state for state in story.states if state in TERMINAL}
+    first = next((i for i, state in enumerate(story.states) if state in TERMINAL), -1)
+    found = [] if len(ends) == 1 else [f"ended as {sorted(ends) or 'nothing'}"]
+    if any(state not in TERMINAL for state in story.states[first:]):
+        found.append("went on after its end")
+    if ends == {"SUCCEEDED"} and story.sha256 != expected:
+        found.append("its bytes are not those of an undisturbed run")
+    if ends == {"FAILED"} and story.reason != "WORKER_CRASHED":
+        found.append(f"failed: {story.reason}")
+    if ends == {"CANCELLED"} and not story.to_be_cancelled:
+        found.append("cancelled by nobody")
+    return found
