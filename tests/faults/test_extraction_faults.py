@@ -13,6 +13,7 @@ import torch
 from support.collections import LAYER, MAX, MEAN, extraction, picture, steps, stored_bytes
 from support.faults import checkpointed
 from support.job_plane import running, until
+from support.jobs import CANCELLED, SUCCEEDED
 from support.tiny_model import NAME
 from support.worker_process import Spawn
 
@@ -22,7 +23,6 @@ from convlens_workers.collections import CollectionFiles
 from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
 
-QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
 SHARD = 40
 
 

@@ -12,6 +12,7 @@ import pytest
 import redis
 from support.faults import checkpointed, resumed, still_works, submit
 from support.job_plane import dream, running, sha256, undisturbed, until
+from support.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from support.redis_server import RedisServer
 from support.worker_process import Spawn, WorkerProcess, eventually
 
@@ -19,7 +20,6 @@ from convlens.v1 import job_pb2
 from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
 
-QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
 LEASE = 1.0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
+from support.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from support.redis_server import RedisServer
 from support.replies import error_of
 from support.repository import add_copy
@@ -25,7 +26,6 @@ from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc, job_pb2,
 from convlens_models.manifest import Manifest
 from convlens_workers.jobs import JobSettings
 
-QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
 SOUND = "operations/" + "0" * 32
 
 

@@ -18,10 +18,10 @@ from convlens_workers.jobs.ledger import Attempt, Ledger
 class WorkerByHand:
     """Takes jobs from the queue of `settings` one by one."""
 
-    def __init__(self, settings: JobSettings) -> None:
+    def __init__(self, settings: JobSettings, lease: float = 30.0) -> None:
         self._redis = redis.Redis.from_url(settings.redis)
         self._queue = f"rq:queue:{settings.queue}"
-        self.ledger = Ledger(self._redis, settings, lease=30.0)
+        self.ledger = Ledger(self._redis, settings, lease=lease)
         self.artifacts = ArtifactStore(settings.artifacts_url())
 
     def __enter__(self) -> Self:
@@ -46,11 +46,15 @@ class WorkerByHand:
 
     def succeed(self, attempt: Attempt, **tensors: np.ndarray) -> None:
         """End a job with artifacts."""
+        assert self.offer(attempt, **tensors)
+
+    def offer(self, attempt: Attempt, **tensors: np.ndarray) -> bool:
+        """End a job with artifacts if it is still this attempt's; whether it was."""
         headers = []
         for name, value in tensors.items():
             self.artifacts.put(attempt.id, "artifacts", value.tobytes())
             headers.append(wire.header(name, value, sha256=True))
-        assert self.ledger.succeed(attempt, job_pb2.JobResult(artifacts=headers)) is not None
+        return self.ledger.succeed(attempt, job_pb2.JobResult(artifacts=headers)) is not None
 
     def fail(self, attempt: Attempt, error: ConvLensError) -> None:
         """End a job with an error."""

@@ -13,6 +13,7 @@ import pytest
 import redis
 from PIL import Image
 from support.job_plane import dream, opened, running, sha256, undisturbed, until
+from support.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from support.redis_server import RedisServer
 from support.worker_process import WorkerProcess, eventually
 
@@ -20,8 +21,6 @@ from convlens.v1 import job_pb2
 from convlens_workers.jobs import JobStore, to_operation
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.settings import WorkerSettings
-
-QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.jobs import QUEUED, SUCCEEDED
 from support.redis_server import RedisServer
 from support.worker_by_hand import WorkerByHand
 
@@ -14,21 +14,12 @@ from convlens.errors import InvalidArgument, ResourceExhausted, Unavailable
 from convlens.v1 import job_pb2, model_pb2
 from convlens_workers.jobs import JobRecord, JobSettings, JobStore
 
-QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(1, 6)
-
 
 @pytest.fixture
 def settings(redis_server: RedisServer, tmp_path: Path) -> JobSettings:
     return JobSettings(
         redis=redis_server.url, artifacts=str(tmp_path / "artifacts"), priorities="high", tenant_limit=2
     )
-
-
-@pytest.fixture
-async def store(settings: JobSettings) -> AsyncIterator[JobStore]:
-    store = JobStore.open(settings)
-    yield store
-    await store.close()
 
 
 async def submit(store: JobStore, priority: int = 0, cost: float = 0.0, tenant: str = "") -> JobRecord:
