@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUF_VERSION := 1.75.0
 export OMP_NUM_THREADS ?= 2
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: install check test test-all demo proto bench locks sbom train-default clean
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
 from convlens_models import autodiff, graph
 from convlens_models.manifest import INPUT
+from convlens_models.runtime import ort
 
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
@@ -26,15 +26,13 @@ def run(
     Raises:
         InvalidArgument: ONNX Runtime refuses the graph or the input.
     """
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 4  # What goes wrong is raised; it need not be printed as well.
     # One run does not repay long optimisation.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry(FOLDER_KEY, str(folder))
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values: list[NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
     except Exception as error:  # onnxruntime's errors have no common public base.
         raise InvalidArgument(f"model: ONNX Runtime cannot run it: {error}", field="model") from error

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,6 +25,7 @@ from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
 from convlens_models.graph import average_pooled, cut, flattened, leaky
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
+from convlens_models.runtime import ort
 
 KEPT: Final = 4
 """Sessions: values and gradients, at the size that is worked on and at the one before."""

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate, gradient_name
 from convlens_models.graph import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.repository import WEIGHTS, StoredModel
+from convlens_models.runtime import ort
 from convlens_server.calls import phase
 from convlens_server.cancellation import interruptible
 from convlens_server.engines.base import F32
