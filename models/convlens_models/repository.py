@@ -11,7 +11,9 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +34,8 @@ FORWARD: Final = "forward.onnx"
 WEIGHTS: Final = "weights.safetensors"
 TORCHSCRIPT: Final = "model.ts"
 MANIFEST: Final = "manifest.json"
+SETTLED_NS: Final = 1_000_000_000
+"""Age from which on a change to a folder is told from the next one by its time."""
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,10 @@ log = logging.getLogger(__name__)
 def default_root() -> Path:
     """`$CONVLENS_MODELS`, else a folder of the user's own."""
     return Path(os.environ.get("CONVLENS_MODELS") or Path(platformdirs.user_data_dir("convlens")) / "models")
+
+
+State = tuple[int, int, int]
+"""Of a file: time of the last change, size, inode. Another state is another content."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,12 @@ class ModelRepository:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root
+        self._roots = (EMBEDDED,) if root is None else (root, EMBEDDED)
 
     def list(self, all_versions: bool = False) -> list[Manifest]:
         """The models by name, the newest version of each first; unreadable ones are logged and left out."""
         found = []
-        for name in sorted({path.name for root in self._roots() for path in _folders(root)}):
+        for name in sorted({name for root in self._roots for name in _folders(root)}):
             for version in self.versions(name)[: None if all_versions else 1]:
                 try:
                     found.append(self.get(name, version).manifest)
@@ -107,15 +116,7 @@ class ModelRepository:
 
     def versions(self, name: str) -> Sequence[int]:
         """Versions of `name`, newest first; empty if there is no such model."""
-        if not re.match(NAME_PATTERN, name):
-            return []
-        found = {
-            int(path.name)
-            for root in self._roots()
-            for path in _folders(root / name)
-            if path.name.isdecimal() and str(int(path.name)) == path.name and (path / MANIFEST).exists()
-        }
-        return sorted(found - {0}, reverse=True)
+        return [version for version in self._numbers(name) if self._place(name, version)]
 
     def get(self, name: str = DEFAULT_MODEL, version: int | None = None) -> StoredModel:
         """A version of a model, the newest by default; an empty name means the default model.
@@ -125,29 +126,65 @@ class ModelRepository:
             DataLoss: the manifest is damaged, or lies outside the repository.
         """
         name = name or DEFAULT_MODEL
+        numbers = self._numbers(name)
+        for wanted in numbers if version is None else {version}.intersection(numbers):
+            if place := self._place(name, wanted):
+                root, state = place
+                return _stored(root, name, wanted, state)
         versions = self.versions(name)
         if not versions:
             known = ", ".join(manifest.name for manifest in self.list())
             raise NotFound(f"no model {name!r}; there are {known}")
-        if version is not None and version not in versions:
-            raise NotFound(f"model {name!r} has no version {version}; it has {sorted(versions)}")
-        wanted = version or versions[0]
-        for root in self._roots():
-            if (root / name / str(wanted) / MANIFEST).exists():
-                return _open(root, name, wanted)
-        raise NotFound(f"version {wanted} of model {name!r} has just gone")
+        raise NotFound(f"model {name!r} has no version {version}; it has {sorted(versions)}")
 
-    def _roots(self) -> Iterator[Path]:
-        if self.root is not None and self.root.is_dir():
-            yield self.root
-        yield EMBEDDED
+    def _numbers(self, name: str) -> Sequence[int]:
+        """What may be versions, newest first: folders, which may have no manifest yet."""
+        if not re.match(NAME_PATTERN, name):
+            return []
+        found = [_numbered(f"{root}/{name}") for root in self._roots]
+        return sorted(set[int]().union(*found), reverse=True)
+
+    def _place(self, name: str, version: int) -> tuple[Path, State] | None:
+        """The uppermost root that has this version, and the state of its manifest."""
+        for root in self._roots:
+            if state := _state(f"{root}/{name}/{version}/{MANIFEST}"):
+                return root, state
+        return None
 
 
-def _open(root: Path, name: str, version: int) -> StoredModel:
-    path = root / name / str(version)
+def _state(path: str) -> State | None:
+    """Of a file or folder, if it is there."""
     try:
-        status = (path / MANIFEST).stat()
-        manifest = _manifest(root, path / MANIFEST, status.st_mtime_ns, status.st_size, status.st_ino)
+        status = os.stat(path)  # noqa: PTH116 - each call asks; `Path` takes several times as long.
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _numbered(folder: str) -> frozenset[int]:
+    """The numbers that are folders within a folder, listed again whenever an entry has come or gone."""
+    if not (state := _state(folder)):
+        return frozenset()
+    # Two changes may fall into one tick of the file system's clock, and the first listing between them.
+    settled = time.time_ns() - state[0] > SETTLED_NS
+    return _listed(folder, state) if settled else _listed.__wrapped__(folder, state)
+
+
+@lru_cache(maxsize=128)
+def _listed(folder: str, state: State) -> frozenset[int]:
+    """As `_numbered`; the state says when to look again."""
+    numbers = {int(name) for name in _folders(folder) if name.isdecimal() and str(int(name)) == name}
+    return frozenset(numbers - {0})
+
+
+@lru_cache(maxsize=32)
+def _stored(root: Path, name: str, version: int, state: State) -> StoredModel:
+    """The version with the manifest in its folder; the manifest's state says when to read it again."""
+    path = root / name / str(version)
+    if not (path / MANIFEST).resolve().is_relative_to(root.resolve()):
+        raise DataLoss(f"{path} leads out of the model repository")
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except (OSError, ValidationError) as error:
         raise DataLoss(f"{path / MANIFEST} is damaged: {error}") from error
     if (manifest.name, manifest.version) != (name, version):
@@ -155,19 +192,10 @@ def _open(root: Path, name: str, version: int) -> StoredModel:
     return StoredModel(manifest, path)
 
 
-@lru_cache(maxsize=32)
-def _manifest(root: Path, path: Path, mtime_ns: int, size: int, inode: int) -> Manifest:
-    """The manifest in a file; the further arguments say when to read again."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise DataLoss(f"{path.parent} leads out of the model repository")
-    return Manifest.model_validate_json(path.read_bytes())
-
-
-def _folders(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from (
-            child for child in path.iterdir() if child.is_dir() and re.match(NAME_PATTERN, child.name)
-        )
+def _folders(path: Path | str) -> Iterator[str]:
+    """Names of the folders within a folder that a model or version may have."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+        yield from (entry.name for entry in entries if entry.is_dir() and re.match(NAME_PATTERN, entry.name))
 
 
 @lru_cache(maxsize=1024)
