@@ -100,7 +100,6 @@ CHECKOV = Path(f"{sys.prefix}-checkov", "bin", "checkov")
 EXCEPTIONS = {
     "CKV_K8S_15": "tags are fixed; to pull each time would make every start need the registry",
     "CKV_K8S_43": "digests are the installation's, of the images that it has built or mirrored",
-    "CKV_K8S_35": "Redis's address is put together of a host and a password; S3's library reads variables",
 }
 """What Checkov would have otherwise, and why the kit has it so."""
 
@@ -198,11 +197,21 @@ PLANTED: dict[str, tuple[policies.Policy, Plant]] = {
     ),
     "a password": (
         policies.secrets_are_elsewhere,
-        lambda found: _container(found)["env"].append({"name": "REDIS_PASSWORD", "value": "hunter2"}),
+        lambda found: _container(found).update(env=[{"name": "REDIS_PASSWORD", "value": "hunter2"}]),
+    ),
+    "a secret in a variable": (
+        policies.secrets_are_elsewhere,
+        lambda found: _container(found).update(
+            env=[{"name": "X", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}]
+        ),
+    ),
+    "a Secret as variables": (
+        policies.secrets_are_elsewhere,
+        lambda found: _container(found)["envFrom"].append({"secretRef": {"name": "x"}}),
     ),
     "a password in a URL": (
         policies.secrets_are_elsewhere,
-        lambda found: _container(found)["env"].append({"name": "CONVLENS_REDIS", "value": "redis://a:b@c"}),
+        lambda found: _container(found).update(env=[{"name": "CONVLENS_REDIS", "value": "redis://a:b@c"}]),
     ),
     "a Secret": (
         policies.secrets_are_elsewhere,
@@ -270,7 +279,8 @@ def test_settings_are_those_of_server_and_worker() -> None:
     from convlens_server.settings import ServerSettings
     from convlens_workers.settings import WorkerSettings
 
-    for combination in ("base", "overlays/dev", "tests/everything-on-cpu", "tests/everything-on-slices"):
+    everything = ("tests/everything-on-cpu", "tests/everything-on-slices", "tests/s3-and-external-redis")
+    for combination in ("base", "overlays/dev", *everything):
         found = manifests(combination)
         data = {named(manifest): manifest["data"] for manifest in found if manifest["kind"] == "ConfigMap"}
         for workload, template in pods(found):
@@ -280,16 +290,29 @@ def test_settings_are_those_of_server_and_worker() -> None:
             if settings is None:
                 continue
             (container,) = template["spec"]["containers"]
-            given = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+            given: dict[str, str] = {}
             for source in container["envFrom"]:
                 given |= data[f"ConfigMap/{source['configMapRef']['name']}"]
+            folder = given.pop("CONVLENS_SECRETS")
             ours = {name for name in given if name.startswith("CONVLENS_")}
             known = {f"CONVLENS_{name.upper()}" for name in settings.model_fields}
             assert ours <= known, combination
+            secret = {name.upper() for name in _files(template, folder)}
+            assert "CONVLENS_REDIS" in secret
+            assert secret <= known | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, combination
             with pytest.MonkeyPatch.context() as patch:
                 for name in ours:
                     patch.setenv(name, given[name])
                 settings()
+
+
+def _files(template: Any, folder: str) -> Iterator[str]:
+    """Names of the files of Secrets that are mounted there."""
+    (container,) = template["spec"]["containers"]
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == folder)
+    (volume,) = (volume for volume in template["spec"]["volumes"] if volume["name"] == mount["name"])
+    for source in volume["projected"]["sources"]:
+        yield from (item["path"] for item in source["secret"]["items"])
 
 
 def test_times_to_drain_fit_into_the_grace_period() -> None:

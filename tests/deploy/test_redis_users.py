@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import redis
 from redis.asyncio import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, ResponseError
+from redis.retry import Retry
 from support.job_plane import dream, opened, running, until
 from support.redis_server import free_port, redis_binary
 from support.worker_process import WorkerProcess, eventually
 
 from convlens.v1 import collection_pb2, job_pb2
+from convlens_server.response_cache import OVERHEAD, Bodies
 from convlens_workers.collections import CollectionIndex
 from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
@@ -35,7 +38,7 @@ FORBIDDEN = {
         ["KEYS", "*"],
         ["CONFIG", "GET", "requirepass"],
         ["ACL", "LIST"],
-        ["SET", "convlens:tidied", ""],
+        ["SET", "elsewhere", ""],
         ["GET", "elsewhere"],
         ["HGETALL", "rq:worker:one"],
         ["EVAL", "return 1", "0"],
@@ -49,6 +52,7 @@ FORBIDDEN = {
         ["ACL", "SETUSER", "worker", "allkeys"],
         ["HGETALL", "convlens:collection:one"],
         ["DEL", "convlens:collections"],
+        ["GET", "convlens:cache:reply"],
         ["EVAL", "return 1", "0"],
         ["SUBSCRIBE", "convlens:changed"],
         ["SLOWLOG", "GET"],
@@ -174,6 +178,24 @@ async def test_front_end_keeps_collections(guarded: Guarded, owner: str) -> None
     assert guarded.denied() == []
 
 
+def test_front_end_remembers_replies(guarded: Guarded) -> None:
+    guarded.denied()
+    room = 2 * (OVERHEAD + 10)  # For two.
+    bodies = Bodies(guarded.url("frontend"), 0.5, 100, room)
+    try:
+        for name in ("first", "second", "third", "third"):
+            bodies.put(name, name.encode())
+        bodies.flush()
+        assert [bodies.get(name) for name in ("first", "second", "third")] == [None, b"second", b"third"]
+        eventually(lambda: bodies.get("third") is None)
+        bodies.put("fourth", b"fourth")  # Tidies up after those whose time has come.
+        bodies.flush()
+        assert bodies.get("fourth") == b"fourth"
+    finally:
+        bodies.close()
+    assert guarded.denied() == []
+
+
 def test_autoscaler_counts_waiting_and_running_jobs(guarded: Guarded) -> None:
     with guarded.client("root", "root") as root, guarded.client("autoscaler") as keda:
         assert keda.eval(KEDA, 1, "rq:queue:convlens") == 0
@@ -197,11 +219,12 @@ def test_all_else_is_refused(guarded: Guarded, user: str, command: list[str]) ->
 
 
 def test_probe_may_ping_and_nobody_comes_in_without_a_name(guarded: Guarded) -> None:
-    assert guarded.client("probe", "any").ping()
-    with pytest.raises(redis.AuthenticationError):
-        redis.Redis(port=guarded.port).ping()
-    with pytest.raises(redis.AuthenticationError):
-        guarded.client("frontend", "the worker's").ping()
+    with guarded.client("probe", "any") as probe:
+        assert probe.ping()
+    for credentials in ({}, {"username": "frontend", "password": "the worker's"}):
+        client = redis.Redis(port=guarded.port, retry=Retry(NoBackoff(), 0), **credentials)
+        with client, pytest.raises(redis.AuthenticationError):
+            client.ping()
 
 
 def test_users_without_password_are_no_file(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def namespaces_are_restricted(found: list[Manifest]) -> Iterator[str]:
 
 
 def secrets_are_elsewhere(found: list[Manifest]) -> Iterator[str]:
-    """No Secret, no password in a variable, a ConfigMap or a URL."""
+    """No Secret, no password in a ConfigMap or a URL; and none in an environment, wherever it comes from."""
     for manifest in found:
         if manifest["kind"] == "Secret":
             yield f"{named(manifest)} is in plain sight"
@@ -121,7 +121,11 @@ def secrets_are_elsewhere(found: list[Manifest]) -> Iterator[str]:
                 yield f"{named(manifest)}: {key} looks like a secret"
     for workload, template in pods(found):
         for container in containers(template):
+            if any("secretRef" in source for source in container.get("envFrom", [])):
+                yield f"{named(workload)}: a whole Secret is in its environment"
             for variable in container.get("env", []):
+                if "secretKeyRef" in variable.get("valueFrom", {}):
+                    yield f"{named(workload)}: variable {variable['name']} holds a secret"
                 name, value = variable["name"], variable.get("value") or ""
                 if (SECRET_NAME.search(name) and not NOT_SECRET.search(value)) or SECRET_TEXT.search(value):
                     yield f"{named(workload)}: variable {name} looks like a secret"

@@ -13,6 +13,7 @@ from typing import Any
 
 import obstore
 import pytest
+from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from convlens.errors import DataLoss, NotFound, Unavailable
@@ -65,6 +66,21 @@ def store(url: str) -> ArtifactStore:
 def raw(url: str, store: ArtifactStore) -> Any:
     """The same place, without our care."""
     return from_url(url)
+
+
+def test_credentials_may_be_files(
+    s3: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = s3("of-files")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+        (tmp_path / name.lower()).write_text("from-a-file\n")
+    monkeypatch.setenv("CONVLENS_SECRETS", str(tmp_path))
+    store = ArtifactStore(url)
+    assert store.get(ID, "request", store.put(ID, "request", DATA)) == DATA
+    (tmp_path / "aws_secret_access_key").unlink()
+    with pytest.raises(BaseError, match="Key"):
+        ArtifactStore(url)
 
 
 def read(store: ArtifactStore, digest: str = DIGEST, size: int = len(DATA), offset: int = 0) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -38,7 +38,9 @@ class ArtifactStore:
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
         self._store = (
-            LocalStore(self._folder, mkdir=True, automatic_cleanup=True) if self._folder else from_url(url)
+            LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+            if self._folder
+            else from_url(url, config=_secrets(parts.scheme))
         )
 
     def put(self, owner: str, kind: str, data: bytes | memoryview) -> str:
@@ -131,6 +133,13 @@ class ArtifactStore:
                     obstore.delete(self._store, key)
                 except FileNotFoundError:
                     continue
+
+
+def _secrets(scheme: str) -> Any:
+    """Credentials of S3 that are files in the folder CONVLENS_SECRETS: aws_access_key_id, ..."""
+    folder = os.environ.get("CONVLENS_SECRETS")
+    files = Path(folder).glob("aws_*") if folder and scheme == "s3" else ()
+    return {path.name: path.read_text().strip() for path in files}
 
 
 def _sync(path: Path) -> None:
