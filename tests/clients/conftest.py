@@ -7,8 +7,10 @@ import inspect
 
 import numpy as np
 import pytest
+from support.command_line import runner
 from support.fake_service import FakeService, serving
 
+from convlens import wire
 from convlens_client import AsyncClient, Client
 
 
@@ -27,6 +29,21 @@ def address(service):
 def pixels():
     """A small picture, (H, W, 3) uint8."""
     return np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def photo(tmp_path, pixels):
+    """The small picture as a file."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(wire.encode_image(pixels))
+    return str(path)
+
+
+@pytest.fixture
+def run(address, monkeypatch, capsys):
+    """Runs a command line against the made-up server."""
+    monkeypatch.setenv("CONVLENS_SERVER", address)
+    return runner(capsys)
 
 
 class Blocking:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import types
 
 import numpy as np
 import pytest
@@ -13,35 +12,15 @@ from PIL import Image
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
-from convlens_client import Channel, ClassScore, Client, Direction, cli, rendering
+from convlens_client import Channel, ClassScore, Client, Direction, rendering
 from convlens_client.images import as_seen
 from convlens_client.requests import TECHNIQUES
-
-
-@pytest.fixture
-def photo(tmp_path, pixels):
-    path = tmp_path / "photo.png"
-    path.write_bytes(wire.encode_image(pixels))
-    return str(path)
 
 
 @pytest.fixture
 def client(address):
     with Client(address) as client:
         yield client
-
-
-@pytest.fixture
-def run(address, monkeypatch, capsys):
-    """Runs a command line; returns exit code, stdout and stderr."""
-    monkeypatch.setenv("CONVLENS_SERVER", address)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
-        return types.SimpleNamespace(code=caught.value.code, **capsys.readouterr()._asdict())
-
-    return run
 
 
 def asked(service):

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import json
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.fake_service import field_tensors
 
-from convlens import wire
 from convlens.errors import NotFound
-from convlens_client import cli, rendering
+from convlens_client import rendering
 from convlens_client.cli.following import picture
 from convlens_client.results import Box, UnitHit
 
 HIT = UnitHit(7.5, 2, 3, Box(1, 2, 5, 7))
-
-
-@pytest.fixture
-def photo(tmp_path, pixels):
-    path = tmp_path / "photo.png"
-    path.write_bytes(wire.encode_image(pixels))
-    return str(path)
-
-
-@pytest.fixture
-def run(address, monkeypatch, capsys):
-    """Runs a command line; returns exit code, stdout and stderr."""
-    monkeypatch.setenv("CONVLENS_SERVER", address)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
-        return types.SimpleNamespace(code=caught.value.code, **capsys.readouterr()._asdict())
-
-    return run
 
 
 def test_patterns_come_with_their_crops(client, service, pixels):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from support.command_line import runner
 from support.machine import start_up, stop_up
 
-from convlens_client import Client, cli
+from convlens_client import Client
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +28,10 @@ def client(machine):
 
 @pytest.fixture
 def run(machine, monkeypatch, capsys):
-    """Runs a command line against the machine; returns exit code, stdout and stderr."""
+    """Runs a command line against the machine."""
     monkeypatch.setenv("CONVLENS_SERVER", machine.address)
     monkeypatch.setenv("CONVLENS_MODELS", str(machine.folder / "models"))
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        return SimpleNamespace(code=caught.value.code, **capsys.readouterr()._asdict())
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,11 @@ class FakeService(
         self.end = "SUCCEEDED"
         self.tamper = lambda part: part
 
+    def sent(self, kind):
+        """The only request of a kind."""
+        (request,) = (request for request in self.requests if type(request).__name__ == kind)
+        return request
+
     def _note(self, request, context):
         self.requests.append(request)
         if self.failures:

@@ -1,0 +1,70 @@
+"""Jobs from the command line against a made-up server: left alone, listed, followed, cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+from PIL import Image
+from support.fake_service import DREAM
+
+
+def test_a_dream_can_be_left_alone_and_found_again(run, service, photo, tmp_path):
+    name = run("dream", photo, "--no-wait").out.splitlines()[0]
+    assert name in run("jobs", "list").out
+    assert "QUEUED" in run("jobs", "show", name).out
+    assert run("jobs", "result", name, "--out", str(tmp_path / "d.png")).code == 0
+    with Image.open(tmp_path / "d.png") as image:
+        assert image.size == (600, 600)
+    assert "image" in run("jobs", "result", name).out
+    assert json.loads(run("jobs", "show", name, "--json").out)["metadata"]["state"] == "SUCCEEDED"
+    assert run("jobs", "delete", name).code == 0
+    assert run("jobs", "show", name).code == 2
+
+
+def test_lists_are_filtered(run, service):
+    assert run("jobs", "list", "--state", "running", "--technique", "deepdream").code == 0
+    assert service.sent("ListOperationsRequest").filter == "state=RUNNING AND technique=deepdream"
+
+
+def test_how_the_queues_stand(run):
+    shown = run("jobs", "stats").out
+    for words in ("convlens-high (high): 2 waiting, 0 running", "7.5 s", "retried    3", "2e+09"):
+        assert words in shown
+    (queue,) = json.loads(run("jobs", "stats", "--json").out)
+    assert (queue["priority"], queue["queued"], queue["counters"]) == ("HIGH", 2, {"retried": 3})
+
+
+def test_a_dream_as_json_is_a_line_an_event_and_the_job(run, photo):
+    lines = [json.loads(line) for line in run("dream", photo, "--json").out.splitlines()]
+    assert [line["step"] for line in lines[:-1]] == [0, 1, 2, 3, 4, 4]
+    assert lines[-1]["artifacts"][0]["shape"] == list(DREAM.shape)
+
+
+def test_ctrl_c_cancels_the_dream(run, service, photo):
+    def interrupt(replies, context):
+        yield next(replies)
+        os.kill(os.getpid(), signal.SIGINT)
+        while "CANCELLED" not in service.jobs.values():
+            time.sleep(0.01)
+        service._stream = stream
+        service.breaks = [0]
+        yield from stream(replies, context)
+
+    stream, service._stream = service._stream, interrupt
+    answer = run("dream", photo)
+    assert answer.code == 130
+    assert "cancelled after" in answer.err
+    assert set(service.jobs.values()) == {"CANCELLED"}
+
+
+def test_cancelled_and_failed_jobs_make_wait_watch_and_result_fail(run, photo, tmp_path):
+    name = run("dream", photo, "--no-wait").out.splitlines()[0]
+    assert run("jobs", "cancel", name).code == 0
+    for command in (("wait",), ("watch",), ("result", "--out", str(tmp_path / "x.png"))):
+        answer = run("jobs", command[0], name, *command[1:])
+        assert answer.code == 1
+        assert "the job was cancelled" in answer.err
+    assert not (tmp_path / "x.png").exists()
