@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import grpc
 
@@ -24,7 +24,7 @@ MOST_INTERVALS: Final = 64
 END: Final[Any] = object()
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One call of a client.
 
@@ -32,6 +32,7 @@ class Call:
         method: "/package.Service/Method".
         context: gRPC's.
         kind: "unary_unary", "unary_stream", "stream_unary" or "stream_stream".
+        request: the message, or the stream of them.
         id: for logs and errors; the same in both.
         started: on the clock of `time.perf_counter`.
         code: how it has ended, as gRPC names it.
@@ -44,7 +45,8 @@ class Call:
     method: str
     context: Context
     kind: str = "unary_unary"
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request: Any = None
+    id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
     code: str = "OK"
     reason: str = ""
@@ -63,21 +65,31 @@ class Call:
         return time.perf_counter() - self.started
 
 
-Layer = Callable[[Call], AbstractAsyncContextManager[None]]
+Proceed = Callable[[Call], Awaitable[Any]]
+"""Serves a call: what it gives is the reply, if there is one and it is not a stream."""
+Layer = Callable[[Call, Proceed], Awaitable[Any]]
 """Something that happens around every call, as errors, identity, quotas and metrics."""
 
 current: ContextVar[Call | None] = ContextVar("call", default=None)
 """The call that this task or thread works for."""
 
 
-@contextmanager
-def phase(name: str) -> Iterator[None]:
+class phase:  # noqa: N801 - used as a function is.
     """Counts the time within it as that phase of the current call, if there is one."""
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        add(name, time.perf_counter() - began)
+
+    __slots__ = ("_began", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        add(self._name, time.perf_counter() - self._began)
 
 
 def timed(name: str, items: Iterable[T]) -> Iterator[T]:

@@ -6,8 +6,9 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -15,7 +16,7 @@ from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from convlens.errors import ConvLensError, Internal, to_status
-from convlens_server.calls import Call, Context, Layer, current
+from convlens_server.calls import Call, Context, Layer, Proceed, current
 
 log = logging.getLogger("convlens.server")
 access = logging.getLogger("convlens.access")
@@ -37,6 +38,7 @@ class LayersInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, *layers: Layer) -> None:
         self._layers = layers
+        self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self,
@@ -44,50 +46,70 @@ class LayersInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """The method's handler, within the layers."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        if method in self._handlers:
+            return self._handlers[method]
+        handler = await continuation(handler_call_details)
         if handler is None or method.startswith(OPEN):
             return handler
+        self._handlers[method] = self._layered(method, handler)
+        return self._handlers[method]
+
+    def _layered(self, method: str, handler: Any) -> Any:
         kind = next(kind for kind in KINDS if getattr(handler, kind))
         behaviour = getattr(handler, kind)
-        wrap = _streaming if inspect.isasyncgenfunction(behaviour) else _replying
-        return handler._replace(**{kind: wrap(behaviour, self._layers, method, kind)})
+        proceed = _streaming(behaviour) if inspect.isasyncgenfunction(behaviour) else _replying(behaviour)
+        serve = within(self._layers, proceed)
+
+        async def call(request: Any, context: Context) -> Any:
+            return await serve(Call(method, context, kind, request))
+
+        return handler._replace(**{kind: call})
 
 
-def _replying(behaviour: Behaviour, layers: Sequence[Layer], method: str, kind: str) -> Behaviour:
-    async def call(request: Any, context: Context) -> Any:
-        async with _within(layers, Call(method, context, kind)):
-            return await behaviour(request, context)
+def within(layers: Sequence[Layer], proceed: Proceed) -> Proceed:
+    """`proceed` within the layers, outermost first."""
+    for layer in reversed(layers):
+        proceed = partial(_around, layer, proceed)
 
-    return call
+    async def serve(call: Call) -> Any:
+        current.set(call)  # gRPC serves each call in a task of its own: nothing to undo.
+        return await proceed(call)
 
-
-def _streaming(behaviour: Behaviour, layers: Sequence[Layer], method: str, kind: str) -> Behaviour:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _within(layers, Call(method, context, kind)):
-            async for reply in behaviour(request, context):
-                yield reply
-
-    return call
+    return serve
 
 
-@asynccontextmanager
-async def _within(layers: Sequence[Layer], call: Call) -> AsyncIterator[None]:
-    current.set(call)  # gRPC serves each call in a task of its own: nothing to undo.
-    async with AsyncExitStack() as stack:
-        for layer in layers:
-            await stack.enter_async_context(layer(call))
-        yield
+def _around(layer: Layer, proceed: Proceed, call: Call) -> Awaitable[Any]:
+    return layer(call, proceed)
 
 
-@asynccontextmanager
-async def logged(call: Call) -> AsyncIterator[None]:
+def _replying(behaviour: Behaviour) -> Proceed:
+    return lambda call: behaviour(call.request, call.context)
+
+
+def _streaming(behaviour: Behaviour) -> Proceed:
+    async def proceed(call: Call) -> None:
+        async with aclosing(behaviour(call.request, call.context)) as replies:
+            async for reply in replies:
+                await _write(call.context, reply)
+
+    return proceed
+
+
+async def _write(context: Context, reply: Any) -> None:
+    try:
+        await context.write(reply)
+    except grpc.aio.BaseError as error:  # The client has gone, and gRPC has not told this task yet.
+        raise asyncio.CancelledError from error
+
+
+async def logged(call: Call, proceed: Proceed) -> Any:
     """A line in the access log, and the call's id for the client, who may also choose it."""
     given = call.header(REQUEST_ID)
     call.id = given if SOUND_ID.fullmatch(given) else call.id
     call.context.set_trailing_metadata(((REQUEST_ID, call.id),))
     try:
-        yield
+        return await proceed(call)
     finally:
         access.info("%s %s %.1f ms", call.method, call.code, call.seconds * 1e3, extra=_fields(call))
 
@@ -115,18 +137,17 @@ class OfCall(logging.Filter):
         return True
 
 
-@asynccontextmanager
-async def with_status(call: Call) -> AsyncIterator[None]:
+async def with_status(call: Call, proceed: Proceed) -> Any:
     """Turns a ConvLensError into its rich status, and anything else into INTERNAL with the call's id.
 
     The id is in the log beside the traceback; the client never sees the traceback.
     """
     try:
-        yield
+        return await proceed(call)
     except ConvLensError as error:
         call.code, call.reason = code_pb2.Code.Name(error.code), error.reason
         await _abort(call, error)
-    except (asyncio.CancelledError, GeneratorExit):
+    except asyncio.CancelledError:
         left = call.context.time_remaining()
         call.code = "CANCELLED" if left is None or left > JUST_BEFORE else "DEADLINE_EXCEEDED"
         raise

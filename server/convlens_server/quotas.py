@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from convlens.errors import ResourceExhausted
-from convlens_server.calls import Call
+from convlens_server.calls import Call, Proceed
 from convlens_server.identity.principal import principal
 
 BURST: Final = 10.0
@@ -33,8 +32,7 @@ class Quotas:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._under_way: Counter[str] = Counter()
 
-    @asynccontextmanager
-    async def layer(self, call: Call) -> AsyncIterator[None]:
+    async def layer(self, call: Call, proceed: Proceed) -> Any:
         """Lets a call through. Raises ResourceExhausted with the time after which there is room again."""
         tenant = principal().tenant
         if self._at_once and self._under_way[tenant] >= self._at_once:
@@ -44,7 +42,7 @@ class Quotas:
             self._take(tenant)
         self._under_way[tenant] += 1
         try:
-            yield
+            return await proceed(call)
         finally:
             self._under_way[tenant] -= 1
             if not self._under_way[tenant]:

@@ -250,9 +250,12 @@ def test_a_replaced_certificate_counts_without_a_restart(authority: Authority, t
 async def call_of(tenant: str, quotas: Quotas, within: Any = None) -> None:
     call = calls.Call("/m", SimpleNamespace(), principal=Principal(tenant, tenant))
     calls.current.set(call)
-    async with quotas.layer(call):
+
+    async def proceed(_: calls.Call) -> None:
         if within is not None:
             await within
+
+    await quotas.layer(call, proceed)
 
 
 async def test_a_tenant_has_so_many_calls_at_once() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 from convlens.errors import PermissionDenied, Unauthenticated
-from convlens_server.calls import Call, Context
+from convlens_server.calls import Call, Context, Proceed
 from convlens_server.identity.certificates import certified
 from convlens_server.identity.keys import PREFIX, ApiKeys
 from convlens_server.identity.principal import ADMIN, ANYBODY, Principal, owner, principal
@@ -54,13 +53,12 @@ class Identity:
         """Whether anybody may call."""
         return not (self._keys or self._tokens or self._certificates)
 
-    @asynccontextmanager
-    async def layer(self, call: Call) -> AsyncIterator[None]:
+    async def layer(self, call: Call, proceed: Proceed) -> Any:
         """Says who calls. Raises Unauthenticated."""
         found = ANYBODY if self.open else self._identify(call.context)
         roles = found.roles | ({ADMIN} if found.tenant in self._admins else set())
         call.principal = Principal(found.name, found.tenant, frozenset(roles))
-        yield
+        return await proceed(call)
 
     def _identify(self, context: Context) -> Principal:
         presented = [value for key, value in context.invocation_metadata() or () if key == "authorization"]

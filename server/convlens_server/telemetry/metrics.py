@@ -11,16 +11,16 @@ A call to a method that does not exist reaches no layer, so that nobody can inve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, Final
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.registry import Collector
 
-from convlens_server.calls import Call
+from convlens_server.calls import Call, Proceed
 from convlens_workers.jobs.stats import serve_metrics
 
 TYPES: Final = {
@@ -75,6 +75,7 @@ class Metrics:
         )
         for reason in REASONS:
             self._refused.labels(reason)
+        self._child = lru_cache(maxsize=1024)(lambda metric, *labels: metric.labels(*labels))
         self._in_flight = Gauge("convlens_calls_in_flight", "Calls that have not ended.", registry=registry)
 
     def expect(self, services: Iterable[str]) -> None:
@@ -97,23 +98,27 @@ class Metrics:
         """Serve them on "host:port", unless that is empty; gives what ends it."""
         return serve_metrics(listen, self.registry) if listen else lambda: None
 
-    @asynccontextmanager
-    async def layer(self, call: Call) -> AsyncIterator[None]:
+    async def layer(self, call: Call, proceed: Proceed) -> Any:
         """Counts a call."""
-        service, _, method = call.method.lstrip("/").partition("/")
-        labels = (TYPES[call.kind], service, method)
-        self._started.labels(*labels).inc()
+        labels, child = _labels(call.method, call.kind), self._child
+        child(self._started, *labels).inc()
         self._in_flight.inc()
         try:
-            yield
+            return await proceed(call)
         finally:
             self._in_flight.dec()
-            self._handled.labels(*labels, go_name(call.code)).inc()
-            self._seconds.labels(*labels).observe(call.seconds)
+            child(self._handled, *labels, go_name(call.code)).inc()
+            child(self._seconds, *labels).observe(call.seconds)
             for name, seconds in call.phases.items():
-                self._phases.labels(name).observe(seconds)
+                child(self._phases, name).observe(seconds)
             if call.code == "RESOURCE_EXHAUSTED":
-                self._refused.labels(call.reason).inc()
+                child(self._refused, call.reason).inc()
+
+
+@lru_cache(maxsize=256)
+def _labels(method: str, kind: str) -> tuple[str, str, str]:
+    service, _, name = method.lstrip("/").partition("/")
+    return TYPES[kind], service, name
 
 
 def go_name(code: str) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from convlens_server.calls import Call
+from convlens_server.calls import Call, Proceed
 from convlens_workers.telemetry.tracing import following
 
 OURS: Final = frozenset(
@@ -22,14 +20,13 @@ OURS: Final = frozenset(
 tracer = trace.get_tracer("convlens.server")
 
 
-@asynccontextmanager
-async def traced(call: Call) -> AsyncIterator[None]:
+async def traced(call: Call, proceed: Proceed) -> Any:
     """The span of a call; its parent comes as metadata `traceparent`."""
     parent = following(call.header("traceparent"), call.header("tracestate"))
     span = tracer.start_span(call.method.lstrip("/"), parent, SpanKind.SERVER)
     context.attach(trace.set_span_in_context(span, parent))  # The call's task ends with the call.
     try:
-        yield
+        return await proceed(call)
     finally:
         if span.is_recording():
             _describe(span, call)
