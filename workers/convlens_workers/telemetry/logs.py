@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from opentelemetry import trace
@@ -29,6 +30,7 @@ LONGEST: Final = 2_000
 LONGEST_TRACEBACK: Final = 16_000
 QUIET: Final = ("rq.worker", "opentelemetry.attributes")
 """Loggers that are heard from WARNING on."""
+_encode: Final = json.JSONEncoder(default=str).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -45,7 +47,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: _plain(value) for name, value in _fields(record)}
         if record.exc_info:
             line["exception"] = cut(self.formatException(record.exc_info), LONGEST_TRACEBACK)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 class TextFormatter(logging.Formatter):
@@ -77,6 +79,9 @@ class Traced(logging.Filter):
 def configure(level: str, how: str = "auto", *filters: logging.Filter) -> None:
     """Send everything from `level` on to standard error, through `filters`, which may add fields."""
     text = how == "text" or (how == "auto" and sys.stderr.isatty())
+    # Nothing that lines do not show is looked up for them: where the code stands, which thread and process.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     for each in (Traced(), *filters):
@@ -102,7 +107,8 @@ def printable(text: str) -> str:
 
 
 def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:
-    return [(name, getattr(record, name)) for name in FIELDS if hasattr(record, name)]
+    held = vars(record)
+    return [(name, held[name]) for name in FIELDS if name in held]
 
 
 def _plain(value: Any) -> Any:
@@ -114,5 +120,9 @@ def _word(value: str) -> str:
 
 
 def _stamp(record: logging.LogRecord) -> str:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{stamp}.{int(record.msecs):03d}Z"
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(since_epoch: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_epoch))
