@@ -72,7 +72,7 @@ WORKER_EXTRAS := --extra otel --extra worker
 locks: install
 	$(LOCK) deploy/locks/build.in --output-file deploy/locks/build.txt
 	$(LOCK) pyproject.toml --extra server $(SERVER_EXTRAS) --output-file deploy/locks/server.txt
-	$(LOCK) pyproject.toml --extra gpu $(SERVER_EXTRAS) --override deploy/locks/cuda-overrides.txt --output-file deploy/locks/server-cuda.txt
+	$(LOCK) pyproject.toml --extra gpu $(SERVER_EXTRAS) --output-file deploy/locks/server-cuda.txt
 	$(LOCK) pyproject.toml $(WORKER_EXTRAS) --find-links $(TORCH_CPU) --output-file deploy/locks/worker-cpu.txt
 	$(LOCK) pyproject.toml $(WORKER_EXTRAS) --output-file deploy/locks/worker-cuda.txt
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from packaging.utils import canonicalize_name
 from support.dockerfile import parse, read
 from support.image_policies import DOCKERFILE, TARGETS
 from support.redis_server import RedisServer, free_port
-from support.room import Rooms, needs_rooms
+from support.room import Rooms, debian, needs_python, needs_rooms
 
 from convlens_client import Client
 
@@ -108,12 +109,10 @@ def wanted(extras: set[str]) -> Iterator[Requirement]:
 
 def unmet(target: str, versions: dict[str, str]) -> set[str]:
     """Requirements of a target that its lock does not meet."""
-    replaced = {"onnxruntime"} if target == "server-cuda" else set()
     return {
         str(requirement)
         for requirement in wanted(EXTRAS[target])
-        if requirement.name not in replaced
-        and not requirement.specifier.contains(versions.get(canonicalize_name(requirement.name), "0"))
+        if not requirement.specifier.contains(versions.get(canonicalize_name(requirement.name), "0"))
     }
 
 
@@ -164,11 +163,21 @@ def test_the_sbom_lists_every_locked_package(target, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def rooms() -> Iterator[Rooms]:
-    """The images, made by their own commands; not in pytest's folders, which other users cannot enter."""
+def folder() -> Iterator[Path]:
+    """Not one of pytest's folders, which other users cannot enter."""
+    needs_rooms()
+    folder = Path(tempfile.mkdtemp(prefix="convlens-rooms-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def rooms(folder: Path) -> Rooms:
+    """The images, made by their own commands."""
     dockerfile = read(FILE)
     (image,) = dockerfile.images()
-    needs_rooms(re.search(r"python:(\d+\.\d+)", image)[1])
+    needs_python(re.search(r"python:(\d+\.\d+)", image)[1])
     # Where the PyTorch of this environment comes from, if not from its own page.
     links = subprocess.run(
         [sys.executable, "-m", "pip", "config", "get", "global.find-links"],
@@ -176,15 +185,28 @@ def rooms() -> Iterator[Rooms]:
         text=True,
         check=False,
     ).stdout.strip()
-    folder = Path(tempfile.mkdtemp(prefix="convlens-rooms-"))
-    folder.chmod(0o755)
-    yield Rooms(folder, dockerfile, ROOT, {"TORCH_CPU": links} if links else {})
-    shutil.rmtree(folder)
+    (folder / "machine").mkdir()
+    return Rooms(folder / "machine", dockerfile, ROOT, {"TORCH_CPU": links} if links else {})
+
+
+@pytest.fixture
+def rooms_in_debian(folder: Path) -> Rooms:
+    """The same on a Debian of their own, of which nothing is this machine's."""
+    system = debian(folder / "debian")
+    (folder / "chroot").mkdir()
+    return Rooms(folder / "chroot", read(FILE), ROOT, {}, system)
 
 
 @pytest.fixture
 def state(rooms: Rooms) -> Iterator[Path]:
-    """A volume for /var/lib/convlens, as an engine makes it: with what the image has there."""
+    """A volume for /var/lib/convlens."""
+    with volume(rooms) as place:
+        yield place
+
+
+@contextmanager
+def volume(rooms: Rooms) -> Iterator[Path]:
+    """As an engine makes it: with what the image has there."""
     with tempfile.TemporaryDirectory(prefix="convlens-state-") as folder:
         subprocess.run(["cp", "--archive", rooms.root("runtime") / "var/lib/convlens", folder], check=True)
         Path(folder).chmod(0o755)
@@ -251,6 +273,18 @@ def test_an_image_runs_as_its_user_on_a_read_only_root(rooms, target):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_server_image_serves(rooms, state):
+    check_server(rooms, state)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_server_image_serves_on_a_debian_of_its_own(rooms_in_debian):
+    with volume(rooms_in_debian) as place:
+        check_server(rooms_in_debian, place)
+
+
+def check_server(rooms: Rooms, state: Path) -> None:
+    """It is without torch, refuses to be open to all, is healthy, classifies, and ends when it is told to."""
     assert "No module named 'torch'" in rooms.call("server", ["python", "-c", "import torch"]).stdout
     refused = rooms.call("server", ["convlens-server"])
     assert refused.returncode == 1, "without credentials it serves this machine alone"

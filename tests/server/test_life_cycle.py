@@ -18,9 +18,10 @@ from support.server_thread import serving
 
 from convlens.errors import FailedPrecondition, NotFound
 from convlens_client import Client
+from convlens_models.runtime import ort
 from convlens_server.app import App
 from convlens_server.cpus import cpus
-from convlens_server.engines.providers import CPU, CUDA, Compute, choose
+from convlens_server.engines.providers import CPU, CUDA, Compute, choose, try_out
 from convlens_server.executor import Executor
 from convlens_server.settings import ServerSettings
 
@@ -156,17 +157,36 @@ def test_a_call_alone_has_all_cpus_and_many_share_them(calls: int, lanes: int, t
     executor.close()
 
 
-def test_cuda_where_it_is_there_and_the_cpu_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
-    both = [CUDA, CPU]
-    assert [name for name, _ in choose("auto", 0, both)] == both
-    (name, options), _ = choose("cuda:1", 1 << 30, both)
+def test_cuda_where_it_works() -> None:
+    def works(_: object) -> None: ...
+
+    assert [name for name, _ in choose("auto", 0, works)] == [CUDA, CPU]
+    (name, options), _ = choose("cuda:1", 1 << 30, works)
     assert (name, options["device_id"], options["gpu_mem_limit"]) == (CUDA, 1, 1 << 30)
-    assert choose("cpu", 0, both) == [(CPU, {})]
+    assert choose("cpu", 0, works) == [(CPU, {})]
+
+
+def test_the_cpu_where_cuda_does_not_work(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_: object) -> None:
+        raise FailedPrecondition("no driver")
+
     with caplog.at_level("INFO"):
-        assert choose("auto", 0, [CPU]) == [(CPU, {})]
-    assert len(caplog.records) == 1
+        assert choose("auto", 0, fails) == [(CPU, {})]
+    assert [record.message for record in caplog.records] == ["computing on the CPU: no driver"]
+    with pytest.raises(FailedPrecondition, match="device = 'cuda:1': no driver"):
+        choose("cuda:1", 0, fails)
+
+
+def test_a_provider_is_tried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    try_out((CPU, {}))
     with pytest.raises(FailedPrecondition, match="has no CUDAExecutionProvider"):
-        choose("cuda", 0, [CPU])
+        try_out((CUDA, {}))
+    # A package for GPUs on a machine without one: there, but no session gets it, and it prints why.
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("no libcublas"))
+    with pytest.raises(FailedPrecondition, match="ONNX Runtime cannot use CUDAExecutionProvider"):
+        try_out((CUDA, {}))
+    assert [record.message for record in caplog.records] == ["no libcublas"]
 
 
 def test_a_session_that_falls_back_from_what_is_demanded_is_refused() -> None:
