@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import torch
+from support import techniques
 from support.collections import LAYER, MAX, MEAN, extraction, picture, steps, stored_bytes
 from support.faults import checkpointed
 from support.job_plane import running, until
@@ -61,10 +61,8 @@ def undisturbed(models: Path, count: int) -> str:
     """Of all features, extracted in this process."""
     files = CollectionFiles("memory:///")
     task = extraction(models, NAME, files, fill(files, count))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    steps(task)
-    torch.set_num_threads(threads)
+    with techniques.one_thread():
+        steps(task)
     return digest(stored_bytes(task))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from support import techniques
 from support.collections import picture
 from support.replies import error_of, tensors_of
 from support.server_thread import serving
@@ -70,12 +71,7 @@ def work(plane: SimpleNamespace) -> job_pb2.TrainStyle:
         images = decode_images(taken.train_style, manifest, CPU)
         files, host = CollectionFiles(plane.settings.artifacts_url()), Host(networks, folders=plane.folders)
         training = train_style(Task(taken.train_style, network, manifest, images, 0, CPU, files, host))
-        while True:
-            try:
-                next(training)
-            except StopIteration as end:
-                report = end.value["train_style"]
-                break
+        report = techniques.finished(training)["train_style"]
         assert worker.ledger.succeed(attempt, job_pb2.JobResult(train_style=report)) is not None
         return taken.train_style
 

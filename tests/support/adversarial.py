@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
-from convlens_workers.techniques.base import Host, Results, Step, Task
+from convlens_workers.techniques.base import Host, Task
 from convlens_workers.techniques.parts.attacks import classifier, predicted
 
 Found = tuple[Network, Manifest, list[Tensor], list[int]]
@@ -89,12 +89,3 @@ def make_task(
     named = {f"images[{place}]": image for place, image in enumerate(images)}
     files, cpu = CollectionFiles("memory:///"), torch.device("cpu")
     return Task(message, network, manifest, named, 0, cpu, files, host or Host())
-
-
-def drive(technique: Generator[Step, None, Results]) -> Results:
-    """What it ends with."""
-    while True:
-        try:
-            next(technique)
-        except StopIteration as end:
-            return end.value

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from support import techniques
 from support.tiny_model import NAME
 
 from convlens import wire
@@ -47,9 +48,7 @@ def undisturbed(models: Path, request: job_pb2.SubmitJobRequest) -> str:
 @cache
 def _undisturbed(models: Path, serialised: bytes) -> str:
     request = job_pb2.SubmitJobRequest.FromString(serialised)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with techniques.one_thread():
         stored = ModelRepository(models).get(NAME)
         image = torch.from_numpy(wire.from_tensor(request.deepdream.image.tensor).copy())[None]
         task = Task(
@@ -61,14 +60,8 @@ def _undisturbed(models: Path, serialised: bytes) -> str:
             torch.device("cpu"),
             CollectionFiles("memory:///"),
         )
-        technique = deepdream(task)
-        while True:
-            try:
-                next(technique)
-            except StopIteration as end:
-                return hashlib.sha256(end.value["image"].numpy().tobytes()).hexdigest()
-    finally:
-        torch.set_num_threads(threads)
+        results = techniques.finished(deepdream(task))
+    return hashlib.sha256(results["image"].numpy().tobytes()).hexdigest()
 
 
 @asynccontextmanager

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.adversarial import drawings, drive, make_task
+from support import techniques
+from support.adversarial import drawings, make_task
 from torch import Tensor
 
 from convlens.errors import InvalidArgument
@@ -188,7 +189,7 @@ def ensemble(count: int, epsilon: float, **changes: Any):
 def test_what_falls_is_wrong_and_what_stands_is_untouched() -> None:
     task = ensemble(8, 1.5 / 255)
     task.params.labels[0] = (task.params.labels[0] + 1) % 10  # Wrong before.
-    found = drive(attack_ensemble(task))
+    found = techniques.finished(attack_ensemble(task))
     report, original, adversarial = found["ensemble"], found["original"], found["adversarial"]
     labels = torch.tensor(task.params.labels)
     guesses = classifier(task.network)(adversarial).argmax(1)
@@ -213,16 +214,10 @@ def test_what_falls_is_wrong_and_what_stands_is_untouched() -> None:
 @pytest.mark.parametrize("norm", [LINF, L2])
 def test_resumed_while_images_fall_it_ends_in_the_same_bytes(norm: int) -> None:
     task = ensemble(4, 4 / 255 if norm == LINF else 4.0, norm=norm, steps=3, queries=3)
-    steps, technique = [], attack_ensemble(task)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            whole = end.value
-            break
+    steps, whole = techniques.run(attack_ensemble(task))
     assert (whole["original"] != whole["adversarial"]).any()
     for step in steps[::2]:
-        resumed = drive(attack_ensemble(task, step.state))
+        resumed = techniques.finished(attack_ensemble(task, step.state))
         assert torch.equal(resumed["adversarial"], whole["adversarial"])
         assert resumed["ensemble"] == whole["ensemble"]
 
@@ -233,7 +228,7 @@ def test_it_leaves_no_more_than_foolbox_s_pgd() -> None:
         import foolbox
     epsilon = 1.5 / 255
     task = ensemble(8, epsilon, steps=10, queries=0)
-    report = drive(attack_ensemble(task))["ensemble"]
+    report = techniques.finished(attack_ensemble(task))["ensemble"]
     model = foolbox.PyTorchModel(task.network, bounds=(0, 1), device="cpu")
     images = torch.cat([task.images[f"images[{i}]"] for i in range(8)])
     torch.manual_seed(0)
@@ -245,4 +240,4 @@ def test_it_leaves_no_more_than_foolbox_s_pgd() -> None:
 
 def test_an_epsilon_that_was_meant_as_levels_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"attack_ensemble\.epsilon"):
-        drive(attack_ensemble(ensemble(1, 8.0)))
+        techniques.finished(attack_ensemble(ensemble(1, 8.0)))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from skimage.restoration import denoise_tv_chambolle
-from support.adversarial import drawings, drive, make_task, photos
+from support import techniques
+from support.adversarial import drawings, make_task, photos
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
@@ -58,7 +59,7 @@ def test_what_it_reports_can_be_measured_again() -> None:
             images=images, labels=labels, defence={"bit_depth": {"bits": 3}}, epsilon=4 / 255, steps=6
         ),
     )
-    found = drive(defence_attack(task))
+    found = techniques.finished(defence_attack(task))
     report, network = found["defence"], task.network
     labels = torch.tensor(task.params.labels)
 
@@ -86,7 +87,7 @@ def test_labels_are_one_an_image() -> None:
         ),
     )
     with pytest.raises(InvalidArgument, match=r"defence_attack\.labels"):
-        drive(defence_attack(task))
+        techniques.finished(defence_attack(task))
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_behind_jpeg_bpda_leaves_a_quarter_of_what_plain_pgd_leaves(data: Path) 
             images=images, labels=labels, defence={"jpeg": {"quality": 75}}, epsilon=0.5 / 255, steps=40
         ),
     )
-    report = drive(defence_attack(task))["defence"]
+    report = techniques.finished(defence_attack(task))["defence"]
     assert report.clean_accuracy > 0.8
     assert report.undefended_accuracy == 0
     assert report.plain_accuracy >= 0.4

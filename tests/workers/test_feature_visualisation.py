@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import techniques
 from support.tiny_model import NAME
 from torch import Tensor, nn
 
@@ -44,12 +45,7 @@ def make_task(models: Path, *wanted: job_pb2.Objective, **params: object) -> Tas
 
 
 def run(task: Task) -> tuple[list[Step], dict[str, Tensor]]:
-    steps, technique = [], feature_visualisation(task)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value
+    return techniques.run(feature_visualisation(task))
 
 
 @pytest.mark.parametrize("kind", [job_pb2.PARAMETRISATION_FOURIER, job_pb2.PARAMETRISATION_PIXELS])

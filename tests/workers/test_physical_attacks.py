@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from google.protobuf.message import Message
+from support import techniques
 from support.adversarial import drawings, make_task
 from torch import Tensor
 
@@ -45,12 +46,7 @@ def task_of(message: Message, images: list[Tensor] | None = None) -> Task:
 
 
 def run(name: str, task: Task) -> tuple[list[Step], dict[str, Any]]:
-    steps, technique = [], TECHNIQUES[name](task, None)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value
+    return techniques.run(TECHNIQUES[name](task, None))
 
 
 def pictures(count: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from google.protobuf.message import Message
 from scipy.optimize import brentq
+from support import techniques
 from support.tiny_model import NAME
 from torch import Tensor, nn
 
@@ -32,13 +33,7 @@ Technique = Callable[[Task[Any]], Generator[Step, None, Results]]
 SIDE = 16
 CPU = torch.device("cpu")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -66,11 +61,7 @@ def run(technique: Technique, params: Message, network: Any, manifest: Manifest,
     pictures = {f"images[{i}]": image[None] for i, image in enumerate(images)}
     params.images.extend([image_pb2.Image()] * len(images))
     steps = technique(Task(params, network, manifest, pictures, 0, CPU, CollectionFiles("memory:///")))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return techniques.finished(steps)
 
 
 def lbfgs_params(targets: list[int], **others: Any) -> adversarial_pb2.LbfgsAttack:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.linalg import sqrtm
+from support import techniques
 from support.tiny_model import NAME
 from torch import Tensor
 
@@ -63,12 +64,8 @@ def pictures() -> dict[str, Tensor]:
 
 
 def run(task: Task) -> tuple[list[Step], Tensor]:
-    steps, technique = [], style_transfer(task)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value["image"]
+    steps, results = techniques.run(style_transfer(task))
+    return steps, results["image"]
 
 
 def plain_classic(task: Task, iterations: int, layers: Sequence[str], content_layer: str) -> float:

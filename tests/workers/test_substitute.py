@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
+from support import techniques
 from support.open_inference import OneModel, serving_oip
 from support.tiny_model import NAME
 
@@ -25,13 +26,7 @@ from convlens_workers.techniques.substitute import substitute
 
 SEEDS, HELD_OUT, ROUNDS, BUDGET = 40, 6, 2, 100
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -65,12 +60,7 @@ def task(victim: tuple[OneModel, str], tiny_models: Path) -> Task[adversarial_pb
 
 
 def run(task: Task, state: State | None = None) -> tuple[list[Step], dict]:
-    steps, technique = [], substitute(task, state)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value
+    return techniques.run(substitute(task, state))
 
 
 def test_it_asks_each_picture_once_and_within_its_budget(task: Task, victim: tuple[OneModel, str]) -> None:

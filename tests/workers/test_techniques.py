@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from google.protobuf.message import Message
+from support import techniques
 from support.collections import picture
 from support.long_cases import CASES, ELSEWHERE, FILE, PICTURES, Case
 from support.tiny_model import NAME
@@ -25,11 +25,8 @@ from convlens_workers.techniques.base import Host, Results, State, Step, Task
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.technique)
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield request.param
-    torch.set_num_threads(threads)
+def case(request: pytest.FixtureRequest, one_thread: None) -> Case:
+    return request.param
 
 
 def make_task(case: Case, models: Path, seed: int = 0) -> Task:
@@ -46,12 +43,7 @@ def make_task(case: Case, models: Path, seed: int = 0) -> Task:
 
 
 def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], Results]:
-    steps, technique = [], TECHNIQUES[case.technique](task, state)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value
+    return techniques.run(TECHNIQUES[case.technique](task, state))
 
 
 def equal(first: Results, second: Results) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.exposure import match_histograms
+from support import techniques
 from support.tiny_model import NAME
 from torch import Tensor, nn
 
@@ -41,12 +42,8 @@ def make_task(models: Path, sample: Tensor, **params: object) -> Task:
 
 
 def run(task: Task) -> tuple[list[Step], Tensor]:
-    steps, technique = [], texture(task)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value["image"]
+    steps, results = techniques.run(texture(task))
+    return steps, results["image"]
 
 
 def test_gram_matrices_and_their_error_equal_an_example_worked_by_hand() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from support import techniques
 from support.collections import picture
 from support.tiny_model import NAME, add_tiny_model
 from torch import Tensor
@@ -33,6 +33,8 @@ from convlens_workers.techniques.train_style import train_style
 LAYERS = {"features.relu1": 0.25, "features.relu3_1": 0.75}
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,14 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "1broken.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture either")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_task(
@@ -89,12 +83,7 @@ def stripes() -> Tensor:
 
 
 def run(task: Task, state: State | None = None) -> tuple[list[Step], Results]:
-    steps, technique = [], train_style(task, state)
-    while True:
-        try:
-            steps.append(next(technique))
-        except StopIteration as end:
-            return steps, end.value
+    return techniques.run(train_style(task, state))
 
 
 def whole(step: Step, content: float = 0.1, tv: float = 0.1) -> float:

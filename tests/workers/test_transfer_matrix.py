@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.adversarial import drawings, drive, make_task
+from support import techniques
+from support.adversarial import drawings, make_task
 from support.repository import add_copy
 
 from convlens.errors import InvalidArgument
@@ -34,7 +35,7 @@ def matrix(root: Path, *models: str, epsilon: float = 4 / 255):
         ),
         host,
     )
-    return drive(transfer_matrix(task))
+    return techniques.finished(transfer_matrix(task))
 
 
 def test_a_copy_falls_for_what_its_original_falls_for(tmp_path: Path) -> None:
