@@ -14,7 +14,6 @@ from convlens_client.cli.common import Json, Model, Out, Server, Tls, connect, e
 from convlens_client.client import Client
 from convlens_client.contact import Tile
 from convlens_client.rendering import Picture
-from convlens_client.results import Neighbour
 
 THUMBNAIL = 128
 MAP_TILE = 48
@@ -171,10 +170,6 @@ def map_collection(
                 contact.decoded(client.get_image(id, image.name, thumbnail=MAP_TILE)) for image in images
             )
             write(file, found.points, contact.scatter(found.points, thumbnails, tile=MAP_TILE))
-
-
-def _tile(neighbour: Neighbour) -> Tile:
-    return Tile(f"{neighbour.distance:.3f} {neighbour.image.name}", contact.decoded(neighbour.thumbnail))
 
 
 def _picture(client: Client, id_: str, image: str) -> Picture:
