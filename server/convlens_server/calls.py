@@ -39,6 +39,7 @@ class Call:
         reason: the error's, where it has ended in one of ours.
         principal: who makes it, once that is known.
         phases: seconds spent in "queue", "cache", "decode", "compute", "encode".
+        cache: what the response cache did for it: "hit", "miss" or "error"; "" where it was not asked.
         intervals: the first of these, as they were: phase, begin and end on the clock of `started`.
     """
 
@@ -51,6 +52,7 @@ class Call:
     code: str = "OK"
     reason: str = ""
     principal: Principal | None = None
+    cache: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
 

@@ -19,6 +19,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from threading import Semaphore
 from typing import Any, Final, ParamSpec, TypeVar
@@ -32,7 +33,7 @@ from convlens.errors import ConvLensError
 from convlens.v1 import attack_pb2, attribution_pb2, inspection_pb2, style_pb2, unit_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
-from convlens_server.calls import phase
+from convlens_server.calls import current, phase
 from convlens_server.executor import Executor
 from convlens_server.identity.principal import owner
 from convlens_server.validation import validate
@@ -93,6 +94,10 @@ OVERHEAD: Final = 512
 """What Redis takes for an entry beside its bytes, roughly; so that many small ones are bounded too."""
 
 
+class Away(Exception):
+    """Redis has failed, and is left alone for a while."""
+
+
 class Bodies:
     """Bytes by SHA-256 in Redis; one that is away or slow costs a call `TIMEOUT`, once in `REST` seconds.
 
@@ -115,7 +120,7 @@ class Bodies:
         self._room = Semaphore(UNWRITTEN)
 
     def get(self, key: str) -> bytes | None:
-        """What is kept, if anything is."""
+        """What is kept, if anything is. Raises Away."""
         body: bytes | None = self._ask(lambda: self._redis.get(f"{PREFIX}:{key}"))
         return body
 
@@ -129,7 +134,8 @@ class Bodies:
                 if still():
                     keys = (PREFIX, f"{PREFIX}-bytes", f"{PREFIX}:{key}")
                     values = (self._capacity, self._ttl, len(body) + OVERHEAD, body)
-                    self._ask(lambda: self._put(keys, values))
+                    with suppress(Away):
+                        self._ask(lambda: self._put(keys, values))
             finally:
                 self._room.release()
 
@@ -147,15 +153,15 @@ class Bodies:
     def _ask(self, question: Callable[[], Any]) -> Any:
         now = time.monotonic()
         if now < self._resting_until:
-            return None
+            raise Away
         if self._resting_until:  # One caller finds out whether it is back; the others need not wait.
             self._resting_until = now + REST
         try:
             with phase("cache"):
                 answer = question()
-        except redis.RedisError:
+        except redis.RedisError as error:
             self._resting_until = time.monotonic() + REST
-            return None
+            raise Away from error
         self._resting_until = 0.0
         return answer
 
@@ -202,9 +208,12 @@ class RememberingExecutor:
 
     def _found(self, key: str, reply: type[Message]) -> list[Message]:
         try:
-            return [reply.FromString(part) for part in unpack(self._bodies.get(key) or b"")]
-        except (DecodeError, struct.error):
-            return []  # Somebody has written there.
+            found = [reply.FromString(part) for part in unpack(self._bodies.get(key) or b"")]
+            _note("hit" if found else "miss")
+        except (Away, DecodeError, struct.error):  # The latter two: somebody else has written there.
+            found = []
+            _note("error")
+        return found
 
     def _digest(self, request: Any) -> str:
         try:
@@ -228,6 +237,11 @@ class RememberingExecutor:
         digest = hashlib.sha256("\n".join(stated).encode() + b"\n")
         digest.update(request.SerializeToString(deterministic=True))
         return digest.hexdigest(), manifest.digest
+
+
+def _note(result: str) -> None:
+    if call := current.get():
+        call.cache = result
 
 
 def _pure(args: tuple[Any, ...]) -> bool:

@@ -237,6 +237,30 @@ def test_a_redis_that_is_away_or_slow_costs_next_to_nothing(
                 start()
 
 
+def test_hits_misses_and_errors_are_counted(redis_server: RedisServer, tmp_path: Path) -> None:
+    add_copy(tmp_path, "copy")
+    refused = inspection_pb2.ClassifyRequest(model=MODEL, images=[picture()], top_k=-1)
+    with remembering(redis_server, tmp_path) as app, grpc.insecure_channel(app.address) as channel:
+
+        def counts() -> list[float | None]:
+            name, sample = "convlens_cache_requests_total", app._metrics.registry.get_sample_value
+            return [sample(name, {"result": result}) for result in ("hit", "miss", "error")]
+
+        assert counts() == [0, 0, 0]
+        for request in (CASES[0], rise(), rise()):
+            asked(channel, request)
+        with pytest.raises(grpc.RpcError):
+            asked(channel, refused)
+        assert counts() == [1, 2, 0]
+        redis_server.kill()
+        try:
+            asked(channel, CASES[0])
+            asked(channel, CASES[0])  # Not even asked.
+        finally:
+            redis_server.start()
+        assert counts() == [1, 2, 2]
+
+
 def test_what_somebody_wrote_there_is_no_reply(
     redis_server: RedisServer, kept: redis.Redis, tmp_path: Path
 ) -> None:

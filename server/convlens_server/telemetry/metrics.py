@@ -4,6 +4,7 @@
     grpc_server_handled_total{..., grpc_code}     grpc_code as Go writes it: OK, InvalidArgument, Canceled
     grpc_server_handling_seconds{...}             histogram
     convlens_phase_seconds{phase}                 histogram; one of PHASES
+    convlens_cache_requests_total{result}         calls looked up in the response cache; hit, miss, error
     convlens_refused_total{reason}                calls and jobs refused with RESOURCE_EXHAUSTED, and why
 
 A call to a method that does not exist reaches no layer, so that nobody can invent label values.
@@ -36,6 +37,7 @@ CALL_BUCKETS: Final = (
 )
 """Upper bounds in seconds."""
 PHASE_BUCKETS: Final = (0.0001, 0.0005, *CALL_BUCKETS[:-2])
+RESULTS: Final = ("hit", "miss", "error")
 REASONS: Final = (
     *("QUEUE_FULL", "QUEUE_LONG", "DEADLINE", "STREAMS"),
     *("TENANT_RATE", "TENANT_CALLS", "TENANT_LIMIT"),
@@ -70,6 +72,14 @@ class Metrics:
         )
         for name in PHASES:
             self._phases.labels(name)
+        self._cache = Counter(
+            "convlens_cache_requests",
+            "Calls looked up in the response cache.",
+            ["result"],
+            registry=registry,
+        )
+        for result in RESULTS:
+            self._cache.labels(result)
         self._refused = Counter(
             "convlens_refused", "Refused for want of room.", ["reason"], registry=registry
         )
@@ -111,6 +121,8 @@ class Metrics:
             child(self._seconds, *labels).observe(call.seconds)
             for name, seconds in call.phases.items():
                 child(self._phases, name).observe(seconds)
+            if call.cache:
+                child(self._cache, call.cache).inc()
             if call.code == "RESOURCE_EXHAUSTED":
                 child(self._refused, call.reason).inc()
 
