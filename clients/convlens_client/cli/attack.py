@@ -18,10 +18,11 @@ from convlens_client.cli.common import (
     Tls,
     connect,
     emit,
-    number,
+    eps,
     out,
     percent,
     resize,
+    step_size,
     write,
 )
 from convlens_client.rendering import Picture
@@ -51,7 +52,9 @@ class Show(StrEnum):
 
 
 Steps = Annotated[int | None, typer.Option(help="Steps of bim (default 10) or pgd (default 40).")]
-StepSize = Annotated[str | None, typer.Option(help="Length of a step; default: a quarter of eps.")]
+StepSize = Annotated[
+    float | None, typer.Option(parser=step_size, help="Length of a step; default: a quarter of eps.")
+]
 Restarts = Annotated[int | None, typer.Option(help="Random starts of pgd; default 1.")]
 NormOption = Annotated[Norm | None, typer.Option(help="Norm of pgd; default linf.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of pgd's random starts.")]
@@ -62,7 +65,8 @@ def attack(
     *,
     method: Annotated[Method, typer.Option(help="Technique.")] = Method.FGSM,
     eps: Annotated[
-        str | None, typer.Option(help="Largest change of a pixel in [0, 1], default 8/255; l2: 0.5.")
+        float | None,
+        typer.Option(parser=eps, help="Largest change of a pixel in [0, 1], default 8/255; l2: 0.5."),
     ] = None,
     steps: Steps = None,
     step_size: StepSize = None,
@@ -89,7 +93,7 @@ def attack(
         outcome = client.attack(
             image,
             method.value,
-            epsilon=None if eps is None else number(eps, "eps"),
+            epsilon=eps,
             target=index,
             model=model,
             resize=resize(size),
@@ -97,7 +101,7 @@ def attack(
         )
     certificate = outcome.certificates[0]
     if json:
-        emit({"method": method.value, **{"certificate": certificate}})
+        emit({"method": method.value, "certificate": certificate})
     else:
         tell(certificate)
     one_step = method is Method.FGSM
@@ -135,12 +139,12 @@ def triple(outcome: AttackOutcome, number: int = 0, *, one_step: bool = True) ->
 
 
 def parameters(
-    steps: int | None, step_size: str | None, restarts: int | None, norm: Norm | None, seed: int | None
+    steps: int | None, step_size: float | None, restarts: int | None, norm: Norm | None, seed: int | None
 ) -> dict[str, Any]:
     """The options that not every method knows; what is None is left out of the request."""
     return {
         "steps": steps,
-        "step_size": None if step_size is None else number(step_size, "step_size"),
+        "step_size": step_size,
         "restarts": restarts,
         "norm": None if norm is None else norm.value,
         "seed": seed,

@@ -98,6 +98,16 @@ def number(text: str, field: str) -> float:
         raise InvalidArgument.of(field, text, "a number or a fraction, such as 0.03 or 8/255") from error
 
 
+def eps(text: str) -> float:
+    """Parser of `--eps`."""
+    return number(text, "eps")
+
+
+def step_size(text: str) -> float:
+    """Parser of `--step-size`."""
+    return number(text, "step_size")
+
+
 def weighted(items: Iterable[str], field: str) -> dict[str, float]:
     """NAME or NAME=WEIGHT, in the order given; 1 where no weight is."""
     pairs = (item.rpartition("=") if "=" in item else (item, "", "1") for item in items)

@@ -56,12 +56,13 @@ def finish(
     json: bool,
     no_wait: bool,
     draw: Callable[[Operation], tuple[Array, Picture]] | None = None,
+    tell: Callable[[Operation], None] = lambda operation: None,
     artifact: str = "",
 ) -> None:
     """Follows a new job to its end and writes what it made to `file`; or only tells its name.
 
     Ctrl-C cancels the job. `name` is a file name to suggest. `draw` makes what is written of the finished
-    job; by default that is `artifact`, or its first one.
+    job; by default that is `artifact`, or its first one. `tell` says for people what came of it.
     """
     if not no_wait:
         with cancelling(operation) as interrupted:
@@ -79,6 +80,8 @@ def finish(
         out.print(operation.name)
         hint = f"save it with: convlens jobs result {operation.name} --out {name}"
         out.print(f"[dim]{hint}[/]", soft_wrap=True)
+    if not json and not no_wait:
+        tell(operation)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from convlens_client.cli.common import (
     Tls,
     connect,
     emit,
-    number,
+    eps,
     out,
     resize,
     table,
@@ -52,7 +52,8 @@ def robustness(
     labels_from_names: LabelsFromNames = False,
     method: Annotated[Method, typer.Option(help="Technique.")] = Method.PGD,
     eps: Annotated[
-        list[str] | None, typer.Option(help="Epsilon; repeat, rising; default: a series up to all changes.")
+        list[float] | None,
+        typer.Option(parser=eps, help="Epsilon; repeat, rising; default: a series up to all changes."),
     ] = None,
     steps: Steps = None,
     step_size: StepSize = None,
@@ -74,7 +75,7 @@ def robustness(
             paths,
             known,
             method.value,
-            epsilons=[number(text, "eps") for text in eps or ()],
+            epsilons=eps or (),
             model=model,
             resize=resize(size),
             **parameters(steps, step_size, restarts, norm, seed),

@@ -25,10 +25,13 @@ def index_of(client: Client, model: str, text: str) -> int:
 
 def finish_attack(operation: Operation, file: Path | None, name: str, *, json: bool, no_wait: bool) -> None:
     """`finish`, with the triple as picture, and the certificate of each image on the terminal."""
-    finish(operation, file, name, json=json, no_wait=no_wait, draw=triple)
-    if not json and not no_wait:
-        for certificate in operation.report.certificates:
-            tell(certificate)
+    finish(operation, file, name, json=json, no_wait=no_wait, draw=triple, tell=certificates)
+
+
+def certificates(operation: Operation) -> None:
+    """Prints what came of each image."""
+    for certificate in operation.report.certificates:
+        tell(certificate)
 
 
 def triple(operation: Operation) -> tuple[Array, Picture]:

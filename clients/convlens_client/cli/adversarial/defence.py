@@ -17,17 +17,17 @@ from convlens_client.cli.common import (
     Server,
     Tls,
     connect,
-    number,
+    eps,
     percent,
     photos,
     resize,
+    step_size,
     table,
 )
 from convlens_client.cli.following import finish
 from convlens_client.cli.robustness import Labels, LabelsFromNames, Photos, classes
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.reports import DefenceReport
 from convlens_client.results import Array
 
 
@@ -51,8 +51,12 @@ def defence(
     ] = None,
     labels: Labels = None,
     labels_from_names: LabelsFromNames = False,
-    eps: Annotated[str | None, typer.Option(help="Largest change of a pixel value; default 8/255.")] = None,
-    step_size: Annotated[str | None, typer.Option(help="Length of a step; default eps / 4.")] = None,
+    eps: Annotated[
+        float | None, typer.Option(parser=eps, help="Largest change of a pixel value; default 8/255.")
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option(parser=step_size, help="Length of a step; default eps / 4.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each attack; default 40.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the random start; default 0.")] = None,
     no_wait: NoWait = False,
@@ -71,16 +75,14 @@ def defence(
             classes(paths, labels, labels_from_names, client.get_model(model)),
             kind.value,
             strength=strength,
-            epsilon=None if eps is None else number(eps, "eps"),
-            step_size=None if step_size is None else number(step_size, "step_size"),
+            epsilon=eps,
+            step_size=step_size,
             steps=steps,
             seed=seed,
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, "defence.png", json=json, no_wait=no_wait, draw=draw)
-        if not json and not no_wait:
-            tell(operation.report)
+        finish(operation, file, "defence.png", json=json, no_wait=no_wait, draw=draw, tell=tell)
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:
@@ -101,8 +103,9 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
     )
 
 
-def tell(found: DefenceReport) -> None:
+def tell(operation: Operation) -> None:
     """Prints what accuracy is left."""
+    found = operation.report
     rows = (
         ("no attack, defended", found.clean_accuracy),
         ("plain PGD, not defended", found.undefended_accuracy),

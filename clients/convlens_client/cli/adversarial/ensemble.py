@@ -17,7 +17,7 @@ from convlens_client.cli.common import (
     Server,
     Tls,
     connect,
-    number,
+    eps,
     out,
     percent,
     photos,
@@ -28,7 +28,6 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.robustness import Labels, LabelsFromNames, Photos, classes
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.reports import EnsembleReport
 from convlens_client.results import Array
 
 
@@ -38,7 +37,9 @@ def ensemble(
     labels: Labels = None,
     labels_from_names: LabelsFromNames = False,
     norm: Annotated[Norm, typer.Option(help="What bounds the change.")] = Norm.LINF,
-    eps: Annotated[str | None, typer.Option(help="Radius of the ball; default 8/255, or 0.5 for l2.")] = None,
+    eps: Annotated[
+        float | None, typer.Option(parser=eps, help="Radius of the ball; default 8/255, or 0.5 for l2.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each APGD run; default 100.")] = None,
     targets: Annotated[int | None, typer.Option(help="Target classes of APGD-T; default 9.")] = None,
     queries: Annotated[int | None, typer.Option(help="Queries of Square an image; default 5000.")] = None,
@@ -58,7 +59,7 @@ def ensemble(
             paths,
             classes(paths, labels, labels_from_names, client.get_model(model)),
             norm=norm.value,
-            epsilon=None if eps is None else number(eps, "eps"),
+            epsilon=eps,
             steps=steps,
             targets=targets,
             queries=queries,
@@ -66,9 +67,7 @@ def ensemble(
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, "ensemble.png", json=json, no_wait=no_wait, draw=draw)
-        if not json and not no_wait:
-            tell(operation.report)
+        finish(operation, file, "ensemble.png", json=json, no_wait=no_wait, draw=draw, tell=tell)
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:
@@ -79,8 +78,9 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
     return images, rendering.sheet(shown, height=160)
 
 
-def tell(found: EnsembleReport) -> None:
+def tell(operation: Operation) -> None:
     """Prints what each attack did."""
+    found = operation.report
     table(
         ("attack", " attacked", " broken", " passes", " accuracy left"),
         (

@@ -8,8 +8,8 @@ import numpy as np
 import typer
 
 from convlens_client import charts, rendering
-from convlens_client.cli.adversarial.common import Target, index_of
-from convlens_client.cli.attack import NormOption, tell
+from convlens_client.cli.adversarial.common import Target, certificates, index_of
+from convlens_client.cli.attack import NormOption
 from convlens_client.cli.common import (
     Image,
     Json,
@@ -20,7 +20,7 @@ from convlens_client.cli.common import (
     Server,
     Tls,
     connect,
-    number,
+    eps,
     resize,
 )
 from convlens_client.cli.following import finish
@@ -41,7 +41,8 @@ def expectation(
     *,
     target: Target,
     eps: Annotated[
-        str | None, typer.Option(help="Largest change of a pixel in [0, 1], default 16/255; l2: 8.")
+        float | None,
+        typer.Option(parser=eps, help="Largest change of a pixel in [0, 1], default 16/255; l2: 8."),
     ] = None,
     norm: NormOption = None,
     samples: Annotated[int | None, typer.Option(help="Transforms drawn for each step; default 30.")] = None,
@@ -69,7 +70,7 @@ def expectation(
             index_of(client, model, target),
             transforms=Transforms(rotation=rotation, scale=scale, perspective=perspective),
             norm="linf" if norm is None else norm.value,
-            epsilon=None if eps is None else number(eps, "eps"),
+            epsilon=eps,
             samples=samples,
             steps=steps,
             angles=angles,
@@ -78,9 +79,15 @@ def expectation(
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, f"{image.stem}-{target}.png", json=json, no_wait=no_wait, draw=draw)
-        if not json and not no_wait:
-            tell(operation.report.certificates[0])
+        finish(
+            operation,
+            file,
+            f"{image.stem}-{target}.png",
+            json=json,
+            no_wait=no_wait,
+            draw=draw,
+            tell=certificates,
+        )
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:

@@ -27,7 +27,6 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.robustness import Photos
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.reports import PatchReport
 from convlens_client.requests import Transforms
 from convlens_client.results import Array
 
@@ -77,9 +76,7 @@ def patch(
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, f"{target}-patch.png", json=json, no_wait=no_wait, draw=draw)
-        if not json and not no_wait:
-            tell_patch(operation.report)
+        finish(operation, file, f"{target}-patch.png", json=json, no_wait=no_wait, draw=draw, tell=tell)
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:
@@ -92,8 +89,9 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
     )
 
 
-def tell_patch(found: PatchReport) -> None:
+def tell(operation: Operation) -> None:
     """Prints how often the target is seen."""
+    found = operation.report
     rows = (
         ("with the patch", found.success),
         ("with a patch of noise", found.noise_success),

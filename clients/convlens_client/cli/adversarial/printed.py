@@ -16,7 +16,7 @@ from convlens_client.cli.common import (
     Server,
     Tls,
     connect,
-    number,
+    eps,
     out,
     photos,
     resize,
@@ -26,7 +26,6 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.robustness import Labels, LabelsFromNames, Photos, classes
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.reports import PrintedReport
 from convlens_client.results import Array
 
 
@@ -36,7 +35,8 @@ def printed(
     labels: Labels = None,
     labels_from_names: LabelsFromNames = False,
     eps: Annotated[
-        list[str] | None, typer.Option(help="Epsilon; repeat, rising; default: 4/255, 8/255, 16/255.")
+        list[float] | None,
+        typer.Option(parser=eps, help="Epsilon; repeat, rising; default: 4/255, 8/255, 16/255."),
     ] = None,
     photographs: Annotated[int | None, typer.Option(help="Of each print; default 8.")] = None,
     rotation: Annotated[
@@ -66,7 +66,7 @@ def printed(
         operation = client.printed_photo(
             paths,
             classes(paths, labels, labels_from_names, client.get_model(model)),
-            epsilons=[number(text, "eps") for text in eps or ()],
+            epsilons=eps or (),
             photographs=photographs,
             rotation=rotation,
             blur=blur,
@@ -78,9 +78,7 @@ def printed(
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, "printed.png", json=json, no_wait=no_wait, draw=draw)
-        if not json and not no_wait:
-            tell(operation.report)
+        finish(operation, file, "printed.png", json=json, no_wait=no_wait, draw=draw, tell=tell)
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:
@@ -97,8 +95,9 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
     )
 
 
-def tell(found: PrintedReport) -> None:
+def tell(operation: Operation) -> None:
     """Prints a row for each attack and epsilon."""
+    found = operation.report
     table(
         ("attack", " epsilon", " success", " undone by a photograph"),
         (

@@ -16,7 +16,7 @@ from convlens_client.cli.common import (
     Server,
     Tls,
     connect,
-    number,
+    eps,
     out,
     photos,
     resize,
@@ -39,7 +39,9 @@ def substitute(
     rounds: Annotated[int | None, typer.Option(help="Rounds of new questions; default 6.")] = None,
     queries: Annotated[int | None, typer.Option(help="Questions to learn from, at most.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the answers in each round.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Largest change of a pixel value; default 16/255.")] = None,
+    eps: Annotated[
+        float | None, typer.Option(parser=eps, help="Largest change of a pixel value; default 16/255.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
     no_wait: NoWait = False,
     file: Out = None,
@@ -58,14 +60,12 @@ def substitute(
             rounds=rounds,
             queries=queries,
             epochs=epochs,
-            epsilon=None if eps is None else number(eps, "eps"),
+            epsilon=eps,
             seed=seed,
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, "fooled.png", json=json, no_wait=no_wait, artifact="adversarial")
-        if not json and not no_wait:
-            tell(operation)
+        finish(operation, file, "fooled.png", json=json, no_wait=no_wait, artifact="adversarial", tell=tell)
 
 
 def tell(operation: Operation) -> None:

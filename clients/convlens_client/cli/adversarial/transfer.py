@@ -16,7 +16,7 @@ from convlens_client.cli.common import (
     Server,
     Tls,
     connect,
-    number,
+    eps,
     out,
     photos,
     resize,
@@ -38,7 +38,9 @@ def transfer(
     ] = None,
     labels: Labels = None,
     labels_from_names: LabelsFromNames = False,
-    eps: Annotated[str | None, typer.Option(help="Largest change of a pixel value; default 8/255.")] = None,
+    eps: Annotated[
+        float | None, typer.Option(parser=eps, help="Largest change of a pixel value; default 8/255.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps; default 20.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; default 0.")] = None,
     no_wait: NoWait = False,
@@ -56,15 +58,13 @@ def transfer(
             paths,
             classes(paths, labels, labels_from_names, client.get_model(model)),
             models=to or (),
-            epsilon=None if eps is None else number(eps, "eps"),
+            epsilon=eps,
             steps=steps,
             seed=seed,
             model=model,
             resize=resize(size),
         )
-        finish(operation, file, "transfer.png", json=json, no_wait=no_wait, draw=draw)
-        if not json and not no_wait:
-            tell(operation)
+        finish(operation, file, "transfer.png", json=json, no_wait=no_wait, draw=draw, tell=tell)
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:
