@@ -111,6 +111,20 @@ async def test_a_job_taken_by_a_worker_that_died_before_its_claim_comes_back(
     assert worker.take().id == name.removeprefix("operations/")
 
 
+async def test_a_job_that_no_worker_began_keeps_its_place_and_has_not_crashed(
+    store: JobStore, worker: WorkerByHand, settings: JobSettings
+) -> None:
+    """Redis went while it handed the job out, once and again."""
+    names = [await submit(store, seed=number) for number in range(2)]
+    with redis.Redis.from_url(settings.redis) as client:
+        for _ in range(3):
+            client.blmove("rq:queue:convlens", "rq:queue:convlens:intermediate", 1)
+            worker.ledger.sweep()
+            await sweep_until_overdue(worker)
+    assert [(await store.get(name)).metadata.state for name in names] == [QUEUED, QUEUED]
+    assert [f"operations/{worker.take().id}" for _ in names] == names
+
+
 async def test_a_claim_after_the_sweep_leaves_one_job(
     store: JobStore, worker: WorkerByHand, settings: JobSettings
 ) -> None:

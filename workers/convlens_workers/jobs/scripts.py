@@ -198,7 +198,8 @@ _SCRIPTS: Final = {
         end
         for _, late in ipairs(overdue) do
           local state = field(late, 'state')
-          if state == QUEUED or state == RUNNING then requeue(late, true, ARGV[9]) end
+          -- One that waits was taken, but never began: no crash of the job's.
+          if state == QUEUED or state == RUNNING then requeue(late, state == RUNNING, ARGV[9]) end
           redis.call('ZREM', LEASES, late)
           redis.call('LREM', TAKEN, 0, late)
         end
