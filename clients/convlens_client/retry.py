@@ -24,7 +24,8 @@ class Attempts:
     """The attempts at one call: doubling delays with jitter, the server's RetryInfo, one deadline for all.
 
     Every call of ConvLens may be repeated (a job is known by its request id), so that Unavailable is always
-    tried again, for as long as the call is patient; ResourceExhausted only when the server says when.
+    tried again, for the last time when the call's patience ends; ResourceExhausted only when the server says
+    when.
     """
 
     def __init__(self, call: Call[object], timeout: float | None) -> None:
@@ -51,17 +52,21 @@ class Attempts:
     def delay(self, failure: grpc.RpcError | ConvLensError) -> float:
         """Seconds to wait before the next attempt; raises the failure when there shall be none."""
         error = failure if isinstance(failure, ConvLensError) else from_rpc_error(failure)
-        delay = max(self._delay * random.uniform(0.8, 1.2), error.retry_after or 0)
-        if not _passing(error) or time.monotonic() + delay > self._last_moment():
+        left = self._patience_left()
+        delay = max(min(self._delay * random.uniform(0.8, 1.2), left), error.retry_after or 0)
+        if not _passing(error) or left <= 0 or delay > left or self._too_late(delay):
             raise error from (None if failure is error else failure)
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         return delay
 
-    def _last_moment(self) -> float:
+    def _patience_left(self) -> float:
+        now = time.monotonic()
         if self._failing_since is None:
-            self._failing_since = time.monotonic()
-        patient_until = self._failing_since + self._call.patience
-        return patient_until if self._deadline is None else min(patient_until, self._deadline)
+            self._failing_since = now
+        return self._failing_since + self._call.patience - now
+
+    def _too_late(self, delay: float) -> bool:
+        return self._deadline is not None and time.monotonic() + delay > self._deadline
 
 
 def _passing(error: ConvLensError) -> bool:

@@ -108,10 +108,11 @@ def test_within_leaves_the_client_as_it_was(client):
     assert client.timeout == 60
 
 
-def test_delays_double_up_to_a_limit_until_patience_ends(monkeypatch):
-    clock = [0.0]
+def delays_of(call, monkeypatch):
+    """Those before it gives up on a server that stays away, each of them slept through."""
+    clock, delays = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    attempts, delays = Attempts(watch("operations/a"), None), []
+    attempts = Attempts(call, None)
 
     def fail_for_ever():
         while True:
@@ -120,9 +121,25 @@ def test_delays_double_up_to_a_limit_until_patience_ends(monkeypatch):
 
     with pytest.raises(errors.Unavailable):
         fail_for_ever()
+    return delays
+
+
+def test_delays_double_up_to_a_limit(monkeypatch):
+    delays = delays_of(watch("operations/a"), monkeypatch)
     assert delays[0] <= 0.06
     assert 1.5 < max(delays) <= 2.4
-    assert 55 < sum(delays) <= 60
+
+
+@pytest.mark.parametrize(("call", "patience"), [(list_models(), 1.0), (watch("operations/a"), 60.0)])
+def test_the_last_attempt_is_when_patience_ends(monkeypatch, call, patience):
+    """A server may be away for as long as that, wherever the delays would fall."""
+    assert sum(delays_of(call, monkeypatch)) == pytest.approx(patience)
+
+
+def test_a_server_that_asks_for_more_than_patience_is_not_asked_earlier(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    with pytest.raises(errors.Unavailable):
+        Attempts(list_models(), None).delay(errors.Unavailable("away", retry_after=1.5))
 
 
 def test_a_reply_renews_patience_only_where_a_break_undoes_nothing(monkeypatch):
