@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 from support.job_plane import dream
 from torch import Tensor
 
-from convlens.errors import ResourceExhausted, from_status
+from convlens.errors import FailedPrecondition, ResourceExhausted, from_status
 from convlens.v1 import job_pb2
 from convlens_workers import engine
 from convlens_workers.jobs import ArtifactStore
@@ -99,6 +99,20 @@ def inexact(task: Task, state: object) -> Generator[Step, None, dict[str, Tensor
     warnings.warn("upsample_x does not have a deterministic implementation, but you set ...", stacklevel=1)
     yield step()
     return {"image": torch.ones(3)}
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_job_of_a_newer_server_is_refused(running: EngineInThread, inner: bool) -> None:
+    known = dream(1)
+    field = b"\xf8\x7f\x01"  # Number 2047, which there is not: 1.
+    if inner:
+        known.deepdream.MergeFromString(field)
+    data = known.SerializeToString(deterministic=True) + (b"" if inner else field)
+    running.tell(Start(ID, running.store.put(ID, "request", data), ()))
+    (*_, failed) = running.until(Finished, Failed)
+    assert isinstance(failed, Failed)
+    error = from_status(Status.FromString(failed.status))
+    assert (type(error), error.reason) == (FailedPrecondition, "WORKER_TOO_OLD")
 
 
 def test_out_of_memory_is_a_typed_error_and_the_engine_still_good(running: EngineInThread) -> None:

@@ -25,7 +25,14 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from convlens import wire
-from convlens.errors import ConvLensError, Internal, ResourceExhausted, Unavailable, to_status
+from convlens.errors import (
+    ConvLensError,
+    FailedPrecondition,
+    Internal,
+    ResourceExhausted,
+    Unavailable,
+    to_status,
+)
 from convlens.v1 import image_pb2, job_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.preprocess import to_input
@@ -96,7 +103,7 @@ class Engine:
             return _failed(Internal(f"the technique failed ({type(error).__name__}); incident {incident}"))
 
     def _results(self, start: Start) -> Results | None:
-        request = job_pb2.SubmitJobRequest.FromString(
+        request = understood(
             self._patiently(lambda: self._store.get(start.operation, "request", start.request))
         )
         technique = request.WhichOneof("technique") or ""
@@ -159,6 +166,20 @@ class Engine:
 
     def _send(self, event: Event) -> None:
         self._pipe.send(event)
+
+
+def understood(data: bytes) -> job_pb2.SubmitJobRequest:
+    """The stored request. Raises FailedPrecondition where it has fields that are not known here.
+
+    A newer server has filled in their defaults, or been asked for them: to run the job without them
+    would give another result than was asked for.
+    """
+    request = job_pb2.SubmitJobRequest.FromString(data)
+    request.DiscardUnknownFields()
+    if request.ByteSize() != len(data):
+        text = "the server that took this job is newer than the worker that got it; upgrade workers first"
+        raise FailedPrecondition(text, reason="WORKER_TOO_OLD")
+    return request
 
 
 def decode_images(
