@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens_models.seeds import folded
 from convlens_server.collections.features import Table
 
 PCA_DIMENSION: Final = 4096
@@ -72,7 +73,7 @@ def tsne(table: Table, perplexity: float, seed: int) -> F32:
         raise FailedPrecondition(text, reason="NOT_INSTALLED") from error
     start, _ = pca(table, TSNE_START)
     return np.asarray(
-        TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(start), np.float32
+        TSNE(perplexity=perplexity, random_state=folded(seed), init="pca").fit_transform(start), np.float32
     )
 
 

@@ -37,3 +37,5 @@ def test_tsne_follows_its_seed(place) -> None:
     np.testing.assert_array_equal(first, second)
     assert first.shape == (COUNT, 2)
     assert np.isfinite(first).all()
+    request.seed = 1 << 52
+    assert np.isfinite(tensors_of(place.collections.MapCollection(request))[1]["map"]).all()

@@ -126,10 +126,7 @@ def developed(images: Tensor, gamma: Tensor) -> Tensor:
 
 
 def held_out(seed: int, number: int) -> torch.Generator:
-    """A generator for what a job of `seed` is judged by, unlike the one that its steps draw from.
-
-    Of a seed PyTorch looks at the last 32 bits alone, so that one far away would not do.
-    """
+    """A generator for what a job of `seed` is judged by, unlike the one that its steps draw from."""
     digest = hashlib.sha256(f"held out {seed} {number}".encode()).digest()
     return generator(int.from_bytes(digest[:4], "little"))
 

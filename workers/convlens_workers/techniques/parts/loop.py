@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from convlens_models.seeds import folded
 from convlens_workers.techniques.base import State, Step
 
 Losses = Mapping[str, Tensor]
@@ -60,7 +61,7 @@ def optimise(
 def generator(seed: int, state: Tensor | None = None) -> torch.Generator:
     """A generator on the CPU, the same for every device; with `state`, it goes on where that left off."""
     rng = torch.Generator()
-    rng.manual_seed(seed)
+    rng.manual_seed(folded(seed))
     if state is not None:
         rng.set_state(state.cpu())
     return rng

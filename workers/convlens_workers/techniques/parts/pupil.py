@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from convlens_models.seeds import folded
 from convlens_workers.techniques.base import State
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 
@@ -36,7 +37,7 @@ class Pupil:
     def untrained(self, seed: int) -> State:
         """Random weights, the same for every device."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(folded(seed))
             module = build(self.classes)
         return {
             VARIABLE: _joined(module.parameters()).to(self.device),

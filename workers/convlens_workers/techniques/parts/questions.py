@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_models.seeds import folded
 from convlens_workers.techniques.base import State
 from convlens_workers.techniques.parts.attacks import groups
 from convlens_workers.techniques.parts.balls import length
@@ -182,7 +183,7 @@ class Questions:
 
     def _rng(self, row: int) -> torch.Generator:
         """A generator for rows from `row` on."""
-        return generator((self._seed + SPREAD * (row + 1)) % (1 << 63))
+        return generator((folded(self._seed) + SPREAD * (row + 1)) % (1 << 32))
 
     def _floats(self, images: Tensor) -> Tensor:
         return images.to(self.pupil.device) / 255
