@@ -24,6 +24,7 @@ from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks
 from convlens_workers.onnx_network import KEPT, OnnxNetwork
 from convlens_workers.techniques.base import Task
+from convlens_workers.techniques.parts import layers
 from convlens_workers.techniques.texture import texture
 
 ARCHITECTURE = "squeezenet1_0"  # Overlapping max pools, branches, and a ReLU before the last pool.
@@ -126,6 +127,13 @@ def test_a_job_runs_on_a_graph_as_on_a_module(models, tmp_path: Path) -> None:
     own, foreign = losses("own"), losses("foreign")
     np.testing.assert_allclose(foreign, own, rtol=1e-3)
     assert foreign[-1] < 0.6 * foreign[0]
+
+
+def test_style_is_described_by_the_same_layers(models: ModelRepository) -> None:
+    """The graph's own normalisation, a layer with parts, is no activation."""
+    own, foreign = (models.get(name).manifest for name in ("own", "foreign"))
+    assert layers.activations(foreign) == layers.activations(own)
+    assert layers.content_layer(foreign) == layers.content_layer(own)
 
 
 def test_any_classifier_has_gradients(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def layer_weights(layers: Sequence[str], weights: Sequence[float], field: str) -
 def _by_stride(manifest: Manifest) -> list[list[str]]:
     """Activations with positions, by resolution from fine to coarse: ReLUs, and blocks in place of theirs."""
     names = [layer.name for layer in manifest.layers]
-    blocks = tuple(f"{name}." for name in names if any(other.startswith(f"{name}.") for other in names))
+    relus = [layer.name for layer in manifest.layers if layer.kind == RELU]
+    blocks = tuple(f"{name}." for name in names if any(relu.startswith(f"{name}.") for relu in relus))
     found: dict[int, list[str]] = {}
     for layer in manifest.layers:
         active = layer.kind == RELU or f"{layer.name}." in blocks
