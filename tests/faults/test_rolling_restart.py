@@ -175,7 +175,7 @@ class Books(NamedTuple):
     def of(cls, fleet: Fleet) -> Books:
         with redis.Redis.from_url(fleet.redis.url, decode_responses=True) as client:
             counters = client.hgetall("convlens:counters:convlens")
-        ids = {path.name for path in (fleet.artifacts / "operations").iterdir()}
+        ids = {path.name for path in fleet.artifacts.glob("operations/*")}
         return cls(Counter({name: int(value) for name, value in counters.items()}), ids)
 
 

@@ -24,13 +24,7 @@ class Fleet:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        models: Path,
-        *,
-        front_ends: int,
-        workers: int,
-        **worker: object,
+        self, folder: Path, models: Path, *, front_ends: int, workers: int, **worker: object
     ) -> None:
         self.redis = RedisServer(folder / "redis")
         self.redis.start()
@@ -38,9 +32,15 @@ class Fleet:
         self._plane = {"redis": self.redis.url, "artifacts": str(self.artifacts), "models": models}
         self.settings = WorkerSettings(**self._plane, device="cpu", **worker)
         self._logs = folder
-        self.workers = [self._worker() for _ in range(workers)]
-        with ThreadPoolExecutor() as pool:
-            self.front_ends = list(pool.map(self._front_end, ["127.0.0.1:0"] * front_ends))
+        self.workers: list[WorkerProcess] = []
+        self.front_ends: list[FrontEnd] = []
+        try:
+            self.workers += (self._worker() for _ in range(workers))
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._add_front_end, range(front_ends)))
+        except BaseException:
+            self.end()
+            raise
 
     @property
     def address(self) -> str:
@@ -53,6 +53,10 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """After a test, however it went."""
         for front_end in self.front_ends:
             front_end.end()
         for worker in self.workers:
@@ -87,6 +91,9 @@ class Fleet:
 
     def _worker(self) -> WorkerProcess:
         return WorkerProcess(self.settings, self._logs)
+
+    def _add_front_end(self, _: int) -> None:
+        self.front_ends.append(self._front_end("127.0.0.1:0"))
 
     def _front_end(self, listen: str) -> FrontEnd:
         return FrontEnd(**self._plane, listen=listen)
