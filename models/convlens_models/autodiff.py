@@ -53,7 +53,7 @@ def differentiate(
     _check_opset(forward)
     values = [layer] if wrt == INPUT else [layer, wrt]
     part = cut(forward, values)
-    source = wrt if wrt == INPUT else _tap(part.graph, wrt)
+    source = wrt if wrt == INPUT else _tap(part.graph, _original(part.graph, wrt))
     part = _inferred(part, shape)
     simplify(part.graph)
     part = _inferred(cut(part, values), shape)
@@ -85,6 +85,14 @@ def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None)
         return static(model, shape)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return inferred
+
+
+def _original(graph: onnx.GraphProto, value: str) -> str:
+    """What `value` is only a name of that nobody takes it by, as that of a block is of its last ReLU."""
+    maker = next(node for node in graph.node if value in node.output)
+    made = {output for node in graph.node for output in node.output}
+    is_name = maker.op_type == "Identity" and not any(value in node.input for node in graph.node)
+    return maker.input[0] if is_name and maker.input[0] in made else value
 
 
 def _tap(graph: onnx.GraphProto, value: str) -> str:

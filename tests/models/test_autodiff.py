@@ -147,6 +147,16 @@ def test_what_a_relu_blocks_behind_a_pool_is_not_blocked_before_it() -> None:
     assert all(gradient < TOLERANCE for _, gradient in pair.errors(wrt=rectified).values())
 
 
+def test_a_gradient_by_another_name_of_a_value() -> None:
+    """As Grad-CAM asks a ResNet, whose last block is another name of its last ReLU."""
+    pair = Pair(np.random.default_rng(1).standard_normal((1, 3, 4, 4)))
+    rectified = pair.relu(pair.op("Identity", "image", ref=lambda x: x))
+    block = pair.op("Identity", rectified, ref=lambda x: x)
+    pair.op("MaxPool", rectified, kernel_shape=[2, 2], strides=[2, 2], ref=lambda x: F.max_pool2d(x, 2))
+    pair.values[block] = pair.values[rectified]
+    assert all(gradient < TOLERANCE for _, gradient in pair.errors(wrt=block).values())
+
+
 @pytest.mark.parametrize("wrt", ["relu1", "relu3"])
 def test_a_gradient_by_what_does_not_lead_to_the_layer_is_refused(wrt: str) -> None:
     pair = Pair(np.zeros((1, 3, 4, 4)))
