@@ -118,11 +118,17 @@ class App:
             max_models=settings.max_models,
         )
         self.lanes = lanes(settings, on_gpu=on_gpu)
-        self.executor = Executor(self.lanes, settings.max_waiting, settings.max_wait, settings.max_streams)
+        self.executor = Executor(
+            self.lanes,
+            settings.max_waiting,
+            settings.max_wait,
+            settings.max_streams,
+            settings.max_waiting_megabytes << 20,
+        )
         self.address = ""
         self._settings = settings
         self._bodies = bodies(settings)
-        self._long = LongLane(JobStore.open(settings) if settings.redis else None)
+        self._long = LongLane(JobStore.open(settings) if settings.redis else None, settings.max_long_calls)
         self._collections = CollectionLane(settings)
         long = [name for name in SERVICES if name in LONG_SERVICES]
         quick = [name for name in SERVICES if name not in LONG_SERVICES]

@@ -74,6 +74,8 @@ Layer = Callable[[Call, Proceed], Awaitable[Any]]
 
 current: ContextVar[Call | None] = ContextVar("call", default=None)
 """The call that this task or thread works for."""
+received: ContextVar[int] = ContextVar("received", default=0)
+"""Bytes of the request message that this task got last."""
 
 
 class phase:  # noqa: N801 - used as a function is.

@@ -38,25 +38,34 @@ class Executor:
         max_waiting: calls that may wait for a lane.
         max_wait: seconds that a call may be expected to wait for a lane.
         max_streams: streams that may be open, computing or not: each holds the tensors that it sends.
+        max_bytes: of the requests that compute or wait, beyond which none waits.
 
     Attributes:
         admitted: calls that have begun and not ended.
         busy: those of them that compute, or wait for a lane.
+        held: bytes of these calls' requests.
     """
 
     def __init__(
-        self, lanes: int, max_waiting: int, max_wait: float = math.inf, max_streams: int = 1 << 30
+        self,
+        lanes: int,
+        max_waiting: int,
+        max_wait: float = math.inf,
+        max_streams: int = 1 << 30,
+        max_bytes: float = math.inf,
     ) -> None:
         self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
         self._lanes = lanes
         self._limit = lanes + max_waiting
         self._max_wait = max_wait
         self._max_streams = max_streams
+        self._max_bytes = max_bytes
         self._streams = 0
         self._recent: dict[str, float] = {}
         self._ahead = 0.0
         self.admitted = 0
         self.busy = 0
+        self.held = 0
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of `function`, computed in a lane.
@@ -128,18 +137,20 @@ class Executor:
         """Counts a piece of work, by how long the method's recent ones took; to be told how long it did."""
         call = calls.current.get()
         kind = call.method if call else ""
-        expected = self._recent.get(kind, 0.0)
+        expected, size = self._recent.get(kind, 0.0), calls.received.get()
 
         def measured(seconds: float) -> None:
             before = self._recent.get(kind, seconds)
             self._recent[kind] = before + NEWEST * (seconds - before)
 
         self.busy += 1
+        self.held += size
         self._ahead += expected
         try:
             yield measured
         finally:
             self.busy -= 1
+            self.held -= size
             self._ahead = self._ahead - expected if self.busy else 0.0
 
     @contextmanager
@@ -158,6 +169,9 @@ class Executor:
         """Refuse a call that should not wait: the sooner it knows, the less is lost."""
         if self.busy >= self._limit:
             self._refuse(f"{self.busy} calls are computing or waiting", "QUEUE_FULL")
+        if self.busy >= self._lanes and self.held + calls.received.get() > self._max_bytes:
+            text = f"requests of {self.held / (1 << 20):.1f} MiB are computing or waiting"
+            self._refuse(text, "QUEUE_BYTES")
         if self.wait > self._max_wait:
             self._refuse(
                 f"{self.busy - self._lanes} calls wait, some {self.wait:.1f} s of work", "QUEUE_LONG"

@@ -16,7 +16,7 @@ from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from convlens.errors import ConvLensError, Internal, to_status
-from convlens_server.calls import Call, Context, Layer, Proceed, current
+from convlens_server.calls import Call, Context, Layer, Proceed, current, received
 
 log = logging.getLogger("convlens.server")
 access = logging.getLogger("convlens.access")
@@ -64,7 +64,13 @@ class LayersInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             return await serve(Call(method, context, kind, request))
 
-        return handler._replace(**{kind: call})
+        deserialize = handler.request_deserializer
+
+        def weighed(data: bytes) -> Any:
+            received.set(len(data))
+            return deserialize(data)
+
+        return handler._replace(**{kind: call, "request_deserializer": weighed})
 
 
 def within(layers: Sequence[Layer], proceed: Proceed) -> Proceed:

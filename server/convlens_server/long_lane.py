@@ -1,17 +1,21 @@
-"""What every long call goes through: the job store, if there is one, and the end of the server."""
+"""What every long call goes through: the job store, if there is one, room, and the end of the server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 
-from convlens.errors import FailedPrecondition, Unavailable
+from convlens.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from convlens_server.identity import principal
 from convlens_workers.jobs import JobStore
 from convlens_workers.jobs.stats import QueueCollector
 
 T = TypeVar("T")
+
+RETRY: Final = 5.0
+"""Seconds after which to come back where too many wait."""
 
 
 class LongLane:
@@ -19,10 +23,13 @@ class LongLane:
 
     Args:
         store: where jobs are; None where the long lane is switched off.
+        most: calls that may be under way at the same time.
     """
 
-    def __init__(self, store: JobStore | None) -> None:
+    def __init__(self, store: JobStore | None, most: int) -> None:
         self._store = store
+        self._most = most
+        self._under_way = 0
         self._stopping = asyncio.Event()
 
     @property
@@ -37,6 +44,18 @@ class LongLane:
         """Raises Unavailable when Redis does not answer."""
         if self._store is not None:
             await self._store.ping()
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """For a call that lasts as long as a job or a slow client. Raises ResourceExhausted without."""
+        if self._under_way >= self._most:
+            text = f"{self._under_way} calls wait for jobs, send artifacts or receive collections"
+            raise ResourceExhausted(text, reason="LONG_CALLS", retry_after=RETRY)
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     async def unless_stopping(self, work: Awaitable[T]) -> T:
         """The result of `work`, which may wait for a job for hours.

@@ -46,10 +46,14 @@ class ServerSettings(JobSettings, IdentitySettings):
     """Seconds after which a connection is to be made anew, so that clients find new servers; 0: never."""
     max_waiting: int = Field(default=256, ge=0)
     """Calls that may wait for a lane; more are refused with RESOURCE_EXHAUSTED."""
+    max_waiting_megabytes: int = Field(default=256, ge=1)
+    """What their requests may hold, together with those that compute; the same."""
     max_wait: float = Field(default=5.0, gt=0)
     """Seconds that a call may be expected to wait for a lane; the same."""
     max_streams: int = Field(default=256, ge=1)
     """Replies that may be streamed at the same time, slowly or not; the same."""
+    max_long_calls: int = Field(default=1024, ge=1)
+    """Calls that may wait for jobs, send artifacts or receive collections at the same time; the same."""
     cache_seconds: float = Field(default=0.0, ge=0, le=30 * 86400)
     """Seconds for which replies to pure quick calls are kept in Redis; 0: not at all."""
     cache_megabytes: int = Field(default=64, ge=1)

@@ -213,6 +213,30 @@ async def test_what_would_come_too_late_is_not_computed(executor: Executor) -> N
     assert ran == []
 
 
+async def test_large_requests_wait_only_as_far_as_memory_goes() -> None:
+    executor, busy = Executor(lanes=1, max_waiting=100, max_bytes=1000), Busy()
+    calls.received.set(5000)
+    assert await executor.run(int) == 0  # It need not wait.
+    calls.received.set(400)
+    waiting = [asyncio.create_task(executor.run(busy)) for _ in range(2)]
+    await asyncio.to_thread(busy.started.wait, 10)
+    assert executor.held == 800
+    with pytest.raises(ResourceExhausted, match="requests of") as raised:
+        await executor.run(int)
+    assert raised.value.reason == "QUEUE_BYTES"
+    assert raised.value.retry_after
+    calls.received.set(200)
+    waiting.append(asyncio.create_task(executor.run(busy)))
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.gather(waiting[1], return_exceptions=True)
+    assert executor.held == 600
+    busy.released.set()
+    await asyncio.gather(waiting[0], waiting[2])
+    assert executor.held == 0
+    executor.close()
+
+
 async def test_a_stream_whose_reader_rests_holds_nobody() -> None:
     executor = Executor(lanes=1, max_waiting=0, max_streams=2)
     resting = [executor.stream(iter, [1, 2]) for _ in range(2)]

@@ -14,6 +14,7 @@ from support.replies import error_of
 from convlens import errors
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_server import interceptors
+from convlens_server.calls import received
 from convlens_server.interceptors import LayersInterceptor, with_status
 
 
@@ -23,8 +24,10 @@ class Failing(model_pb2_grpc.ModelServiceServicer):
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.seconds = 0.0
+        self.received: list[int] = []
 
     async def GetModel(self, request, context):  # noqa: N802
+        self.received.append(received.get())
         await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
@@ -125,6 +128,13 @@ async def test_who_has_no_time_left_is_told_from_who_has_no_patience(failing, ca
         await asyncio.sleep(0.2)
         call.cancel()
         await logged(caplog, "GetModel CANCELLED")
+
+
+async def test_requests_are_weighed(failing) -> None:
+    servicer, stub = failing
+    requests = [model_pb2.GetModelRequest(model={"name": "x" * count}) for count in (5, 50_000, 1)]
+    await asyncio.gather(*(stub.GetModel(request) for request in requests))
+    assert sorted(servicer.received) == sorted(request.ByteSize() for request in requests)
 
 
 async def test_the_id_of_a_call_comes_with_its_end(failing) -> None:

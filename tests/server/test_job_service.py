@@ -126,6 +126,7 @@ def test_other_refusals(stubs, dream) -> None:
         stubs.jobs.SubmitJob(dream())
     full = error_of(stubs.jobs.SubmitJob, dream())
     assert isinstance(full, errors.ResourceExhausted)
+    assert full.reason == "JOB_QUEUE_FULL"
     assert full.retry_after
 
 
@@ -314,6 +315,30 @@ def test_redis_that_is_away_comes_back(stubs, redis_server: RedisServer, image, 
     finally:
         redis_server.start()
     assert stubs.get(name).name == name
+
+
+def test_so_many_wait_for_jobs_and_no_more(settings, dream) -> None:
+    with serving(**settings, max_long_calls=1) as app, grpc.insecure_channel(app.address) as channel:
+        stubs = Stubs(channel)
+        name = stubs.jobs.SubmitJob(dream()).name
+        watch = job_pb2.WatchJobRequest(name=name)
+        waits = operations_pb2.WaitOperationRequest(name=name, timeout={"seconds": 0})
+        watching = stubs.jobs.WatchJob(watch)
+        assert next(watching).metadata.state == QUEUED
+        for method, request in (
+            (stubs.operations.WaitOperation, waits),
+            (stubs.jobs.WatchJob, watch),
+            (stubs.jobs.ReadArtifact, read(name)),
+        ):
+            full = error_of(method, request)
+            assert isinstance(full, errors.ResourceExhausted)
+            assert full.reason == "LONG_CALLS"
+            assert full.retry_after
+        watching.cancel()
+        until = time.monotonic() + 10
+        while app._long._under_way and time.monotonic() < until:
+            time.sleep(0.01)
+        assert stubs.operations.WaitOperation(waits).name == name
 
 
 def test_watchers_are_sent_away_when_the_server_ends(settings, dream) -> None:

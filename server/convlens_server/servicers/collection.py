@@ -74,16 +74,17 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> AsyncIterator[pb.AddImagesResponse]:
         """Take in images, and acknowledge each; a client goes on with another server when this one ends."""
         collection = ""
-        async for request in self._long.until_stopping(request_iterator):
-            request = validate(request)  # noqa: PLW2901
-            if request.WhichOneof("part") == "collection":
-                if collection:
-                    raise InvalidArgument.of("collection", request.collection, "sent once, first")
-                collection = (await self._lane.index.get(request.collection)).id
-            elif not collection:
-                raise InvalidArgument.of("image", request.image.name, "sent after the collection's id")
-            else:
-                yield await self._add(collection, request.image)
+        with self._long.room():
+            async for request in self._long.until_stopping(request_iterator):
+                request = validate(request)  # noqa: PLW2901
+                if request.WhichOneof("part") == "collection":
+                    if collection:
+                        raise InvalidArgument.of("collection", request.collection, "sent once, first")
+                    collection = (await self._lane.index.get(request.collection)).id
+                elif not collection:
+                    raise InvalidArgument.of("image", request.image.name, "sent after the collection's id")
+                else:
+                    yield await self._add(collection, request.image)
 
     async def ListImages(  # noqa: N802
         self, request: pb.ListImagesRequest, context: Any

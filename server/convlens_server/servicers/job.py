@@ -60,22 +60,24 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """The events of a job."""
         request = validate(request)
         events = self._long.store.watch(request.name, request.after_event_id)
-        async for event_id, metadata, error in self._long.until_stopping(events):
-            yield job_pb2.WatchJobResponse(event_id=event_id, metadata=metadata, error=error)
+        with self._long.room():
+            async for event_id, metadata, error in self._long.until_stopping(events):
+                yield job_pb2.WatchJobResponse(event_id=event_id, metadata=metadata, error=error)
 
     async def ReadArtifact(  # noqa: N802
         self, request: job_pb2.ReadArtifactRequest, context: Any
     ) -> AsyncIterator[job_pb2.ReadArtifactResponse]:
         """The header of an artifact, and its bytes from `read_offset` on."""
         request = validate(request)
-        header, pieces = await self._long.store.read(request.name, request.artifact, request.read_offset)
-        yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(header=header))
-        offset = request.read_offset
-        async for piece in pieces:
-            for chunk in timed("encode", wire.chunks(piece, offset)):
-                fields: Any = {"chunk": chunk}  # Written into the reply itself: no copy of a TensorPart.
-                yield job_pb2.ReadArtifactResponse(tensor=fields)
-            offset += len(piece)
+        with self._long.room():
+            header, pieces = await self._long.store.read(request.name, request.artifact, request.read_offset)
+            yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(header=header))
+            offset = request.read_offset
+            async for piece in pieces:
+                for chunk in timed("encode", wire.chunks(piece, offset)):
+                    fields: Any = {"chunk": chunk}  # Written into the reply itself: no copy of a TensorPart.
+                    yield job_pb2.ReadArtifactResponse(tensor=fields)
+                offset += len(piece)
 
     async def GetJobStats(  # noqa: N802
         self, request: job_pb2.GetJobStatsRequest, context: Any

@@ -50,8 +50,9 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
         """The job when it has ended, or as it is after the timeout, if there is one."""
         given = request.timeout  # Of any length: no timedelta holds the longest.
         timeout = given.seconds + given.nanos / 1e9 if request.HasField("timeout") else None
-        waiting = self._lane.store.wait(request.name, timeout)
-        return to_operation(await self._lane.unless_stopping(waiting))
+        with self._lane.room():
+            waiting = self._lane.store.wait(request.name, timeout)
+            return to_operation(await self._lane.unless_stopping(waiting))
 
     async def CancelOperation(  # noqa: N802
         self, request: operations_pb2.CancelOperationRequest, context: Any

@@ -39,7 +39,8 @@ CALL_BUCKETS: Final = (
 PHASE_BUCKETS: Final = (0.0001, 0.0005, *CALL_BUCKETS[:-2])
 RESULTS: Final = ("hit", "miss", "error")
 REASONS: Final = (
-    *("QUEUE_FULL", "QUEUE_LONG", "DEADLINE", "STREAMS"),
+    *("QUEUE_FULL", "QUEUE_BYTES", "QUEUE_LONG", "DEADLINE", "STREAMS", "BATCH_QUEUE"),
+    *("LONG_CALLS", "JOB_QUEUE_FULL"),
     *("TENANT_RATE", "TENANT_CALLS", "TENANT_LIMIT"),
 )
 """Those that are told before the first time, as are methods."""

@@ -102,7 +102,8 @@ async def test_malformed_event_ids_are_out_of_range(event_id: str, store: JobSto
 
 async def test_wait(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
-    assert (await store.wait(name, 0.05)).metadata.state == QUEUED
+    for timeout in (0.05, 0.0, -1.0):
+        assert (await store.wait(name, timeout)).metadata.state == QUEUED
     waiting = asyncio.create_task(store.wait(name))
     await asyncio.sleep(0.05)
     worker.succeed(worker.take(), image=IMAGE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import math
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from itertools import count
@@ -218,12 +220,11 @@ class JobStore:
 
     async def wait(self, name: str, timeout: float | None = None) -> JobRecord:
         """The job when it has finished, or as it is after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout), self._bell.listen(operation_id(name)) as changed:
-                while not (record := await self.get(name)).done:
-                    await _rings(changed)
-        except TimeoutError:
-            return await self.get(name)
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        async with self._bell.listen(operation_id(name)) as changed:
+            # No timeout around it all: what redis waits for may swallow the cancellation, and wait on.
+            while not (record := await self.get(name)).done and (left := until - time.monotonic()) > 0:
+                await _rings(changed, left)
         return record
 
     async def watch(
@@ -300,7 +301,7 @@ class JobStore:
     def _refuse(self, outcome: bytes, request_id: str) -> None:
         if outcome == b"full":
             full = f"the queue is full: {self._settings.queue_limit} jobs wait"
-            raise ResourceExhausted(full, reason="QUEUE_FULL", retry_after=QUEUE_FULL_RETRY)
+            raise ResourceExhausted(full, reason="JOB_QUEUE_FULL", retry_after=QUEUE_FULL_RETRY)
         if outcome == b"tenant":
             limit = self._settings.tenant_limit
             most = f"tenant {self._tenant!r} has {limit} jobs that wait or run, the most it may"
@@ -339,9 +340,9 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [part for pair in fields.items() for part in pair]
 
 
-async def _rings(changed: asyncio.Event) -> None:
+async def _rings(changed: asyncio.Event, most: float = math.inf) -> None:
     try:
-        async with asyncio.timeout(LOOK_AGAIN):
+        async with asyncio.timeout(min(LOOK_AGAIN, most)):
             await changed.wait()
     except TimeoutError:
         return
