@@ -52,7 +52,8 @@ class CountingClient(AsyncClient):
     def __init__(self, address: str) -> None:
         super().__init__(address)
         self.account = Account()
-        self._refused: set[int] = set()
+        self._refused: set[Call[Any]] = set()
+        """Those whose last attempt was."""
 
     async def follow(self, call: Call[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
         self.account.made += 1
@@ -64,18 +65,18 @@ class CountingClient(AsyncClient):
             self.account.errors.append(f"{call.method.name}: {error!r}")
             raise
         finally:
-            self._refused.discard(id(call))
+            self._refused.discard(call)
         self.account.answered += 1
 
     async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
-        if id(call) in self._refused:
-            self.account.retried += 1
+        self.account.retried += call in self._refused
+        self._refused.discard(call)
         try:
             async with aclosing(super()._ask(call, attempts)) as replies:
                 async for reply in replies:
                     yield reply
         except (grpc.RpcError, Unavailable) as error:
-            self._refused.add(id(call))
+            self._refused.add(call)
             name = error.code().name if isinstance(error, grpc.RpcError) else "UNAVAILABLE"
             self.account.refused[name] += 1
             raise
