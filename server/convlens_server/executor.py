@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -78,7 +78,7 @@ class Executor:
 
     async def stream(
         self, function: Callable[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R]:
         """The items of a generator, each computed in a lane once the one before it has been taken.
 
         Raises:

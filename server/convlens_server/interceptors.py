@@ -70,7 +70,10 @@ class LayersInterceptor(grpc.aio.ServerInterceptor):
             received.set(len(data))
             return deserialize(data)
 
-        return handler._replace(**{kind: call, "request_deserializer": weighed})
+        serialize = _unless_bytes(handler.response_serializer)
+        return handler._replace(
+            **{kind: call, "request_deserializer": weighed, "response_serializer": serialize}
+        )
 
 
 def within(layers: Sequence[Layer], proceed: Proceed) -> Proceed:
@@ -83,6 +86,11 @@ def within(layers: Sequence[Layer], proceed: Proceed) -> Proceed:
         return await proceed(call)
 
     return serve
+
+
+def _unless_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Takes replies that are serialised already, too."""
+    return lambda reply: reply if isinstance(reply, bytes) else serialize(reply)
 
 
 def _around(layer: Layer, proceed: Proceed, call: Call) -> Awaitable[Any]:

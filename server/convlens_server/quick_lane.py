@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 from numpy.typing import NDArray
@@ -23,15 +24,13 @@ from convlens_server.executor import Executor
 from convlens_server.response_cache import RememberingExecutor
 from convlens_server.validation import validate
 
+P = ParamSpec("P")
 R = TypeVar("R", bound=Message)
-ReplyT_co = TypeVar("ReplyT_co", covariant=True)
 
-
-class Reply(Protocol[ReplyT_co]):
-    """A reply message that carries a part of a tensor."""
-
-    def __call__(self, *, tensor: Any) -> ReplyT_co:
-        """The message."""
+Replies = Iterator[Message | Iterator[bytes]]
+"""What lanes give for a stream: messages, and those of `parts`."""
+Streamed = AsyncIterator[Any]
+"""What gRPC is given: messages, some of them serialised already."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,20 @@ class QuickLane:
         with phase("decode"):
             return pictures.batch(images, engine.stored.manifest, self.max_batch_pixels, field)
 
+    async def stream(self, function: Callable[P, Replies], *args: P.args, **kwargs: P.kwargs) -> Streamed:
+        """What a generator gives, computed in a lane; tensors are cut here, which is no more than copying.
+
+        Raises:
+            ResourceExhausted: as `Executor.stream`.
+        """
+        async with aclosing(self.executor.stream(function, *args, **kwargs)) as replies:
+            async for reply in replies:
+                if isinstance(reply, Message):
+                    yield reply
+                else:
+                    for message in reply:
+                        yield message
+
     def check_values(self, engine: Engine, images: F32, layers: Sequence[str], field: str) -> None:
         """Raise InvalidArgument, naming `field`, when the values of the layers would take too much memory."""
         manifest = engine.stored.manifest
@@ -88,6 +101,6 @@ def require(manifest: Manifest, task: Task = "classification", path: str = "mode
         )
 
 
-def parts(reply: Reply[ReplyT_co], tensors: Mapping[str, NDArray[Any]]) -> Iterator[ReplyT_co]:
-    """The tensors as a stream of `reply` messages."""
-    return timed("encode", (reply(tensor=fields) for fields in wire.part_fields(tensors)))
+def parts(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
+    """The tensors as a stream of `reply` messages, which are cut when they are asked for."""
+    return timed("encode", wire.part_messages(reply, tensors))

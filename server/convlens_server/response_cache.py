@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
@@ -180,7 +180,7 @@ class RememberingExecutor:
 
     def stream(
         self, function: Callable[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R]:
         """As `Executor.stream`."""
         if not _pure(args):
             return self._executor.stream(function, *args, **kwargs)
@@ -195,16 +195,16 @@ class RememberingExecutor:
         if key and (found := self._found(key, PURE[type(request)])):
             yield from found
             return
-        parts: list[bytes] = []
-        room = self._bodies.entry_bytes
+        sent = Sent(self._bodies.entry_bytes)
         for reply in function(request):
-            room -= reply.ByteSize() + 4
-            if room >= 0:
-                parts.append(reply.SerializeToString())
-            yield reply
-        if key and room >= 0:
+            if isinstance(reply, Message):
+                sent.add(reply.SerializeToString())
+                yield reply
+            else:
+                yield sent.passing(reply)
+        if key and sent.room >= 0:
             # Another version may have come meanwhile, and computed this.
-            self._bodies.put(key, pack(parts), lambda: self._digest(request) == digest)
+            self._bodies.put(key, pack(sent.messages), lambda: self._digest(request) == digest)
 
     def _found(self, key: str, reply: type[Message]) -> list[Message]:
         try:
@@ -242,6 +242,26 @@ class RememberingExecutor:
 def _note(result: str) -> None:
     if call := current.get():
         call.cache = result
+
+
+class Sent:
+    """Messages as they are sent, of which those are kept that there is room for."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.messages: list[bytes] = []
+
+    def add(self, message: bytes) -> None:
+        """Keep it, if there is room."""
+        self.room -= len(message) + 4
+        if self.room >= 0:
+            self.messages.append(message)
+
+    def passing(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+        """The same, each kept as it passes."""
+        for message in messages:
+            self.add(message)
+            yield message
 
 
 def _pure(args: tuple[Any, ...]) -> bool:

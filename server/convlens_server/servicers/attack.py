@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.v1 import attack_pb2, attack_pb2_grpc
 from convlens_models.certificate import certify
 from convlens_models.manifest import PROBABILITIES
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.robustness import measure
 from convlens_server.targets import resolve_goal
 from convlens_server.techniques import ATTACKS
@@ -22,19 +21,19 @@ class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
 
     async def Attack(  # noqa: N802
         self, request: attack_pb2.AttackRequest, context: Any
-    ) -> AsyncIterator[attack_pb2.AttackResponse]:
+    ) -> Streamed:
         """Perturb each image."""
-        async for reply in self._lane.executor.stream(self._attack, request):
+        async for reply in self._lane.stream(self._attack, request):
             yield reply
 
     async def MeasureRobustness(  # noqa: N802
         self, request: attack_pb2.MeasureRobustnessRequest, context: Any
-    ) -> AsyncIterator[attack_pb2.MeasureRobustnessResponse]:
+    ) -> Streamed:
         """The accuracy that an attack leaves."""
-        async for reply in self._lane.executor.stream(self._robustness, request):
+        async for reply in self._lane.stream(self._robustness, request):
             yield reply
 
-    def _attack(self, request: attack_pb2.AttackRequest) -> Iterator[attack_pb2.AttackResponse]:
+    def _attack(self, request: attack_pb2.AttackRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         before = engine.forward(images, [PROBABILITIES])[PROBABILITIES]
@@ -52,11 +51,9 @@ class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
         )
         yield attack_pb2.AttackResponse(result=attack_pb2.AttackResult(certificates=certificates))
         tensors = {"original": images, **attacked.tensors, "adversarial": attacked.adversarial}
-        yield from parts(attack_pb2.AttackResponse, tensors)
+        yield parts(attack_pb2.AttackResponse, tensors)
 
-    def _robustness(
-        self, request: attack_pb2.MeasureRobustnessRequest
-    ) -> Iterator[attack_pb2.MeasureRobustnessResponse]:
+    def _robustness(self, request: attack_pb2.MeasureRobustnessRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         yield from measure(engine, images, request)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_server.attribution import attribute
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.randomisation import cascade
 
 
@@ -19,33 +18,29 @@ class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
 
     async def Attribute(  # noqa: N802
         self, request: attribution_pb2.AttributeRequest, context: Any
-    ) -> AsyncIterator[attribution_pb2.AttributeResponse]:
+    ) -> Streamed:
         """Targets attributed to the pixels."""
-        async for reply in self._lane.executor.stream(self._attribute, request):
+        async for reply in self._lane.stream(self._attribute, request):
             yield reply
 
     async def CheckRandomisation(  # noqa: N802
         self, request: attribution_pb2.CheckRandomisationRequest, context: Any
-    ) -> AsyncIterator[attribution_pb2.CheckRandomisationResponse]:
+    ) -> Streamed:
         """Maps of the trained network beside those of one that is random from the top down."""
-        async for reply in self._lane.executor.stream(self._check, request):
+        async for reply in self._lane.stream(self._check, request):
             yield reply
 
-    def _attribute(
-        self, request: attribution_pb2.AttributeRequest
-    ) -> Iterator[attribution_pb2.AttributeResponse]:
+    def _attribute(self, request: attribution_pb2.AttributeRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         steps = request.quality.steps if request.HasField("quality") else 0
         result = attribution_pb2.AttributeResult()
         for name, attribution, target in attribute(engine, images, request.attributions, steps):
             result.targets.append(target)
-            yield from parts(attribution_pb2.AttributeResponse, {name: attribution})
+            yield parts(attribution_pb2.AttributeResponse, {name: attribution})
         yield attribution_pb2.AttributeResponse(result=result)
 
-    def _check(
-        self, request: attribution_pb2.CheckRandomisationRequest
-    ) -> Iterator[attribution_pb2.CheckRandomisationResponse]:
+    def _check(self, request: attribution_pb2.CheckRandomisationRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch([request.image], engine, "image")
         yield from cascade(engine, images, request.attributions, request.layers, request.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from convlens_server.collections.lane import CollectionLane
 from convlens_server.collections.nearest import F32, Near, nearest
 from convlens_server.collections.top_activations import Top, hit, top_activations
 from convlens_server.long_lane import LongLane
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.techniques.unit_patterns import unit_patterns
 from convlens_server.validation import validate
 from convlens_workers.collections import FeatureSet
@@ -138,11 +138,11 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
 
     async def MapCollection(  # noqa: N802
         self, request: pb.MapCollectionRequest, context: Any
-    ) -> AsyncIterator[pb.MapCollectionResponse]:
+    ) -> Streamed:
         """Where each image lies on a plane."""
         request = validate(request)
         order = await self._lane.index.order(request.id)
-        async for reply in self._quick.executor.stream(self._map, request, order):
+        async for reply in self._quick.stream(self._map, request, order):
             yield reply
 
     async def _add(self, collection: str, file: pb.NamedFile) -> pb.AddImagesResponse:
@@ -228,9 +228,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             activation.pattern = pictures.signed(found.pattern)
         return activation
 
-    def _map(
-        self, request: pb.MapCollectionRequest, order: Sequence[str]
-    ) -> Iterator[pb.MapCollectionResponse]:
+    def _map(self, request: pb.MapCollectionRequest, order: Sequence[str]) -> Replies:
         manifest = self._manifest(request.features.model)
         request = validate(request, manifest)
         features = request.features
@@ -240,4 +238,4 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         else:
             points, shares = maps.pca(table)
             tensors = {"map": maps.unit_square(points), "explained_variance": shares}
-        yield from parts(pb.MapCollectionResponse, tensors)
+        yield parts(pb.MapCollectionResponse, tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_server.engines.base import F32, Engine
 from convlens_server.ordered import in_order
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.techniques.activations import activations
 from convlens_server.techniques.classify import classify
 from convlens_server.techniques.features import features
@@ -34,14 +34,14 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
 
     async def GetActivations(  # noqa: N802
         self, request: inspection_pb2.GetActivationsRequest, context: Any
-    ) -> AsyncIterator[inspection_pb2.GetActivationsResponse]:
+    ) -> Streamed:
         """The values of layers."""
-        async for reply in self._lane.executor.stream(self._activations, request):
+        async for reply in self._lane.stream(self._activations, request):
             yield reply
 
     async def StreamFeatures(  # noqa: N802
         self, request_iterator: AsyncIterator[inspection_pb2.StreamFeaturesRequest], context: Any
-    ) -> AsyncIterator[inspection_pb2.StreamFeaturesResponse]:
+    ) -> Streamed:
         """The feature vector of each image that comes."""
         run = self._lane.executor.run
         engine, options = await run(self._feature_options, await anext(request_iterator, None))
@@ -58,13 +58,11 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         images = self._lane.batch(request.images, engine)
         return inspection_pb2.ClassifyResponse(classifications=classify(engine, images, request.top_k))
 
-    def _activations(
-        self, request: inspection_pb2.GetActivationsRequest
-    ) -> Iterator[inspection_pb2.GetActivationsResponse]:
+    def _activations(self, request: inspection_pb2.GetActivationsRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         self._lane.check_values(engine, images, request.layers, "layers")
-        yield from parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request))
+        yield parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request))
 
     def _feature_options(
         self, request: inspection_pb2.StreamFeaturesRequest | None

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from google.longrunning.operations_pb2 import Operation
 
 from convlens import wire
 from convlens.errors import InvalidArgument, ResourceExhausted
-from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2, tensor_pb2
+from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2
 from convlens_server import images, training, transfer
 from convlens_server.admission import Limits
 from convlens_server.calls import timed
@@ -19,7 +20,7 @@ from convlens_server.collections import extraction, selection
 from convlens_server.collections.lane import CollectionLane
 from convlens_server.identity import owner
 from convlens_server.long_lane import LongLane
-from convlens_server.quick_lane import QuickLane, require
+from convlens_server.quick_lane import QuickLane, Streamed, require
 from convlens_server.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
@@ -66,17 +67,17 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
     async def ReadArtifact(  # noqa: N802
         self, request: job_pb2.ReadArtifactRequest, context: Any
-    ) -> AsyncIterator[job_pb2.ReadArtifactResponse]:
+    ) -> Streamed:
         """The header of an artifact, and its bytes from `read_offset` on."""
         request = validate(request)
         with self._long.room():
             header, pieces = await self._long.store.read(request.name, request.artifact, request.read_offset)
-            yield job_pb2.ReadArtifactResponse(tensor=tensor_pb2.TensorPart(header=header))
-            offset = request.read_offset
+            reply, offset = job_pb2.ReadArtifactResponse, request.read_offset
+            yield wire.header_message(reply, header)
             async for piece in pieces:
-                for chunk in timed("encode", wire.chunks(piece, offset)):
-                    fields: Any = {"chunk": chunk}  # Written into the reply itself: no copy of a TensorPart.
-                    yield job_pb2.ReadArtifactResponse(tensor=fields)
+                data = np.frombuffer(piece, np.uint8)
+                for message in timed("encode", wire.chunk_messages(reply, data, offset)):
+                    yield message
                 offset += len(piece)
 
     async def GetJobStats(  # noqa: N802

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_models.manifest import Manifest
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.techniques.filters import filters
 from convlens_server.validation import validate
 
@@ -35,9 +34,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def GetFilters(  # noqa: N802
         self, request: model_pb2.GetFiltersRequest, context: Any
-    ) -> AsyncIterator[model_pb2.GetFiltersResponse]:
+    ) -> Streamed:
         """The kernel of one layer."""
-        async for reply in self._lane.executor.stream(self._filters, request):
+        async for reply in self._lane.stream(self._filters, request):
             yield reply
 
     def _list(self, request: model_pb2.ListModelsRequest) -> model_pb2.ListModelsResponse:
@@ -65,10 +64,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         ]
         return model_pb2.GetModelResponse(model=_message(manifest, layers))
 
-    def _filters(self, request: model_pb2.GetFiltersRequest) -> Iterator[model_pb2.GetFiltersResponse]:
+    def _filters(self, request: model_pb2.GetFiltersRequest) -> Replies:
         stored = self._lane.stored(request.model)
         request = validate(request, stored.manifest)
-        yield from parts(model_pb2.GetFiltersResponse, filters(stored, request.layer))
+        yield parts(model_pb2.GetFiltersResponse, filters(stored, request.layer))
 
 
 def _position(page_token: str) -> tuple[str, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.v1 import style_pb2, style_pb2_grpc
 from convlens_models.preprocess import to_input
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.techniques.stylise import stylise
 
 
@@ -19,13 +18,13 @@ class StyleServicer(style_pb2_grpc.StyleServiceServicer):
 
     async def Stylise(  # noqa: N802
         self, request: style_pb2.StyliseRequest, context: Any
-    ) -> AsyncIterator[style_pb2.StyliseResponse]:
+    ) -> Streamed:
         """One image in the style of the network."""
-        async for reply in self._lane.executor.stream(self._stylise, request):
+        async for reply in self._lane.stream(self._stylise, request):
             yield reply
 
-    def _stylise(self, request: style_pb2.StyliseRequest) -> Iterator[style_pb2.StyliseResponse]:
+    def _stylise(self, request: style_pb2.StyliseRequest) -> Replies:
         request, engine = self._lane.admit(request, "style")
         image = to_input(request.image, engine.stored.manifest, "keep", "image")
         painted = stylise(engine, image, request.tile)
-        yield from parts(style_pb2.StyliseResponse, {"image": painted[None]})
+        yield parts(style_pb2.StyliseResponse, {"image": painted[None]})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from convlens.v1 import unit_pb2, unit_pb2_grpc
 from convlens_models.receptive_field import theoretical_size
-from convlens_server.quick_lane import QuickLane, parts
+from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
 from convlens_server.techniques.discrepancy import discrepancy
 from convlens_server.techniques.unit_patterns import unit_patterns
 from convlens_server.units import locate
@@ -22,21 +21,19 @@ class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
 
     async def GetUnitPatterns(  # noqa: N802
         self, request: unit_pb2.GetUnitPatternsRequest, context: Any
-    ) -> AsyncIterator[unit_pb2.GetUnitPatternsResponse]:
+    ) -> Streamed:
         """What excites a unit in each image."""
-        async for reply in self._lane.executor.stream(self._patterns, request):
+        async for reply in self._lane.stream(self._patterns, request):
             yield reply
 
     async def GetDiscrepancyMaps(  # noqa: N802
         self, request: unit_pb2.GetDiscrepancyMapsRequest, context: Any
-    ) -> AsyncIterator[unit_pb2.GetDiscrepancyMapsResponse]:
+    ) -> Streamed:
         """Where a unit looks."""
-        async for reply in self._lane.executor.stream(self._discrepancy, request):
+        async for reply in self._lane.stream(self._discrepancy, request):
             yield reply
 
-    def _patterns(
-        self, request: unit_pb2.GetUnitPatternsRequest
-    ) -> Iterator[unit_pb2.GetUnitPatternsResponse]:
+    def _patterns(self, request: unit_pb2.GetUnitPatternsRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         found = unit_patterns(engine, images, request.layer, request.channel)
@@ -47,11 +44,9 @@ class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
             for position, item in enumerate(found)
             for name, tensor in (("pattern", item.pattern), ("crop", item.crop))
         }
-        yield from parts(unit_pb2.GetUnitPatternsResponse, tensors)
+        yield parts(unit_pb2.GetUnitPatternsResponse, tensors)
 
-    def _discrepancy(
-        self, request: unit_pb2.GetDiscrepancyMapsRequest
-    ) -> Iterator[unit_pb2.GetDiscrepancyMapsResponse]:
+    def _discrepancy(self, request: unit_pb2.GetDiscrepancyMapsRequest) -> Replies:
         request, engine = self._lane.admit(request)
         images = self._lane.batch(request.images, engine)
         params = validate(request.discrepancy, path="discrepancy")  # Defaults, where there is none.
@@ -64,4 +59,4 @@ class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
         )
         yield unit_pb2.GetDiscrepancyMapsResponse(result=result)
         tensors = {"images": images, "maps": found.maps, "field": found.field}
-        yield from parts(unit_pb2.GetDiscrepancyMapsResponse, tensors)
+        yield parts(unit_pb2.GetDiscrepancyMapsResponse, tensors)
