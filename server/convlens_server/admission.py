@@ -15,6 +15,8 @@ from convlens_models.manifest import Manifest
 PASSES: Final = 3
 """A step goes through the network and back; the way back is about twice the way there."""
 
+PUPIL: Final = 2232
+"""Multiply-adds of the copy that a substitute attack trains, for a pixel."""
 
 MULTIPLIERS: Final = ("searches", "samples", "frames")
 """Fields that say how often all steps are taken, or how many passes each has."""
@@ -49,6 +51,8 @@ def cost(params: Message, pixels: int, manifest: Manifest) -> float:
         return _occlusions(params, manifest)
     fields = params.DESCRIPTOR.fields_by_name
     steps: float = math.prod(getattr(params, name) for name in ("steps", *MULTIPLIERS) if name in fields)
+    if isinstance(params, adversarial_pb2.Substitute):
+        return _lessons(params, pixels, manifest)
     if isinstance(params, job_pb2.StyleTransfer):
         steps = max(params.first_steps, steps)
     a_pixel = manifest.multiply_adds / manifest.input_size**2 + _painter(params)
@@ -90,6 +94,18 @@ def _occlusions(params: job_pb2.MeasureReceptiveField, manifest: Manifest) -> fl
     field = min(layer.receptive_field, manifest.input_size)
     patches = ((field + settings.patch) / settings.stride) ** 2
     return params.k * patches * manifest.multiply_adds * (field / manifest.input_size) ** 2
+
+
+def _lessons(params: adversarial_pb2.Substitute, pixels: int, manifest: Manifest) -> float:
+    """Training of the copy on data that double round by round up to the budget, and the victim's answers.
+
+    It answers about all the data, and about the held-out pictures before and after the attack and with noise.
+    """
+    size = pixels / (len(params.images) + len(params.held_out))
+    data = [min(len(params.images) << number, params.queries) for number in range(params.rounds + 1)]
+    taught = PASSES * PUPIL * params.epochs * sum(data)
+    answers = data[-1] + 3 * len(params.held_out)
+    return size * (taught + answers * manifest.multiply_adds / manifest.input_size**2)
 
 
 def _octaves(params: Message) -> float:

@@ -14,6 +14,9 @@ from convlens_models.manifest import Manifest
 from convlens_models.preprocess import to_input
 from convlens_server.engines.base import F32
 
+Size = tuple[int, int]
+"""Height and width."""
+
 
 def batch(
     images: Sequence[image_pb2.Image], manifest: Manifest, max_pixels: int, field: str = "images[{}]"
@@ -45,8 +48,8 @@ def batch(
     return stacked
 
 
-def check(message: Message, manifest: Manifest, path: str) -> int:
-    """Pixels of a job's pictures together; refuses one any of whose pictures its worker could not use.
+def sizes(message: Message, manifest: Manifest, path: str) -> dict[str, Size]:
+    """Height and width of each picture of a job, by path; refuses one that a worker could not use.
 
     Args:
         message: the technique's message; every `Image` in it is decoded, with `keep` as default resize.
@@ -57,8 +60,8 @@ def check(message: Message, manifest: Manifest, path: str) -> int:
     """
     if isinstance(message, image_pb2.Image):
         _, height, width = to_input(message, manifest, "keep", path).shape
-        return int(height * width)
-    pixels = 0
+        return {path: (height, width)}
+    found: dict[str, Size] = {}
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             here = f"{path}.{field.name}"
@@ -66,5 +69,5 @@ def check(message: Message, manifest: Manifest, path: str) -> int:
                 {f"{here}[{i}]": item for i, item in enumerate(value)} if field.is_repeated else {here: value}
             )
             for place, item in many.items():
-                pixels += check(item, manifest, place)
-    return pixels
+                found |= sizes(item, manifest, place)
+    return found

@@ -70,7 +70,7 @@ class ServerSettings(JobSettings, IdentitySettings):
     """Pixels of one call's images together, after resizing."""
     max_value_megabytes: int = Field(default=1024, ge=1)
     """Values of layers that one call may ask for, in MiB, whether it takes all of them or not."""
-    max_job_pixels: int = Field(default=1 << 24, ge=64)
+    max_job_pixels: int = Field(default=(1 << 24) * 5 // 4, ge=64)
     """Pixels of one job's images together, after resizing."""
     max_job_cost: float = Field(default=1e17, gt=0)
     """Multiply-adds that one job may take, as estimated before it is queued."""

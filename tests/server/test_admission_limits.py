@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, job_pb2, style_pb2
 from convlens_models.repository import ModelRepository
-from convlens_server.admission import Limits, cost
+from convlens_server.admission import PUPIL, Limits, cost
+from convlens_server.settings import ServerSettings
+from convlens_workers.techniques.parts.pupil import build
 
 MANIFEST = ModelRepository().get().manifest
 PIXELS = MANIFEST.input_size**2
@@ -75,3 +79,33 @@ def test_attacks_of_several_runs_cost_all_of_them() -> None:
     assert cost(ensemble, PIXELS, MANIFEST) == pytest.approx(
         (3 + 2) * one
     )  # 60 queries, a third of a pass each.
+
+
+def test_a_substitute_costs_its_training_and_the_answers() -> None:
+    shape = (1, 3, 64, 64)
+    pupil = sum(
+        output[0].numel() * kernel[0].numel() for kernel, output in convolutions(build(5), torch.zeros(shape))
+    )
+    assert pytest.approx(pupil / 64**2) == PUPIL
+    params = adversarial_pb2.Substitute(
+        images=[{}] * 3, held_out=[{}], rounds=2, epochs=10, queries=10
+    )  # The data: 3, 6, 10.
+    trained = 3 * PUPIL * PIXELS * 10 * (3 + 6 + 10)
+    assert cost(params, 4 * PIXELS, MANIFEST) == pytest.approx(trained + 13 * MANIFEST.multiply_adds)
+
+
+def convolutions(network: nn.Module, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights and output of each convolution."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(lambda part, _, output: seen.append((part.weight, output)))
+    network.eval()(images)
+    return seen
+
+
+def test_a_guide_fits_on_top_of_the_largest_picture() -> None:
+    settings = ServerSettings()
+    limits = Limits(settings.max_job_pixels, settings.max_job_cost)
+    params = job_pb2.DeepDream(steps=1, octaves=1, octave_scale=2, frames=1)
+    assert limits.admit("deepdream", params, 4096**2 + 2048**2, MANIFEST)

@@ -105,6 +105,7 @@ def test_a_submitted_job_is_resolved_for_the_worker(stubs, worker, dream, manife
         ({"deepdream": {"image": None}}, "deepdream.image", "given"),
         ({"deepdream": {"layers": ["nothing"]}}, "deepdream.layers[0]", "a layer of patterns"),
         ({"deepdream": {"image": {"encoded": b"junk"}}}, "deepdream.image.encoded", "a whole PNG"),
+        ({"deepdream": {"tile": 5}}, "deepdream.tile", "0, or at least 64"),
         ({"seed": -1}, "seed", "between 0 and"),
         ({"request_id": "not a UUID"}, "request_id", "a UUID"),
         ({"model": {"version": 0}}, "model.version", "at least 1"),

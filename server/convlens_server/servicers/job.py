@@ -13,7 +13,7 @@ from google.longrunning.operations_pb2 import Operation
 from convlens import wire
 from convlens.errors import InvalidArgument, ResourceExhausted
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2
-from convlens_server import images, training, transfer
+from convlens_server import images, job_checks, training, transfer
 from convlens_server.admission import Limits
 from convlens_server.calls import timed
 from convlens_server.collections import extraction, selection
@@ -124,7 +124,10 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         params = getattr(resolved, technique)
         if technique == "transfer_matrix":
             transfer.resolve(params, manifest, self._quick.models.repository)
-        cost = self._limits.admit(technique, params, images.check(params, manifest, technique), manifest)
+        sizes = images.sizes(params, manifest, technique)
+        job_checks.check(technique, params, manifest, sizes)
+        pixels = sum(height * width for height, width in sizes.values())
+        cost = self._limits.admit(technique, params, pixels, manifest)
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
         return resolved, manifest.digest, cost
 
