@@ -98,8 +98,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         """One image's file, or a thumbnail."""
         request = validate(request)
         image = await self._lane.index.named(request.id, request.image)
-        side = request.thumbnail if request.HasField("thumbnail") else 0
-        encoded = await self._quick.executor.run(self._file, request.id, image.digest, side)
+        encoded = await self._quick.executor.run(self._file, request.id, image.digest, request.thumbnail)
         return pb.GetImageResponse(image=image, encoded=encoded)
 
     async def FindNearest(  # noqa: N802
@@ -107,21 +106,20 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> pb.FindNearestResponse:
         """The nearest neighbours of an image."""
         request = validate(request)
-        order = await self._lane.index.order(request.id)
         own = await self._lane.index.named(request.id, request.name) if request.name else None
+        order = await self._lane.index.order(request.id)  # Read last, so that it has the image by that name.
         near, recall, table = await self._quick.executor.run(
             self._nearest, request, order, own.digest if own else ""
         )
         digests = [table.order[position] for position in near.positions]
         images = await self._lane.index.images(request.id, digests)
-        side = request.thumbnail if request.HasField("thumbnail") else 0
         neighbours = [
             pb.Neighbour(image=images[digest], distance=distance)
             for digest, distance in zip(digests, near.distances, strict=True)
             if digest in images
         ]
-        if side:
-            await self._quick.executor.run(self._add_thumbnails, request.id, neighbours, side)
+        if request.thumbnail:
+            await self._quick.executor.run(self._add_thumbnails, request.id, neighbours, request.thumbnail)
         return pb.FindNearestResponse(neighbours=neighbours, recall_at_10=recall)
 
     async def FindTopActivations(  # noqa: N802

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 from PIL import Image
 from support.collection_service import COUNT, LAYER, PHOTOS, SETS, features
 from support.collections import picture
+from support.replies import error_of
 
+from convlens import errors
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import image_pb2
 from convlens_models.receptive_field import receptive_field
 from convlens_models.repository import ModelRepository
+from convlens_workers.collections.index import CollectionIndex
 
 
 def distances(vectors: np.ndarray, query: np.ndarray, metric: int) -> np.ndarray:
@@ -93,3 +97,22 @@ def test_patterns_have_the_size_of_their_crops(place) -> None:
     for hit in place.collections.FindTopActivations(request).activations:
         sizes = {Image.open(io.BytesIO(file)).size for file in (hit.crop, hit.pattern)}
         assert len(sizes) == 1
+
+
+def test_an_image_that_comes_during_a_search_is_not_seen_in_part(
+    place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is known to the collection only after the search has read the order of the images."""
+    place.create("late")
+    place.add("late", {"1.png": picture(1)})
+    place.extract("late")
+    order = CollectionIndex.order
+
+    async def then_one_more(self: CollectionIndex, id_: str, *limits: int) -> list[str]:
+        found = await order(self, id_, *limits)
+        await asyncio.to_thread(place.add, "late", {"2.png": picture(2)})
+        return found
+
+    monkeypatch.setattr(CollectionIndex, "order", then_one_more)
+    request = pb.FindNearestRequest(id="late", features=features(), name="2.png")
+    assert isinstance(error_of(place.collections.FindNearest, request), errors.NotFound)
