@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,12 +35,18 @@ def redirected(network: nn.Module) -> Iterator[None]:
     for gradients of what is to become small.
     """
 
-    def replace(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-        return _Relu.apply(inputs[0])  # type: ignore[no-any-return, no-untyped-call]
+    with relus_as(network, _Relu.apply):
+        yield
 
-    handles = [
-        module.register_forward_hook(replace) for module in network.modules() if isinstance(module, nn.ReLU)
-    ]
+
+@contextmanager
+def relus_as(network: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within it, every ReLU module is this function."""
+
+    def replace(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+        return function(inputs[0])
+
+    handles = [part.register_forward_hook(replace) for part in network.modules() if isinstance(part, nn.ReLU)]
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from convlens.errors import DataLoss, InvalidArgument
 from convlens_models.autodiff import ReluRule
 from convlens_models.network import Network
+from convlens_models.redirect import relus_as
 
 NAMES: Final = "layers.json"
 
@@ -131,7 +132,7 @@ class _AllLayers(nn.Module):
         return tuple(self.network.taps(images, self._layers).values())
 
     def deconvnet(self, images: Tensor) -> tuple[Tensor, ...]:
-        with _passing_gradients(self.network):
+        with relus_as(self.network, _passing_gradients):
             return self.forward(images)
 
 
@@ -139,17 +140,9 @@ def _clamp(signal: Tensor) -> Tensor:
     return signal.clamp(min=0)
 
 
-@contextmanager
-def _passing_gradients(network: nn.Module) -> Iterator[None]:
-    def replace(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return inputs[0] + (output - inputs[0]).detach()
-
-    handles = [part.register_forward_hook(replace) for part in network.modules() if isinstance(part, nn.ReLU)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _passing_gradients(value: Tensor) -> Tensor:
+    """ReLU whose gradient is that of the identity."""
+    return value + (value.relu() - value).detach()
 
 
 @contextmanager

@@ -10,17 +10,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from convlens.v1 import adversarial_pb2, attack_pb2
+from convlens.v1 import adversarial_pb2
 from convlens_models.certificate import Goal
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
-    certified,
     class_indices,
     classifier,
     gradients,
-    perturbation,
     predicted,
+    smallest_changes,
     stacked,
     targeted,
     untargeted,
@@ -63,15 +62,7 @@ def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[
     goal = choose_goal(params, classify, original)
     stages = [Search(classify, original, goal, params)] * params.searches
     held = yield from optimise(stages, state, task.seed, task.device)
-    certificates = certified(
-        classify, task.manifest, original, held["adversarial"], goal, queries=held["queries"].tolist()
-    )
-    return {
-        "original": original,
-        "adversarial": held["adversarial"],
-        "perturbation": perturbation(original, held["adversarial"]),
-        "attack": attack_pb2.AttackResult(certificates=certificates),
-    }
+    return smallest_changes(classify, task.manifest, original, held, goal)
 
 
 def choose_goal(params: Params, classify: Classifier, original: Tensor) -> Goal:

@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
-from convlens.v1 import adversarial_pb2, attack_pb2
+from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
-    certified,
     class_indices,
     classifier,
     cross_entropy,
     gradients,
-    perturbation,
     predicted,
+    smallest_changes,
     stacked,
     targeted,
 )
@@ -63,20 +62,7 @@ def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[St
         Searches(classify, original, index, int(target), params) for index, target in enumerate(targets)
     ]
     held = yield from optimise(stages, state, task.seed, task.device)
-    certificates = certified(
-        classify,
-        task.manifest,
-        original,
-        held["adversarial"],
-        targeted(targets),
-        queries=held["queries"].tolist(),
-    )
-    return {
-        "original": original,
-        "adversarial": held["adversarial"],
-        "perturbation": perturbation(original, held["adversarial"]),
-        "attack": attack_pb2.AttackResult(certificates=certificates),
-    }
+    return smallest_changes(classify, task.manifest, original, held, targeted(targets))
 
 
 @dataclass(frozen=True)

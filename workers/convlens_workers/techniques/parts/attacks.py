@@ -21,7 +21,7 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
 from convlens_models.certificate import Goal, certify
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
-from convlens_workers.techniques.base import Taps, Task
+from convlens_workers.techniques.base import Results, State, Taps, Task
 
 Classifier = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, slice], Tensor]
@@ -146,3 +146,19 @@ def certified(
         before=numbers(pictures),
         queries=queries,
     )
+
+
+def smallest_changes(
+    classify: Classifier, manifest: Manifest, original: Tensor, held: State, goal: Goal
+) -> Results:
+    """What a search for the smallest change ends with; of its state, `adversarial` and `queries`."""
+    adversarial = held["adversarial"]
+    certificates = certified(
+        classify, manifest, original, adversarial, goal, queries=held["queries"].tolist()
+    )
+    return {
+        "original": original,
+        "adversarial": adversarial,
+        "perturbation": perturbation(original, adversarial),
+        "attack": attack_pb2.AttackResult(certificates=certificates),
+    }
