@@ -72,6 +72,19 @@ Proceed = Callable[[Call], Awaitable[Any]]
 Layer = Callable[[Call, Proceed], Awaitable[Any]]
 """Something that happens around every call, as errors, identity, quotas and metrics."""
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def reads(deserialize: Callable[[bytes], Any]) -> Callable[[Method], Method]:
+    """A servicer's method that takes what `deserialize` makes of a request, instead of protobuf's message."""
+
+    def mark(method: Method) -> Method:
+        method.deserialize = deserialize  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
 current: ContextVar[Call | None] = ContextVar("call", default=None)
 """The call that this task or thread works for."""
 received: ContextVar[int] = ContextVar("received", default=0)

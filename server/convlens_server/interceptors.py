@@ -64,7 +64,7 @@ class LayersInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             return await serve(Call(method, context, kind, request))
 
-        deserialize = handler.request_deserializer
+        deserialize = getattr(behaviour, "deserialize", handler.request_deserializer)
 
         def weighed(data: bytes) -> Any:
             received.set(len(data))

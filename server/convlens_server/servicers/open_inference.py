@@ -24,12 +24,15 @@ from convlens.v1 import model_pb2
 from convlens_models.autodiff import ReluRule
 from convlens_models.manifest import PROBABILITIES, Manifest
 from convlens_models.store import GRADIENT
-from convlens_server.calls import phase
+from convlens_server.calls import phase, reads
 from convlens_server.engines.base import F32, Engine
 from convlens_server.quick_lane import QuickLane
+from convlens_server.raw_request import RawRequest
 
 IMAGE, COTANGENT, VALUE, IMAGE_GRADIENT = "image", "cotangent", "value", "image_gradient"
 FP32: Final = "FP32"
+ONE: Final = np.float32(1).view(np.uint32)
+"""No number in [0, 1] but -0.0 has larger bits; all that is outside, NaN too, has larger ones."""
 PARAMETERS: Final = {GRADIENT: ("layer", "rule"), "": ()}
 
 Metadata = pb.ModelMetadataResponse.TensorMetadata
@@ -86,7 +89,8 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         """Inputs and outputs."""
         return await self._lane.executor.run(self._metadata, request)
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:  # noqa: N802
+    @reads(RawRequest.read)
+    async def ModelInfer(self, request: Any, context: Any) -> pb.ModelInferResponse:  # noqa: N802
         """One pass."""
         return await self._lane.executor.run(self._infer, request)
 
@@ -114,11 +118,12 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
             outputs=outputs,
         )
 
-    def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    def _infer(self, raw_request: RawRequest) -> pb.ModelInferResponse:
+        request = raw_request.message
         engine = self._engine(request.model_name, request.model_version)
         kind, manifest = Kind.of(request.model_name), engine.stored.manifest
         with phase("decode"):
-            inputs = read_inputs(request)
+            inputs = read_inputs(request, raw_request.raw)
             parameters = read_parameters(request.parameters, PARAMETERS[kind.ending])
             image = self._image(inputs, manifest)
         run = self._gradient if kind.ending else self._forward
@@ -201,9 +206,8 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         if image.size > 3 * self._lane.max_batch_pixels:
             most = f"at most {self._lane.max_batch_pixels} pixels together"
             raise InvalidArgument.of(IMAGE, list(image.shape), most)
-        low, high = image.min(), image.max()
-        if not (low >= 0 and high <= 1):  # Also false for NaN.
-            raise InvalidArgument.of(IMAGE, f"values from {low:g} to {high:g}", "finite and within [0, 1]")
+        if image.reshape(-1).view(np.uint32).max() > ONE:
+            _check_range(image)
         return image
 
     def _check_cotangent(self, cotangent: F32, image: F32, layer: str, engine: Engine) -> None:
@@ -249,13 +253,18 @@ def tensors(kind: Kind, manifest: Manifest) -> tuple[list[Metadata], list[Metada
     return [image], [layer(name, name) for name in default_outputs(manifest)]
 
 
-def read_inputs(request: pb.ModelInferRequest) -> dict[str, F32]:
+def _check_range(image: F32) -> None:
+    low, high = image.min(), image.max()
+    if not (low >= 0 and high <= 1):  # Also false for NaN.
+        raise InvalidArgument.of(IMAGE, f"values from {low:g} to {high:g}", "finite and within [0, 1]")
+
+
+def read_inputs(request: pb.ModelInferRequest, raw: Sequence[bytes | memoryview]) -> dict[str, F32]:
     """The inputs by name; raw contents are not copied.
 
     Raises:
         InvalidArgument: not FP32, several of a name, or not as many values as the shape says.
     """
-    raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidArgument.of(
             "raw_input_contents", f"{len(raw)} items", f"{len(request.inputs)}, one an input"
@@ -273,7 +282,7 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, F32]:
     return found
 
 
-def _values(raw: bytes | None, item: pb.ModelInferRequest.InferInputTensor, field: str) -> F32:
+def _values(raw: bytes | memoryview | None, item: pb.ModelInferRequest.InferInputTensor, field: str) -> F32:
     count, listed = math.prod(item.shape), item.contents.fp32_contents
     given = len(listed) if raw is None else len(raw) / 4
     if given != count:
