@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.smallest_change import DATA, NAME, repository
+from benchmarks.smallest_change import DATA, NAME, finished, repository
 from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_client import charts, rendering
 from convlens_models.network import Network, load_network
@@ -26,7 +26,7 @@ from convlens_models.repository import StoredModel
 from convlens_server.validation import validate
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques import TECHNIQUES
-from convlens_workers.techniques.base import Task
+from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts import camera
 
 TOASTER = 859
@@ -65,14 +65,14 @@ class Bench:
         files, cpu = CollectionFiles("memory:///"), torch.device("cpu")
         checked = validate(params, self.manifest)
         steps = TECHNIQUES[name](Task(checked, self.network, self.manifest, images, 0, cpu, files), None)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                return dict(end.value)
-            if step.number % 20 == 0:
-                terms = {key: round(float(value), 4) for key, value in step.losses.items()}
-                print(f"{step.number} of {step.total}: {terms}", flush=True)
+        return dict(finished(steps, tell))
+
+
+def tell(step: Step) -> None:
+    """Every twentieth."""
+    if step.number % 20 == 0:
+        terms = {key: round(float(value), 4) for key, value in step.losses.items()}
+        print(f"{step.number} of {step.total}: {terms}", flush=True)
 
 
 def expectation(bench: Bench, options: argparse.Namespace) -> list[tuple[str, rendering.Picture]]:

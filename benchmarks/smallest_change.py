@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from convlens_models.network import load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository, StoredModel
 from convlens_workers.collections import CollectionFiles
-from convlens_workers.techniques.base import Results, Task
+from convlens_workers.techniques.base import Results, Step, Task
 from convlens_workers.techniques.lbfgs_attack import lbfgs_attack
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
@@ -95,12 +96,19 @@ def attack(
     task = Task(
         params, network, stored.manifest, {"images[0]": image}, 0, image.device, CollectionFiles("memory:///")
     )
-    steps = lbfgs_attack(task)
+    return finished(lbfgs_attack(task))
+
+
+def finished(
+    technique: Generator[Step, None, Results], see: Callable[[Step], object] = lambda step: None
+) -> Results:
+    """What a technique ends with; `see` is shown its steps."""
     while True:
         try:
-            next(steps)
+            see(next(technique))
         except StopIteration as end:
-            return end.value
+            results: Results = end.value
+            return results
 
 
 def smallest(classify: Classifier, image: Tensor, index: int, targeted: bool) -> float:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from google.protobuf.message import Message
 
-from benchmarks.smallest_change import DATA, NAME, repository
+from benchmarks.smallest_change import DATA, NAME, finished, repository
 from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_client.cli.common import number
 from convlens_models.network import load_network
@@ -29,7 +29,7 @@ from convlens_server.transfer import resolve
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks
 from convlens_workers.techniques import TECHNIQUES
-from convlens_workers.techniques.base import Host, Results, Step, Task
+from convlens_workers.techniques.base import Host, Results, Task
 from convlens_workers.techniques.parts.attacks import classifier, predicted
 
 DEFENCES: Mapping[str, Mapping[str, float]] = {
@@ -132,16 +132,6 @@ def transfer(options: argparse.Namespace) -> None:
     for model, row, beside in zip(report.models, found["matrix"], found["noise"], strict=True):
         cells = (f"{share:.0%} (noise {noise:.0%})" for share, noise in zip(row, beside, strict=True))
         print("|", " | ".join([model.name, *cells]), "|")
-
-
-def finished(steps: Generator[Step, None, Results]) -> Results:
-    """What a technique ends with."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            results: Results = end.value
-            return results
 
 
 if __name__ == "__main__":
