@@ -14,19 +14,39 @@ import pytest
 from grpc import StatusCode
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # noqa: F401
 from hypothesis import HealthCheck, given, seed, settings
-from support.any_request import FILES, Method, call, methods, pictures, requests
+from support.any_request import (
+    COLLECTION,
+    FILES,
+    LAYERS,
+    OPERATION,
+    REQUEST_ID,
+    Method,
+    call,
+    methods,
+    pictures,
+    requests,
+)
+from support.collection_service import Place
+from support.collections import MAX, MEAN, picture
 from support.front_end import FrontEnd
+from support.job_plane import dream
 from support.redis_server import RedisServer
 from support.style import style_state
 from support.tiny_model import add_tiny_model
+from support.worker_process import WorkerProcess
 
 from convlens import wire
 from convlens.errors import InvalidArgument
-from convlens.v1 import inspection_pb2, inspection_pb2_grpc
+from convlens.v1 import inspection_pb2, inspection_pb2_grpc, job_pb2
 from convlens_models.style_import import add_style
 from convlens_server.app import SERVICES
+from convlens_workers.settings import WorkerSettings
 
-METHODS: Final = methods((*SERVICES, reflection.SERVICE_NAME))
+FLATTEN: Final = inspection_pb2.POOLING_FLATTEN
+METHODS: Final = sorted(
+    methods((*SERVICES, reflection.SERVICE_NAME)), key=lambda method: "/Delete" in method.path
+)
+"""Those that take away what others are asked for at the end."""
 FEW: Final = 40
 MANY: Final = math.ceil(100_000 / sum(bool(method.kind.DESCRIPTOR.fields) for method in METHODS))
 """Of each method that takes anything: 100,000 together."""
@@ -57,8 +77,27 @@ def front_end(
     shared_redis.flush()
     artifacts = tmp_path_factory.mktemp("artifacts")
     places = {"redis": shared_redis.url, "artifacts": artifacts, "models": models}
+    worker = WorkerProcess(WorkerSettings(**{**places, "artifacts": str(artifacts)}, device="cpu"), artifacts)
     with FrontEnd(**places, session_megabytes=64, log_level="ERROR") as front_end:
+        try:
+            worker.ready()
+            fill(front_end.address)
+        finally:
+            worker.end()  # What is submitted from now on waits for ever.
         yield front_end
+
+
+def fill(address: str) -> None:
+    """Make what requests name: a collection with features, and a job that has ended."""
+    with grpc.insecure_channel(address) as channel:
+        place = Place(channel)
+        place.create("other")
+        place.create(COLLECTION)
+        place.add(COLLECTION, {f"{number}.png": picture(number) for number in range(12)})
+        for layers, poolings in ((LAYERS, [MEAN, MAX]), (["classifier"], [FLATTEN])):
+            wanted = {"collection": COLLECTION, "layers": layers, "poolings": poolings}
+            place.succeeded(job_pb2.SubmitJobRequest(extract_features=wanted))
+        assert place.succeeded(dream(1, request_id=REQUEST_ID))[0] == OPERATION
 
 
 @pytest.fixture(scope="module")

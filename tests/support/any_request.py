@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from functools import cache
@@ -32,11 +33,26 @@ RANGES: Final = {
     FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
 }
 FLOATS: Final = (0.0, 0.5, 1.0, -1.0, 30.0, 1e-45, 3.4e38, float("nan"), float("inf"), float("-inf"))
+COLLECTION: Final = "pictures"
+PICTURE: Final = "0.png"
+REQUEST_ID: Final = "11111111-1111-1111-1111-111111111111"
+OPERATION: Final = f"operations/{hashlib.sha256(REQUEST_ID.encode()).hexdigest()[:32]}"
+KNOWN: Final = {
+    "collection": COLLECTION,
+    "id": COLLECTION,
+    "name": OPERATION,
+    "artifact": "image",
+    "convlens.v1.AddImagesRequest.collection": "other",
+    "convlens.v1.CreateCollectionRequest.id": "other",
+    "convlens.v1.GetImageRequest.image": PICTURE,
+    "convlens.v1.FindNearestRequest.name": PICTURE,
+}
+"""What fields mean that is there, by their full names or by their own."""
 TEXTS: Final = (
     *("features.conv1", "features.relu4_1", "classifier", "avgpool", "fuzz", "fuzz/1", "picture.png"),
     *("image", "cotangent", "layer", "rule", "gradient", "FP32", "UINT8", "1", "0-0", "tiny.gradient"),
     *("", " ", "../patterns", "/etc/passwd", "http://127.0.0.1/x", "a\x00b", "{}", "%s%n", "🌱" * 40),
-    *("x" * 65, "y" * 5000, "operations/", "operations/../x", "11111111-1111-1111-1111-111111111111"),
+    *("x" * 65, "y" * 5000, "operations/", "operations/../x", REQUEST_ID),
     *("state=RUNNING", "victim", "victim:x", "convlens.v1.JobService", "-1", "9" * 30),
 )
 LAYERS: Final = ("features.conv1", "features.relu4_1", "classifier", "avgpool")
@@ -162,7 +178,9 @@ def _value(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
         case FieldDescriptor.CPPTYPE_STRING if _bounds(field).layer:
             return st.sampled_from(LAYERS * 8 + TEXTS)
         case FieldDescriptor.CPPTYPE_STRING:
-            return st.sampled_from(TEXTS) | st.text(max_size=8)
+            known = KNOWN.get(field.full_name) or KNOWN.get(field.name)
+            anything = st.sampled_from(TEXTS) | st.text(max_size=8)
+            return st.just(known) | st.just(known) | anything if known else anything
         case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:
             return st.sampled_from((*_edges(field), *FLOATS)) | st.floats(0, 1, width=32)
     low, high = RANGES[field.cpp_type]
