@@ -50,8 +50,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             address_of(resolved.substitute.victim, self._collections.settings.victims)
         _own_collection(resolved)
         record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
-        for helper in extraction.helpers(resolved, record.name):
-            with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
+        with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
+            for helper in extraction.helpers(resolved, record.name):
                 await store.submit(helper, model_digest=digest, payload=sent)
         return to_operation(record)
 
