@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from support.replies import error_of
 from convlens import errors
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import inspection_pb2
+from convlens_workers.collections import CollectionIndex
 
 
 def test_a_collection_tells_of_its_images_and_features(place) -> None:
@@ -103,3 +105,19 @@ def test_deleted_collections_leave_nothing(place, tmp_path: Path) -> None:
         c.id for c in place.collections.ListCollections(pb.ListCollectionsRequest(page_size=1)).collections
     ]
     assert len(ids) == 1
+
+
+def test_a_collection_that_is_deleted_while_an_image_is_looked_up(
+    place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.create("going")
+    place.add("going", {"a.png": picture(1)})
+    images = CollectionIndex.images
+
+    async def gone_before(self: CollectionIndex, id_: str, digests: list[str]) -> Any:
+        await self.delete(id_)
+        return await images(self, id_, digests)
+
+    monkeypatch.setattr(CollectionIndex, "images", gone_before)
+    request = pb.GetImageRequest(id="going", image="a.png")
+    assert isinstance(error_of(place.collections.GetImage, request), errors.NotFound)

@@ -31,7 +31,7 @@ def test_a_cancel_reaches_all_helpers_though_there_was_no_room_for_one(
             raise errors.ResourceExhausted("the queue is full")
         return await submit(self, request, **how)
 
-    monkeypatch.setattr(JobStore, "submit", no_room_for_one)
+    monkeypatch.setattr(JobStore, "submit", no_room_for_the_first)
     monkeypatch.setattr(extraction, "SHARD", 1)
     settings = {"redis": shared_redis.url, "artifacts": str(tmp_path), "queue": "without-workers"}
     with serving(**settings) as app, grpc.insecure_channel(app.address) as channel:

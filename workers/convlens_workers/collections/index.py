@@ -128,9 +128,10 @@ class CollectionIndex:
         """The image called `name`. Raises NotFound."""
         with redis_errors():
             digest = await self._redis.hget(f"{self._key(id_)}:names", name)
-        if digest is None:
+        found = await self.images(id_, [digest.decode()] if digest else [])
+        if not found:
             raise NotFound(f"collection {id_!r} has no image {name!r}, or does not exist")
-        return (await self.images(id_, [digest.decode()]))[digest.decode()]
+        return next(iter(found.values()))
 
     async def describe(self, id_: str, sets: Mapping[str, collection_pb2.FeatureSet]) -> None:
         """Remember feature sets by their keys."""
