@@ -45,8 +45,8 @@ def approximate(folder: Path, table: Table, query: F32, k: int, metric: int) -> 
     with _building:
         if not path.with_suffix(".json").exists():
             _build(path, table, metric)
-    facts = json.loads(path.with_suffix(".json").read_text())
-    index = _library().Index.restore(str(path), view=True)
+        facts = json.loads(path.with_suffix(".json").read_text())
+        index = _library().Index.restore(str(path), view=True)
     index.expansion_search = max(facts["expansion"], k)
     return _search(index, query, k, metric), facts["recall"]
 

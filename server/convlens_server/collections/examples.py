@@ -36,9 +36,11 @@ def select_examples(
 ) -> None:
     """Fill in, for each objective, the images in which it is largest, strongest first; blocks.
 
+    The objectives have passed `job_checks`.
+
     Raises:
-        InvalidArgument: an objective of several terms, a target that the model does not have or whose
-            features would be too long, or too many examples.
+        InvalidArgument: an objective of several terms, a neuron that the model does not have at its own input
+            size, features that would be too long, or too many examples.
         FailedPrecondition: images without features; says which job makes them.
     """
     if len(params.objectives) * params.examples > MOST:
@@ -72,14 +74,11 @@ def rank(target: target_pb2.Target, manifest: Manifest, path: str) -> tuple[str,
     return layer, RANKINGS[kind](wanted, manifest, layer, f"{path}.{kind}")
 
 
-def _class(wanted: target_pb2.ClassTarget, _manifest: Manifest, _layer: str, path: str) -> Ranking:
-    if not wanted.HasField("index"):
-        raise InvalidArgument.of(f"{path}.index", "nothing", "given: there is no picture to predict it from")
+def _class(wanted: target_pb2.ClassTarget, _manifest: Manifest, _layer: str, _path: str) -> Ranking:
     return Ranking(inspection_pb2.POOLING_MEAN, lambda rows: rows[:, wanted.index])
 
 
-def _channel(wanted: target_pb2.ChannelTarget, manifest: Manifest, layer: str, path: str) -> Ranking:
-    _check(wanted.channel, manifest.layer(layer).shape[0], f"{path}.channel", layer)
+def _channel(wanted: target_pb2.ChannelTarget, _manifest: Manifest, _layer: str, _path: str) -> Ranking:
     return Ranking(inspection_pb2.POOLING_MAX, lambda rows: rows[:, wanted.channel])
 
 
@@ -87,24 +86,17 @@ def _neuron(wanted: target_pb2.Neuron, manifest: Manifest, layer: str, path: str
     shape = (*manifest.layer(layer).shape, 1, 1)[:3]
     place = (wanted.channel, wanted.y, wanted.x)
     for position, extent, name in zip(place, shape, ("channel", "y", "x"), strict=True):
-        _check(position, extent, f"{path}.{name}", layer)
+        if position >= extent:  # Pictures of another size may have maps that are larger.
+            allowed = f"between 0 and {extent - 1} in {layer} at the model's input size"
+            raise InvalidArgument.of(f"{path}.{name}", position, allowed)
     dimension(manifest.layer(layer), inspection_pb2.POOLING_FLATTEN, f"{path}.layer")
     column = int(np.ravel_multi_index(place, shape))
     return Ranking(inspection_pb2.POOLING_FLATTEN, lambda rows: rows[:, column])
 
 
-def _direction(wanted: target_pb2.DirectionTarget, manifest: Manifest, layer: str, path: str) -> Ranking:
-    vector, channels = wire.from_tensor(wanted.vector, f"{path}.vector"), manifest.layer(layer).shape[0]
-    if vector.dtype != np.float32 or vector.shape != (channels,):
-        shown = f"{vector.dtype} of shape {list(vector.shape)}"
-        raise InvalidArgument.of(f"{path}.vector", shown, f"float32 of shape [{channels}]")
+def _direction(wanted: target_pb2.DirectionTarget, _manifest: Manifest, _layer: str, path: str) -> Ranking:
+    vector = wire.from_tensor(wanted.vector, f"{path}.vector")
     return Ranking(inspection_pb2.POOLING_MEAN, lambda rows: np.asarray(rows @ vector))
-
-
-def _check(position: int, extent: int, path: str, layer: str) -> None:
-    if position >= extent:
-        allowed = f"between 0 and {extent - 1} in {layer} at the model's input size"
-        raise InvalidArgument.of(path, position, allowed)
 
 
 RANKINGS: Final[dict[str, Callable[[Any, Manifest, str, str], Ranking]]] = {
