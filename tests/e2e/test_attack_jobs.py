@@ -7,6 +7,8 @@ import json
 import pytest
 from PIL import Image
 
+from convlens.errors import InvalidArgument
+
 COMMANDS = {
     "lbfgs": ("--target", "dots", "--searches", "3", "--steps", "5"),
     "carlini-wagner": ("--target", "star", "--searches", "2", "--steps", "10", "--learning-rate", "0.05"),
@@ -34,9 +36,8 @@ def test_certificates_come_as_json_and_through_the_client(run, client, photo):
 
 
 def test_targets_that_are_too_many_are_told(run, client, photo):
-    operation = client.lbfgs_attack([photo], [1, 2])
-    assert operation.wait().state == "FAILED"
-    assert "lbfgs_attack.targets" in str(operation.state.error)
+    with pytest.raises(InvalidArgument, match=r"lbfgs_attack\.targets"):
+        client.lbfgs_attack([photo], [1, 2])
     answer = run("adversarial", "lbfgs", photo, "--target", "no such thing")
     assert answer.code == 2
     assert "near" in answer.err

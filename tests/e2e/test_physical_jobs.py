@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from convlens.errors import InvalidArgument
 from convlens_client import Transforms
 
 COMMANDS = {
@@ -53,9 +54,8 @@ def test_reports_and_artifacts_come_through_the_client(client, photo):
 
 
 def test_what_does_not_fit_is_told(run, client, photo):
-    operation = client.adversarial_patch([photo], 3)
-    assert operation.wait().state == "FAILED"
-    assert "adversarial_patch.held_out" in str(operation.state.error)
+    with pytest.raises(InvalidArgument, match=r"adversarial_patch\.held_out"):
+        client.adversarial_patch([photo], 3)
     answer = run("adversarial", "expectation", photo, "--target", "dots", "--samples", "0")
     assert answer.code == 2
     assert "samples" in answer.err
