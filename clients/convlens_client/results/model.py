@@ -1,0 +1,92 @@
+"""Networks, and what they say of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from convlens.errors import InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """A named value inside a network; fields as in `convlens.v1.Layer`."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    stride: int
+    receptive_field: int
+    has_weights: bool
+    receptive_field_start: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A version of a model in the server's memory; fields as in `convlens.v1.LoadedModel`."""
+
+    name: str
+    version: int
+    digest: str
+    sessions: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Model:
+    """A network of the repository; fields as in `convlens.v1.Model`."""
+
+    name: str
+    version: int
+    architecture: str
+    engine: str
+    input_size: int
+    dynamic_size: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    multiply_adds: int
+    digest: str
+    task: str
+
+    def class_index(self, text: str) -> int:
+        """Index of the class that `text` names: an index, a label, or a part that only one label has.
+
+        Raises:
+            InvalidArgument: no such class, or several; names some that are near.
+        """
+        if text.isdecimal():
+            return int(text)
+        wanted = text.casefold().strip()
+        labels = [label.casefold() for label in self.labels]
+        if wanted in labels:
+            return labels.index(wanted)
+        matches = [i for i, label in enumerate(labels) if wanted in label]
+        if len(matches) == 1:
+            return matches[0]
+        near = matches or [labels.index(label) for label in difflib.get_close_matches(wanted, labels)]
+        names = ", ".join(f"{self.labels[i]!r} ({i})" for i in near[:8]) or "none"
+        raise InvalidArgument.of("class", text, f"an index or a label of {self.name}; near: {names}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """A class with its softmax probability."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Classification:
+    """Predictions for one image, best first."""
+
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def top(self) -> Prediction:
+        """The best one."""
+        return self.predictions[0]
