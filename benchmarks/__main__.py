@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from benchmarks import gradient_graph, serving
+from benchmarks import gradient_graph, serving, sizing
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = """# Results
@@ -15,7 +15,11 @@ HEAD = """# Results
 Written by `make bench`: ratios of medians on the machine at hand, contestants interleaved in one run. No
 absolute times: they would say more about the machine than about the code.
 """
-PARTS: Final[Mapping[str, Callable[[], str]]] = {"gradients": gradient_graph.run, "serving": serving.run}
+PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "gradients": gradient_graph.run,
+    "serving": serving.run,
+    "sizing": sizing.run,
+}
 
 
 def main(names: list[str]) -> None:
