@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.race import Row, table
 from convlens import wire
 from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc, model_pb2
-from convlens_client.channel import OPTIONS
+from convlens_client.channel import OPTIONS, TensorChannel
 from convlens_models.repository import StoredModel
 from convlens_server.memory import keep_freed_memory
 
@@ -56,7 +56,7 @@ def activations(channel: grpc.Channel, stored: StoredModel) -> Callable[[], floa
     request = inspection_pb2.GetActivationsRequest(
         model=model_pb2.ModelRef(name=stored.manifest.name), images=[image] * IMAGES, layers=[LAYER]
     )
-    get = inspection_pb2_grpc.InspectionServiceStub(channel).GetActivations
+    get = inspection_pb2_grpc.InspectionServiceStub(TensorChannel(channel)).GetActivations
 
     def call() -> float:
         assembler = wire.Assembler()

@@ -17,7 +17,7 @@ from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client import requests
 from convlens_client.calls import Call
-from convlens_client.channel import OPTIONS, credentials, metadata, server_address
+from convlens_client.channel import connect, metadata, server_address
 from convlens_client.client import as_method
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
@@ -69,12 +69,7 @@ class AsyncClient:
         self.address = server_address(address)
         self.timeout = timeout
         self._metadata = metadata(token)
-        secret = credentials(tls)
-        self._channel = (
-            aio.secure_channel(self.address, secret, OPTIONS)
-            if secret
-            else aio.insecure_channel(self.address, OPTIONS)
-        )
+        self._channel = connect(aio, self.address, tls)
 
     async def __aenter__(self) -> Self:
         return self

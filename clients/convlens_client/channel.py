@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
 from convlens.errors import InvalidArgument
+from convlens.serialised import reader
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8500"
 
@@ -24,6 +25,42 @@ OPTIONS: Final = (
     # Where a name has several addresses (dns:///convlens-server-headless...), calls go to all in turn.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
+
+
+class TensorChannel:
+    """A channel whose large tensors are not copied before they are put in their places.
+
+    Args:
+        channel: of gRPC, synchronous or not.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self.unary_unary, self.stream_unary = channel.unary_unary, channel.stream_unary
+
+    def unary_stream(self, method: str, *args: Any, response_deserializer: Any, **kwargs: Any) -> Any:
+        """As the channel's."""
+        read = reader(response_deserializer)
+        return self._channel.unary_stream(method, *args, response_deserializer=read, **kwargs)
+
+    def stream_stream(self, method: str, *args: Any, response_deserializer: Any, **kwargs: Any) -> Any:
+        """As the channel's."""
+        read = reader(response_deserializer)
+        return self._channel.stream_stream(method, *args, response_deserializer=read, **kwargs)
+
+    def close(self, *grace: float) -> Any:
+        """As the channel's."""
+        return self._channel.close(*grace)
+
+
+def connect(library: Any, address: str, tls: bool | str | Path | None) -> Any:
+    """A channel of `grpc` or of `grpc.aio`; `tls` is as for `credentials`."""
+    secret = credentials(tls)
+    return TensorChannel(
+        library.secure_channel(address, secret, OPTIONS)
+        if secret
+        else library.insecure_channel(address, OPTIONS)
+    )
 
 
 def server_address(address: str | None = None) -> str:

@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 
 import google_crc32c
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageOps
@@ -79,56 +78,6 @@ def to_parts(tensors: Mapping[str, NDArray[Any]]) -> Iterator[tensor_pb2.TensorP
         yield tensor_pb2.TensorPart(header=header(name, array))
         for chunk in chunks(array.reshape(-1).view(np.uint8).data):
             yield tensor_pb2.TensorPart(chunk=chunk)
-
-
-def part_messages(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
-    """The same stream in messages with a field `tensor`, serialised; each byte of a tensor is copied once."""
-    ready = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-
-    def messages() -> Iterator[bytes]:
-        for name, array in ready.items():
-            yield header_message(reply, header(name, array))
-            yield from chunk_messages(reply, array.reshape(-1).view(np.uint8))
-
-    return messages()
-
-
-def header_message(reply: type[Message], head: tensor_pb2.TensorHeader) -> bytes:
-    """A message whose field `tensor` is a header."""
-    part = tensor_pb2.TensorPart(header=head).SerializeToString()
-    return b"".join(_delimited(_number(reply, "tensor"), part))
-
-
-def chunk_messages(reply: type[Message], data: NDArray[np.uint8], offset: int = 0) -> Iterator[bytes]:
-    """Messages whose field `tensor` is a chunk of `data`; `offset` is where it begins within the tensor."""
-    tensor = _number(reply, "tensor")
-    for start in range(0, len(data), CHUNK_BYTES):
-        piece = data[start : start + CHUNK_BYTES]
-        fields = tensor_pb2.TensorChunk(offset=offset + start, crc32c=google_crc32c.value(piece))
-        chunk = (fields.SerializeToString(), *_delimited(DATA, piece.data))
-        yield b"".join(_delimited(tensor, *_delimited(CHUNK, *chunk)))
-
-
-def _delimited(number: int, *value: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
-    """A field with a length, as protobuf writes it."""
-    return _varint(number << 3 | 2), _varint(sum(map(len, value))), *value
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
-def _number(message: type[Message], field: str) -> int:
-    return int(message.DESCRIPTOR.fields_by_name[field].number)
-
-
-DATA: Final = _number(tensor_pb2.TensorChunk, "data")
-CHUNK: Final = _number(tensor_pb2.TensorPart, "chunk")
 
 
 class Assembler:

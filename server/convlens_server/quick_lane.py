@@ -11,8 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from convlens import wire
 from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens.serialised import part_messages
 from convlens.v1 import image_pb2, model_pb2
 from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
@@ -103,4 +103,4 @@ def require(manifest: Manifest, task: Task = "classification", path: str = "mode
 
 def parts(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
     """The tensors as a stream of `reply` messages, which are cut when they are asked for."""
-    return timed("encode", wire.part_messages(reply, tensors))
+    return timed("encode", part_messages(reply, tensors))

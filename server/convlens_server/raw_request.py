@@ -11,11 +11,10 @@ from functools import lru_cache
 from typing import Final, Self
 
 from convlens.inference import open_inference_pb2 as pb
+from convlens.serialised import DELIMITED, field_number, value_at
 
-RAW: Final = pb.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number << 3 | 2
+RAW: Final = field_number(pb.ModelInferRequest, "raw_input_contents") << 3 | DELIMITED
 """How a field of raw contents begins."""
-DELIMITED: Final = 2
-"""The wire type of fields with a length, in the last three bits of how they begin."""
 MOST_FIELDS: Final = 64
 """Fields that are looked at; what follows is left to protobuf, which is faster at many small ones."""
 LARGEST_KEPT: Final = 4096
@@ -39,7 +38,7 @@ class RawRequest:
         """From the wire. Raises google.protobuf.message.DecodeError."""
         view, rest, raw, done, position = memoryview(data), [], [], 0, 0
         for _ in range(MOST_FIELDS):
-            begin, end = _value(data, position)
+            begin, end = value_at(data, position)
             if not 0 < end <= len(data):
                 break
             if data[position] == RAW:
@@ -55,16 +54,3 @@ class RawRequest:
 @lru_cache(maxsize=256)
 def _parsed(head: bytes) -> pb.ModelInferRequest:
     return pb.ModelInferRequest.FromString(head)
-
-
-def _value(data: bytes, position: int) -> tuple[int, int]:
-    """Where the value of the field at a position begins and ends; (0, 0) unless it is one with a length."""
-    if position + 1 >= len(data) or data[position] & 7 != DELIMITED or data[position] > 0x7F:
-        return 0, 0
-    length = shift = 0
-    for at in range(position + 1, min(position + 6, len(data))):
-        length |= (data[at] & 0x7F) << shift
-        shift += 7
-        if data[at] <= 0x7F:
-            return at + 1, at + 1 + length
-    return 0, 0

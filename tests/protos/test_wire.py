@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 
 from convlens import wire
 from convlens.errors import DataLoss, InvalidArgument
-from convlens.v1 import inspection_pb2, job_pb2, tensor_pb2, unit_pb2
+from convlens.v1 import tensor_pb2
 
 ARRAYS = st.sampled_from(list(wire.NAMES)).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
@@ -45,25 +44,6 @@ def test_chunks_cover_the_bytes_in_order(data, size, offset):
     assert all(len(piece.data) == size for piece in pieces[:-1])
     assert all(after.offset == piece.offset + len(piece.data) for piece, after in pairwise(pieces))
     assert not pieces or pieces[0].offset == offset
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [inspection_pb2.GetActivationsResponse, unit_pb2.GetUnitPatternsResponse],
-    ids=lambda reply: reply.__name__,
-)
-@pytest.mark.parametrize("size", [0, 1, 127, 128, wire.CHUNK_BYTES - 1, wire.CHUNK_BYTES, (5 << 20) // 2])
-def test_serialised_messages_are_those_that_protobuf_writes(reply: Any, size: int) -> None:
-    tensors = {"a": np.random.default_rng(size).integers(0, 256, size, np.uint8), "b": np.eye(3)[:, ::2]}
-    found = [reply.FromString(message) for message in wire.part_messages(reply, tensors)]
-    assert found == [reply(tensor=part) for part in wire.to_parts(tensors)]
-
-
-def test_serialised_chunks_go_on_where_a_stream_broke() -> None:
-    data, reply = np.arange(9, dtype=np.uint8), job_pb2.ReadArtifactResponse
-    (message,) = wire.chunk_messages(reply, data, 1 << 40)
-    (chunk,) = wire.chunks(data.tobytes(), 1 << 40)
-    assert reply.FromString(message) == reply(tensor=tensor_pb2.TensorPart(chunk=chunk))
 
 
 def test_a_strided_view_is_sent_as_it_looks():

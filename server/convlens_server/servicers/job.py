@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from google.longrunning.operations_pb2 import Operation
 
-from convlens import wire
 from convlens.errors import InvalidArgument, ResourceExhausted
+from convlens.serialised import chunk_messages, header_message
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2
 from convlens_server import images, job_checks, training, transfer
 from convlens_server.admission import Limits
@@ -73,10 +73,10 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         with self._long.room():
             header, pieces = await self._long.store.read(request.name, request.artifact, request.read_offset)
             reply, offset = job_pb2.ReadArtifactResponse, request.read_offset
-            yield wire.header_message(reply, header)
+            yield header_message(reply, header)
             async for piece in pieces:
                 data = np.frombuffer(piece, np.uint8)
-                for message in timed("encode", wire.chunk_messages(reply, data, offset)):
+                for message in timed("encode", chunk_messages(reply, data, offset)):
                     yield message
                 offset += len(piece)
 
