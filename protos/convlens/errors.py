@@ -31,6 +31,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "convlens"
+UNTAKEN = "CANCELLED"
+"""What gRPC says of a CANCELLED that nobody asked for: its server ended before it took the call, see
+https://github.com/grpc/grpc/issues/41785. Who cancels a call of his own is told so in other words."""
 LONGEST = 1000
 """Bytes of a message: a client takes 8 KiB of trailers, where a message stands up to three times, encoded."""
 
@@ -213,4 +216,7 @@ def _details(error: grpc.RpcError) -> status_pb2.Status | None:
 
 
 def _bare(error: grpc.RpcError) -> status_pb2.Status:
-    return status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
+    code, details = error.code(), error.details()
+    if (code, details) == (grpc.StatusCode.CANCELLED, UNTAKEN):
+        code, details = grpc.StatusCode.UNAVAILABLE, "the server went before it took the call"
+    return status_pb2.Status(code=code.value[0], message=details or code.name)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from concurrent import futures
+from queue import Queue
 
 import grpc
 import pytest
+from grpc import aio
 
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_client import AsyncClient, Client
@@ -22,11 +26,11 @@ class _Counted(model_pb2_grpc.ModelServiceServicer):
 
 
 class _Server:
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.service = _Counted()
         self.server = grpc.server(futures.ThreadPoolExecutor(2))
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.service, self.server)
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.server.start()
 
 
@@ -59,3 +63,37 @@ async def test_calls_of_the_asynchronous_client_do_too(servers) -> None:
         for _ in range(20):
             await client.list_models()
     assert min(server.service.calls for server in servers) >= 5
+
+
+class _Slow(model_pb2_grpc.ModelServiceServicer):
+    """Its event loop stands still in a call while others come, which it has not taken when it is to end."""
+
+    def __init__(self) -> None:
+        self.end = asyncio.Event()
+
+    async def ListModels(self, request, context):  # noqa: N802
+        time.sleep(0.3)
+        self.end.set()
+        return model_pb2.ListModelsResponse()
+
+
+async def serve_until_called(ports: Queue[int]) -> None:
+    service, server = _Slow(), aio.server()
+    model_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
+    ports.put(server.add_insecure_port("127.0.0.1:0"))
+    await server.start()
+    await service.end.wait()
+    await server.stop(5)
+
+
+def test_calls_that_a_server_had_not_taken_when_it_went_are_asked_again() -> None:
+    ports: Queue[int] = Queue()
+    with futures.ThreadPoolExecutor() as pool:
+        gone = pool.submit(asyncio.run, serve_until_called(ports))
+        with Client(f"127.0.0.1:{(port := ports.get())}") as client:
+            calls = [pool.submit(client.list_models) for _ in range(6)]
+            gone.result(10)
+            second = _Server(port)
+            assert [call.result(10) for call in calls] == [()] * 6
+        second.server.stop(None).wait()
+    assert second.service.calls >= 3
