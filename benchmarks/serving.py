@@ -37,7 +37,7 @@ HERE: Final = Path(__file__).parent
 LEVELS: Final = (1, 4, 16)
 ROUNDS: Final = 8
 SECONDS, LEAD = 2.0, 0.5
-OURS, MLSERVER, WORKER = "ConvLens", "MLServer", "MLServer with its worker"
+OURS, BARE, MLSERVER, WORKER = "ConvLens", "bare gRPC", "MLServer", "MLServer with its worker"
 Environment = Mapping[str, str]
 
 # What a client should do that sends large tensors; the same for all contestants.
@@ -47,8 +47,10 @@ TEXT: Final = """## Serving
 
 SqueezeNet 1.0 at 224 px, FP32, by `tritonclient`, in a process on the same CPUs as the servers. "In process"
 is ONNX Runtime without a server, called from as many threads as there are clients; of a session on all CPUs
-and one on a single CPU the one with more throughput at that number. MLServer 1.7.1 runs the same graph on all
-CPUs in a custom runtime, without a parallel worker and with the one that it has by default.
+and one on a single CPU the one with more throughput at that number. "Bare gRPC" is a server of grpc.aio
+around both sessions that checks, counts and logs nothing: what gRPC for Python takes by itself. MLServer
+1.7.1 runs the same graph on all CPUs in a custom runtime, without a parallel worker and with the one that it
+has by default.
 
 Other processes had {busy:.0%} of the CPUs when the run began; above 10% the ratios say little."""
 
@@ -66,7 +68,7 @@ def run() -> str:
         stored = ModelRepository(repository).get("squeezenet1_0")
         graph = _graph(stored, folder / "graph.onnx")
         ours = stack.enter_context(convlens_server(repository, stored.manifest.name))
-        servers = {OURS: ours}
+        servers = {OURS: ours, BARE: stack.enter_context(bare_server(graph))}
         for contestant, workers in ((MLSERVER, 0), (WORKER, 1)):
             servers[contestant] = stack.enter_context(mlserver(folder, graph, stored.manifest.name, workers))
         found = _load(stored, graph, servers)
@@ -99,6 +101,15 @@ def convlens_server(repository: Path, model: str) -> Iterator[str]:
         if ready is None:
             raise RuntimeError("convlens-server did not start")
         yield ready[1]
+
+
+@contextmanager
+def bare_server(graph: Path) -> Iterator[str]:
+    """A process of grpc.aio around the session and nothing else; its address."""
+    command = [sys.executable, "-m", "benchmarks.serving_bare", str(graph)]
+    with _process(command, dict(os.environ), subprocess.PIPE) as running:
+        assert running.stdout is not None
+        yield running.stdout.readline().strip()
 
 
 @contextmanager
@@ -179,7 +190,7 @@ def _rows(level: int, found: Mapping[str, list[dict[str, float]]]) -> list[Row]:
     ceiling = max(sessions, key=lambda name: float(np.median(values[name]["throughput"])))
     clients = f"{level} client{'s' if level > 1 else ''}"
     rows = []
-    for other, name in ((ceiling, "in process"), (MLSERVER, MLSERVER), (WORKER, WORKER)):
+    for other, name in ((ceiling, "in process"), *((peer, peer) for peer in (BARE, MLSERVER, WORKER))):
         for what in ("throughput", "p50", "p99"):
             aim = AIMS.get((level, name, what), "")
             rows.append(Row.of(f"{clients}: {what} / {name}", values[OURS][what], values[other][what], aim))
