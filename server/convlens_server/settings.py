@@ -35,7 +35,7 @@ class ServerSettings(JobSettings, IdentitySettings):
     batching: Literal["auto", "on", "off"] = "auto"
     """Whether concurrent calls become one pass, for models whose manifest says how; "auto": on a GPU."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """What ONNX Runtime computes on; "auto" is CUDA where it is there, "cuda:1" demands the second GPU."""
+    """What ONNX Runtime computes on; "auto" is CUDA where it works, "cuda:1" demands the second GPU."""
     device_megabytes: int = Field(default=0, ge=0)
     """Memory of the GPU that values may take; 0: no limit."""
     warm: tuple[str, ...] = ("patterns",)
