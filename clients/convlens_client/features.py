@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from convlens import wire
-from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2
+from convlens_client.choice import chosen
 from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array
@@ -42,10 +42,11 @@ class FeatureStream:
     def __init__(
         self, layer: str, pooling: PoolingName, normalise: bool, model: str, resize: ResizeLike | None
     ) -> None:
-        if pooling not in POOLINGS:
-            raise InvalidArgument.of("pooling", pooling, f"one of {', '.join(POOLINGS)}")
         self._options = inspection_pb2.FeatureOptions(
-            model=model_ref(model), layer=layer, pooling=POOLINGS[pooling], normalise=normalise
+            model=model_ref(model),
+            layer=layer,
+            pooling=chosen(POOLINGS, pooling, "pooling"),
+            normalise=normalise,
         )
         self._resize = resize
         self._count = 0

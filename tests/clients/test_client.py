@@ -107,6 +107,11 @@ def test_any_technique_can_be_submitted_by_its_message(client, service):
         client.submit(target_pb2.Neuron())
 
 
+def test_a_priority_that_there_is_not_is_named(client):
+    with pytest.raises(InvalidArgument, match="priority = 'low': must be one of NORMAL, HIGH, LOW"):
+        client.submit(job_pb2.DeepDream(), priority="low")
+
+
 @pytest.mark.parametrize("model", ["a/b", "a/", "a/1/2"])
 def test_a_model_reference_that_makes_no_sense_is_refused(client, model):
     with pytest.raises(InvalidArgument, match="name/version"):

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, attack_pb2_grpc
 from convlens_client.calls import Call, Messages, Method, Tensors
+from convlens_client.choice import chosen
 from convlens_client.freezing import freeze
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.model import model_ref
@@ -111,18 +112,15 @@ def robustness(
 
 def _set_technique(request: Any, method: str, **parameters: Any) -> None:
     """Put the parameters that are given into the arm of `method`, which must know them."""
-    if method not in ATTACKS:
-        raise InvalidArgument.of("method", method, f"one of {', '.join(ATTACKS)}")
+    known = chosen(ATTACKS, method, "method").DESCRIPTOR.fields_by_name
     arm = getattr(request, method)
     arm.SetInParent()
     for name, value in parameters.items():
         if value is None:
             continue
-        if name not in ATTACKS[method].DESCRIPTOR.fields_by_name:
+        if name not in known:
             raise InvalidArgument.of(name, value, f"left out with {method}, which has no such parameter")
-        if name == "norm" and value not in NORMS:
-            raise InvalidArgument.of(name, value, f"one of {', '.join(NORMS)}")
-        setattr(arm, name, NORMS[value] if name == "norm" else value)
+        setattr(arm, name, chosen(NORMS, value, name) if name == "norm" else value)
 
 
 def _outcome(head: Any, tensors: dict[str, Array]) -> AttackOutcome:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 from convlens.errors import InvalidArgument, NotFound
 from convlens.v1 import collection_pb2, collection_pb2_grpc, inspection_pb2, job_pb2
 from convlens_client.calls import Call, Exchange, Method, Pages, Tensors, Unary
+from convlens_client.choice import chosen
 from convlens_client.freezing import freeze
 from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.job import submit
@@ -228,9 +229,7 @@ def _enum(enum: Any, field: str, name: str) -> Any:
     """The number of a value called "mean" or the like."""
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
     known = {key.removeprefix(prefix).lower(): number for key, number in enum.items() if number}
-    if name.lower() not in known:
-        raise InvalidArgument.of(field, name, f"one of {', '.join(known)}")
-    return known[name.lower()]
+    return chosen(known, name.lower(), field)
 
 
 def _map(_: Any, tensors: dict[str, Array]) -> CollectionMap:

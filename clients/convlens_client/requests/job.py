@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.message import Message
@@ -11,11 +11,13 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_client.calls import Call, Method, Pages, ReadArtifact, Unary, Wait, Watch
+from convlens_client.choice import chosen
 from convlens_client.freezing import freeze, snapshot
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot
 
 Priority = Literal["NORMAL", "HIGH", "LOW"]
+PRIORITIES: Final = {name: job_pb2.Priority.Value(f"PRIORITY_{name}") for name in get_args(Priority)}
 _Operations = operations_pb2_grpc.OperationsStub
 
 
@@ -36,7 +38,7 @@ def submit(
         request_id=request_id or str(uuid.uuid4()),
         model=model_ref(model),
         seed=seed,
-        priority=job_pb2.Priority.Value(f"PRIORITY_{priority}"),
+        priority=chosen(PRIORITIES, priority, "priority"),
     )
     arms = request.DESCRIPTOR.oneofs_by_name["technique"].fields
     arm = next((arm.name for arm in arms if arm.message_type == technique.DESCRIPTOR), None)

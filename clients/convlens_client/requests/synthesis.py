@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
 from convlens_client.calls import Call
+from convlens_client.choice import chosen
 from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.job import submit
 from convlens_client.requests.target import Target
@@ -173,8 +173,6 @@ def style_transfer(
     request_id: str = "",
 ) -> Call[Snapshot]:
     """Queues `content` in the style of `styles`; the parameters are those of `convlens.v1.StyleTransfer`."""
-    if colours not in COLOURS:
-        raise InvalidArgument.of("colours", colours, f"one of {', '.join(COLOURS)}")
     technique = job_pb2.StyleTransfer(
         content=to_image(content, resize, "content"),
         styles=[_style(style, f"styles[{i}]") for i, style in enumerate(styles)],
@@ -189,7 +187,7 @@ def style_transfer(
         smallest=smallest,
         learning_rate=learning_rate,
         noise_start=noise_start,
-        colours=COLOURS[colours],
+        colours=chosen(COLOURS, colours, "colours"),
     )
     return submit(technique, model=model, seed=seed, request_id=request_id)
 

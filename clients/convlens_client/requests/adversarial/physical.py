@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_client.calls import Call
+from convlens_client.choice import chosen
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.adversarial.minimal import each
 from convlens_client.requests.attack import NORMS, NormName
@@ -52,13 +52,11 @@ def expectation_attack(
     Targets: a class an image, or one for all. The other parameters are those of
     `convlens.v1.ExpectationAttack`. The report is an `AttackResult`.
     """
-    if norm not in NORMS:
-        raise InvalidArgument.of("norm", norm, f"one of {', '.join(NORMS)}")
     technique = adversarial_pb2.ExpectationAttack(
         images=to_images(images, resize),
         targets=each(targets),
         transforms=transforms.message() if transforms else None,
-        norm=NORMS[norm],
+        norm=chosen(NORMS, norm, "norm"),
         epsilon=epsilon,
         samples=samples,
         steps=steps,

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_client.calls import Call
+from convlens_client.choice import chosen
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.adversarial.minimal import each
 from convlens_client.requests.attack import NORMS, NormName
@@ -73,12 +74,10 @@ def attack_ensemble(
 
     The other parameters are those of `convlens.v1.AttackEnsemble`. The report is an `EnsembleReport`.
     """
-    if norm not in NORMS:
-        raise InvalidArgument.of("norm", norm, f"one of {', '.join(NORMS)}")
     technique = adversarial_pb2.AttackEnsemble(
         images=to_images(images, resize),
         labels=each(labels),
-        norm=NORMS[norm],
+        norm=chosen(NORMS, norm, "norm"),
         epsilon=epsilon,
         steps=steps,
         targets=targets,
@@ -115,13 +114,11 @@ def transfer_matrix(
 
 
 def _defence(name: str, strength: float | None) -> adversarial_pb2.Defence:
-    if name not in STRENGTH:
-        raise InvalidArgument.of("defence", name, f"one of {', '.join(STRENGTH)}")
+    field, kind = chosen(STRENGTH, name, "defence")
     message = adversarial_pb2.Defence()
     settings = getattr(message, name)
     settings.SetInParent()
     if strength is not None:
-        field, kind = STRENGTH[name]
         if strength != kind(strength):
             raise InvalidArgument.of("strength", strength, f"a whole number, the {field} of {name}")
         setattr(settings, field, kind(strength))
