@@ -10,7 +10,7 @@ BITS = 32
 def folded(seed: int) -> int:
     """32 bits that follow from all of `seed`; a seed of 32 bits stays as it is.
 
-    Of a longer one PyTorch's generator for the CPU would leave out the first bits, and scikit-learn refuses it.
+    Of a longer one PyTorch's generator for the CPU would leave out the first bits; scikit-learn refuses it.
     """
     if seed < 1 << BITS:
         return seed
