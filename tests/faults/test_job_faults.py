@@ -125,9 +125,10 @@ async def test_redis_killed_and_restarted(
 
 
 async def test_a_job_that_ends_while_redis_is_away_is_not_lost(
-    shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer
+    shared: JobStore, worker: WorkerProcess, shared_settings: WorkerSettings, shared_redis: RedisServer
 ) -> None:
-    name = await submit(shared, dream(300))
+    """And of the checkpoints that were made meanwhile none stays behind."""
+    name = await submit(shared, dream(600))
     await until(shared, name, running)
     shared_redis.kill()
     id_ = name.removeprefix("operations/")
@@ -141,6 +142,7 @@ async def test_a_job_that_ends_while_redis_is_away_is_not_lost(
     shared_redis.start()
     record = await shared.wait(name, 30)
     assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 1)
+    eventually(lambda: kinds_left(shared_settings, name) == ["artifacts", "request"])
 
 
 async def test_nothing_is_left_behind(
@@ -154,12 +156,13 @@ async def test_nothing_is_left_behind(
         for key in ("rq:queue:shared", "rq:queue:shared:intermediate", "convlens:leases:shared"):
             assert not client.exists(key)
         assert not client.exists("rq:job:" + name.removeprefix("operations/"))
+    eventually(lambda: kinds_left(shared_settings, name) == ["artifacts", "request"])
 
-    def left() -> list[str]:
-        files = (path for path in (Path(shared_settings.artifacts) / name).rglob("*") if path.is_file())
-        return sorted(path.parent.name for path in files)
 
-    eventually(lambda: left() == ["artifacts", "request"])
+def kinds_left(settings: WorkerSettings, name: str) -> list[str]:
+    """The kind of each object that a job has."""
+    files = (path for path in (Path(settings.artifacts) / name).rglob("*") if path.is_file())
+    return sorted(path.parent.name for path in files)
 
 
 async def test_worker_killed(

@@ -65,7 +65,8 @@ class Run:
         self._draining = draining
         self._metrics = metrics
         self._progress: Progress | None = None
-        self._checkpoint = ""
+        self._checkpoints: list[str] = []
+        """Stored, and not known to be written: of the first Redis may have been told, of the second not."""
         self._abandoned = False
         self._overdue = False
         self._stopped_at: float | None = None
@@ -124,9 +125,16 @@ class Run:
         if isinstance(event, Progress):
             self._progress = event
         elif isinstance(event, Checkpointed):
-            self._checkpoint = event.digest
+            self._keep(event.digest)
             self._metrics.checkpointed(event.seconds)
             self._span.add_event("checkpoint", {"convlens.seconds": event.seconds})
+
+    def _keep(self, checkpoint: str) -> None:
+        """Until Redis can be told; of more than two only the first and the last."""
+        if checkpoint not in self._checkpoints:
+            if len(self._checkpoints) > 1:
+                self._drop([self._checkpoints.pop()])
+            self._checkpoints.append(checkpoint)
 
     def _report(self) -> None:
         """Renew the lease, write what is new, and learn how things stand."""
@@ -142,9 +150,9 @@ class Run:
                 self._stop(save=False)
 
     def _write_checkpoint(self) -> None:
-        if self._checkpoint:
-            dropped = self._ledger.checkpoint(self._attempt, self._checkpoint)
-            self._checkpoint = ""
+        while self._checkpoints:
+            dropped = self._ledger.checkpoint(self._attempt, self._checkpoints[0])
+            del self._checkpoints[0]
             self._drop([dropped] if dropped else [])
 
     def _write_progress(self) -> Standing:
