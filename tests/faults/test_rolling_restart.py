@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -194,13 +195,15 @@ def objects(fleet: Fleet, name: str) -> Counter[str]:
 
 async def busy(store: JobStore, worker: WorkerProcess) -> None:
     """Returns once a worker is well inside a job that has a checkpoint, and was never given back before."""
-    while True:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         running, _ = await store.list(state=job_pb2.JOB_STATE_RUNNING, page_size=WORKERS)
         for record in running:
             first, half = record.metadata.attempt == 1, record.metadata.step <= STEPS / 2
             if first and half and record.checkpoints and resumed(worker, record.name):
                 return
         await asyncio.sleep(0.05)
+    raise AssertionError(f"it was in no job for a minute: {worker.describe()}")
 
 
 async def roll(fleet: Fleet, sign: signal.Signals, front_ends: int, workers: int) -> None:

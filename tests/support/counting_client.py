@@ -23,7 +23,7 @@ class Account:
     Attributes:
         made: calls that callers made, however many attempts each took.
         answered: those whose whole answer came.
-        refused: attempts that ended in an error, by its name, a break in a stream among them.
+        refused: attempts that ended in an error, by method; streams that broke among them.
         retried: attempts after one that was refused.
         errors: what callers were told instead of an answer.
     """
@@ -75,8 +75,7 @@ class CountingClient(AsyncClient):
             async with aclosing(super()._ask(call, attempts)) as replies:
                 async for reply in replies:
                     yield reply
-        except (grpc.RpcError, Unavailable) as error:
+        except (grpc.RpcError, Unavailable):
             self._refused.add(call)
-            name = error.code().name if isinstance(error, grpc.RpcError) else "UNAVAILABLE"
-            self.account.refused[name] += 1
+            self.account.refused[call.method.name] += 1
             raise
