@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 
 from convlens.errors import FailedPrecondition
 from convlens_server.collections.features import Shards
 from convlens_server.identity import owner
 from convlens_server.settings import ServerSettings
 from convlens_workers.collections import CollectionFiles, CollectionIndex
+from convlens_workers.jobs.connection import connect
 
 
 class CollectionLane:
@@ -23,12 +21,7 @@ class CollectionLane:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 1)  # Pooled connections outlive a Redis.
-        self._redis: Any = (
-            Redis.from_url(settings.redis, socket_connect_timeout=2.0, socket_timeout=2.0, retry=retry)
-            if settings.redis
-            else None
-        )
+        self._redis: Any = connect(settings.redis) if settings.redis else None
 
     @property
     def index(self) -> CollectionIndex:

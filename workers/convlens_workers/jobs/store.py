@@ -14,9 +14,7 @@ from itertools import count
 from typing import Any, Final
 
 from google.rpc.status_pb2 import Status
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.asyncio import Redis
 
 from convlens.errors import (
     AlreadyExists,
@@ -29,6 +27,7 @@ from convlens.errors import (
 from convlens.v1 import job_pb2, tensor_pb2
 from convlens_workers.jobs import scripts
 from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.jobs.queries import Queries
 from convlens_workers.jobs.record import JobRecord, operation_id
@@ -40,10 +39,6 @@ from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
 LOOK_AGAIN: Final = 5.0
-CONNECTIONS: Final = 16
-"""To Redis; thousands of watchers share them."""
-PATIENCE: Final = 10.0
-"""Seconds that a call waits for one of them."""
 PAGE: Final = 50
 
 
@@ -73,16 +68,7 @@ class JobStore:
     @classmethod
     def open(cls, settings: JobSettings) -> JobStore:
         """The store of `settings`; connects at the first call."""
-        retry = Retry(ExponentialBackoff(cap=0.25, base=0.02), 1)  # Pooled connections outlive a Redis.
-        pool = BlockingConnectionPool.from_url(
-            settings.redis,
-            max_connections=CONNECTIONS,
-            timeout=PATIENCE,
-            socket_connect_timeout=2.0,
-            socket_timeout=2.0,
-            retry=retry,
-        )
-        return cls(Redis.from_pool(pool), ArtifactStore(settings.artifacts_url()), settings)
+        return cls(connect(settings.redis), ArtifactStore(settings.artifacts_url()), settings)
 
     async def close(self) -> None:
         """Close the connections."""
