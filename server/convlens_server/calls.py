@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -89,6 +90,11 @@ current: ContextVar[Call | None] = ContextVar("call", default=None)
 """The call that this task or thread works for."""
 received: ContextVar[int] = ContextVar("received", default=0)
 """Bytes of the request message that this task got last."""
+
+
+def afterwards(function: Callable[..., object], *args: object) -> None:
+    """Call a function in the current task's context as soon as gRPC has been given the reply."""
+    asyncio.get_running_loop().call_soon(function, *args)
 
 
 class phase:  # noqa: N801 - used as a function is.

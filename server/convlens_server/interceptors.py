@@ -16,7 +16,7 @@ from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from convlens.errors import ConvLensError, Internal, to_status
-from convlens_server.calls import Call, Context, Layer, Proceed, current, received
+from convlens_server.calls import Call, Context, Layer, Proceed, afterwards, current, received
 
 log = logging.getLogger("convlens.server")
 access = logging.getLogger("convlens.access")
@@ -125,17 +125,21 @@ async def logged(call: Call, proceed: Proceed) -> Any:
     try:
         return await proceed(call)
     finally:
-        access.info("%s %s %.1f ms", call.method, call.code, call.seconds * 1e3, extra=_fields(call))
+        afterwards(_tell, call, call.seconds)
 
 
-def _fields(call: Call) -> dict[str, object]:
+def _tell(call: Call, seconds: float) -> None:
+    access.info("%s %s %.1f ms", call.method, call.code, seconds * 1e3, extra=_fields(call, seconds))
+
+
+def _fields(call: Call, seconds: float) -> dict[str, object]:
     who = {"tenant": call.principal.tenant, "principal": call.principal.name} if call.principal else {}
     return {
         "request": call.id,
         "method": call.method,
         "code": call.code,
-        "seconds": round(call.seconds, 6),
-        "phases": {name: round(seconds, 6) for name, seconds in call.phases.items()},
+        "seconds": round(seconds, 6),
+        "phases": {name: round(spent, 6) for name, spent in call.phases.items()},
         **who,
     }
 

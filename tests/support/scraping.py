@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 
 
@@ -9,6 +10,21 @@ def scrape(address: str) -> dict[str, float]:
     """Value by sample, as "name{label=...}"."""
     lines = text(address).splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def settled(address: str) -> dict[str, float]:
+    """The same, once all calls that have begun are counted as ended, which follows the reply."""
+    until = time.monotonic() + 5
+    while True:
+        found = scrape(address)
+        begun, ended = (
+            sum(value for name, value in found.items() if name.startswith(f"grpc_server_{what}_total"))
+            for what in ("started", "handled")
+        )
+        if begun == ended:
+            return found
+        assert time.monotonic() < until, f"{begun} calls have begun and {ended} have ended"
+        time.sleep(0.01)
 
 
 def families(address: str) -> set[str]:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from support.redis_server import free_port
 from support.replies import error_of
-from support.scraping import scrape
+from support.scraping import settled
 from support.server_thread import serving
 
 from convlens import errors
@@ -46,13 +46,13 @@ def grown(before: dict[str, float], after: dict[str, float]) -> dict[str, float]
 
 
 def test_calls_are_counted_by_their_codes_as_go_names_them(metrics, channel) -> None:
-    before, stub = scrape(metrics), model_pb2_grpc.ModelServiceStub(channel)
+    before, stub = settled(metrics), model_pb2_grpc.ModelServiceStub(channel)
     stub.GetModel(model_pb2.GetModelRequest())
     error = error_of(stub.GetModel, model_pb2.GetModelRequest(model={"name": "absent"}))
     assert isinstance(error, errors.NotFound)
     parts = len(list(stub.GetFilters(model_pb2.GetFiltersRequest(layer="features.conv1"))))
     assert parts > 1
-    more = grown(before, scrape(metrics))
+    more = grown(before, settled(metrics))
     assert more[f'grpc_server_started_total{{grpc_method="GetModel",{MODELS}}}'] == 2
     assert more[f'grpc_server_handled_total{{grpc_code="OK",grpc_method="GetModel",{MODELS}}}'] == 1
     assert more[f'grpc_server_handled_total{{grpc_code="NotFound",grpc_method="GetModel",{MODELS}}}'] == 1
@@ -63,11 +63,11 @@ def test_calls_are_counted_by_their_codes_as_go_names_them(metrics, channel) -> 
 
 def test_every_phase_of_a_call_is_seen(metrics, channel, pixels) -> None:
     stub = inspection_pb2_grpc.InspectionServiceStub(channel)
-    before = scrape(metrics)
+    before = settled(metrics)
     images = [image_pb2.Image(encoded=pixels)]
     request = inspection_pb2.GetActivationsRequest(images=images, layers=["features.conv1"])
     list(stub.GetActivations(request))
-    after = scrape(metrics)
+    after = settled(metrics)
     more = grown(before, after)
     for phase in ("queue", "decode", "compute", "encode"):
         assert more[f'convlens_phase_seconds_count{{phase="{phase}"}}'] == 1, phase
@@ -79,7 +79,7 @@ def test_every_phase_of_a_call_is_seen(metrics, channel, pixels) -> None:
 
 
 def test_it_tells_how_full_it_is(metrics) -> None:
-    found = scrape(metrics)
+    found = settled(metrics)
     assert found["convlens_ready"] == 1
     assert found["convlens_lanes"] >= 1
     assert found["convlens_calls_in_flight"] == found["convlens_calls_computing"] == 0
@@ -89,22 +89,22 @@ def test_it_tells_how_full_it_is(metrics) -> None:
 
 def test_methods_that_nobody_has_called_stand_at_0(metrics) -> None:
     method = 'grpc_method="Attack",grpc_service="convlens.v1.AttackService",grpc_type="server_stream"'
-    assert scrape(metrics)[f'grpc_server_handled_total{{grpc_code="OK",{method}}}'] == 0
+    assert settled(metrics)[f'grpc_server_handled_total{{grpc_code="OK",{method}}}'] == 0
 
 
 def test_inventing_methods_makes_no_label(metrics, channel) -> None:
-    before = scrape(metrics)
+    before = settled(metrics)
     for number in range(20):
         for path in (f"/convlens.v1.ModelService/Paint{number}", f'/a{number}"}} 1\n/b'):
             assert isinstance(error_of(channel.unary_unary(path), b""), errors.Unimplemented)
-    assert scrape(metrics).keys() == before.keys()
+    assert settled(metrics).keys() == before.keys()
 
 
 def test_refusals_are_counted_by_their_reason(metrics, channel) -> None:
     stub = model_pb2_grpc.ModelServiceStub(channel)
-    before = scrape(metrics)
+    before = settled(metrics)
     codes = [_code(stub) for _ in range(100)]
-    more = grown(before, scrape(metrics))
+    more = grown(before, settled(metrics))
     refused = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert refused > 0
     assert more['convlens_refused_total{reason="TENANT_RATE"}'] == refused

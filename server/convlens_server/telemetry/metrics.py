@@ -21,7 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.registry import Collector
 
-from convlens_server.calls import Call, Proceed
+from convlens_server.calls import Call, Proceed, afterwards
 from convlens_workers.jobs.stats import serve_metrics
 
 TYPES: Final = {
@@ -111,21 +111,25 @@ class Metrics:
 
     async def layer(self, call: Call, proceed: Proceed) -> Any:
         """Counts a call."""
-        labels, child = _labels(call.method, call.kind), self._child
-        child(self._started, *labels).inc()
+        labels = _labels(call.method, call.kind)
+        self._child(self._started, *labels).inc()
         self._in_flight.inc()
         try:
             return await proceed(call)
         finally:
-            self._in_flight.dec()
-            child(self._handled, *labels, go_name(call.code)).inc()
-            child(self._seconds, *labels).observe(call.seconds)
-            for name, seconds in call.phases.items():
-                child(self._phases, name).observe(seconds)
-            if call.cache:
-                child(self._cache, call.cache).inc()
-            if call.code == "RESOURCE_EXHAUSTED":
-                child(self._refused, call.reason).inc()
+            afterwards(self._count, call, call.seconds, labels)
+
+    def _count(self, call: Call, seconds: float, labels: tuple[str, str, str]) -> None:
+        child = self._child
+        self._in_flight.dec()
+        child(self._handled, *labels, go_name(call.code)).inc()
+        child(self._seconds, *labels).observe(seconds)
+        for name, spent in call.phases.items():
+            child(self._phases, name).observe(spent)
+        if call.cache:
+            child(self._cache, call.cache).inc()
+        if call.code == "RESOURCE_EXHAUSTED":
+            child(self._refused, call.reason).inc()
 
 
 @lru_cache(maxsize=256)
