@@ -6,12 +6,16 @@ though it is the same from one call of a client to the next.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
 
+from convlens.errors import InvalidArgument
 from convlens.inference import open_inference_pb2 as pb
 from convlens.serialised import DELIMITED, field_number, value_at
+from convlens.v1 import model_pb2
+from convlens_models.store import GRADIENT
 
 RAW: Final = field_number(pb.ModelInferRequest, "raw_input_contents") << 3 | DELIMITED
 """How a field of raw contents begins."""
@@ -19,6 +23,19 @@ MOST_FIELDS: Final = 64
 """Fields that are looked at; what follows is left to protobuf, which is faster at many small ones."""
 LARGEST_KEPT: Final = 4096
 """Bytes of a message without raw contents that is kept parsed."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model is here: its name without the ending, and its ending."""
+
+    name: str
+    ending: str
+
+    @classmethod
+    def of(cls, name: str) -> Kind:
+        """From the name that a client uses; the repository has no names that end so."""
+        return cls(name.removesuffix(GRADIENT), GRADIENT) if name.endswith(GRADIENT) else cls(name, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +66,30 @@ class RawRequest:
         head = b"".join((*rest, data[done:]))
         message = _parsed(head) if len(head) <= LARGEST_KEPT else pb.ModelInferRequest.FromString(head)
         return cls(message, (*raw, *message.raw_input_contents))
+
+    @property
+    def model(self) -> model_pb2.ModelRef:
+        """The model that is asked. Raises InvalidArgument."""
+        return reference(Kind.of(self.message.model_name).name, self.message.model_version, "model_version")
+
+    def stated(self) -> Iterator[bytes | memoryview]:
+        """What the reply follows from, beside the model: all but the version and the call's own id."""
+        head = pb.ModelInferRequest()
+        head.CopyFrom(self.message)
+        for field in ("id", "model_version", "raw_input_contents"):
+            head.ClearField(field)
+        for part in (head.SerializeToString(deterministic=True), *self.raw):
+            yield len(part).to_bytes(8, "little")
+            yield part
+
+
+def reference(name: str, number: str, field: str) -> model_pb2.ModelRef:
+    """The model that a name and a version, empty for the newest, mean. Raises InvalidArgument."""
+    if not number:
+        return model_pb2.ModelRef(name=name)
+    if not (number.isascii() and number.isdecimal() and 0 < len(number) < 10):
+        raise InvalidArgument.of(field, number, "empty or a whole number")
+    return model_pb2.ModelRef(name=name, version=int(number))
 
 
 @lru_cache(maxsize=256)

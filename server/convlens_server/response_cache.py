@@ -30,12 +30,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from convlens.errors import ConvLensError
+from convlens.inference import open_inference_pb2
 from convlens.v1 import attack_pb2, attribution_pb2, inspection_pb2, style_pb2, unit_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
 from convlens_server.calls import current, phase
 from convlens_server.executor import Executor
 from convlens_server.identity.principal import owner
+from convlens_server.raw_request import RawRequest
 from convlens_server.validation import validate
 
 P = ParamSpec("P")
@@ -51,6 +53,7 @@ PURE: Final[Mapping[type[Any], type[Message]]] = {
     style_pb2.StyliseRequest: style_pb2.StyliseResponse,
     unit_pb2.GetUnitPatternsRequest: unit_pb2.GetUnitPatternsResponse,
     unit_pb2.GetDiscrepancyMapsRequest: unit_pb2.GetDiscrepancyMapsResponse,
+    RawRequest: open_inference_pb2.ModelInferResponse,
 }
 """Requests whose replies are remembered, and what these are."""
 
@@ -229,14 +232,23 @@ class RememberingExecutor:
         """What the replies follow from, and the model's digest; empty for what is going to be refused."""
         try:
             manifest = self._manifest(request)
-            request = validate(request, manifest)
+            parts = _stated(request, manifest)
         except ConvLensError:
             return "", ""
-        request.ClearField("model")
-        stated = (SOFTWARE, owner(), type(request).__name__, manifest.digest)
+        stated = (SOFTWARE, owner(), type(request).__name__, str(manifest.version), manifest.digest)
         digest = hashlib.sha256("\n".join(stated).encode() + b"\n")
-        digest.update(request.SerializeToString(deterministic=True))
+        for part in parts:
+            digest.update(part)
         return digest.hexdigest(), manifest.digest
+
+
+def _stated(request: Any, manifest: Manifest) -> Iterable[bytes | memoryview]:
+    """A request with its defaults, without its model. Raises InvalidArgument."""
+    if isinstance(request, RawRequest):
+        return request.stated()
+    request = validate(request, manifest)
+    request.ClearField("model")
+    return [request.SerializeToString(deterministic=True)]
 
 
 def _note(result: str) -> None:

@@ -18,6 +18,8 @@ from support.repository import add_copy
 from support.server_thread import serving
 
 from convlens import wire
+from convlens.inference import open_inference_pb2 as oip
+from convlens.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from convlens.v1 import (
     attack_pb2,
     attack_pb2_grpc,
@@ -138,6 +140,37 @@ def test_another_question_is_another_entry(
         asked(channel, inspection_pb2.ClassifyRequest(model=MODEL, images=[picture(2)]))
         assert entries(kept) == 5
         assert 59_000 < min(kept.pttl(key) for key in kept.scan_iter(f"{PREFIX}*")) <= 60_000
+
+
+def inference(pixel: float = 0.5, **fields: str) -> oip.ModelInferRequest:
+    """Of the Open Inference Protocol."""
+    pixels = np.full((1, 3, 96, 96), pixel, np.float32)
+    tensor = {"name": "image", "datatype": "FP32", "shape": pixels.shape}
+    given = {"model_name": "copy", **fields}
+    return oip.ModelInferRequest(inputs=[tensor], raw_input_contents=[pixels.tobytes()], **given)
+
+
+def test_replies_to_clients_of_triton_are_remembered_too(
+    redis_server: RedisServer, kept: redis.Redis, tmp_path: Path
+) -> None:
+    for version in (1, 2):
+        add_copy(tmp_path, "copy", version)
+    with remembering(redis_server, tmp_path) as app, grpc.insecure_channel(app.address) as channel:
+        infer = GRPCInferenceServiceStub(channel).ModelInfer
+        first = infer(inference(id="a"))
+        app.models.unload(MODEL)
+        again = infer(inference(id="b", model_version="2"))
+        assert app.models.loaded() == []
+        assert (first.id, again.id) == ("a", "b")
+        again.id = first.id
+        assert again == first
+        assert entries(kept) == 1
+        assert infer(inference(pixel=0.25)).raw_output_contents != first.raw_output_contents
+        assert infer(inference(model_version="1")).model_version == "1"
+        assert entries(kept) == 3
+        with pytest.raises(grpc.RpcError):
+            infer(inference(model_version="one"))
+        assert entries(kept) == 3
 
 
 def test_what_is_somebodys_is_nobody_elses(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -20,14 +19,13 @@ from convlens import wire
 from convlens.errors import ConvLensError, InvalidArgument, NotFound
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
-from convlens.v1 import model_pb2
 from convlens_models.autodiff import ReluRule
 from convlens_models.manifest import PROBABILITIES, Manifest
 from convlens_models.store import GRADIENT
 from convlens_server.calls import phase, reads
 from convlens_server.engines.base import F32, Engine
 from convlens_server.quick_lane import QuickLane
-from convlens_server.raw_request import RawRequest
+from convlens_server.raw_request import Kind, RawRequest, reference
 
 IMAGE, COTANGENT, VALUE, IMAGE_GRADIENT = "image", "cotangent", "value", "image_gradient"
 FP32: Final = "FP32"
@@ -36,19 +34,6 @@ ONE: Final = np.float32(1).view(np.uint32)
 PARAMETERS: Final = {GRADIENT: ("layer", "rule"), "": ()}
 
 Metadata = pb.ModelMetadataResponse.TensorMetadata
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a model is here: its name without the ending, and its ending."""
-
-    name: str
-    ending: str
-
-    @classmethod
-    def of(cls, name: str) -> Kind:
-        """From the name that a client uses; the repository has no names that end so."""
-        return cls(name.removesuffix(GRADIENT), GRADIENT) if name.endswith(GRADIENT) else cls(name, "")
 
 
 class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -92,7 +77,9 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
     @reads(RawRequest.read)
     async def ModelInfer(self, request: Any, context: Any) -> pb.ModelInferResponse:  # noqa: N802
         """One pass."""
-        return await self._lane.executor.run(self._infer, request)
+        reply = await self._lane.executor.run(self._infer, request)
+        reply.id = request.message.id  # Not part of what is remembered.
+        return reply
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
@@ -132,7 +119,6 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
             return pb.ModelInferResponse(
                 model_name=request.model_name,
                 model_version=str(manifest.version),
-                id=request.id,
                 outputs=[
                     pb.ModelInferResponse.InferOutputTensor(name=name, datatype=FP32, shape=value.shape)
                     for name, value in found.items()
@@ -222,15 +208,6 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
             )
         if not np.isfinite(cotangent).all():
             raise InvalidArgument.of(COTANGENT, "other numbers", "finite")
-
-
-def reference(name: str, number: str, field: str) -> model_pb2.ModelRef:
-    """The model that a name and a version, empty for the newest, mean. Raises InvalidArgument."""
-    if not number:
-        return model_pb2.ModelRef(name=name)
-    if not (number.isascii() and number.isdecimal() and 0 < len(number) < 10):
-        raise InvalidArgument.of(field, number, "empty or a whole number")
-    return model_pb2.ModelRef(name=name, version=int(number))
 
 
 def default_outputs(manifest: Manifest) -> list[str]:
