@@ -34,6 +34,9 @@ from support.manifests import (
     raw_files,
 )
 
+from convlens_server.settings import ServerSettings
+from convlens_workers.settings import WorkerSettings
+
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = ("1.36", "1.37")
 
@@ -276,9 +279,6 @@ def test_schema_fails_on_planted_field(combination: str, name: str, path: list[s
 
 def test_settings_are_those_of_server_and_worker() -> None:
     """Each variable of the kit is one that the process reads, with a value that it takes."""
-    from convlens_server.settings import ServerSettings
-    from convlens_workers.settings import WorkerSettings
-
     everything = ("tests/everything-on-cpu", "tests/everything-on-slices", "tests/s3-and-external-redis")
     for combination in ("base", "overlays/dev", *everything):
         found = manifests(combination)
@@ -304,6 +304,16 @@ def test_settings_are_those_of_server_and_worker() -> None:
                 for name in ours:
                     patch.setenv(name, given[name])
                 settings()
+
+
+def test_memory_has_room_for_what_calls_may_take() -> None:
+    """A call there and back on SqueezeNet in every lane, as docs/72-operating.md adds it up."""
+    found = manifests("base")
+    (data,) = (each["data"] for each in found if named(each).startswith("ConfigMap/convlens-server"))
+    limits = _container(found)["resources"]["limits"]
+    lanes, pixels = int(limits["cpu"]), int(data["CONVLENS_MAX_BATCH_PIXELS"])
+    sessions = ServerSettings.model_fields["session_megabytes"].default << 20
+    assert (300 << 20) + sessions + lanes * pixels * 1600 < int(limits["memory"].removesuffix("Gi")) << 30
 
 
 def _files(template: Any, folder: str) -> Iterator[str]:
