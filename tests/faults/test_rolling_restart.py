@@ -224,14 +224,14 @@ async def roll(fleet: Fleet, sign: signal.Signals, front_ends: int, workers: int
     await asyncio.to_thread(fleet.replace_redis, sign)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("sign", "front_ends", "workers", "rounds"),
     [
         (signal.SIGTERM, 2, 3, 1),
         (signal.SIGKILL, 2, 1, 1),
-        pytest.param(signal.SIGTERM, 2, 3, 10, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 2, 3, 10, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, 3, 8, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 2, 3, 8, marks=pytest.mark.slow),
     ],
 )
 async def test_a_rolling_restart_loses_no_call_and_no_job(
