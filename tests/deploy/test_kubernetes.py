@@ -312,8 +312,9 @@ def test_memory_has_room_for_what_calls_may_take() -> None:
     (data,) = (each["data"] for each in found if named(each).startswith("ConfigMap/convlens-server"))
     limits = _container(found)["resources"]["limits"]
     lanes, pixels = int(limits["cpu"]), int(data["CONVLENS_MAX_BATCH_PIXELS"])
-    sessions = ServerSettings.model_fields["session_megabytes"].default << 20
-    assert (300 << 20) + sessions + lanes * pixels * 1600 < int(limits["memory"].removesuffix("Gi")) << 30
+    settings = ServerSettings.model_fields
+    held = 300 + settings["session_megabytes"].default + settings["max_waiting_megabytes"].default
+    assert (held << 20) + lanes * pixels * 1600 < int(limits["memory"].removesuffix("Gi")) << 30
 
 
 def _files(template: Any, folder: str) -> Iterator[str]:
