@@ -317,6 +317,18 @@ def test_memory_has_room_for_what_calls_may_take() -> None:
     assert (held << 20) + lanes * pixels * 1600 < int(limits["memory"].removesuffix("Gi")) << 30
 
 
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_workers_have_as_many_threads_as_cpus(combination: str) -> None:
+    """PyTorch knows of no limits, and a checkpoint fits the number of threads that it was made with."""
+    found = manifests(combination)
+    (worker,) = (each for each in found if named(each) == "Deployment/convlens-worker")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    (source,) = (each for each in container["envFrom"] if "convlens-worker" in each["configMapRef"]["name"])
+    name = f"ConfigMap/{source['configMapRef']['name']}"
+    (data,) = (each["data"] for each in found if named(each) == name)
+    assert data["OMP_NUM_THREADS"] == container["resources"]["limits"]["cpu"]
+
+
 def _files(template: Any, folder: str) -> Iterator[str]:
     """Names of the files of Secrets that are mounted there."""
     (container,) = template["spec"]["containers"]
