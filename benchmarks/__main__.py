@@ -12,7 +12,7 @@ from benchmarks import gradient_graph, serving, sizing
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = """# Results
 
-Written by `make bench`: ratios of medians on the machine at hand, contestants interleaved in one run. No
+Written by `make bench`: ratios of medians on the machine at hand, contestants interleaved in one run. Few
 absolute times: they would say more about the machine than about the code.
 """
 PARTS: Final[Mapping[str, Callable[[], str]]] = {

@@ -29,10 +29,10 @@ from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository, StoredModel
 
 LANES: Final = 4
-SECONDS: Final = 1.0
-SAMPLES: Final = 10
+SECONDS: Final = 0.5
+SAMPLES: Final = 16
 """Passes of the techniques that make many; their cost grows with that, their memory does not."""
-BATCH: Final = 16
+BATCH: Final = 8
 """Pictures of a call where it has several."""
 STEPS: Final = (2, 4, 12)
 """Of the jobs of one worker: the first warms it, the others' difference is what steps cost."""
@@ -43,7 +43,7 @@ TEXT: Final = f"""## Sizing
 Memory is the largest resident size of a fresh process (MiB), one process a row. Times are CPU times of that
 process, on one thread a call; they vary with the machine, their ratios less. Pictures are of the model's
 input size, one a call, {BATCH} in a batch. SmoothGrad, integrated gradients and PGD make {SAMPLES} passes
-there and back, occlusion and RISE about 50 there; more of them take longer in proportion, and no more memory.
+there and back, occlusion and RISE about 50 there; more take longer in proportion, and no more memory.
 `resnet50` has random weights.
 
 Other processes had {{busy:.0%}} of the CPUs when the run began."""
@@ -97,9 +97,6 @@ LONG: Final[Mapping[str, Long]] = {
     ),
     "BPDA against JPEG": lambda client, image, n: client.defence_attack(
         image, _label(client, image), steps=n, model=NAME
-    ),
-    "attack ensemble": lambda client, image, n: client.attack_ensemble(
-        image, _label(client, image), steps=n, targets=1, queries=n, model=NAME
     ),
 }
 NAME: Final = "squeezenet1_0"
@@ -163,8 +160,7 @@ def _measure(models: Path, model: str, ask: Callable[[Client], object]) -> tuple
             calls += 1
         seconds, alone = (_cpu(process) - began) / calls, _peak(process)
         with ThreadPoolExecutor(LANES) as pool:
-            for _ in range(2):
-                list(pool.map(lambda _: ask(client), range(LANES)))
+            list(pool.map(lambda _: ask(client), range(LANES)))
         return alone, _peak(process), seconds
 
 
