@@ -119,7 +119,7 @@ def mlserver(folder: Path, graph: Path, model: str, workers: int) -> Iterator[st
     place.mkdir()
     http, rpc, metrics = _free_ports(3)
     settings = {"parallel_workers": workers, "http_port": http, "grpc_port": rpc, "metrics_port": metrics}
-    settings |= {"host": "127.0.0.1", "debug": False}
+    settings |= {"host": "127.0.0.1", "debug": False, "metrics_dir": str(place)}
     parameters = {"uri": str(graph), "extra": {"threads": cpus()}}
     model_settings = {"name": model, "implementation": "serving_mlserver.Network", "parameters": parameters}
     (place / "settings.json").write_text(json.dumps(settings))
