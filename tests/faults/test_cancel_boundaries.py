@@ -26,6 +26,7 @@ async def test_cancels_spread_over_the_life_of_jobs(shared: JobStore, worker: Wo
     rng = random.Random(0)
     ends = set()
     for number in range(40):
+        ahead = await submit(shared, dream(2000)) if number % 10 == 0 else ""  # Behind it the job waits.
         name = await submit(shared, dream(3, seed=number))
         watching = asyncio.create_task(history(shared, name))
         await asyncio.sleep(rng.choice((0.0, 0.005, 0.02, 0.05, 0.1, 0.2)))
@@ -39,6 +40,9 @@ async def test_cancels_spread_over_the_life_of_jobs(shared: JobStore, worker: Wo
         assert (ended.result is not None) == (states[-1] == SUCCEEDED)
         assert (states[-1] == CANCELLED) or not any(metadata.cancel_requested for metadata in seen)
         ends.add((states[-1], RUNNING in states))
+        if ahead:
+            await shared.cancel(ahead)
+            await shared.wait(ahead, 10)
     assert {(CANCELLED, False), (SUCCEEDED, True)} <= ends, "the cancels did not reach all boundaries"
     assert await still_works(shared)
 

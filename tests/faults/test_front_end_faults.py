@@ -67,7 +67,7 @@ def test_a_killed_front_end_is_left_for_another_at_the_byte_where_it_broke(
     """The client has two addresses, as behind one name; the second server is asked for the rest only."""
     # Not in turn: the one that dies is asked first.
     in_order = [option for option in OPTIONS if option[0] != "grpc.service_config"]
-    monkeypatch.setattr("convlens_client.client.OPTIONS", in_order)
+    monkeypatch.setattr("convlens_client.channel.OPTIONS", in_order)
     with FrontEnd(**plane) as dying:
         port, other = (end.address.rpartition(":")[2] for end in (dying, lasting))
         with Client(f"ipv4:127.0.0.1:{port},127.0.0.1:{other}") as client:
