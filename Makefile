@@ -41,7 +41,7 @@ check: install .buf/ready
 	$(BIN)/hadolint deploy/containers/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml deploy/compose/compose.gpu.yaml
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
-	$(BIN)/pytest -q tests/deploy/test_kubernetes.py
+	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py
 
 test: install $(VENV)-peers/.installed
 	$(BIN)/pytest -m 'not slow'

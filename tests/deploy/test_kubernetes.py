@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import importlib.util
-import io
 import json
-import os
 import subprocess
 import sys
-import tarfile
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +21,10 @@ from support.manifests import (
     KIT,
     Manifest,
     built,
-    containers,
     manifests,
     named,
-    pods,
     raw_files,
 )
-
-from convlens_server.settings import ServerSettings
-from convlens_workers.settings import WorkerSettings
 
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = ("1.36", "1.37")
@@ -277,78 +266,6 @@ def test_schema_fails_on_planted_field(combination: str, name: str, path: list[s
         check_schema(manifest, VERSIONS[0])
 
 
-def test_settings_are_those_of_server_and_worker() -> None:
-    """Each variable of the kit is one that the process reads, with a value that it takes."""
-    everything = ("tests/everything-on-cpu", "tests/everything-on-slices", "tests/s3-and-external-redis")
-    for combination in ("base", "overlays/dev", *everything):
-        found = manifests(combination)
-        data = {named(manifest): manifest["data"] for manifest in found if manifest["kind"] == "ConfigMap"}
-        for workload, template in pods(found):
-            settings = {"convlens-server": ServerSettings, "convlens-worker": WorkerSettings}.get(
-                workload["metadata"]["name"]
-            )
-            if settings is None:
-                continue
-            (container,) = template["spec"]["containers"]
-            given: dict[str, str] = {}
-            for source in container["envFrom"]:
-                given |= data[f"ConfigMap/{source['configMapRef']['name']}"]
-            folder = given.pop("CONVLENS_SECRETS")
-            ours = {name for name in given if name.startswith("CONVLENS_")}
-            known = {f"CONVLENS_{name.upper()}" for name in settings.model_fields}
-            assert ours <= known, combination
-            secret = {name.upper() for name in _files(template, folder)}
-            assert "CONVLENS_REDIS" in secret
-            assert secret <= known | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, combination
-            with pytest.MonkeyPatch.context() as patch:
-                for name in ours:
-                    patch.setenv(name, given[name])
-                settings()
-
-
-def test_memory_has_room_for_what_calls_may_take() -> None:
-    """A call there and back on SqueezeNet in every lane, as docs/72-operating.md adds it up."""
-    found = manifests("base")
-    (data,) = (each["data"] for each in found if named(each).startswith("ConfigMap/convlens-server"))
-    limits = _container(found)["resources"]["limits"]
-    lanes, pixels = int(limits["cpu"]), int(data["CONVLENS_MAX_BATCH_PIXELS"])
-    settings = ServerSettings.model_fields
-    held = 300 + settings["session_megabytes"].default + settings["max_waiting_megabytes"].default
-    assert (held << 20) + lanes * pixels * 1640 < int(limits["memory"].removesuffix("Gi")) << 30
-
-
-@pytest.mark.parametrize("combination", COMBINATIONS)
-def test_workers_have_as_many_threads_as_cpus(combination: str) -> None:
-    """PyTorch knows of no limits, and a checkpoint fits the number of threads that it was made with."""
-    found = manifests(combination)
-    (worker,) = (each for each in found if named(each) == "Deployment/convlens-worker")
-    (container,) = worker["spec"]["template"]["spec"]["containers"]
-    (source,) = (each for each in container["envFrom"] if "convlens-worker" in each["configMapRef"]["name"])
-    name = f"ConfigMap/{source['configMapRef']['name']}"
-    (data,) = (each["data"] for each in found if named(each) == name)
-    assert data["OMP_NUM_THREADS"] == container["resources"]["limits"]["cpu"]
-
-
-def _files(template: Any, folder: str) -> Iterator[str]:
-    """Names of the files of Secrets that are mounted there."""
-    (container,) = template["spec"]["containers"]
-    (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == folder)
-    (volume,) = (volume for volume in template["spec"]["volumes"] if volume["name"] == mount["name"])
-    for source in volume["projected"]["sources"]:
-        yield from (item["path"] for item in source["secret"]["items"])
-
-
-def test_times_to_drain_fit_into_the_grace_period() -> None:
-    found = manifests("base")
-    data = {manifest["metadata"]["name"]: manifest["data"] for manifest in found if "data" in manifest}
-    for workload, template in pods(found):
-        for container in containers(template):
-            for source in container.get("envFrom", []):
-                wait = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-                grace = int(data[source["configMapRef"]["name"]]["CONVLENS_GRACE"])
-                assert wait + grace < template["spec"]["terminationGracePeriodSeconds"], named(workload)
-
-
 def test_monitoring_is_generated_from_its_source() -> None:
     path = KIT / "components" / "monitoring" / "generate.py"
     spec = importlib.util.spec_from_file_location("generate", path)
@@ -360,60 +277,3 @@ def test_monitoring_is_generated_from_its_source() -> None:
         assert (path.parent / name).read_text() == text, f"run python {path}"
     rules = yaml.safe_load((path.parent / "rules.yaml").read_text())
     assert rules["spec"] == yaml.safe_load((KIT.parent / "monitoring" / "alerts.yaml").read_text())
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    """A web server over the test's folder."""
-    handler = partial(_Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _fetch(url: str, digest: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(KIT / "components" / "models-fetch" / "fetch.py"), str(folder)],
-        check=False,
-        env=os.environ | {"URL": url, "SHA256": digest},
-        capture_output=True,
-        text=True,
-    )
-
-
-def _tar(name: str) -> bytes:
-    body = io.BytesIO()
-    with tarfile.open(fileobj=body, mode="w") as models:
-        entry = tarfile.TarInfo(name)
-        entry.size = 4
-        models.addfile(entry, io.BytesIO(b"json"))
-    return body.getvalue()
-
-
-def test_models_come_only_with_the_digest_that_was_named(tmp_path: Path, web: str) -> None:
-    body = _tar("net/1/manifest.json")
-    (tmp_path / "models.tar").write_bytes(body)
-    (folder := tmp_path / "models").mkdir()
-    refused = _fetch(f"{web}/models.tar", "0" * 64, folder)
-    assert refused.returncode == 1
-    assert hashlib.sha256(body).hexdigest() in refused.stderr
-    assert list(folder.iterdir()) == []
-    taken = _fetch(f"{web}/models.tar", hashlib.sha256(body).hexdigest(), folder)
-    assert taken.returncode == 0, taken.stderr
-    assert (folder / "net" / "1" / "manifest.json").read_bytes() == b"json"
-
-
-def test_models_stay_in_their_folder(tmp_path: Path, web: str) -> None:
-    body = _tar("../escaped")
-    (tmp_path / "models.tar").write_bytes(body)
-    (folder := tmp_path / "models").mkdir()
-    assert _fetch(f"{web}/models.tar", hashlib.sha256(body).hexdigest(), folder).returncode == 1
-    assert not (tmp_path / "escaped").exists()
