@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 
 from benchmarks.serving_session import open_session
+from benchmarks.serving_stream import listen
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
 from convlens_server.cpus import cpus
@@ -54,10 +55,7 @@ class Bare(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 async def _serve(path: str) -> None:
     server = grpc.aio.server()
     open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Bare(path), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await listen(server)
 
 
 if __name__ == "__main__":

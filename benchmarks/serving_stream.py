@@ -101,6 +101,14 @@ def bare_server(size: int) -> Iterator[str]:
             running.terminate()
 
 
+async def listen(server: grpc.aio.Server) -> None:
+    """Serve at a free port, and say at which."""
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
 async def _serve(size: int) -> None:
     data = bytes(size)
     parts = [data[at : at + wire.CHUNK_BYTES] for at in range(0, size, wire.CHUNK_BYTES)]
@@ -114,10 +122,7 @@ async def _serve(size: int) -> None:
     _, service, method = METHOD.split("/")
     handlers = {method: grpc.unary_stream_rpc_method_handler(get)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await listen(server)
 
 
 if __name__ == "__main__":
