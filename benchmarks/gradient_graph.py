@@ -17,9 +17,9 @@ import torch
 from captum.attr import Saliency
 
 from benchmarks.race import Row, race, table
-from convlens_models.autodiff import COTANGENT, ReluRule, differentiate
-from convlens_models.graph import cut, static
-from convlens_models.importer import add_architecture
+from convlens_models.graphs.autodiff import COTANGENT, ReluRule, differentiate
+from convlens_models.graphs.surgery import cut, static
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import INPUT, PROBABILITIES
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository, StoredModel

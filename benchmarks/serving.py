@@ -26,11 +26,11 @@ from benchmarks.gradient_graph import WEIGHTS
 from benchmarks.race import Row, table
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
-from convlens_models.graph import cut, static
-from convlens_models.importer import add_architecture
+from convlens_models.graphs.surgery import cut, static
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import PROBABILITIES
 from convlens_models.repository import ModelRepository, StoredModel
-from convlens_server.cpus import cpus
+from convlens_server.serving.cpus import cpus
 
 PEERS: Final = Path(f"{sys.prefix}-bench") / "bin"
 HERE: Final = Path(__file__).parent

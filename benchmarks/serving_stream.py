@@ -21,7 +21,7 @@ from convlens import wire
 from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc, model_pb2
 from convlens_client.channel import OPTIONS, TensorChannel
 from convlens_models.repository import StoredModel
-from convlens_server.memory import keep_freed_memory
+from convlens_server.serving.malloc import keep_freed_memory
 
 METHOD: Final = "/bare.Stream/Get"
 LAYER, IMAGES = "features.0", 11

@@ -24,7 +24,7 @@ from benchmarks.gradient_graph import WEIGHTS
 from convlens_client import Channel, Client, Operation, Style
 from convlens_client.up import Plan, running
 from convlens_models.architectures import ARCHITECTURES
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository, StoredModel
 
@@ -204,7 +204,7 @@ def _job(client: Client, submit: Long) -> tuple[float, float]:
     """The worker's peak, and the CPU seconds of a step."""
     children = psutil.Process().children(recursive=True)
     worker = [child for child in children if any("convlens_workers" in word for word in child.cmdline())]
-    (engine,) = (child for child in worker if "convlens_workers.engine" in child.cmdline())
+    (engine,) = (child for child in worker if "convlens_workers.device_process" in child.cmdline())
     spent = []
     for count in STEPS:
         began = _cpu(engine)

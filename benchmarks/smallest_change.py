@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2, image_pb2
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.network import load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository, StoredModel

@@ -25,7 +25,7 @@ from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.patterns.train import HELD_OUT
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
-from convlens_server.transfer import resolve
+from convlens_server.jobs.transfer import resolve
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks
 from convlens_workers.techniques import TECHNIQUES

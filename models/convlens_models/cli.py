@@ -107,7 +107,7 @@ def _add_architecture(
         raise InvalidArgument("give ARCH and --weights FILE, or --onnx FILE and --name NAME")
     if arch == "fast_style":
         return _add_style(root, weights, options)
-    from convlens_models.importer import add_architecture  # noqa: PLC0415
+    from convlens_models.importing.importer import add_architecture  # noqa: PLC0415
 
     return add_architecture(root, arch, weights, **options)
 
@@ -115,8 +115,8 @@ def _add_architecture(
 def _add_style(root: Path, weights: Path, options: dict[str, Any]) -> Manifest:
     name = options.pop("name")
     _refuse(options, "cannot go with fast_style")
-    from convlens_models.style_import import add_style  # noqa: PLC0415
-    from convlens_models.weights import load_state  # noqa: PLC0415
+    from convlens_models.importing.style_import import add_style  # noqa: PLC0415
+    from convlens_models.importing.weights import load_state  # noqa: PLC0415
 
     return add_style(root, load_state(weights), name or "fast_style")
 
@@ -124,7 +124,7 @@ def _add_style(root: Path, weights: Path, options: dict[str, Any]) -> Manifest:
 def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
     if options["name"] is None:
         raise InvalidArgument("--onnx needs --name NAME")
-    from convlens_models.onnx_import import add_onnx  # noqa: PLC0415
+    from convlens_models.importing.onnx_import import add_onnx  # noqa: PLC0415
 
     return add_onnx(root, file, **options)
 

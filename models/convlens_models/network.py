@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.manifest import LOG_PROBABILITIES, PROBABILITIES, Rgb
-from convlens_models.redirect import redirected
+from convlens_models.redirected_relu import redirected
 from convlens_models.repository import WEIGHTS, StoredModel
 
 HEADS: Final[dict[str, Callable[[Tensor], Tensor]]] = {

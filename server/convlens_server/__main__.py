@@ -10,10 +10,10 @@ import sys
 from pydantic import ValidationError
 
 from convlens.errors import ConvLensError
-from convlens_server.app import App
-from convlens_server.interceptors import OfCall
-from convlens_server.memory import keep_freed_memory
-from convlens_server.processes import supervise
+from convlens_server.serving.app import App
+from convlens_server.serving.interceptors import OfCall
+from convlens_server.serving.malloc import keep_freed_memory
+from convlens_server.serving.processes import supervise
 from convlens_server.settings import ServerSettings
 from convlens_workers.telemetry.logs import configure
 from convlens_workers.telemetry.tracing import exporting

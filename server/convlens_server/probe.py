@@ -1,7 +1,7 @@
 """`python -m convlens_server.probe [SERVICE]`: whether this machine's server serves; for container engines.
 
 Asks grpc.health.v1 on CONVLENS_HEALTH_LISTEN, or without that on CONVLENS_LISTEN, about "readiness" or the
-service named ("liveness", "quick", "long", ...; see `convlens_server.health`). Exit codes: 0 SERVING, 1 not.
+service named ("liveness", "quick", "long", ...; see `serving/health.py`). Exit codes: 0 SERVING, 1 not.
 The environment is read directly, since `ServerSettings` costs a second that a probe repeats for ever.
 """
 

@@ -18,7 +18,7 @@ from support.redis_server import free_port, redis_binary
 from support.worker_process import WorkerProcess, eventually
 
 from convlens.v1 import collection_pb2, job_pb2
-from convlens_server.response_cache import OVERHEAD, Bodies
+from convlens_server.cache.response_cache import OVERHEAD, ReplyCache
 from convlens_workers.collections import CollectionIndex
 from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
@@ -181,7 +181,7 @@ async def test_front_end_keeps_collections(guarded: Guarded, owner: str) -> None
 def test_front_end_remembers_replies(guarded: Guarded) -> None:
     guarded.denied()
     room = 2 * (OVERHEAD + 10)  # For two.
-    bodies = Bodies(guarded.url("frontend"), 0.5, 100, room)
+    bodies = ReplyCache(guarded.url("frontend"), 0.5, 100, room)
     try:
         for name in ("first", "second", "third", "third"):
             bodies.put(name, name.encode())

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 
 from convlens_models.architectures import ARCHITECTURES
-from convlens_models.export import is_dynamic
+from convlens_models.importing.export import is_dynamic
 
 
 class Row(NamedTuple):

@@ -18,7 +18,7 @@ from support.pair import Pair, distance, session
 from torch import nn
 
 from convlens.errors import InvalidArgument
-from convlens_models.autodiff import ReluRule, check, differentiate
+from convlens_models.graphs.autodiff import ReluRule, check, differentiate
 
 TOLERANCE = 1e-5
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, database=None)

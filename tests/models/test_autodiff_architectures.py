@@ -16,8 +16,8 @@ from support.pair import distance, session
 from torch import nn
 
 from convlens_models.architectures import ARCHITECTURES
-from convlens_models.autodiff import ReluRule, differentiate
-from convlens_models.importer import write_network
+from convlens_models.graphs.autodiff import ReluRule, differentiate
+from convlens_models.importing.importer import write_network
 from convlens_models.network import Network
 
 SIZES = {"inception_v3": 107, "alexnet": 224, "vgg16": 224, "vgg19": 224, "patterns": 96}

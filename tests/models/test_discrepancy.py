@@ -9,13 +9,21 @@ import torch.nn.functional as F
 from support.networks import random_module, save_weights
 
 from convlens.errors import InvalidArgument
-from convlens_models.discrepancy import Forward, Patches, Probe, average, empirical_size, part_of, probe
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import Layer, Manifest
+from convlens_models.measures.discrepancy import (
+    Forward,
+    Patches,
+    Probe,
+    average,
+    empirical_size,
+    part_of,
+    probe,
+)
+from convlens_models.measures.receptive_field import receptive_field
+from convlens_models.measures.units import Hit, channel_map, strongest
 from convlens_models.network import Network
-from convlens_models.receptive_field import receptive_field
 from convlens_models.repository import ModelRepository
-from convlens_models.units import Hit, channel_map, strongest
 
 PATTERNS = ModelRepository().get().manifest
 RNG = np.random.default_rng(3)

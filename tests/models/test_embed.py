@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.networks import random_module, save_weights
 
-from convlens_models.embed import embed
+from convlens_models.importing.embed import embed
 from convlens_models.repository import ModelRepository
 
 

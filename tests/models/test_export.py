@@ -11,8 +11,10 @@ import torch
 from support.networks import random_module, save_weights, values
 from torch import nn
 
-from convlens_models import export, graph, importer, proof, tensors
+from convlens_models import tensors
 from convlens_models.architectures import ARCHITECTURES
+from convlens_models.graphs import surgery
+from convlens_models.importing import export, importer, verify
 from convlens_models.manifest import INPUT, Manifest
 from convlens_models.network import load_network
 from convlens_models.repository import FORWARD, WEIGHTS, ModelRepository
@@ -47,8 +49,8 @@ def test_every_layer_equals_torch_at_two_sizes(architecture: str, tmp_path: Path
     for batch, height, width in sizes:
         images = torch.rand(batch, 3, height, width)
         expected = values(network, images, names)
-        part = graph.cut(stored.forward(), names)
-        found = dict(zip(names, proof.run(part, stored.path, names, {INPUT: images.numpy()}), strict=True))
+        part = surgery.cut(stored.forward(), names)
+        found = dict(zip(names, verify.run(part, stored.path, names, {INPUT: images.numpy()}), strict=True))
         worst = {name: relative(found[name], expected[name].numpy()) for name in names}
         assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
         if (height, width) == (side, side):
@@ -101,7 +103,7 @@ def test_normalisation_is_inside(tmp_path: Path):
     expected = random_module("patterns")(
         (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     )
-    (found,) = proof.run(stored.forward(), stored.path, [stored.manifest.output], {INPUT: images.numpy()})
+    (found,) = verify.run(stored.forward(), stored.path, [stored.manifest.output], {INPUT: images.numpy()})
     assert relative(found, expected.numpy()) < 1e-5
 
 

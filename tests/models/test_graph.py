@@ -10,9 +10,10 @@ from support.networks import random_module, save_weights
 from torch import nn
 
 from convlens.errors import InvalidArgument
-from convlens_models import graph, layers, proof
 from convlens_models.architectures import ARCHITECTURES
-from convlens_models.importer import add_architecture
+from convlens_models.graphs import layers, surgery
+from convlens_models.importing import verify
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import INPUT, Layer
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
@@ -22,7 +23,7 @@ RELU = "features.relu2"
 
 
 def test_a_cut_graph_holds_the_ancestors_alone():
-    part = graph.cut(STORED.forward(), [RELU]).graph
+    part = surgery.cut(STORED.forward(), [RELU]).graph
     assert [node.output[0] for node in part.node][-1] == RELU
     assert {tensor.name for tensor in part.initializer if tensor.external_data} == {
         f"features.{name}.{kind}" for name in ("conv1", "conv2") for kind in ("weight", "bias")
@@ -35,11 +36,11 @@ def test_outputs_come_in_the_order_asked_for_and_cutting_leaves_the_whole_alone(
     model = STORED.forward()
     before = model.SerializeToString(deterministic=True)
     names = ["probabilities", RELU, "classifier"]
-    part = graph.cut(model, names)
+    part = surgery.cut(model, names)
     assert [info.name for info in part.graph.output] == names
-    graph.static(model, (1, 40, 40))
+    surgery.static(model, (1, 40, 40))
     assert model.SerializeToString(deterministic=True) == before
-    found = proof.run(part, STORED.path, names, {INPUT: proof.noise(2, 40)})
+    found = verify.run(part, STORED.path, names, {INPUT: verify.noise(2, 40)})
     assert [value.shape for value in found] == [
         (2, len(STORED.manifest.labels)),
         (2, 48, 20, 20),
@@ -49,19 +50,19 @@ def test_outputs_come_in_the_order_asked_for_and_cutting_leaves_the_whole_alone(
 
 def test_unknown_values_are_refused():
     with pytest.raises(InvalidArgument, match=r"outputs = 'features\.nothing'"):
-        graph.cut(STORED.forward(), [RELU, "features.nothing"])
+        surgery.cut(STORED.forward(), [RELU, "features.nothing"])
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 55), (None, 33, 20), (3, 96, 96)])
 def test_static_sizes_are_worked_out_everywhere(shape: tuple[int | None, int, int]):
-    fixed = graph.static(graph.cut(STORED.forward(), [RELU]), shape)
+    fixed = surgery.static(surgery.cut(STORED.forward(), [RELU]), shape)
     batch, height, width = shape
     expected = (batch or 0, 48, (height + 1) // 2, (width + 1) // 2)
-    assert graph.shapes(fixed)[RELU] == expected
-    assert graph.shapes(fixed)["features.conv1"] == (batch or 0, 40, *expected[2:])
+    assert surgery.shapes(fixed)[RELU] == expected
+    assert surgery.shapes(fixed)["features.conv1"] == (batch or 0, 40, *expected[2:])
     images = np.random.default_rng(0).random((batch or 2, 3, height, width), np.float32)
-    (found,) = proof.run(fixed, STORED.path, [RELU], {INPUT: images})
-    (free,) = proof.run(graph.cut(STORED.forward(), [RELU]), STORED.path, [RELU], {INPUT: images})
+    (found,) = verify.run(fixed, STORED.path, [RELU], {INPUT: images})
+    (free,) = verify.run(surgery.cut(STORED.forward(), [RELU]), STORED.path, [RELU], {INPUT: images})
     np.testing.assert_allclose(found, free, rtol=1e-5, atol=1e-6)
 
 

@@ -15,9 +15,10 @@ from support.networks import random_module, save_weights
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2
-from convlens_models import graph, proof
 from convlens_models.architectures import ARCHITECTURES
-from convlens_models.importer import add_architecture, load_module
+from convlens_models.graphs import surgery
+from convlens_models.importing import verify
+from convlens_models.importing.importer import add_architecture, load_module
 from convlens_models.manifest import INPUT
 from convlens_models.preprocess import to_input
 from convlens_models.repository import MANIFEST, ModelRepository
@@ -38,13 +39,13 @@ def test_the_real_squeezenet_knows_the_photos(data: Path, tmp_path: Path):
     assert (manifest.parameters, manifest.multiply_adds) == (1_248_424, 818_924_576)
     photos = sorted((data / "photos").glob("*.jpg"))[::20]
     images = [to_input(image_pb2.Image(encoded=photo.read_bytes()), manifest) for photo in photos]
-    part = graph.cut(stored.forward(), ["probabilities"])
-    (found,) = proof.run(part, stored.path, ["probabilities"], {INPUT: np.stack(images)})
+    part = surgery.cut(stored.forward(), ["probabilities"])
+    (found,) = verify.run(part, stored.path, ["probabilities"], {INPUT: np.stack(images)})
     classes = [int(photo.name[:4]) for photo in photos]
     right = sum(int(row.argmax()) == index for row, index in zip(found, classes, strict=True))
     assert right >= 0.6 * len(photos)
     tench = to_input(image_pb2.Image(encoded=photos[0].read_bytes()), manifest)
-    (row,) = proof.run(part, stored.path, ["probabilities"], {INPUT: tench[None]})
+    (row,) = verify.run(part, stored.path, ["probabilities"], {INPUT: tench[None]})
     assert manifest.labels[row[0].argmax()] == "tench"
 
 

@@ -12,9 +12,10 @@ from onnx import TensorProto, helper
 from support.foreign_onnx import CLASSES, classifier, constant, node, output, save, weight
 
 from convlens.errors import InvalidArgument
-from convlens_models import autodiff, graph, proof
+from convlens_models.graphs import autodiff, surgery
+from convlens_models.importing import verify
+from convlens_models.importing.onnx_import import add_onnx
 from convlens_models.manifest import INPUT
-from convlens_models.onnx_import import add_onnx
 from convlens_models.repository import FORWARD, ModelRepository
 
 
@@ -27,7 +28,7 @@ def run_file(path: Path, images: np.ndarray) -> np.ndarray:
 
 def run_model(root: Path, layers: list[str], images: np.ndarray) -> list[np.ndarray]:
     stored = ModelRepository(root).get("x")
-    return proof.run(graph.cut(stored.forward(), layers), stored.path, layers, {INPUT: images})
+    return verify.run(surgery.cut(stored.forward(), layers), stored.path, layers, {INPUT: images})
 
 
 def add(folder: Path, model: onnx.ModelProto, **options):
@@ -56,7 +57,7 @@ NORMALISATIONS = {
 def test_probabilities_are_those_of_the_file_behind_its_normalisation(case: str, tmp_path: Path):
     options, normalise = NORMALISATIONS[case]
     manifest = add(tmp_path, classifier(), **options)
-    images = proof.noise(3, 32)
+    images = verify.noise(3, 32)
     expected = run_file(tmp_path / "foreign.onnx", np.ascontiguousarray(normalise(images)))
     found, logs = run_model(tmp_path / "m", ["probabilities", "log_probabilities"], images)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
@@ -104,7 +105,7 @@ def linear_on_maps(**options: int) -> tuple[list[onnx.NodeProto], list[onnx.Tens
 def test_a_batch_of_one_is_freed_and_a_bound_size_is_kept(options: dict[str, int], tmp_path: Path):
     manifest = add(tmp_path, classifier(*linear_on_maps(**options)), input_range="0..255")
     assert (manifest.dynamic_size, manifest.input_size, manifest.min_size) == (False, 32, 32)
-    images = proof.noise(3, 32)
+    images = verify.noise(3, 32)
     (found,) = run_model(tmp_path / "m", ["probabilities"], images)
     np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6)
     declared = ModelRepository(tmp_path / "m").get("x").forward().graph.input[0].type.tensor_type.shape.dim
@@ -122,7 +123,7 @@ def test_the_logits_are_what_goes_into_a_softmax(end: str, tmp_path: Path):
 @pytest.mark.parametrize("opset", [11, 13, 17, 21])
 def test_opsets_from_old_to_new(opset: int, tmp_path: Path):
     manifest = add(tmp_path, classifier(opset=opset), input_range="0..255")
-    images = proof.noise(2, 32)
+    images = verify.noise(2, 32)
     (found,) = run_model(tmp_path / "m", ["probabilities"], images)
     np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6)
     assert manifest.output == "fc"
@@ -147,7 +148,7 @@ def test_names_that_we_use_ourselves_do_not_clash(tmp_path: Path):
         for field in (part.input, part.output):
             field[:] = [rename.get(value, value) for value in field]
     add(tmp_path, model)
-    images = proof.noise(2, 32)
+    images = verify.noise(2, 32)
     names = ["probabilities.inner", "image.inner", "cotangent.inner", "probabilities"]
     pooled, relu, _, found = run_model(tmp_path / "m", names, images)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
@@ -295,11 +296,11 @@ def test_the_stored_graph_differentiates_by_every_rule(tmp_path: Path):
     add(tmp_path, classifier())
     stored = ModelRepository(tmp_path / "m").get("x")
     onnx.checker.check_model(str(stored.file(FORWARD)))
-    images = proof.noise(2, 40)
+    images = verify.noise(2, 40)
     for rule in autodiff.ReluRule:
         part = autodiff.differentiate(stored.forward(), "relu", rule)
         feeds = {INPUT: images, autodiff.COTANGENT: np.ones((2, 8, 20, 20), np.float32)}
-        value, gradient = proof.run(part, stored.path, ["relu", autodiff.IMAGE_GRADIENT], feeds)
+        value, gradient = verify.run(part, stored.path, ["relu", autodiff.IMAGE_GRADIENT], feeds)
         assert gradient.shape == images.shape
         assert np.abs(gradient).sum() > 0
         assert (value >= 0).all()

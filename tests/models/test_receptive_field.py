@@ -13,11 +13,11 @@ from onnx import TensorProto, helper
 from support.networks import random_module, save_weights
 from support.pair import Pair
 
-from convlens_models import layers
-from convlens_models.importer import add_architecture
+from convlens_models.graphs import layers
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import INPUT, Layer
+from convlens_models.measures.receptive_field import Box, receptive_field
 from convlens_models.network import Network
-from convlens_models.receptive_field import Box, receptive_field
 
 SIZE = 57
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["convlens_models.runtime", "convlens_server.engines.onnx_engine"])
+@pytest.mark.parametrize("module", ["convlens_models.runtime", "convlens_server.backends.onnx_backend"])
 def test_no_id_of_the_machine_is_kept(tmp_path, module):
     kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
     there = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

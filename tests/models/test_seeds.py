@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convlens_models.seeds import folded
+from convlens_models.measures.seeds import folded
 
 
 @pytest.mark.parametrize("seed", [0, 7, (1 << 32) - 1])

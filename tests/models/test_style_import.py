@@ -10,13 +10,13 @@ from support.style import random_style, style_state
 from typer.testing import CliRunner
 
 from convlens.errors import FailedPrecondition, InvalidArgument
-from convlens_models import proof
 from convlens_models.architectures.fast_style import FastStyle
 from convlens_models.cli import add
+from convlens_models.importing import verify
+from convlens_models.importing.style_import import add_style
 from convlens_models.manifest import INPUT, Manifest
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
-from convlens_models.style_import import add_style
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def stored(tmp_path_factory):
 def test_graph_is_the_module(stored, size):
     images = np.random.default_rng(0).random((2, 3, *size), np.float32)
     output = stored.manifest.layer(stored.manifest.output).tensor
-    (found,) = proof.run(stored.forward(), stored.path, [output], {INPUT: images})
+    (found,) = verify.run(stored.forward(), stored.path, [output], {INPUT: images})
     with torch.no_grad():
         expected = random_style()(torch.from_numpy(images) * 2 - 1).numpy()
     assert found.shape == images.shape
@@ -44,7 +44,7 @@ def test_the_width_is_that_of_the_weights(tmp_path):
     stored = ModelRepository(tmp_path).get("narrow")
     images = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
     output = manifest.layer(manifest.output).tensor
-    (found,) = proof.run(stored.forward(), stored.path, [output], {INPUT: images})
+    (found,) = verify.run(stored.forward(), stored.path, [output], {INPUT: images})
     with torch.no_grad():
         expected = narrow(torch.from_numpy(images) * 2 - 1).numpy()
     assert np.abs(found - expected).max() < 1e-5

@@ -12,9 +12,10 @@ from support.networks import random_module, save_weights, values
 from torch import nn
 
 from convlens.errors import DataLoss, InvalidArgument
-from convlens_models import autodiff, proof, torchscript
-from convlens_models.autodiff import ReluRule
-from convlens_models.importer import add_architecture
+from convlens_models.graphs import autodiff
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_models.importing import torchscript, verify
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import INPUT
 from convlens_models.network import Network, load_network
 from convlens_models.repository import TORCHSCRIPT, ModelRepository
@@ -95,7 +96,7 @@ def test_gradients_equal_eager_autograd_and_the_onnx_graph(stored, script, rule)
         assert relative(found[1], expected.numpy()) < 1e-4, layer
         graph = autodiff.differentiate(stored.forward(), layer, rule)
         feeds = {INPUT: images.detach().numpy(), autodiff.COTANGENT: cotangent.numpy()}
-        (other,) = proof.run(graph, stored.path, [autodiff.IMAGE_GRADIENT], feeds)
+        (other,) = verify.run(graph, stored.path, [autodiff.IMAGE_GRADIENT], feeds)
         assert relative(found[1], other) < 1e-4, layer
 
 

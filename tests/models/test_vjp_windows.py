@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.pair import Pair
 
 from convlens.errors import InvalidArgument
-from convlens_models.autodiff import ReluRule, differentiate
+from convlens_models.graphs.autodiff import ReluRule, differentiate
 
 TOLERANCE = 1e-5
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -9,9 +9,9 @@ from torch import nn
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, job_pb2, style_pb2
 from convlens_models.repository import ModelRepository
-from convlens_server.admission import PUPIL, Limits, cost
+from convlens_server.jobs.admission import SUBSTITUTE_MODEL, Limits, cost
 from convlens_server.settings import ServerSettings
-from convlens_workers.techniques.parts.pupil import build
+from convlens_workers.techniques.parts.substitute_model import build
 
 MANIFEST = ModelRepository().get().manifest
 PIXELS = MANIFEST.input_size**2
@@ -86,11 +86,11 @@ def test_a_substitute_costs_its_training_and_the_answers() -> None:
     pupil = sum(
         output[0].numel() * kernel[0].numel() for kernel, output in convolutions(build(5), torch.zeros(shape))
     )
-    assert pytest.approx(pupil / 64**2) == PUPIL
+    assert pytest.approx(pupil / 64**2) == SUBSTITUTE_MODEL
     params = adversarial_pb2.Substitute(
         images=[{}] * 3, held_out=[{}], rounds=2, epochs=10, queries=10
     )  # The data: 3, 6, 10.
-    trained = 3 * PUPIL * PIXELS * 10 * (3 + 6 + 10)
+    trained = 3 * SUBSTITUTE_MODEL * PIXELS * 10 * (3 + 6 + 10)
     assert cost(params, 4 * PIXELS, MANIFEST) == pytest.approx(trained + 13 * MANIFEST.multiply_adds)
 
 

@@ -38,8 +38,8 @@ from support.worker_process import WorkerProcess
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc, job_pb2
-from convlens_models.style_import import add_style
-from convlens_server.app import SERVICES
+from convlens_models.importing.style_import import add_style
+from convlens_server.serving.app import SERVICES
 from convlens_workers.settings import WorkerSettings
 
 FLATTEN: Final = inspection_pb2.POOLING_FLATTEN

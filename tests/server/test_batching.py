@@ -17,30 +17,30 @@ from support.server_thread import serving
 from convlens.errors import Cancelled, ResourceExhausted
 from convlens.v1 import model_pb2
 from convlens_client import Client
-from convlens_models.autodiff import ReluRule
+from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import PROBABILITIES, Batching, Manifest
 from convlens_models.repository import MANIFEST, ModelRepository
-from convlens_server import cancellation
-from convlens_server.app import LANES_ON_GPU, lanes
-from convlens_server.engines.base import F32, Engine
-from convlens_server.engines.batching import Batcher
-from convlens_server.engines.models import LoadedModels
-from convlens_server.engines.providers import Compute, on_cpu
+from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.batching import Batcher
+from convlens_server.backends.models import LoadedModels
+from convlens_server.backends.providers import Compute, on_cpu
+from convlens_server.serving import cancellation
+from convlens_server.serving.app import LANES_ON_GPU, lanes
 from convlens_server.settings import ServerSettings
 
 REF = model_pb2.ModelRef(name="patterns")
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def backend() -> Backend:
     return LoadedModels(ModelRepository(), on_cpu(1), session_bytes=1e9, max_models=2).get(REF)
 
 
 class Watched:
-    """An engine that notes its passes, and holds them until it is told to go on."""
+    """An backend that notes its passes, and holds them until it is told to go on."""
 
-    def __init__(self, engine: Engine, *, held: bool = False) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend, *, held: bool = False) -> None:
+        self._engine = backend
         self.passes: list[int] = []
         self.left: list[bool] = []
         self.go = threading.Event()
@@ -61,7 +61,7 @@ class Watched:
     def inner_gradient(self, images: F32, layer: str, cotangent: F32, wrt: str) -> tuple[F32, F32, F32]:
         return self._passing(images, lambda: self._engine.inner_gradient(images, layer, cotangent, wrt))
 
-    def with_weights(self, folder: Path) -> Engine:
+    def with_weights(self, folder: Path) -> Backend:
         return self._engine.with_weights(folder)
 
     def close(self) -> None:
@@ -99,46 +99,46 @@ def same(found: F32, expected: F32) -> bool:
     return bool(np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected))
 
 
-def test_values_are_those_of_each_alone(engine: Engine) -> None:
-    watched = Watched(engine)
+def test_values_are_those_of_each_alone(backend: Backend) -> None:
+    watched = Watched(backend)
     batcher = Batcher(watched, Batching(max_batch=7, max_delay_ms=1000))
     given = [images(1 + seed % 2, seed) for seed in range(5)]  # 1, 2, 1, 2, 1: seven images.
     layers = ["classifier", "features.relu3_2", "classifier"]
     found = together([lambda each=each: batcher.forward(each, layers) for each in given])
     assert watched.passes == [7]
     for each, values in zip(given, found, strict=True):
-        alone = engine.forward(each, layers)
+        alone = backend.forward(each, layers)
         assert list(values) == list(alone)
         assert all(same(values[layer], alone[layer]) for layer in layers)
         assert all(values[layer].base is None for layer in layers)
 
 
 @pytest.mark.parametrize("rule", list(ReluRule))
-def test_gradients_are_those_of_each_alone(engine: Engine, rule: ReluRule) -> None:
-    watched = Watched(engine)
+def test_gradients_are_those_of_each_alone(backend: Backend, rule: ReluRule) -> None:
+    watched = Watched(backend)
     batcher = Batcher(watched, Batching(max_batch=4, max_delay_ms=1000))
     given = [(images(1, seed), np.eye(53, dtype=np.float32)[[seed]]) for seed in range(4)]
     found = together([lambda x=x, c=c: batcher.gradient(x, "classifier", c, rule) for x, c in given])
     assert watched.passes == [4]
     for (x, cotangent), values in zip(given, found, strict=True):
-        expected = engine.gradient(x, "classifier", cotangent, rule)
+        expected = backend.gradient(x, "classifier", cotangent, rule)
         assert all(same(a, b) for a, b in zip(values, expected, strict=True))
 
 
-def test_inner_gradients_too(engine: Engine) -> None:
-    watched = Watched(engine)
+def test_inner_gradients_too(backend: Backend) -> None:
+    watched = Watched(backend)
     batcher = Batcher(watched, Batching(max_batch=2, max_delay_ms=1000))
     given = [(images(1, seed), np.eye(53, dtype=np.float32)[[seed]]) for seed in range(2)]
     ask = [lambda x=x, c=c: batcher.inner_gradient(x, "classifier", c, "features.pool4") for x, c in given]
     found = together(ask)
     assert watched.passes == [2]  # Full: nobody waits for the delay to pass.
     for (x, cotangent), values in zip(given, found, strict=True):
-        expected = engine.inner_gradient(x, "classifier", cotangent, "features.pool4")
+        expected = backend.inner_gradient(x, "classifier", cotangent, "features.pool4")
         assert all(same(a, b) for a, b in zip(values, expected, strict=True))
 
 
-def test_other_graphs_and_sizes_are_other_passes(engine: Engine) -> None:
-    watched = Watched(engine)
+def test_other_graphs_and_sizes_are_other_passes(backend: Backend) -> None:
+    watched = Watched(backend)
     batcher = Batcher(watched, Batching(max_batch=4, max_delay_ms=50))
     found = together(
         [
@@ -152,19 +152,19 @@ def test_other_graphs_and_sizes_are_other_passes(engine: Engine) -> None:
     assert [len(next(iter(values.values()))) for values in found] == [1, 1, 1, 4]
 
 
-def test_no_pass_is_larger_than_it_may_be(engine: Engine) -> None:
-    watched = Watched(engine)
+def test_no_pass_is_larger_than_it_may_be(backend: Backend) -> None:
+    watched = Watched(backend)
     batcher = Batcher(watched, Batching(max_batch=5, max_delay_ms=20))
     work = [lambda seed=seed: batcher.forward(images(2, seed), ["classifier"]) for seed in range(12)]
     found = together(work)
     assert max(watched.passes) <= 5
     assert sum(watched.passes) == 24
     for seed, values in enumerate(found):
-        assert same(values["classifier"], engine.forward(images(2, seed), ["classifier"])["classifier"])
+        assert same(values["classifier"], backend.forward(images(2, seed), ["classifier"])["classifier"])
 
 
-def test_while_a_pass_runs_the_next_one_fills(engine: Engine) -> None:
-    watched = Watched(engine, held=True)
+def test_while_a_pass_runs_the_next_one_fills(backend: Backend) -> None:
+    watched = Watched(backend, held=True)
     batcher = Batcher(watched, Batching(max_batch=8, max_delay_ms=0))
     with ThreadPoolExecutor(7) as pool:
         first = pool.submit(batcher.forward, images(1), ["classifier"])
@@ -190,8 +190,8 @@ def calling(pool: ThreadPoolExecutor, caller: cancellation.Caller, work: Callabl
 
 
 @pytest.mark.parametrize("leaver", [0, 1, 2], ids=["the leader", "a follower", "the last"])
-def test_who_leaves_the_queue_is_not_computed(engine: Engine, leaver: int) -> None:
-    watched = Watched(engine, held=True)
+def test_who_leaves_the_queue_is_not_computed(backend: Backend, leaver: int) -> None:
+    watched = Watched(backend, held=True)
     batcher = Batcher(watched, Batching(max_batch=8, max_delay_ms=0))
     callers = [cancellation.Caller() for _ in range(3)]
     with ThreadPoolExecutor(4) as pool:
@@ -210,13 +210,13 @@ def test_who_leaves_the_queue_is_not_computed(engine: Engine, leaver: int) -> No
             waiting[leaver].result(20)
         for seed, future in enumerate(waiting):
             if seed != leaver:
-                expected = engine.forward(images(1, seed), ["classifier"])["classifier"]
+                expected = backend.forward(images(1, seed), ["classifier"])["classifier"]
                 assert same(future.result(20)["classifier"], expected)
     assert watched.passes == [1, 2]
 
 
-def test_a_group_that_all_have_left_is_not_computed_and_a_pass_is_stopped(engine: Engine) -> None:
-    watched = Watched(engine, held=True)
+def test_a_group_that_all_have_left_is_not_computed_and_a_pass_is_stopped(backend: Backend) -> None:
+    watched = Watched(backend, held=True)
     batcher = Batcher(watched, Batching(max_batch=2, max_delay_ms=1000))
     callers = [cancellation.Caller() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -247,8 +247,8 @@ def test_a_group_that_all_have_left_is_not_computed_and_a_pass_is_stopped(engine
     assert watched.left == [False, True]
 
 
-def test_an_error_is_that_of_its_pass_alone(engine: Engine) -> None:
-    watched = Watched(engine, held=True)
+def test_an_error_is_that_of_its_pass_alone(backend: Backend) -> None:
+    watched = Watched(backend, held=True)
     batcher = Batcher(watched, Batching(max_batch=2, max_delay_ms=1000))
     with ThreadPoolExecutor(4) as pool:
         broken = [pool.submit(batcher.forward, images(1), ["classifier"]) for _ in range(2)]
@@ -265,8 +265,8 @@ def test_an_error_is_that_of_its_pass_alone(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("policy", ["block", "reject"])
-def test_a_full_queue(engine: Engine, policy: Any) -> None:
-    watched = Watched(engine, held=True)
+def test_a_full_queue(backend: Backend, policy: Any) -> None:
+    watched = Watched(backend, held=True)
     batcher = Batcher(watched, Batching(max_batch=8, max_delay_ms=0, queue=policy, max_queue=2))
     work = lambda: batcher.forward(images(1), ["classifier"])  # noqa: E731
     with ThreadPoolExecutor(5) as pool:
@@ -298,8 +298,8 @@ def test_the_manifest_says_how_and_the_digest_stays(tmp_path: Path) -> None:
     text = (tmp_path / "batched" / "1" / MANIFEST).read_text()
     assert Manifest.model_validate_json(text).batching == Batching(max_batch=4)
     for compute, name, kind in (
-        (on_cpu(1), "batched", "OnnxEngine"),
-        (Compute(lambda: 1, batching=True), "copy", "OnnxEngine"),
+        (on_cpu(1), "batched", "OnnxBackend"),
+        (Compute(lambda: 1, batching=True), "copy", "OnnxBackend"),
         (Compute(lambda: 1, batching=True), "batched", "Batcher"),
     ):
         models = LoadedModels(ModelRepository(tmp_path), compute, session_bytes=1e9, max_models=2)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from convlens_server.engines.cache import LruCache
+from convlens_server.backends.cache import LruCache
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from support.repository import add_copy
 
 from convlens.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound
 from convlens.v1 import model_pb2
-from convlens_models.autodiff import ReluRule
-from convlens_models.importer import add_architecture
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import EMBEDDED, ModelRepository
-from convlens_server.cancellation import Caller, current
-from convlens_server.engines.models import LoadedModels
-from convlens_server.engines.providers import on_cpu
+from convlens_server.backends.models import LoadedModels
+from convlens_server.backends.providers import on_cpu
+from convlens_server.serving.cancellation import Caller, current
 
 LAYERS = ["features.conv1", "features.relu3_2", "classifier", "probabilities", "log_probabilities"]
 
@@ -87,18 +87,18 @@ def test_engines_agree_on_gradients_by_a_layer(both: LoadedModels, wrt: str) -> 
 @pytest.mark.parametrize("name", ["patterns", "script"])
 @pytest.mark.parametrize("wrt", ["features.relu3_2", "features.pool4"])
 def test_a_layer_has_no_gradient_by_itself_or_by_later_ones(both: LoadedModels, name: str, wrt: str) -> None:
-    engine, images = both.get(ref(name)), batch(1)
-    value = engine.forward(images, ["features.relu3_2"])["features.relu3_2"]
+    backend, images = both.get(ref(name)), batch(1)
+    value = backend.forward(images, ["features.relu3_2"])["features.relu3_2"]
     with pytest.raises(InvalidArgument, match="depends on"):
-        engine.inner_gradient(images, "features.relu3_2", np.ones_like(value), wrt)
+        backend.inner_gradient(images, "features.relu3_2", np.ones_like(value), wrt)
 
 
 def test_other_weights_make_another_network(both: LoadedModels, tmp_path: Path) -> None:
-    engine, images = both.get(ref()), batch(1)
-    file = engine.stored.file("weights.safetensors")
+    backend, images = both.get(ref()), batch(1)
+    file = backend.stored.file("weights.safetensors")
     (tmp_path / file.name).write_bytes(file.read_bytes())
     layers = ["features.relu3_2", "classifier"]
-    trained, same = (found.forward(images, layers) for found in (engine, engine.with_weights(tmp_path)))
+    trained, same = (found.forward(images, layers) for found in (backend, backend.with_weights(tmp_path)))
     assert all(np.array_equal(trained[layer], same[layer]) for layer in layers)
     with pytest.raises(FailedPrecondition, match="TorchScript"):
         both.get(ref("script")).with_weights(tmp_path)
@@ -106,10 +106,10 @@ def test_other_weights_make_another_network(both: LoadedModels, tmp_path: Path) 
 
 def test_a_set_of_layers_is_one_session_whatever_their_order(both: LoadedModels) -> None:
     models = load()
-    engine = models.get(ref())
+    backend = models.get(ref())
     images = batch()
-    first = engine.forward(images, ["classifier", "features.conv1"])
-    second = engine.forward(images, ["features.conv1", "classifier", "classifier"])
+    first = backend.forward(images, ["classifier", "features.conv1"])
+    second = backend.forward(images, ["features.conv1", "classifier", "classifier"])
     assert len(models.sessions) == 1
     assert np.array_equal(first["classifier"], second["classifier"])
     assert first["features.conv1"].shape == (2, 40, 48, 48)
@@ -126,12 +126,12 @@ def test_odd_sizes_share_one_session() -> None:
 
 
 def test_static_and_dynamic_graphs_agree() -> None:
-    engine = load().get(ref())
+    backend = load().get(ref())
     images = batch(1)
-    classes = len(engine.stored.manifest.labels)
+    classes = len(backend.stored.manifest.labels)
     cotangent = np.random.default_rng(1).normal(size=(1, classes)).astype(np.float32)
-    single = engine.gradient(images, "classifier", cotangent, ReluRule.GRADIENT)[1]
-    twice = engine.gradient(
+    single = backend.gradient(images, "classifier", cotangent, ReluRule.GRADIENT)[1]
+    twice = backend.gradient(
         np.concatenate([images] * 2), "classifier", np.concatenate([cotangent] * 2), ReluRule.GRADIENT
     )[1]
     assert np.allclose(single[0], twice[1], rtol=1e-4, atol=1e-6)
@@ -139,24 +139,24 @@ def test_static_and_dynamic_graphs_agree() -> None:
 
 def test_sessions_stay_within_their_budget() -> None:
     models = load()
-    engine = models.get(ref())
-    engine.forward(batch(1), ["classifier"])
+    backend = models.get(ref())
+    backend.forward(batch(1), ["classifier"])
     models = load(session_bytes=2.2 * models.sessions.weight)
-    engine = models.get(ref())
+    backend = models.get(ref())
     for layer in ("classifier", "probabilities", "log_probabilities"):
-        engine.forward(batch(1), [layer])
+        backend.forward(batch(1), [layer])
     assert len(models.sessions) == 2
 
 
 def test_unloading_frees_engine_and_sessions() -> None:
     models = load()
-    engine = weakref.ref(models.get(ref()))
+    backend = weakref.ref(models.get(ref()))
     models.get(ref()).forward(batch(1), ["classifier"])
     assert len(models.sessions) == 1
     assert [item.sessions for item in models.unload(ref())] == [1]
     gc.collect()
     assert len(models.sessions) == 0
-    assert engine() is None
+    assert backend() is None
     models.get(ref()).forward(batch(1), ["classifier"])
 
 
@@ -191,21 +191,21 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_a_pass_is_stopped_when_its_caller_leaves() -> None:
-    """A pass that would take long returns early, and the engine goes on working."""
-    engine, caller = load().get(ref()), Caller()
+    """A pass that would take long returns early, and the backend goes on working."""
+    backend, caller = load().get(ref()), Caller()
     images = batch(64, 256, 256)
     token = current.set(caller)
     try:
-        engine.forward(batch(1, 80, 80), ["classifier"])
+        backend.forward(batch(1, 80, 80), ["classifier"])
         timer = threading.Timer(0.05, caller.leave)
         timer.start()
         with pytest.raises(Exception, match="terminate"):
-            engine.forward(images, ["classifier"])
+            backend.forward(images, ["classifier"])
         with pytest.raises(Cancelled):
-            engine.forward(images, ["classifier"])
+            backend.forward(images, ["classifier"])
     finally:
         current.reset(token)
-    assert engine.forward(batch(1, 80, 80), ["classifier"])["classifier"].shape[0] == 1
+    assert backend.forward(batch(1, 80, 80), ["classifier"])["classifier"].shape[0] == 1
 
 
 def test_the_embedded_model_needs_no_folder() -> None:

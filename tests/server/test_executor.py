@@ -11,9 +11,9 @@ from typing import cast
 import pytest
 
 from convlens.errors import Cancelled, ResourceExhausted
-from convlens_server import calls
-from convlens_server.cancellation import interruptible
-from convlens_server.executor import Executor
+from convlens_server.serving import request_context
+from convlens_server.serving.cancellation import interruptible
+from convlens_server.serving.executor import Executor
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ async def test_a_stream_that_is_left_stops_and_makes_room(executor: Executor) ->
 
 
 def test_cancelled_is_what_a_left_caller_gets() -> None:
-    from convlens_server.cancellation import Caller
+    from convlens_server.serving.cancellation import Caller
 
     caller = Caller()
     caller.leave()
@@ -156,7 +156,9 @@ class Context:
 
 def calling(method: str, left: float | None = None) -> None:
     """What this task does from now on is that call."""
-    calls.current.set(calls.Call(method, cast("calls.Context", Context(left))))
+    request_context.current.set(
+        request_context.RequestContext(method, cast("request_context.Context", Context(left)))
+    )
 
 
 async def test_a_refused_call_is_told_how_long_the_queue_is(executor: Executor) -> None:
@@ -215,9 +217,9 @@ async def test_what_would_come_too_late_is_not_computed(executor: Executor) -> N
 
 async def test_large_requests_wait_only_as_far_as_memory_goes() -> None:
     executor, busy = Executor(lanes=1, max_waiting=100, max_bytes=1000), Busy()
-    calls.received.set(5000)
+    request_context.received.set(5000)
     assert await executor.run(int) == 0  # It need not wait.
-    calls.received.set(400)
+    request_context.received.set(400)
     waiting = [asyncio.create_task(executor.run(busy)) for _ in range(2)]
     await asyncio.to_thread(busy.started.wait, 10)
     assert executor.held == 800
@@ -225,7 +227,7 @@ async def test_large_requests_wait_only_as_far_as_memory_goes() -> None:
         await executor.run(int)
     assert raised.value.reason == "QUEUE_BYTES"
     assert raised.value.retry_after
-    calls.received.set(200)
+    request_context.received.set(200)
     waiting.append(asyncio.create_task(executor.run(busy)))
     await asyncio.sleep(0)
     waiting[1].cancel()

@@ -13,9 +13,9 @@ from support.replies import error_of
 
 from convlens import errors
 from convlens.v1 import model_pb2, model_pb2_grpc
-from convlens_server import interceptors
-from convlens_server.calls import received
-from convlens_server.interceptors import LayersInterceptor, with_status
+from convlens_server.serving import interceptors
+from convlens_server.serving.interceptors import MiddlewareInterceptor, with_status
+from convlens_server.serving.request_context import received
 
 
 class Failing(model_pb2_grpc.ModelServiceServicer):
@@ -43,7 +43,7 @@ class Failing(model_pb2_grpc.ModelServiceServicer):
 async def failing() -> AsyncIterator[tuple[Failing, grpc.aio.Channel]]:
     servicer, server = (
         Failing(),
-        grpc.aio.server(interceptors=[LayersInterceptor(interceptors.logged, with_status)]),
+        grpc.aio.server(interceptors=[MiddlewareInterceptor(interceptors.logged, with_status)]),
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

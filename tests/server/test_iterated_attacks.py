@@ -12,14 +12,14 @@ import torch
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, image_pb2, model_pb2
-from convlens_models.certificate import Goal
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import PROBABILITIES
+from convlens_models.measures.certificate import AttackGoal
 from convlens_models.network import load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
-from convlens_server.engines.models import LoadedModels
-from convlens_server.engines.providers import on_cpu
+from convlens_server.backends.models import LoadedModels
+from convlens_server.backends.providers import on_cpu
 from convlens_server.techniques import ATTACKS
 from convlens_server.techniques.descent import BALLS
 
@@ -27,7 +27,7 @@ L2, LINF = attack_pb2.NORM_L2, attack_pb2.NORM_LINF
 
 
 @pytest.fixture(scope="module")
-def engine(data: Path, tmp_path_factory: pytest.TempPathFactory):
+def backend(data: Path, tmp_path_factory: pytest.TempPathFactory):
     root, models = tmp_path_factory.mktemp("models"), data / "models"
     add_architecture(
         root, "squeezenet1_0", models / "squeezenet1_0.safetensors", models / "imagenet_labels.tsv"
@@ -38,9 +38,9 @@ def engine(data: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def photos(data: Path, engine):
+def photos(data: Path, backend):
     """Photographs that the network has right, as it gets them, and their classes."""
-    return right(engine, sorted((data / "photos").iterdir())[::25], 4)
+    return right(backend, sorted((data / "photos").iterdir())[::25], 4)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def foolbox() -> Any:
         return foolbox
 
 
-def right(engine, paths: list[Path], count: int) -> tuple[np.ndarray, np.ndarray]:
+def right(backend, paths: list[Path], count: int) -> tuple[np.ndarray, np.ndarray]:
     images, classes = [], []
     for path in paths:
-        pixels = to_input(image_pb2.Image(encoded=path.read_bytes()), engine.stored.manifest)
-        if predicted(engine, pixels[None])[0] == int(path.name[:4]):
+        pixels = to_input(image_pb2.Image(encoded=path.read_bytes()), backend.stored.manifest)
+        if predicted(backend, pixels[None])[0] == int(path.name[:4]):
             images.append(pixels)
             classes.append(int(path.name[:4]))
         if len(images) == count:
@@ -65,9 +65,9 @@ def right(engine, paths: list[Path], count: int) -> tuple[np.ndarray, np.ndarray
     return np.stack(images), np.array(classes)
 
 
-def predicted(engine, images: np.ndarray) -> np.ndarray:
+def predicted(backend, images: np.ndarray) -> np.ndarray:
     return np.concatenate(
-        [engine.forward(image[None], [PROBABILITIES])[PROBABILITIES].argmax(axis=1) for image in images]
+        [backend.forward(image[None], [PROBABILITIES])[PROBABILITIES].argmax(axis=1) for image in images]
     )
 
 
@@ -105,7 +105,7 @@ QUICK = {"BIM", "PGD in L2 targeted"}
 
 
 class Exact:
-    """The network in PyTorch and float64, as an engine."""
+    """The network in PyTorch and float64, as an backend."""
 
     def __init__(self, stored) -> None:
         self.stored = stored
@@ -118,7 +118,9 @@ class Exact:
         return value.detach().numpy(), gradient.numpy()
 
 
-def by_foolbox(foolbox, network, images: np.ndarray, goal: Goal, case: Case) -> tuple[np.ndarray, list[bool]]:
+def by_foolbox(
+    foolbox, network, images: np.ndarray, goal: AttackGoal, case: Case
+) -> tuple[np.ndarray, list[bool]]:
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     kind = "TargetedMisclassification" if case.targeted else "Misclassification"
     criterion = getattr(foolbox.criteria, kind)(torch.from_numpy(goal.classes))
@@ -141,41 +143,41 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         for case in CASES
     ],
 )
-def test_the_loop_is_foolboxs(foolbox, engine, photos, case: Case) -> None:
+def test_the_loop_is_foolboxs(foolbox, backend, photos, case: Case) -> None:
     """In float64: steps along gradients of this network amplify rounding a thousand times in ten steps."""
     images, classes = (values[:1] for values in photos)
-    goal = Goal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
-    exact = Exact(engine.stored)
+    goal = AttackGoal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
+    exact = Exact(backend.stored)
     ours = ATTACKS[case.technique](exact, images.astype(np.float64), goal, case.params).adversarial
     theirs, succeeded = by_foolbox(foolbox, exact.network, images.astype(np.float64), goal, case)
     assert agreement(ours, theirs).min() >= 0.99
-    assert list(goal.met(predicted(engine, ours.astype(np.float32)))) == succeeded
+    assert list(goal.met(predicted(backend, ours.astype(np.float32)))) == succeeded
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_agrees_with_foolbox_photo_by_photo(foolbox, engine, photos, case: Case) -> None:
+def test_agrees_with_foolbox_photo_by_photo(foolbox, backend, photos, case: Case) -> None:
     """The same success on each photo; the same pixels where Foolbox's float32 agrees with its own float64."""
     images, classes = photos
-    goal = Goal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
-    ours = ATTACKS[case.technique](engine, images, goal, case.params).adversarial
-    network = load_network(engine.stored)
+    goal = AttackGoal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
+    ours = ATTACKS[case.technique](backend, images, goal, case.params).adversarial
+    network = load_network(backend.stored)
     theirs, succeeded = by_foolbox(foolbox, network, images, goal, case)
     exact, _ = by_foolbox(foolbox, network.double(), images.astype(np.float64), goal, case)
-    assert list(goal.met(predicted(engine, ours))) == succeeded
+    assert list(goal.met(predicted(backend, ours))) == succeeded
     ours_agree, theirs_agree = agreement(ours, exact), agreement(theirs, exact)
     assert (ours_agree >= 0.99).sum() >= (theirs_agree >= 0.99).sum(), (ours_agree, theirs_agree)
 
 
 @pytest.mark.parametrize("norm", [LINF, pytest.param(L2, marks=pytest.mark.slow)])
-def test_success_grows_with_epsilon_and_steps(engine, photos, norm) -> None:
+def test_success_grows_with_epsilon_and_steps(backend, photos, norm) -> None:
     images, classes = (values[:3] for values in photos)
-    goal = Goal(False, classes)
+    goal = AttackGoal(False, classes)
 
     def successes(epsilon: float, steps: int) -> int:
         params = attack_pb2.Pgd(norm=norm, epsilon=epsilon, steps=steps, start_at_image=True, restarts=1)
-        found = ATTACKS["pgd"](engine, images, goal, params).adversarial
-        return int(goal.met(predicted(engine, found)).sum())
+        found = ATTACKS["pgd"](backend, images, goal, params).adversarial
+        return int(goal.met(predicted(backend, found)).sum())
 
     base = 8 / 255 if norm == LINF else 2.0
     by_epsilon = [successes(base * share, 3) for share in (0.02, 0.1, 1)]
@@ -186,22 +188,22 @@ def test_success_grows_with_epsilon_and_steps(engine, photos, norm) -> None:
     assert by_epsilon[0] < by_epsilon[-1]
 
 
-def test_targeted_pgd_reaches_the_class(engine, photos) -> None:
+def test_targeted_pgd_reaches_the_class(backend, photos) -> None:
     images = photos[0][:2]
-    goal = Goal(True, np.full(len(images), 281))
+    goal = AttackGoal(True, np.full(len(images), 281))
     params = attack_pb2.Pgd(steps=10, restarts=1)
-    found = ATTACKS["pgd"](engine, images, goal, params).adversarial
-    assert goal.met(predicted(engine, found)).all()
+    found = ATTACKS["pgd"](backend, images, goal, params).adversarial
+    assert goal.met(predicted(backend, found)).all()
 
 
 @pytest.mark.slow
-def test_pgd_leaves_an_undefended_network_nothing(engine, data: Path) -> None:
+def test_pgd_leaves_an_undefended_network_nothing(backend, data: Path) -> None:
     """Below 2% of 100 photographs that SqueezeNet had right."""
-    images, classes = right(engine, sorted((data / "photos").iterdir()), 100)
+    images, classes = right(backend, sorted((data / "photos").iterdir()), 100)
     params = attack_pb2.Pgd(epsilon=8 / 255, step_size=2 / 255, steps=10, restarts=1)
-    found = ATTACKS["pgd"](engine, images, Goal(False, classes), params).adversarial
+    found = ATTACKS["pgd"](backend, images, AttackGoal(False, classes), params).adversarial
     assert np.abs(found - images).max() <= 8 / 255 + 1e-6
-    assert (predicted(engine, found) == classes).mean() < 0.02
+    assert (predicted(backend, found) == classes).mean() < 0.02
 
 
 def test_l2_noise_is_uniform_in_the_ball() -> None:
@@ -213,7 +215,9 @@ def test_l2_noise_is_uniform_in_the_ball() -> None:
     assert np.abs(inside.mean(axis=0)).max() < 0.1
 
 
-def test_epsilon_above_the_range_of_pixels_is_refused(engine, photos) -> None:
+def test_epsilon_above_the_range_of_pixels_is_refused(backend, photos) -> None:
     images, classes = photos
     with pytest.raises(InvalidArgument, match=r"pgd\.epsilon.*between 0 and 1"):
-        ATTACKS["pgd"](engine, images, Goal(False, classes), attack_pb2.Pgd(epsilon=8, steps=1, restarts=1))
+        ATTACKS["pgd"](
+            backend, images, AttackGoal(False, classes), attack_pb2.Pgd(epsilon=8, steps=1, restarts=1)
+        )

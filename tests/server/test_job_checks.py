@@ -11,8 +11,9 @@ from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2, job_pb2
 from convlens_models.repository import ModelRepository
-from convlens_server import images, job_checks
-from convlens_server.validation import validate
+from convlens_server.jobs import job_checks
+from convlens_server.quick import images
+from convlens_server.serving.validation import validate
 
 MANIFEST = ModelRepository().get().manifest
 SIDE = MANIFEST.input_size

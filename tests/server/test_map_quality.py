@@ -16,7 +16,7 @@ from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
-from convlens_server.quality import blurred, importance
+from convlens_server.quick.quality import blurred, importance
 
 UNIT = {"channel": {"layer": "features.relu3_2", "channel": 4}}
 

@@ -20,11 +20,11 @@ from convlens.errors import DataLoss, NotFound, PermissionDenied
 from convlens.v1 import model_pb2
 from convlens_client import Client
 from convlens_client.cli import main
+from convlens_models.importing.publish import seal
 from convlens_models.repository import MANIFEST, WEIGHTS, ModelRepository
-from convlens_models.store import seal
 from convlens_models.tensors import index
-from convlens_server.engines.models import LoadedModels
-from convlens_server.engines.providers import on_cpu
+from convlens_server.backends.models import LoadedModels
+from convlens_server.backends.providers import on_cpu
 from convlens_server.identity.keys import KeyFile, issue
 
 
@@ -90,13 +90,13 @@ def test_an_engine_goes_on_with_what_it_was_loaded_from(root: Path) -> None:
     ref = model_pb2.ModelRef(name="copy")
     expected = models.get(ref).forward(image, ["classifier"])["classifier"]
     models.unload(ref)
-    engine = models.get(ref)
+    backend = models.get(ref)
     replace(root, "copy", 1, 9.0)
     other = models.get(ref).forward(image, ["classifier"])["classifier"]
     assert not np.allclose(other, expected, atol=1e-3)
-    assert np.array_equal(engine.forward(image, ["classifier"])["classifier"], expected)
+    assert np.array_equal(backend.forward(image, ["classifier"])["classifier"], expected)
     shutil.rmtree(root / "copy" / "1")
-    assert np.array_equal(engine.forward(image, ["classifier", "features.conv1"])["classifier"], expected)
+    assert np.array_equal(backend.forward(image, ["classifier", "features.conv1"])["classifier"], expected)
     assert len(models.sessions) == 1  # Of the one that is loaded; the other's go when it goes.
     with pytest.raises(NotFound):
         models.get(ref)

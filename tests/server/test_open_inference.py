@@ -17,14 +17,14 @@ from support.replies import error_of
 from convlens.errors import InvalidArgument, NotFound
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
-from convlens_models.autodiff import ReluRule
+from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
-from convlens_server.app import App
-from convlens_server.engines.base import Engine
-from convlens_server.engines.cache import LruCache
-from convlens_server.engines.onnx_engine import OnnxEngine
-from convlens_server.engines.providers import on_cpu
+from convlens_server.backends.base import Backend
+from convlens_server.backends.cache import LruCache
+from convlens_server.backends.onnx_backend import OnnxBackend
+from convlens_server.backends.providers import on_cpu
+from convlens_server.serving.app import App
 
 PEERS = Path(f"{sys.prefix}-peers") / "bin" / "python"
 LAYER = "features.relu2"
@@ -37,8 +37,8 @@ def stub(app: App) -> Iterator[open_inference_pb2_grpc.GRPCInferenceServiceStub]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return OnnxEngine(ModelRepository().get(), LruCache(1e9), on_cpu(1))
+def backend() -> Backend:
+    return OnnxBackend(ModelRepository().get(), LruCache(1e9), on_cpu(1))
 
 
 @pytest.fixture(scope="module")
@@ -72,46 +72,46 @@ def outputs(reply: pb.ModelInferResponse) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_pass_gives_probabilities_and_logits(
-    stub, engine: Engine, batch: np.ndarray, manifest, raw: bool
+    stub, backend: Backend, batch: np.ndarray, manifest, raw: bool
 ) -> None:
     asked = request(image=batch, raw=raw)
     asked.id = "seven"
     reply = stub.ModelInfer(asked)
     assert (reply.id, reply.model_name, reply.model_version) == ("seven", "patterns", "1")
-    found, wanted = outputs(reply), engine.forward(batch, ["probabilities", manifest.output])
+    found, wanted = outputs(reply), backend.forward(batch, ["probabilities", manifest.output])
     assert list(found) == list(wanted)
     for name, value in found.items():
         np.testing.assert_array_equal(value, wanted[name])
 
 
-def test_any_layer_can_be_asked_for(stub, engine: Engine, batch: np.ndarray) -> None:
+def test_any_layer_can_be_asked_for(stub, backend: Backend, batch: np.ndarray) -> None:
     asked = request(image=batch)
     asked.outputs.add(name=LAYER)
     np.testing.assert_array_equal(
-        outputs(stub.ModelInfer(asked))[LAYER], engine.forward(batch, [LAYER])[LAYER]
+        outputs(stub.ModelInfer(asked))[LAYER], backend.forward(batch, [LAYER])[LAYER]
     )
 
 
 @pytest.mark.parametrize("rule", list(ReluRule))
 def test_gradients_are_models_of_their_own(
-    stub, engine: Engine, batch, cotangent, manifest, rule: ReluRule
+    stub, backend: Backend, batch, cotangent, manifest, rule: ReluRule
 ) -> None:
     asked = request("patterns.gradient", image=batch, cotangent=cotangent)
     asked.parameters["rule"].string_param = rule
     found = outputs(stub.ModelInfer(asked))
-    value, gradient = engine.gradient(batch, manifest.output, cotangent, rule)
+    value, gradient = backend.gradient(batch, manifest.output, cotangent, rule)
     np.testing.assert_array_equal(found["value"], value)
     np.testing.assert_array_equal(found["image_gradient"], gradient)
 
 
-def test_gradients_of_an_inner_layer_at_another_size(stub, engine: Engine) -> None:
+def test_gradients_of_an_inner_layer_at_another_size(stub, backend: Backend) -> None:
     image = np.random.default_rng(2).random((1, 3, 64, 80), np.float32)
-    inner = np.zeros_like(engine.forward(image, [LAYER])[LAYER])
+    inner = np.zeros_like(backend.forward(image, [LAYER])[LAYER])
     inner[0, 3, 5, 7] = 1
     asked = request("patterns.gradient", image=image, cotangent=inner)
     asked.parameters["layer"].string_param = LAYER
     found = outputs(stub.ModelInfer(asked))["image_gradient"]
-    np.testing.assert_array_equal(found, engine.gradient(image, LAYER, inner, ReluRule.GRADIENT)[1])
+    np.testing.assert_array_equal(found, backend.gradient(image, LAYER, inner, ReluRule.GRADIENT)[1])
     bad = request("patterns.gradient", image=image, cotangent=inner[:, :, 1:])
     bad.parameters["layer"].string_param = LAYER
     assert "cotangent" in error_of(stub.ModelInfer, bad).message
@@ -214,7 +214,7 @@ def test_versions_stand_side_by_side(stub, batch: np.ndarray) -> None:
 
 
 def test_tritonclient_works_unmodified(
-    app: App, engine: Engine, batch, cotangent, manifest, tmp_path: Path
+    app: App, backend: Backend, batch, cotangent, manifest, tmp_path: Path
 ) -> None:
     if not PEERS.exists():
         pytest.skip(f"no {PEERS}: `make test` makes it")
@@ -236,9 +236,9 @@ def test_tritonclient_works_unmodified(
     assert [item["name"] for item in seen["model"]["outputs"]] == ["probabilities", manifest.output]
     assert [item["name"] for item in seen["gradient_model"]["inputs"]] == ["image", "cotangent"]
     assert [item["name"] for item in seen["gradient_model"]["outputs"]] == ["value", "image_gradient"]
-    wanted = engine.forward(batch, ["probabilities", LAYER])
+    wanted = backend.forward(batch, ["probabilities", LAYER])
     for rule, name in ((ReluRule.GRADIENT, "image_gradient"), (ReluRule.GUIDED, "guided")):
-        wanted[name] = engine.gradient(batch, manifest.output, cotangent, rule)[1]
+        wanted[name] = backend.gradient(batch, manifest.output, cotangent, rule)[1]
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array)
     assert seen["unknown model"].startswith("StatusCode.NOT_FOUND")

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from convlens.v1 import model_pb2, model_pb2_grpc
-from convlens_server.app import LONG_SERVICES, SERVICES
+from convlens_server.serving.app import LONG_SERVICES, SERVICES
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -76,7 +76,7 @@ def test_health_says_not_serving_before_the_end(tmp_path: Path) -> None:
 
 
 def test_importing_the_server_loads_no_torch() -> None:
-    code = "import sys, convlens_server.app, convlens_server.__main__; print('torch' in sys.modules)"
+    code = "import sys, convlens_server.serving.app, convlens_server.__main__; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 
@@ -149,6 +149,6 @@ def test_reflection_knows_every_service(channel: grpc.Channel) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for glibc")
 def test_malloc_is_told_to_keep_freed_memory() -> None:
-    code = "from convlens_server.memory import keep_freed_memory; print(keep_freed_memory())"
+    code = "from convlens_server.serving.malloc import keep_freed_memory; print(keep_freed_memory())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "True\n"

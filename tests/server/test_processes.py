@@ -20,7 +20,7 @@ import pytest
 from support.redis_server import free_port
 
 from convlens.v1 import model_pb2, model_pb2_grpc
-from convlens_server.processes import beside, environment, share
+from convlens_server.serving.processes import beside, environment, share
 from convlens_server.settings import ServerSettings
 
 LISTED = r'grpc_server_handled_total\{grpc_code="OK",grpc_method="ListModels",.*\} (\S+)'

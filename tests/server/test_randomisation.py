@@ -17,9 +17,9 @@ from convlens import wire
 from convlens.errors import FailedPrecondition
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, target_pb2
 from convlens_models import tensors
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import ModelRepository
-from convlens_server.randomisation import redraw, spearman, weighted_layers
+from convlens_server.quick.randomisation import redraw, spearman, weighted_layers
 
 TECHNIQUES = ("gradient", "guided_backprop")
 

@@ -26,7 +26,7 @@ from convlens.v1 import (
     inspection_pb2_grpc,
     model_pb2,
 )
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository, StoredModel

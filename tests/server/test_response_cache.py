@@ -32,9 +32,9 @@ from convlens.v1 import (
     target_pb2,
 )
 from convlens_client import Client
-from convlens_server.app import App
+from convlens_server.cache.response_cache import CACHEABLE, OVERHEAD, PREFIX, ReplyCache, pack, unpack
 from convlens_server.identity.keys import KeyFile, issue
-from convlens_server.response_cache import OVERHEAD, PREFIX, PURE, Bodies, pack, unpack
+from convlens_server.serving.app import App
 
 MODEL = model_pb2.ModelRef(name="copy")
 
@@ -42,13 +42,13 @@ MODEL = model_pb2.ModelRef(name="copy")
 @pytest.fixture(autouse=True)
 def written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry is there as soon as its call has ended."""
-    put = Bodies.put
+    put = ReplyCache.put
 
-    def put_at_once(self: Bodies, *args: Any) -> None:
+    def put_at_once(self: ReplyCache, *args: Any) -> None:
         put(self, *args)
         self.flush()
 
-    monkeypatch.setattr(Bodies, "put", put_at_once)
+    monkeypatch.setattr(ReplyCache, "put", put_at_once)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ CASES = [
 def test_a_hit_is_the_miss_byte_for_byte(
     request_: Message, redis_server: RedisServer, kept: redis.Redis, tmp_path: Path
 ) -> None:
-    assert type(request_) in PURE
+    assert type(request_) in CACHEABLE
     add_copy(tmp_path, "copy")
     with remembering(redis_server, tmp_path) as app, grpc.insecure_channel(app.address) as channel:
         first = asked(channel, request_)
@@ -227,7 +227,7 @@ def test_a_version_that_came_meanwhile_is_not_kept_as_the_one_before(
 def test_the_total_is_bounded_and_the_oldest_go_first(redis_server: RedisServer, kept: redis.Redis) -> None:
     body, names = b"x" * 10_000, [f"{n:064x}" for n in range(50)]
     room = 10 * (len(body) + OVERHEAD)
-    bodies = Bodies(redis_server.url, 60, 1 << 20, room)
+    bodies = ReplyCache(redis_server.url, 60, 1 << 20, room)
     for name in names:
         bodies.put(name, body)
         bodies.put(name, body)  # Twice by two servers at once: once in the sum.
@@ -240,7 +240,7 @@ def test_the_total_is_bounded_and_the_oldest_go_first(redis_server: RedisServer,
 
 
 def test_entries_go_by_themselves(redis_server: RedisServer, kept: redis.Redis) -> None:
-    bodies = Bodies(redis_server.url, 0.3, 1 << 20, 1 << 20)
+    bodies = ReplyCache(redis_server.url, 0.3, 1 << 20, 1 << 20)
     bodies.put("a" * 64, b"body")
     assert bodies.get("a" * 64) == b"body"
     time.sleep(0.4)

@@ -12,7 +12,7 @@ from support.replies import error_of, tensors_of
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, attack_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
-from convlens_server.robustness import alarms
+from convlens_server.quick.robustness import alarms
 
 LINF = attack_pb2.NORM_LINF
 L2 = attack_pb2.NORM_L2

@@ -17,7 +17,7 @@ from torch import nn
 
 from convlens import wire
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, model_pb2
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository, StoredModel

@@ -27,7 +27,7 @@ from convlens.v1 import (
     style_pb2_grpc,
 )
 from convlens.v1.attack_pb2_grpc import AttackServiceStub
-from convlens_models.style_import import add_style
+from convlens_models.importing.style_import import add_style
 from convlens_server.techniques.stylise import _ramp, _spans
 
 MODEL = model_pb2.ModelRef(name="painter")

@@ -22,7 +22,7 @@ from convlens import errors, wire
 from convlens.v1 import collection_pb2, collection_pb2_grpc, job_pb2, job_pb2_grpc, style_pb2, style_pb2_grpc
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
-from convlens_workers.engine import decode_images
+from convlens_workers.device_process import decode_images
 from convlens_workers.jobs import JobSettings
 from convlens_workers.networks import Networks
 from convlens_workers.techniques.base import Host, Task

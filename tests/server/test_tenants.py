@@ -23,11 +23,11 @@ from support.worker_by_hand import WorkerByHand
 
 from convlens.errors import ConvLensError, NotFound, ResourceExhausted, Unauthenticated, Unavailable
 from convlens_client import Client
-from convlens_server import calls
-from convlens_server.app import App
 from convlens_server.identity.keys import KeyFile, issue
 from convlens_server.identity.principal import Principal
-from convlens_server.quotas import Quotas
+from convlens_server.serving import request_context
+from convlens_server.serving.app import App
+from convlens_server.serving.quotas import Quotas
 from convlens_workers.settings import WorkerSettings
 
 
@@ -248,10 +248,10 @@ def test_a_replaced_certificate_counts_without_a_restart(authority: Authority, t
 
 
 async def call_of(tenant: str, quotas: Quotas, within: Any = None) -> None:
-    call = calls.Call("/m", SimpleNamespace(), principal=Principal(tenant, tenant))
-    calls.current.set(call)
+    call = request_context.RequestContext("/m", SimpleNamespace(), principal=Principal(tenant, tenant))
+    request_context.current.set(call)
 
-    async def proceed(_: calls.Call) -> None:
+    async def proceed(_: request_context.RequestContext) -> None:
         if within is not None:
             await within
 

@@ -12,11 +12,11 @@ from torch import nn
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2, unit_pb2, unit_pb2_grpc
-from convlens_models.discrepancy import Patches
 from convlens_models.manifest import Manifest
+from convlens_models.measures.discrepancy import Patches
+from convlens_models.measures.receptive_field import Box, receptive_field
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
-from convlens_models.receptive_field import Box, receptive_field
 from convlens_models.repository import ModelRepository
 
 LAYERS = ("features.relu1", "features.relu3_1", "features.conv4_2")

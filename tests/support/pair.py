@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from convlens_models.autodiff import ReluRule, differentiate, gradient_name
+from convlens_models.graphs.autodiff import ReluRule, differentiate, gradient_name
 
 Tensor = torch.Tensor
 

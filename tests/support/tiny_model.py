@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from convlens_models.architectures import ARCHITECTURES
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 
 NAME = "tiny"
 

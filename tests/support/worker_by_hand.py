@@ -12,7 +12,7 @@ from convlens import wire
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2
 from convlens_workers.jobs import ArtifactStore, JobSettings
-from convlens_workers.jobs.ledger import Attempt, Ledger
+from convlens_workers.jobs.worker_job_store import Attempt, WorkerJobStore
 
 
 class WorkerByHand:
@@ -21,7 +21,7 @@ class WorkerByHand:
     def __init__(self, settings: JobSettings, lease: float = 30.0) -> None:
         self._redis = redis.Redis.from_url(settings.redis)
         self._queue = f"rq:queue:{settings.queue}"
-        self.ledger = Ledger(self._redis, settings, lease=lease)
+        self.ledger = WorkerJobStore(self._redis, settings, lease=lease)
         self.artifacts = ArtifactStore(settings.artifacts_url())
 
     def __enter__(self) -> Self:

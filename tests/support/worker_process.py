@@ -52,7 +52,7 @@ class WorkerProcess:
         found = [
             child
             for child in psutil.Process(self.process.pid).children()
-            if "convlens_workers.engine" in child.cmdline()
+            if "convlens_workers.device_process" in child.cmdline()
         ]
         return found[0] if found else None
 

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from convlens_workers import spans
-from convlens_workers.jobs.ledger import Attempt
+from convlens_workers.jobs.worker_job_store import Attempt
 from convlens_workers.telemetry.tracing import traceparent
 
 TRACE, SUBMIT = "ab" * 16, "cd" * 8

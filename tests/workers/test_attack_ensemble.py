@@ -18,7 +18,7 @@ from convlens_workers.techniques.attack_ensemble import attack_ensemble
 from convlens_workers.techniques.parts.apgd import Apgd, away, checkpoints, towards
 from convlens_workers.techniques.parts.attacks import classifier
 from convlens_workers.techniques.parts.balls import BALLS, length
-from convlens_workers.techniques.parts.besieged import Besieged
+from convlens_workers.techniques.parts.ensemble import EnsembleBatch
 from convlens_workers.techniques.parts.square import Square, blob
 
 LINF, L2 = attack_pb2.NORM_LINF, attack_pb2.NORM_L2
@@ -33,10 +33,10 @@ def wavy(images: Tensor) -> Tensor:
     return (torch.stack(scores, 1) + torch.tensor([3.0, 0, 0, 0], dtype=images.dtype)).log_softmax(1)
 
 
-def besieged(count: int, side: int = 3) -> Besieged:
+def batch_of(count: int, side: int = 3) -> EnsembleBatch:
     rng = torch.Generator().manual_seed(3)
     images = torch.rand(count, 3, side, side, generator=rng, dtype=torch.float64)
-    return Besieged(images, torch.zeros(count, dtype=torch.int64), torch.tensor([[2, 1]] * count))
+    return EnsembleBatch(images, torch.zeros(count, dtype=torch.int64), torch.tensor([[2, 1]] * count))
 
 
 def test_checkpoints_are_the_paper_s() -> None:
@@ -92,7 +92,7 @@ def by_the_paper(start: Tensor, image: Tensor, norm: int, epsilon: float, steps:
 
 @pytest.mark.parametrize(("norm", "epsilon"), NORMS)
 def test_apgd_walks_as_algorithm_1_does(norm: int, epsilon: float) -> None:
-    steps, batch, rng = 50, besieged(3), torch.Generator().manual_seed(0)
+    steps, batch, rng = 50, batch_of(3), torch.Generator().manual_seed(0)
     attack = Apgd("apgd_ce", wavy, away, BALLS[norm], epsilon, steps)
     points = attack.begin(batch, rng)
     walked = [points]
@@ -117,7 +117,7 @@ def test_apgd_walks_as_algorithm_1_does(norm: int, epsilon: float) -> None:
 
 
 def test_the_targeted_ratio_is_free_of_scale_and_shift() -> None:
-    batch = besieged(5)
+    batch = batch_of(5)
     scores = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = towards(1)(scores, batch)
     assert torch.allclose(towards(1)(7 * scores + 3, batch), found)
@@ -149,7 +149,7 @@ def test_square_stays_in_the_ball_and_its_margin_never_rises(norm: int, epsilon:
         asked.append(len(images))
         return wavy(images)
 
-    batch, rng = besieged(3, side=12), torch.Generator().manual_seed(0)
+    batch, rng = batch_of(3, side=12), torch.Generator().manual_seed(0)
     attack = Square(counted, norm, epsilon, 60)
     points = attack.begin(batch, rng)
     assert not asked

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convlens_workers.driver import Driver, thumbnail
 from convlens_workers.messages import Checkpointed, Progress, Stop
+from convlens_workers.step_runner import StepRunner, thumbnail
 from convlens_workers.techniques.base import State, Step
 
 
@@ -40,8 +40,8 @@ class Told:
         self.saved: list[int] = []
         self._stop, self._at, self._broken, self._looked = stop, at, broken, 0
 
-    def driver(self, checkpoint_interval: float = 100.0) -> Driver:
-        return Driver(self.events.append, self._asked, self._save, checkpoint_interval)
+    def driver(self, checkpoint_interval: float = 100.0) -> StepRunner:
+        return StepRunner(self.events.append, self._asked, self._save, checkpoint_interval)
 
     def _asked(self) -> Stop | None:
         self._looked += 1

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convlens.errors import FailedPrecondition, ResourceExhausted, from_status
 from convlens.v1 import job_pb2
-from convlens_workers import engine
+from convlens_workers import device_process
 from convlens_workers.jobs import ArtifactStore
 from convlens_workers.messages import (
     Configure,
@@ -44,7 +44,7 @@ class EngineInThread:
         self.store = ArtifactStore(artifacts.as_uri())
 
     def start(self, technique: Technique) -> None:
-        self._patch.setitem(engine.TECHNIQUES, "deepdream", technique)
+        self._patch.setitem(device_process.TECHNIQUES, "deepdream", technique)
         digest = self.store.put(ID, "request", dream(1).SerializeToString(deterministic=True))
         self.tell(Start(ID, digest, ()))
 
@@ -64,7 +64,7 @@ class EngineInThread:
 def running(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineInThread]:
     ours, theirs = Pipe()
     config = Configure(tiny_models, (tmp_path / "store").as_uri(), "cpu", 100.0, 1)
-    thread = threading.Thread(target=serve, args=[engine.Engine(theirs, config)])
+    thread = threading.Thread(target=serve, args=[device_process.Engine(theirs, config)])
     thread.start()
     found = EngineInThread(ours, tmp_path / "store", monkeypatch)
     assert found.until(Ready) == [Ready("cpu")]
@@ -74,7 +74,7 @@ def running(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) 
     theirs.close()
 
 
-def serve(served: engine.Engine) -> None:
+def serve(served: device_process.Engine) -> None:
     try:
         served.serve()
     except EOFError:

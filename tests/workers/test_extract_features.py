@@ -17,12 +17,12 @@ from convlens.errors import NotFound, Unavailable
 from convlens.v1 import image_pb2, job_pb2, model_pb2
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
-from convlens_server.engines.cache import LruCache
-from convlens_server.engines.onnx_engine import OnnxEngine
-from convlens_server.engines.providers import on_cpu
+from convlens_server.backends.cache import LruCache
+from convlens_server.backends.onnx_backend import OnnxBackend
+from convlens_server.backends.providers import on_cpu
 from convlens_workers.collections import CollectionFiles, FeatureSet
 from convlens_workers.networks import Networks
-from convlens_workers.patience import Patient
+from convlens_workers.retry_proxy import RetryProxy
 from convlens_workers.techniques.base import Task
 from convlens_workers.techniques.extract_features import extract_features
 
@@ -107,7 +107,7 @@ def test_a_claim_that_was_left_over_delays_nothing_for_ever(files, shards, tiny_
 def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: Path) -> None:
     from support.foreign_onnx import classifier, save
 
-    from convlens_models.onnx_import import add_onnx
+    from convlens_models.importing.onnx_import import add_onnx
 
     add_onnx(tmp_path / "models", save(classifier(), tmp_path), name="foreign")
     networks = Networks(ModelRepository(tmp_path / "models"), torch.device("cpu"), 1)
@@ -120,7 +120,7 @@ def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: P
     found = files.features("c", FeatureSet(manifest.digest, layer, MEAN), shards[2])
     images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shards[2])]
     batch = np.stack([to_input(image, manifest) for image in images])
-    engine = OnnxEngine(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), on_cpu(1))
+    engine = OnnxBackend(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), on_cpu(1))
     expected = engine.forward(batch, [layer])[layer].mean(axis=(2, 3))
     np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
 
@@ -141,7 +141,7 @@ def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) ->
     files.image = read
     with pytest.raises(Unavailable):
         steps(extraction(tiny_models, NAME, files, shards))
-    task = extraction(tiny_models, NAME, Patient(files, patiently), shards)
+    task = extraction(tiny_models, NAME, RetryProxy(files, patiently), shards)
     assert steps(task)[-1].number == 47
     assert not away
     assert len(stored_bytes(task)) == 2 * len(shards)

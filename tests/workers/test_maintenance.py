@@ -11,7 +11,7 @@ import redis
 from support.redis_server import RedisServer
 
 from convlens_workers.jobs import ArtifactStore
-from convlens_workers.jobs.ledger import Ledger
+from convlens_workers.jobs.worker_job_store import WorkerJobStore
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.settings import WorkerSettings
 
@@ -25,12 +25,12 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
 
 
 @pytest.fixture
-def ledger(settings: WorkerSettings) -> Ledger:
-    return Ledger(redis.Redis.from_url(settings.redis), settings, lease=1.0)
+def ledger(settings: WorkerSettings) -> WorkerJobStore:
+    return WorkerJobStore(redis.Redis.from_url(settings.redis), settings, lease=1.0)
 
 
 def test_only_old_artifacts_without_a_record_are_removed(
-    settings: WorkerSettings, ledger: Ledger, tmp_path: Path
+    settings: WorkerSettings, ledger: WorkerJobStore, tmp_path: Path
 ) -> None:
     artifacts = ArtifactStore(settings.artifacts_url())
     for id_ in IDS.values():
@@ -46,5 +46,5 @@ def test_only_old_artifacts_without_a_record_are_removed(
     assert {path.name for path in (tmp_path / "operations").iterdir()} == {IDS["kept"], IDS["young"]}
 
 
-def test_one_worker_an_hour_tidies(ledger: Ledger) -> None:
+def test_one_worker_an_hour_tidies(ledger: WorkerJobStore) -> None:
     assert [ledger.may_tidy() for _ in range(3)] == [True, False, False]

@@ -12,7 +12,7 @@ from support.scraping import scrape
 from support.server_thread import serving
 
 from convlens_workers.jobs import JobSettings
-from convlens_workers.jobs.ledger import Ledger
+from convlens_workers.jobs.worker_job_store import WorkerJobStore
 from convlens_workers.metrics import Metrics
 
 
@@ -26,7 +26,7 @@ def test_a_worker_tells_of_its_queue_attempts_and_checkpoints(settings: JobSetti
     with redis.Redis.from_url(settings.redis) as client:
         client.rpush("rq:queue:convlens", "a", "b")
         client.hset("convlens:counters:convlens", mapping={"retried": 2, "given_up": 1})
-        metrics = Metrics(Ledger(client, settings, lease=1.0), os.getppid)
+        metrics = Metrics(WorkerJobStore(client, settings, lease=1.0), os.getppid)
         end = metrics.serve(address)
         try:
             metrics.began()

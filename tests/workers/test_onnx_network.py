@@ -15,10 +15,10 @@ from torch import Tensor
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import job_pb2, model_pb2
-from convlens_models.graph import average_pooled, cut
-from convlens_models.importer import add_architecture
+from convlens_models.graphs.surgery import average_pooled, cut
+from convlens_models.importing.importer import add_architecture
+from convlens_models.importing.onnx_import import add_onnx
 from convlens_models.network import Network, load_network
-from convlens_models.onnx_import import add_onnx
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, attack_pb2
-from convlens_server.validation import validate
+from convlens_server.serving.validation import validate
 from convlens_workers.techniques import TECHNIQUES
-from convlens_workers.techniques.adversarial_patch import PLACEMENTS, Aim
+from convlens_workers.techniques.adversarial_patch import PLACEMENTS, Objective
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts.loop import generator
-from convlens_workers.techniques.printed_photo import Aim as Camera
+from convlens_workers.techniques.printed_photo import Objective as Camera
 from convlens_workers.techniques.printed_photo import iterations
 
 STILL = {"rotation": 0, "scale": 0, "perspective": 0, "brightness": 0, "contrast": 0, "noise": 0}
@@ -129,7 +129,7 @@ def test_a_patch_is_learned_and_judged_by_every_fifth_picture() -> None:
     judged = found["pictures"]
     assert judged.shape == (1, 3, 96, 96)
     assert found["patch"].placements == PLACEMENTS
-    aim = Aim(task)
+    aim = Objective(task)
     with torch.no_grad():
         hits = (drawings(5)[0](aim.judged(0, found["disc"])).argmax(1) == 30).float().mean()
     assert found["patch"].success == pytest.approx(float(hits))
@@ -137,7 +137,7 @@ def test_a_patch_is_learned_and_judged_by_every_fifth_picture() -> None:
 
 def test_a_placed_patch_is_a_whole_disc_and_leaves_the_rest_as_it_is() -> None:
     wide = {"rotation": 180, "scale": 0.2, "perspective": 0, "brightness": 0, "contrast": 0, "noise": 0}
-    aim = Aim(task_of(patch(size=0.4, transforms=wide), [torch.zeros(1, 3, 80, 120)] * 5))
+    aim = Objective(task_of(patch(size=0.4, transforms=wide), [torch.zeros(1, 3, 80, 120)] * 5))
     assert aim.side == 32
     area = 3.14159 * 16**2
     assert float(aim.mask.sum()) == pytest.approx(area, rel=0.01)

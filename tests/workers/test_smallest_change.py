@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, image_pb2
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import Manifest
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input

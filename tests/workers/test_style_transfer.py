@@ -18,11 +18,11 @@ from torch import Tensor
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
-from convlens_workers.engine import decode_images
+from convlens_workers.device_process import decode_images
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
 from convlens_workers.techniques.parts.losses import content_loss, gram, mean, wasserstein_loss

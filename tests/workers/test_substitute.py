@@ -20,8 +20,8 @@ from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques.base import Host, State, Step, Task
-from convlens_workers.techniques.parts.pupil import Pupil
-from convlens_workers.techniques.parts.questions import as_noisy, pixels
+from convlens_workers.techniques.parts.query_set import as_noisy, pixels
+from convlens_workers.techniques.parts.substitute_model import SubstituteModel
 from convlens_workers.techniques.substitute import substitute
 
 SEEDS, HELD_OUT, ROUNDS, BUDGET = 40, 6, 2, 100
@@ -87,7 +87,7 @@ def test_the_victim_sees_eight_bits_within_epsilon(task: Task, victim: tuple[One
 def test_the_weights_are_the_copy(task: Task) -> None:
     _, results = run(task)
     weights = load(bytes(results["weights.safetensors"].tolist()))
-    pupil = Pupil(5, torch.device("cpu"))
+    pupil = SubstituteModel(5, torch.device("cpu"))
     assert {name: value.shape for name, value in weights.items()} == {
         name: value.shape for name, value in pupil.weights(pupil.untrained(0)).items()
     }
@@ -128,7 +128,7 @@ def test_only_victims_of_the_operator_are_asked(task: Task, name: str, allowed: 
 
 def test_a_copy_of_a_teacher_learns_what_it_says(task: Task) -> None:
     """The pupil alone, told the brighter colour of plain pictures: 3 classes that it must get right."""
-    pupil, rng = Pupil(3, torch.device("cpu")), torch.Generator().manual_seed(0)
+    pupil, rng = SubstituteModel(3, torch.device("cpu")), torch.Generator().manual_seed(0)
     held = pupil.untrained(0)
     for _ in range(40):
         images = torch.rand(32, 3, 1, 1, generator=rng).expand(32, 3, 32, 32)

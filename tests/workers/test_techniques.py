@@ -17,9 +17,9 @@ from convlens.v1 import job_pb2
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
-from convlens_workers.driver import Driver
 from convlens_workers.messages import Checkpointed, Progress, Stop
 from convlens_workers.networks import Networks
+from convlens_workers.step_runner import StepRunner
 from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import Host, Results, State, Step, Task
 
@@ -96,7 +96,7 @@ def test_it_stops_when_told_to_and_goes_on_from_what_was_saved(case: Case, tiny_
         return "digest"
 
     technique = TECHNIQUES[case.technique](task, None)
-    assert Driver(events.append, lambda: Stop(save=True), save, 100).run(technique) is None
+    assert StepRunner(events.append, lambda: Stop(save=True), save, 100).run(technique) is None
     assert events == [Checkpointed("digest")]
     _, whole = run(case, task)
     _, resumed = run(case, task, saved[0])

@@ -21,9 +21,9 @@ from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts import layers
 from convlens_workers.techniques.parts.colours import match_histogram
+from convlens_workers.techniques.parts.image_optimisation import Frame, features, framed, scales
 from convlens_workers.techniques.parts.losses import gram, gram_error, gram_loss, total_variation
 from convlens_workers.techniques.parts.optimisers import adam, lbfgs
-from convlens_workers.techniques.parts.painting import Frame, features, framed, scales
 from convlens_workers.techniques.texture import texture
 
 ENDS = (slice(8), slice(-8, None))

@@ -16,18 +16,18 @@ from torch import Tensor
 from convlens import wire
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import model_pb2, style_pb2
-from convlens_models.importer import add_architecture
+from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import WEIGHTS, ModelRepository
 from convlens_models.tensors import load
-from convlens_server.validation import validate
+from convlens_server.serving.validation import validate
 from convlens_workers.collections import CollectionFiles
-from convlens_workers.engine import decode_images
+from convlens_workers.device_process import decode_images
 from convlens_workers.networks import Networks
 from convlens_workers.techniques.base import Host, Results, State, Step, Task
-from convlens_workers.techniques.parts import crew
-from convlens_workers.techniques.parts.gallery import Gallery, folder_gallery
-from convlens_workers.techniques.parts.painter import Painter
+from convlens_workers.techniques.parts import distributed_training
+from convlens_workers.techniques.parts.image_dataset import ImageDataset, folder_dataset
 from convlens_workers.techniques.parts.perceptual import Perceptual
+from convlens_workers.techniques.parts.style_network import StyleNetwork
 from convlens_workers.techniques.train_style import train_style
 
 LAYERS = {"features.relu1": 0.25, "features.relu3_1": 0.75}
@@ -101,7 +101,7 @@ def test_it_learns_and_ends_in_the_repository(models: Path, folder: Path) -> Non
     stored = ModelRepository(models).get("learner")
     assert (stored.manifest.task, stored.manifest.architecture) == ("style", "fast_style")
     vector = steps[-1].state["x"]
-    for name, value in Painter(4).weights(vector).items():
+    for name, value in StyleNetwork(4).weights(vector).items():
         assert np.array_equal(load(stored.file(WEIGHTS))[name], value.numpy())
     assert results["image"].shape == preview.shape
     assert torch.equal(results["image"], steps[-1].image)
@@ -152,13 +152,13 @@ def test_every_picture_is_seen_once_before_any_is_seen_again(
     models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    crop = Gallery.crop
+    crop = ImageDataset.crop
 
-    def watched(gallery: Gallery, number: int, *arguments: object) -> Tensor:
+    def watched(gallery: ImageDataset, number: int, *arguments: object) -> Tensor:
         seen.append(number)
         return crop(gallery, number, *arguments)
 
-    monkeypatch.setattr(Gallery, "crop", watched)
+    monkeypatch.setattr(ImageDataset, "crop", watched)
     run(make_task(models, folder, steps=9))
     assert [sorted(seen[start : start + 6]) for start in (0, 6, 12)] == [list(range(6))] * 3
     assert len({tuple(seen[start : start + 6]) for start in (0, 6, 12)}) > 1
@@ -167,7 +167,7 @@ def test_every_picture_is_seen_once_before_any_is_seen_again(
 def test_what_cannot_be_read_is_told_of_once_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gallery = folder_gallery(folder, "ours")
+    gallery = folder_dataset(folder, "ours")
     assert len(gallery) == 6
     crops = [gallery.crop(number, 64, (0, 0, 0)) for _ in range(2) for number in range(6)]
     assert all(crop.shape == (3, 64, 64) for crop in crops)
@@ -175,7 +175,7 @@ def test_what_cannot_be_read_is_told_of_once_and_left_out(
 
 
 def test_crops_lie_within_the_picture(folder: Path) -> None:
-    gallery = folder_gallery(folder, "ours")
+    gallery = folder_dataset(folder, "ours")
     pixels = torch.from_numpy(wire.decode_image(picture(0, 80)).transpose(2, 0, 1) / np.float32(255))
     full = gallery.crop(0, 64, (0.999, 0, 0))
     assert float((full.mean((1, 2)) - pixels.mean((1, 2))).abs().max()) < 0.01
@@ -247,7 +247,7 @@ def test_two_processes_share_a_batch(models: Path, folder: Path, monkeypatch: py
     """By torchrun and gloo: what one process finds with the whole batch, and every step's state with it."""
     task = make_task(models, folder, steps=3, batch=4, name="alone")
     alone, _ = run(task)
-    monkeypatch.setattr(crew, "processes", lambda *_: 2)
+    monkeypatch.setattr(distributed_training, "processes", lambda *_: 2)
     together, results = run(make_task(models, folder, steps=3, batch=4, name="together"), alone[0].state)
     assert [step.number for step in together] == [2, 3]
     for one, two in zip(alone[1:], together, strict=True):
@@ -261,7 +261,7 @@ def test_two_processes_share_a_batch(models: Path, folder: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_a_stop_ends_the_other_processes(models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "processes", lambda *_: 2)
+    monkeypatch.setattr(distributed_training, "processes", lambda *_: 2)
     technique = train_style(make_task(models, folder, steps=10_000))
     assert next(technique).number == 1
     (torchrun,) = psutil.Process().children()
@@ -278,7 +278,7 @@ def test_errors_of_other_processes_are_this_ones(
 ) -> None:
     (tmp_path / "0.png").write_bytes(b"")
     task = make_task(models, tmp_path, {"style": stripes(), "preview": stripes()})
-    monkeypatch.setattr(crew, "processes", lambda *_: 2)
+    monkeypatch.setattr(distributed_training, "processes", lambda *_: 2)
     with pytest.raises(FailedPrecondition, match="no picture that can be read, of 1"):
         run(task)
 
@@ -290,5 +290,9 @@ def test_processes_have_equal_shares(
     batch: int, devices: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-    assert crew.processes(batch, torch.device("cuda:0")) == expected
-    assert crew.processes(batch, torch.device("cuda:1")) == crew.processes(batch, CPU) == 1
+    assert distributed_training.processes(batch, torch.device("cuda:0")) == expected
+    assert (
+        distributed_training.processes(batch, torch.device("cuda:1"))
+        == distributed_training.processes(batch, CPU)
+        == 1
+    )

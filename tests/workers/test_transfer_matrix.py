@@ -13,7 +13,7 @@ from support.repository import add_copy
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_models.repository import ModelRepository
-from convlens_server import transfer
+from convlens_server.jobs import transfer
 from convlens_workers.networks import Networks
 from convlens_workers.techniques.base import Host
 from convlens_workers.techniques.parts.balls import length

@@ -13,10 +13,10 @@ from google.rpc.status_pb2 import Status
 
 from convlens.errors import Cancelled, DeadlineExceeded, Unavailable, from_status, to_status
 from convlens.v1 import job_pb2
-from convlens_workers.engine_process import EngineProcess
+from convlens_workers.device_process_handle import DeviceProcessHandle
 from convlens_workers.jobs.artifacts import ArtifactStore
-from convlens_workers.jobs.ledger import Attempt, Ledger, Standing
 from convlens_workers.jobs.redis_errors import AWAY
+from convlens_workers.jobs.worker_job_store import Attempt, LeaseStatus, WorkerJobStore
 from convlens_workers.messages import (
     Checkpointed,
     Died,
@@ -50,8 +50,8 @@ class Run:
         self,
         attempt: Attempt,
         *,
-        engine: EngineProcess,
-        ledger: Ledger,
+        engine: DeviceProcessHandle,
+        ledger: WorkerJobStore,
         artifacts: ArtifactStore,
         settings: WorkerSettings,
         draining: Callable[[], bool],
@@ -155,7 +155,7 @@ class Run:
             del self._checkpoints[0]
             self._drop([dropped] if dropped else [])
 
-    def _write_progress(self) -> Standing:
+    def _write_progress(self) -> LeaseStatus:
         progress = self._progress
         if progress is None:
             return self._ledger.update(self._attempt)

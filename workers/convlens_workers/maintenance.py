@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from convlens_workers.jobs.artifacts import ArtifactStore
-from convlens_workers.jobs.ledger import SWEEPS_A_LEASE, Ledger
 from convlens_workers.jobs.redis_errors import AWAY
+from convlens_workers.jobs.worker_job_store import SWEEPS_A_LEASE, WorkerJobStore
 from convlens_workers.settings import WorkerSettings
 
 KEPT_LONGER: Final = timedelta(days=1)
@@ -23,7 +23,7 @@ class Maintenance(threading.Thread):
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: WorkerJobStore,
         artifacts: ArtifactStore,
         settings: WorkerSettings,
         heartbeat: Callable[[], None],

@@ -8,8 +8,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, Summary
 
-from convlens_workers.jobs.ledger import Ledger
 from convlens_workers.jobs.stats import QueueCollector, serve_metrics
+from convlens_workers.jobs.worker_job_store import WorkerJobStore
 
 ENDS: Final = ("finished", "failed", "stopped", "died")
 
@@ -22,7 +22,7 @@ class Metrics:
         engine: process id of the engine that runs now; 0 for none.
     """
 
-    def __init__(self, ledger: Ledger, engine: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, ledger: WorkerJobStore, engine: Callable[[], int] = lambda: 0) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(QueueCollector(lambda: [ledger.stats()]))
         ProcessCollector(registry=self.registry)

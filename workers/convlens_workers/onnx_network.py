@@ -3,8 +3,8 @@
     taps = OnnxNetwork(stored).taps(images, ["relu1", "relu2"])
     torch.autograd.grad(taps["relu1"].sum() + taps["relu2"].square().sum(), images)
 
-Values are those of the stored graph, gradients those of the graphs that `convlens_models.autodiff` derives
-from it for the quick lane too; both by ONNX Runtime, on the CPU.
+Values are those of the stored graph, gradients those of the graphs that `convlens_models.graphs.autodiff`
+derives from it for the server too; both by ONNX Runtime, on the CPU.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from convlens_models.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
-from convlens_models.graph import average_pooled, cut, flattened, leaky
+from convlens_models.graphs.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
+from convlens_models.graphs.surgery import average_pooled, cut, flattened, leaky
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
 from convlens_models.runtime import ort

@@ -10,7 +10,7 @@ from typing import Final
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from convlens_workers.jobs.ledger import Attempt
+from convlens_workers.jobs.worker_job_store import Attempt
 from convlens_workers.telemetry.tracing import following
 
 tracer: Final = trace.get_tracer("convlens.worker")

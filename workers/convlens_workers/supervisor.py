@@ -1,8 +1,8 @@
 """The supervisor: an RQ worker that gives each job to its engine, and survives what may happen meanwhile.
 
 Of RQ it takes the queue, the registration and the heartbeat. It overrules RQ where jobs are safer otherwise:
-no fork for each job, no commands by pub/sub, no sweep of RQ's registries (ours is `Ledger.sweep`), no end
-when Redis is away.
+no fork for each job, no commands by pub/sub, no sweep of RQ's registries (ours is `WorkerJobStore.sweep`), no
+end when Redis is away.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 
 from convlens_workers.attempt import Run
-from convlens_workers.engine_process import EngineProcess
+from convlens_workers.device_process_handle import DeviceProcessHandle
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.job import QueuedJob
-from convlens_workers.jobs.ledger import Ledger
 from convlens_workers.jobs.redis_errors import AWAY as PLANE_AWAY
+from convlens_workers.jobs.worker_job_store import WorkerJobStore
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.messages import Configure
 from convlens_workers.metrics import Metrics
@@ -62,7 +62,7 @@ class Supervisor(Worker):
         self._artifacts = ArtifactStore(settings.artifacts_url())
         retry = Retry(NoBackoff(), 1)  # Pooled connections outlive a Redis.
         quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0, retry=retry)
-        self._ledger = Ledger(quick, settings, settings.lease)
+        self._ledger = WorkerJobStore(quick, settings, settings.lease)
         self._metrics = Metrics(self._ledger, lambda: self.engine.pid)
         self._end_metrics: Callable[[], None] = lambda: None
         config = Configure(
@@ -74,7 +74,7 @@ class Supervisor(Worker):
             victims=settings.victims,
             folders=settings.training_folders,
         )
-        self.engine = EngineProcess(config, settings.log_level, settings.log_format)
+        self.engine = DeviceProcessHandle(config, settings.log_level, settings.log_format)
         self._maintenance = Maintenance(self._ledger, self._artifacts, settings, self.heartbeat)
 
     @property

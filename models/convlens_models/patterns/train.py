@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convlens_models.architectures.patterns import MEAN, STD, Patterns
-from convlens_models.embed import embed
+from convlens_models.importing.embed import embed
 from convlens_models.patterns.card import Card, ClassResult
 from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.patterns.folding import folded, with_batch_norm

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
 from .forward import simplify
-from .gradients import Chosen, total
-from .tape import Node, ReluRule, Tape
+from .gradients import SparseChannels, total
+from .graph_builder import GraphBuilder, Node, ReluRule
 
-Rule = Callable[[Tape, Node, Sequence[str]], list[str]]
+Rule = Callable[[GraphBuilder, Node, Sequence[str]], list[str]]
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(activation.FORMULAS, activation.rule),
@@ -55,4 +55,4 @@ RULES: dict[str, Rule] = {
     "Where": arithmetic.where,
 }
 
-__all__ = ["RULES", "Chosen", "Node", "ReluRule", "Rule", "Tape", "simplify", "total"]
+__all__ = ["RULES", "GraphBuilder", "Node", "ReluRule", "Rule", "SparseChannels", "simplify", "total"]

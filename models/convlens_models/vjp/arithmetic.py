@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .tape import Node, Tape
+from .graph_builder import GraphBuilder, Node
 
 
-def add(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def add(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Add and Sum: g for every operand."""
     return _operands(t, node, [cotangents[0]] * len(node.inputs))
 
 
-def sub(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def sub(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G and -g."""
     g = cotangents[0]
     return _operands(t, node, [g, t.op("Neg", g) if node.wants(1) else ""])
 
 
-def mul(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def mul(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G b and g a."""
     g, (a, b) = cotangents[0], node.inputs
     return _operands(t, node, [t.mul(g, b) if node.wants(0) else "", t.mul(g, a) if node.wants(1) else ""])
 
 
-def div(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def div(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G / b and -g y / b."""
     g, b, y = cotangents[0], node.inputs[1], node.outputs[0]
     over = t.div(g, b)
     return _operands(t, node, [over, t.op("Neg", t.mul(over, y)) if node.wants(1) else ""])
 
 
-def power(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def power(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G p x^(p-1) for a constant exponent p."""
     if node.wants(1):
         raise node.refuse("the exponent depends on the image")
@@ -40,7 +40,7 @@ def power(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return _operands(t, node, [t.mul(cotangents[0], t.mul(p, t.op("Pow", x, t.sub(p, 1.0)))), ""])
 
 
-def where(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G to the side that was chosen."""
     condition, g, zero = node.inputs[0], cotangents[0], t.floats(0.0)
     sides = [
@@ -51,19 +51,19 @@ def where(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return _operands(t, node, sides)
 
 
-def expand(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def expand(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Sum over what was repeated."""
     return [unbroadcast(t, cotangents[0], node.outputs[0], node.inputs[0]), ""]
 
 
-def _operands(t: Tape, node: Node, gradients: list[str]) -> list[str]:
+def _operands(t: GraphBuilder, node: Node, gradients: list[str]) -> list[str]:
     return [
         unbroadcast(t, g, node.outputs[0], operand) if g and node.wants(i) else ""
         for i, (g, operand) in enumerate(zip(gradients, node.inputs, strict=True))
     ]
 
 
-def unbroadcast(t: Tape, g: str, whole: str, part: str) -> str:
+def unbroadcast(t: GraphBuilder, g: str, whole: str, part: str) -> str:
     """Sum g, of the shape of `whole`, down to the shape of `part`, which was broadcast to it."""
     to, like = t.shape(whole), t.shape(part)
     lead = len(to) - len(like)

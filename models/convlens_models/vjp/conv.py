@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .gradients import Chosen, Phases, crop, fit, total
-from .tape import Node, Tape
+from .gradients import Polyphase, SparseChannels, crop, fit, total
+from .graph_builder import GraphBuilder, Node
 from .window import Axis, axes_of, taps
 
 BLOCK = 16  # Channels that ONNX Runtime computes together; a convolution with fewer outputs wastes the rest.
@@ -44,7 +44,7 @@ class Kernel:
         return self.axes[0].stride if self.axes[0].stride == self.axes[1].stride else 0
 
 
-def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Conv: see `input_gradient`."""
     x, weight = node.inputs[:2]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
@@ -54,13 +54,13 @@ def conv(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
         raise node.refuse(f"the shape of {weight!r} is not known")
     kernel = Kernel(weight, sizes, axes_of(t, node, sizes[2:]), node.get("group", 1))
     chosen = t.pieces.get(cotangents[0])
-    if isinstance(chosen, Chosen) and kernel.groups == 1:
+    if isinstance(chosen, SparseChannels) and kernel.groups == 1:
         some = t.op("Gather", weight, chosen.index, axis=0)
         return [input_gradient(t, chosen.piece, replace(kernel, weight=some, sizes=[-1, *sizes[1:]]), x)]
     return [input_gradient(t, cotangents[0], kernel, x)]
 
 
-def conv_transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def conv_transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """ConvTranspose: the plain convolution of g with the same kernel."""
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
@@ -70,15 +70,15 @@ def conv_transpose(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return [t.op("Conv", cotangents[0], node.inputs[1], **kept)]
 
 
-def input_gradient(t: Tape, g: str, kernel: Kernel, x: str) -> str:
+def input_gradient(t: GraphBuilder, g: str, kernel: Kernel, x: str) -> str:
     """The gradient of a convolution's input x, given that of its output; see the top of the file."""
     dilated = any(axis.dilation > 1 for axis in kernel.axes)
     beyond = any(axis.begin > axis.reach for axis in kernel.axes)
     if not kernel.stride or beyond or (dilated and kernel.stride > 1):
         return _by_transposed_convolution(t, g, kernel, x)
     phases = t.pieces.get(g)
-    if dilated or not isinstance(phases, Phases) or not phases.clean:
-        phases = Phases(1, {(0, 0): g}, "")
+    if dilated or not isinstance(phases, Polyphase) or not phases.clean:
+        phases = Polyphase(1, {(0, 0): g}, "")
     step = kernel.stride * phases.stride
     if step == 1:
         return _unstrided(t, phases.pieces[0, 0], kernel)
@@ -90,10 +90,10 @@ def input_gradient(t: Tape, g: str, kernel: Kernel, x: str) -> str:
         return fit(t, _interleaved_blocks(t, phases, kernel, step), x, step)
     places = [(y, x) for y in range(step) for x in range(step)]
     found = {place: _phases(t, phases, kernel, [place]) for place in places}
-    return t.keep(Phases(step, {place: piece for place, piece in found.items() if piece}, x))
+    return t.keep(Polyphase(step, {place: piece for place, piece in found.items() if piece}, x))
 
 
-def _interleaved_blocks(t: Tape, g: Phases, kernel: Kernel, step: int) -> str:
+def _interleaved_blocks(t: GraphBuilder, g: Polyphase, kernel: Kernel, step: int) -> str:
     """All phases of a gradient of few channels: squares of neighbouring phases fill BLOCK channels."""
     side = min(step, math.isqrt(BLOCK // kernel.inputs))
     runs = [range(start, min(start + side, step)) for start in range(0, step, side)]
@@ -107,7 +107,7 @@ def _interleaved_blocks(t: Tape, g: Phases, kernel: Kernel, step: int) -> str:
     return t.op("DepthToSpace", joined, blocksize=step, mode="CRD")
 
 
-def _unstrided(t: Tape, g: str, kernel: Kernel) -> str:
+def _unstrided(t: GraphBuilder, g: str, kernel: Kernel) -> str:
     turned = _turn(t, kernel, [[[*range(axis.kernel)][::-1]] for axis in kernel.axes])
     begins, ends = zip(*((a.reach - a.begin, a.reach - a.end) for a in kernel.axes), strict=True)
     dilations = [axis.dilation for axis in kernel.axes]
@@ -117,7 +117,7 @@ def _unstrided(t: Tape, g: str, kernel: Kernel) -> str:
     return t.op("Conv", g, turned, group=kernel.groups, pads=[*begins, *ends], dilations=dilations)
 
 
-def _phases(t: Tape, g: Phases, kernel: Kernel, places: list[tuple[int, int]]) -> str:
+def _phases(t: GraphBuilder, g: Polyphase, kernel: Kernel, places: list[tuple[int, int]]) -> str:
     """The phases `places` of x's gradient as channels (c, place); "" if it is zero."""
     sums = []
     for source, piece in g.pieces.items():
@@ -136,7 +136,7 @@ def _phases(t: Tape, g: Phases, kernel: Kernel, places: list[tuple[int, int]]) -
     return total(t, sums)
 
 
-def _turn(t: Tape, kernel: Kernel, chosen: list[list[list[int | None]]]) -> str:
+def _turn(t: GraphBuilder, kernel: Kernel, chosen: list[list[list[int | None]]]) -> str:
     """The kernel with the chosen taps, [phase][position] along y and x, inputs and outputs exchanged.
 
     [M, C/G, kh, kw] becomes [C * phases y * phases x, M/G, positions y, positions x].
@@ -156,7 +156,7 @@ def _turn(t: Tape, kernel: Kernel, chosen: list[list[list[int | None]]]) -> str:
     return t.once("Reshape", weight, t.ints([channels, outputs // kernel.groups, *sizes]))
 
 
-def _by_transposed_convolution(t: Tape, g: str, kernel: Kernel, x: str) -> str:
+def _by_transposed_convolution(t: GraphBuilder, g: str, kernel: Kernel, x: str) -> str:
     """For unequal strides, dilated strides and pads beyond the kernel."""
     whole = t.op(
         "ConvTranspose",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .tape import Node
+from .graph_builder import Node
 
 MOST_PARTS = 4  # Of a Concat; a DenseNet's would make a convolution for every pair of layers.
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .tape import Tape
+from .graph_builder import GraphBuilder
 
 
 @dataclass(frozen=True)
-class Phases:
+class Polyphase:
     """The gradient of `value` as {(phase y, phase x): piece}; phases that are missing are zero.
 
     Position stride * q + phase of the whole is position q of the piece. Pieces may reach beyond the end of
@@ -27,7 +27,7 @@ class Phases:
     clean: bool = False
     masked: bool = False
 
-    def join(self, t: Tape) -> str:
+    def join(self, t: GraphBuilder) -> str:
         """The pieces interleaved, and what reaches beyond the end cut off.
 
         Concat along a new last axis, and along rows: several times faster than DepthToSpace.
@@ -49,7 +49,7 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SparseChannels:
     """The gradient of `value` on the channels `index`, [N, k, ...]; it is zero on all others.
 
     Of the cotangent of class scores one class counts: the convolution that made them need not see the others.
@@ -60,7 +60,7 @@ class Chosen:
     value: str
 
     @classmethod
-    def of(cls, t: Tape, cotangent: str, value: str) -> Chosen:
+    def of(cls, t: GraphBuilder, cotangent: str, value: str) -> SparseChannels:
         """The channels of a [N, K] cotangent in which any image has a number, and the first: never none."""
         channels = t.shape(value)[1]
         first = np.eye(1, channels if isinstance(channels, int) else 1)[0]
@@ -68,11 +68,11 @@ class Chosen:
         index = t.op("Reshape", t.op("NonZero", t.add(sizes, t.floats(first))), t.ints([-1]))
         return cls(index, t.op("Gather", cotangent, index, axis=1), value)
 
-    def on(self, t: Tape, value: str) -> str:
+    def on(self, t: GraphBuilder, value: str) -> str:
         """The chosen channels of a value."""
         return t.op("Gather", value, self.index, axis=1)
 
-    def join(self, t: Tape) -> str:
+    def join(self, t: GraphBuilder) -> str:
         """With zeros for the other channels."""
         rank = len(t.shape(self.value))
         index = t.op("Reshape", self.index, t.ints([1, -1] + [1] * (rank - 2)))
@@ -81,27 +81,27 @@ class Chosen:
         return t.op("ScatterElements", zeros, index, self.piece, axis=1)
 
 
-def total(t: Tape, gradients: list[str]) -> str:
+def total(t: GraphBuilder, gradients: list[str]) -> str:
     """The sum of what the consumers of a value sent back; "" if nobody sent anything."""
     if len(gradients) < 2:
         return "".join(gradients)
     kinds = [t.pieces.get(gradient) for gradient in gradients]
-    phases = [kind for kind in kinds if isinstance(kind, Phases)]
+    phases = [kind for kind in kinds if isinstance(kind, Polyphase)]
     if len(phases) == len(kinds) and len({phase.stride for phase in phases}) == 1:
         keys = sorted({key for phase in phases for key in phase.pieces})
         sums = {key: total(t, [p.pieces[key] for p in phases if key in p.pieces]) for key in keys}
-        return t.keep(Phases(phases[0].stride, sums, phases[0].value))
+        return t.keep(Polyphase(phases[0].stride, sums, phases[0].value))
     return t.op("Sum", *gradients)
 
 
-def fit(t: Tape, gradient: str, value: str, stride: int) -> str:
+def fit(t: GraphBuilder, gradient: str, value: str, stride: int) -> str:
     """`gradient` without what reaches beyond the end of `value`, less than `stride` where sizes are known."""
     if all(isinstance(size, int) and size % stride == 0 for size in t.shape(value)[2:]):
         return gradient
     return crop(t, gradient, value)
 
 
-def crop(t: Tape, gradient: str, value: str, starts: tuple[int, int] = (0, 0)) -> str:
+def crop(t: GraphBuilder, gradient: str, value: str, starts: tuple[int, int] = (0, 0)) -> str:
     """The part of `gradient` that begins at `starts` and has the height and width of `value`."""
     sizes = t.once("Slice", t.sizes(value), t.ints([2]), t.ints([4]))
     ends = t.op("Add", sizes, t.ints(starts)) if any(starts) else sizes

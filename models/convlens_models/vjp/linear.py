@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .arithmetic import unbroadcast
-from .tape import Node, Tape
+from .graph_builder import GraphBuilder, Node
 
 
-def gemm(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def gemm(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Y = alpha A' B' + beta C: alpha G B'^T and alpha A'^T G, turned as A and B were; beta G, summed."""
     g, (a, b) = cotangents[0], node.inputs[:2]
     turn_a, turn_b, alpha = node.get("transA", 0), node.get("transB", 0), node.get("alpha", 1.0)
@@ -24,7 +24,7 @@ def gemm(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return gradients
 
 
-def matmul(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def matmul(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G B^T and A^T G, summed over batch dimensions that were broadcast."""
     g, (a, b) = cotangents[0], node.inputs
     if min(len(t.shape(a)), len(t.shape(b))) < 2:
@@ -37,12 +37,12 @@ def matmul(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return gradients
 
 
-def _turned(t: Tape, value: str) -> str:
+def _turned(t: GraphBuilder, value: str) -> str:
     rank = len(t.shape(value))
     return t.once("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
-def _sum_batches(t: Tape, g: str, whole: str, part: str) -> str:
+def _sum_batches(t: GraphBuilder, g: str, whole: str, part: str) -> str:
     """`unbroadcast` over the dimensions before the matrix."""
     to, like = t.shape(whole)[:-2], t.shape(part)[:-2]
     lead = len(to) - len(like)

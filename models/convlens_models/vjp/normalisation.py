@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .tape import Node, Tape
+from .graph_builder import GraphBuilder, Node
 
 
-def batch_normalization(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """At inference: g scale / sqrt(variance + epsilon), per channel."""
     if node.get("training_mode", 0):
         raise node.refuse("it is in training mode")
@@ -17,7 +17,7 @@ def batch_normalization(t: Tape, node: Node, cotangents: Sequence[str]) -> list[
     return [t.mul(cotangents[0], t.op("Reshape", factor, lift)), "", "", "", ""]
 
 
-def local_response(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def local_response(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """LRN (Krizhevsky et al., 2012): y = x D^-beta, D = bias + alpha/size * (sum of x^2 over near channels).
 
     g D^-beta - 2 alpha beta/size * x * (sum of g y / D over near channels); ONNX Runtime has odd sizes only.
@@ -31,7 +31,7 @@ def local_response(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return [t.sub(direct, t.mul(t.mul(x, 2 * alpha * beta / size), crossed))]
 
 
-def _channel_sum(t: Tape, value: str, like: str, size: int) -> str:
+def _channel_sum(t: GraphBuilder, value: str, like: str, size: int) -> str:
     """The sum over windows of `size` channels."""
     rows = t.op("Reshape", value, t.ints([0, 1, t.shape(like)[1], -1]))  # type: ignore[list-item]
     mean = t.op(

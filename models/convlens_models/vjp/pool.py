@@ -10,16 +10,16 @@ from itertools import product
 import numpy as np
 
 from .conv import Kernel, input_gradient
-from .gradients import Chosen, Phases
+from .gradients import Polyphase, SparseChannels
+from .graph_builder import GraphBuilder, Node, ReluRule
 from .shape import scatter
-from .tape import Node, ReluRule, Tape
 from .window import Axis, Taps, axes_of, probe, taps
 
 MOST_TAPS = 16  # Of larger windows the operator itself says where the maximum was.
 LOWEST = -3e38  # Finite: an infinity times a zero of a kernel would not be a number.
 
 
-def max_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Each g goes to the place of its window's first maximum; windows that overlap add up.
 
     MaxPool's own indices cost more than all else in a gradient graph. So each tap k of the window is compared
@@ -42,10 +42,12 @@ def max_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     stride = axes[0].stride
     if stride == 1:
         return [pieces[0, 0]]
-    return [t.keep(Phases(stride, pieces, x, clean=True, masked=masked))]
+    return [t.keep(Polyphase(stride, pieces, x, clean=True, masked=masked))]
 
 
-def _place(t: Tape, node: Node, g: str, axes: tuple[Axis, Axis], channels: int) -> dict[tuple[int, int], str]:
+def _place(
+    t: GraphBuilder, node: Node, g: str, axes: tuple[Axis, Axis], channels: int
+) -> dict[tuple[int, int], str]:
     """{tap: the part of g whose window has its first maximum there}."""
     source, axes = _padded(t, node, axes)
     every = list(product(range(axes[0].kernel), range(axes[1].kernel)))
@@ -67,13 +69,13 @@ def _place(t: Tape, node: Node, g: str, axes: tuple[Axis, Axis], channels: int) 
     return {**placed, every[-1]: left}
 
 
-def _marks(t: Tape, along: Sequence[list[bool]], channels: int, value: float) -> str:
+def _marks(t: GraphBuilder, along: Sequence[list[bool]], channels: int, value: float) -> str:
     """A depthwise kernel of zeros with `value` at the marked position."""
     mark = np.outer(np.asarray(along[0]), np.asarray(along[1])) * value
     return t.floats(np.broadcast_to(mark, (channels, 1, *mark.shape)))
 
 
-def _padded(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> tuple[str, tuple[Axis, Axis]]:
+def _padded(t: GraphBuilder, node: Node, axes: tuple[Axis, Axis]) -> tuple[str, tuple[Axis, Axis]]:
     """x and its axes with floor in place of ceil; padded here where the zeros of pads could win.
 
     After a ReLU zeros can win only where all of the window is zero, and there the ReLU blocks g anyway. Only
@@ -90,7 +92,7 @@ def _padded(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> tuple[str, tuple[Ax
     return padded, (axes[0].padded(), axes[1].padded())
 
 
-def _made_by(t: Tape, value: str, kinds: set[str]) -> bool:
+def _made_by(t: GraphBuilder, value: str, kinds: set[str]) -> bool:
     """Whether `value` comes out of a ReLU, behind nothing but operators of `kinds`."""
     maker = t.producer.get(value)
     if maker is None or maker.op_type not in kinds:
@@ -99,7 +101,7 @@ def _made_by(t: Tape, value: str, kinds: set[str]) -> bool:
 
 
 def _gather_phases(
-    t: Tape, placed: dict[tuple[int, int], str], axes: tuple[Axis, Axis], channels: int
+    t: GraphBuilder, placed: dict[tuple[int, int], str], axes: tuple[Axis, Axis], channels: int
 ) -> dict[tuple[int, int], str]:
     """The phases of x's gradient: what was placed at each tap, moved from window to position, and summed."""
     found: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
@@ -112,7 +114,7 @@ def _gather_phases(
     return {phase: pieces[0] for phase, pieces in found.items()}
 
 
-def _move(t: Tape, value: str, moves: Sequence[Taps], channels: int) -> str:
+def _move(t: GraphBuilder, value: str, moves: Sequence[Taps], channels: int) -> str:
     """`value` moved by a depthwise convolution with a kernel of a single 1."""
     if all(move == Taps(0, 0, [0]) for move in moves):
         return value
@@ -121,19 +123,19 @@ def _move(t: Tape, value: str, moves: Sequence[Taps], channels: int) -> str:
     return t.op("Conv", value, kernel, group=channels, pads=pads)
 
 
-def _subtract(t: Tape, a: str, b: str, channels: int) -> str:
+def _subtract(t: GraphBuilder, a: str, b: str, channels: int) -> str:
     """a - b as a convolution and an addition, which ONNX Runtime makes one node in its blocked layout."""
     minus = t.op("Conv", b, t.floats(np.full((channels, 1, 1, 1), -1.0)), group=channels)
     return t.add(minus, a)
 
 
-def _by_indices(t: Tape, node: Node, g: str) -> str:
+def _by_indices(t: GraphBuilder, node: Node, g: str) -> str:
     if len(node.proto.output) == 1:
         node.proto.output.append(t.fresh(f"{node.outputs[0]}/indices"))
     return scatter(t, g, node.proto.output[1], node.inputs[0])
 
 
-def average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def average_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of values in its window, repeated over the window."""
     sizes = node.get("kernel_shape")
     axes = axes_of(t, node, sizes)
@@ -145,7 +147,7 @@ def average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
     return [input_gradient(t, g, ones, node.inputs[0])]
 
 
-def _weight_of_a_value(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> str:
+def _weight_of_a_value(t: GraphBuilder, node: Node, axes: tuple[Axis, Axis]) -> str:
     """One over the divisor of each window, [1, 1, H, W] where it differs: mean of ones / their number."""
     if not node.get("ceil_mode", 0) and not any(axis.begin + axis.end for axis in axes):
         return t.floats(1.0 / (axes[0].kernel * axes[1].kernel))
@@ -163,11 +165,11 @@ def _weight_of_a_value(t: Tape, node: Node, axes: tuple[Axis, Axis]) -> str:
     return t.div(means, counts)
 
 
-def _image_size(t: Tape, x: str) -> str:
+def _image_size(t: GraphBuilder, x: str) -> str:
     return t.op("Concat", t.ints([1, 1]), t.op("Slice", t.sizes(x), t.ints([2]), t.ints([4])), axis=0)
 
 
-def global_average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def global_average_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of positions, repeated."""
     x = node.inputs[0]
     sizes = t.shape(x)[2:]
@@ -178,13 +180,13 @@ def global_average_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[
         counts = [t.op("Size", value) for value in (node.outputs[0], x)]
         share = t.op("Div", *(t.op("CastLike", count, t.floats(0.0)) for count in counts))
     pieces = t.pieces.get(cotangents[0])
-    if isinstance(pieces, Chosen):
+    if isinstance(pieces, SparseChannels):
         spread = t.op("Expand", t.mul(pieces.piece, share), _image_size(t, x))
         return [t.keep(replace(pieces, piece=spread, value=x))]
     return [t.op("Expand", t.mul(cotangents[0], share), t.sizes(x))]
 
 
-def global_max_pool(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def global_max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g at the first maximum of each channel."""
     x, flat = node.inputs[0], t.ints([0, 0, -1])
     rows = t.op("Reshape", x, flat)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .tape import Node, Tape
+from .graph_builder import GraphBuilder, Node
 
 
-def reduce_sum(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def reduce_sum(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G, repeated over what was summed."""
     return [_spread(t, node, cotangents[0])]
 
 
-def reduce_mean(t: Tape, node: Node, cotangents: Sequence[str]) -> list[str]:
+def reduce_mean(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """G over the number of values in each mean, repeated."""
     return [_spread(t, node, t.mul(cotangents[0], _share(t, node)))]
 
 
-def _spread(t: Tape, node: Node, g: str) -> str:
+def _spread(t: GraphBuilder, node: Node, g: str) -> str:
     x = node.inputs[0]
     axes = _axes(t, node)
     if not node.get("keepdims", 1) and axes:
@@ -25,7 +25,7 @@ def _spread(t: Tape, node: Node, g: str) -> str:
     return t.op("Expand", g, t.sizes(x))
 
 
-def _share(t: Tape, node: Node) -> str:
+def _share(t: GraphBuilder, node: Node) -> str:
     """One over the number of values that went into each result."""
     x, y = node.inputs[0], node.outputs[0]
     sizes = [t.shape(x)[axis] for axis in _axes(t, node)]
@@ -38,7 +38,7 @@ def _share(t: Tape, node: Node) -> str:
     return t.floats(1.0 / count)
 
 
-def _axes(t: Tape, node: Node) -> list[int]:
+def _axes(t: GraphBuilder, node: Node) -> list[int]:
     rank = len(t.shape(node.inputs[0]))
     axes = node.get("axes")
     if node.input(1):

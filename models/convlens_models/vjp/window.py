@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .tape import Dim, Node, Tape
+from .graph_builder import Dim, GraphBuilder, Node
 
 
 class Axis(NamedTuple):
@@ -93,7 +93,7 @@ def probe(axis: Axis, offset: int) -> Probe:
     return Probe([axis.dilation * k == offset for k in range(axis.kernel)], axis.dilation, axis.end)
 
 
-def axes_of(t: Tape, node: Node, kernel: list[int]) -> tuple[Axis, Axis]:
+def axes_of(t: GraphBuilder, node: Node, kernel: list[int]) -> tuple[Axis, Axis]:
     """The two spatial axes of a Conv or pooling node with the input x first."""
     x, y = t.shape(node.inputs[0]), t.shape(node.outputs[0])
     if len(kernel) != 2 or len(x) != 4:

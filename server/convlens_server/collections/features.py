@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlens.errors import FailedPrecondition, InvalidArgument
-from convlens_server.engines.cache import LruCache
+from convlens_server.backends.cache import LruCache
 from convlens_workers.collections import CollectionFiles, Features, FeatureSet
 from convlens_workers.collections.files import POOLING_NAMES
 

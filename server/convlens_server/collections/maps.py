@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlens.errors import FailedPrecondition, InvalidArgument
-from convlens_models.seeds import folded
+from convlens_models.measures.seeds import folded
 from convlens_server.collections.features import Table
 
 PCA_DIMENSION: Final = 4096

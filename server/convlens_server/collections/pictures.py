@@ -11,7 +11,7 @@ from PIL import Image
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import collection_pb2, unit_pb2
-from convlens_server.engines.base import F32
+from convlens_server.backends.base import F32
 
 LONGEST: Final = 32
 """Times that the longer side may be the shorter one: beyond it no network's input can be cut out."""

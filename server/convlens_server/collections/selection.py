@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from convlens.v1 import inspection_pb2, job_pb2
-from convlens_models.discrepancy import Patches
 from convlens_models.manifest import Manifest
-from convlens_models.units import check_channel
+from convlens_models.measures.discrepancy import Patches
+from convlens_models.measures.units import check_channel
 from convlens_server.collections.examples import select_examples
 from convlens_server.collections.features import Shards, Table
 from convlens_server.collections.top_activations import top_activations

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from convlens.errors import InvalidArgument
 from convlens.v1 import unit_pb2
 from convlens_models.manifest import Layer
-from convlens_models.receptive_field import Size, receptive_field
+from convlens_models.measures.receptive_field import Size, receptive_field
 from convlens_server.collections.features import Table
 from convlens_workers.collections import Features
 

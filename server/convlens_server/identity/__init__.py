@@ -1,16 +1,16 @@
-"""Who calls: a layer around every call that lets nobody in unless they show who they are."""
+"""Who calls: a middleware around every call that lets nobody in unless they show who they are."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from convlens.errors import PermissionDenied, Unauthenticated
-from convlens_server.calls import Call, Context, Proceed
 from convlens_server.identity.certificates import certified
 from convlens_server.identity.keys import PREFIX, ApiKeys
 from convlens_server.identity.principal import ADMIN, ANYBODY, Principal, owner, principal
 from convlens_server.identity.settings import IdentitySettings
 from convlens_server.identity.tokens import Tokens
+from convlens_server.serving.request_context import Context, Proceed, RequestContext
 
 __all__ = [
     "ADMIN",
@@ -53,7 +53,7 @@ class Identity:
         """Whether anybody may call."""
         return not (self._keys or self._tokens or self._certificates)
 
-    async def layer(self, call: Call, proceed: Proceed) -> Any:
+    async def middleware(self, call: RequestContext, proceed: Proceed) -> Any:
         """Says who calls. Raises Unauthenticated."""
         found = ANYBODY if self.open else self._identify(call.context)
         roles = found.roles | ({ADMIN} if found.tenant in self._admins else set())

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import grpc
 
-from convlens_server.calls import Context
 from convlens_server.identity.principal import Principal
 from convlens_server.identity.reloading import Reloading
+from convlens_server.serving.request_context import Context
 
 
 class Pems(NamedTuple):

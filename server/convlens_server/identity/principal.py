@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from convlens_server import calls
+from convlens_server.serving import request_context
 
 ADMIN: Final = "admin"
 """The role that loads and unloads models."""
@@ -33,7 +33,7 @@ ANYBODY: Final = Principal("anybody", "", frozenset({ADMIN}))
 
 def principal() -> Principal:
     """Who makes the current call."""
-    call = calls.current.get()
+    call = request_context.current.get()
     return call.principal if call and call.principal else ANYBODY
 
 

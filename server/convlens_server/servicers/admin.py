@@ -6,17 +6,17 @@ from typing import Any
 
 from convlens.errors import NotFound
 from convlens.v1 import admin_pb2, admin_pb2_grpc
-from convlens_server.engines.models import Loaded
-from convlens_server.engines.warming import warm
+from convlens_server.backends.models import Loaded
+from convlens_server.backends.warming import warm
 from convlens_server.identity import ADMIN, require_role
-from convlens_server.quick_lane import QuickLane
-from convlens_server.validation import validate
+from convlens_server.quick.inference_service import InferenceService
+from convlens_server.serving.validation import validate
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """What the server holds in memory."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._models, self._executor = lane.models, lane.executor
 
     async def LoadModel(  # noqa: N802

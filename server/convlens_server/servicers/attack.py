@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from convlens.v1 import attack_pb2, attack_pb2_grpc
-from convlens_models.certificate import certify
 from convlens_models.manifest import PROBABILITIES
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
-from convlens_server.robustness import measure
-from convlens_server.targets import resolve_goal
+from convlens_models.measures.certificate import certify
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.quick.robustness import measure
+from convlens_server.quick.targets import resolve_goal
 from convlens_server.techniques import ATTACKS
 
 
 class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
     """Adversarial images, each with a certificate."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._lane = lane
 
     async def Attack(  # noqa: N802
@@ -34,15 +34,15 @@ class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
             yield reply
 
     def _attack(self, request: attack_pb2.AttackRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
-        before = engine.forward(images, [PROBABILITIES])[PROBABILITIES]
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
+        before = backend.forward(images, [PROBABILITIES])[PROBABILITIES]
         goal = resolve_goal(request, before.argmax(axis=1))
         name = request.WhichOneof("technique") or ""
-        attacked = ATTACKS[name](engine, images, goal, getattr(request, name))
+        attacked = ATTACKS[name](backend, images, goal, getattr(request, name))
         certificates = certify(
-            lambda batch: engine.forward(batch, [PROBABILITIES])[PROBABILITIES],
-            engine.stored.manifest.labels,
+            lambda batch: backend.forward(batch, [PROBABILITIES])[PROBABILITIES],
+            backend.stored.manifest.labels,
             images,
             attacked.adversarial,
             goal,
@@ -54,6 +54,6 @@ class AttackServicer(attack_pb2_grpc.AttackServiceServicer):
         yield parts(attack_pb2.AttackResponse, tensors)
 
     def _robustness(self, request: attack_pb2.MeasureRobustnessRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
-        yield from measure(engine, images, request)
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
+        yield from measure(backend, images, request)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
-from convlens_server.attribution import attribute
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
-from convlens_server.randomisation import cascade
+from convlens_server.quick.attribution import attribute
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.quick.randomisation import cascade
 
 
 class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
     """What in an image a network responds to."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._lane = lane
 
     async def Attribute(  # noqa: N802
@@ -31,16 +31,16 @@ class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
             yield reply
 
     def _attribute(self, request: attribution_pb2.AttributeRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
         steps = request.quality.steps if request.HasField("quality") else 0
         result = attribution_pb2.AttributeResult()
-        for name, attribution, target in attribute(engine, images, request.attributions, steps):
+        for name, attribution, target in attribute(backend, images, request.attributions, steps):
             result.targets.append(target)
             yield parts(attribution_pb2.AttributeResponse, {name: attribution})
         yield attribution_pb2.AttributeResponse(result=result)
 
     def _check(self, request: attribution_pb2.CheckRandomisationRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch([request.image], engine, "image")
-        yield from cascade(engine, images, request.attributions, request.layers, request.seed)
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch([request.image], backend, "image")
+        yield from cascade(backend, images, request.attributions, request.layers, request.seed)

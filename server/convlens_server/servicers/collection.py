@@ -16,13 +16,13 @@ from convlens_models.preprocess import to_input
 from convlens_server.collections import maps, pictures
 from convlens_server.collections.approximate import approximate
 from convlens_server.collections.features import Table
-from convlens_server.collections.lane import CollectionLane
+from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.collections.nearest import F32, Near, nearest
 from convlens_server.collections.top_activations import Top, hit, top_activations
-from convlens_server.long_lane import LongLane
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
+from convlens_server.jobs.job_gateway import JobGateway
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.serving.validation import validate
 from convlens_server.techniques.unit_patterns import unit_patterns
-from convlens_server.validation import validate
 from convlens_workers.collections import FeatureSet
 from convlens_workers.collections.pooling import pool
 
@@ -30,7 +30,7 @@ from convlens_workers.collections.pooling import pool
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Fills, lists, searches and maps collections."""
 
-    def __init__(self, quick: QuickLane, long: LongLane, lane: CollectionLane) -> None:
+    def __init__(self, quick: InferenceService, long: JobGateway, lane: CollectionGateway) -> None:
         self._quick = quick
         self._long = long
         self._lane = lane
@@ -199,9 +199,9 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
 
     def _vector(self, request: pb.FindNearestRequest, manifest: Manifest) -> F32:
         features = request.features
-        engine = self._quick.engine(features.model, "features.model")
+        backend = self._quick.backend(features.model, "features.model")
         pixels = to_input(request.image, manifest)[None]
-        value = engine.forward(pixels, [features.layer])[features.layer]
+        value = backend.forward(pixels, [features.layer])[features.layer]
         return np.asarray(pool(value, features.pooling or inspection_pb2.POOLING_MEAN).values[0])
 
     def _top(
@@ -221,8 +221,8 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         place = hit(top, manifest.layer(request.layer), (pixels.shape[1], pixels.shape[2]))
         activation = pb.TopActivation(hit=place, crop=pictures.crop(pixels, place.box))
         if request.with_patterns:
-            engine = self._quick.engine(request.model)
-            (found,) = unit_patterns(engine, pixels[None], request.layer, request.channel)
+            backend = self._quick.backend(request.model)
+            (found,) = unit_patterns(backend, pixels[None], request.layer, request.channel)
             activation.pattern = pictures.signed(found.pattern)
         return activation
 

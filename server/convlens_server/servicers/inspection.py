@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
-from convlens_server.engines.base import F32, Engine
-from convlens_server.ordered import in_order
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.quick.ordered_map import in_order
+from convlens_server.serving.validation import validate
 from convlens_server.techniques.activations import activations
 from convlens_server.techniques.classify import classify
 from convlens_server.techniques.features import features
-from convlens_server.validation import validate
 
 IMAGES_AHEAD: Final = 4
 """Images of a stream that are decoded and computed at the same time."""
@@ -23,7 +23,7 @@ IMAGES_AHEAD: Final = 4
 class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     """Predictions and activations."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._lane = lane
 
     async def Classify(  # noqa: N802
@@ -44,9 +44,9 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     ) -> Streamed:
         """The feature vector of each image that comes."""
         run = self._lane.executor.run
-        engine, options = await run(self._feature_options, await anext(request_iterator, None))
+        backend, options = await run(self._feature_options, await anext(request_iterator, None))
         vectors = in_order(
-            request_iterator, lambda request: run(self._features, engine, options, request), IMAGES_AHEAD
+            request_iterator, lambda request: run(self._features, backend, options, request), IMAGES_AHEAD
         )
         async with aclosing(vectors):
             async for vector in vectors:
@@ -54,28 +54,28 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
                     yield part
 
     def _classify(self, request: inspection_pb2.ClassifyRequest) -> inspection_pb2.ClassifyResponse:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
-        return inspection_pb2.ClassifyResponse(classifications=classify(engine, images, request.top_k))
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
+        return inspection_pb2.ClassifyResponse(classifications=classify(backend, images, request.top_k))
 
     def _activations(self, request: inspection_pb2.GetActivationsRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
-        self._lane.check_values(engine, images, request.layers, "layers")
-        yield parts(inspection_pb2.GetActivationsResponse, activations(engine, images, request))
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
+        self._lane.check_values(backend, images, request.layers, "layers")
+        yield parts(inspection_pb2.GetActivationsResponse, activations(backend, images, request))
 
     def _feature_options(
         self, request: inspection_pb2.StreamFeaturesRequest | None
-    ) -> tuple[Engine, inspection_pb2.FeatureOptions]:
+    ) -> tuple[Backend, inspection_pb2.FeatureOptions]:
         if request is None or request.WhichOneof("part") != "options":
             raise InvalidArgument.of("options", "nothing", "sent once, first")
-        engine = self._lane.engine(request.options.model, "options.model")
-        options = validate(request.options, engine.stored.manifest, "options")
-        return engine, options
+        backend = self._lane.backend(request.options.model, "options.model")
+        options = validate(request.options, backend.stored.manifest, "options")
+        return backend, options
 
     def _features(
         self,
-        engine: Engine,
+        backend: Backend,
         options: inspection_pb2.FeatureOptions,
         request: inspection_pb2.StreamFeaturesRequest,
     ) -> dict[str, F32]:
@@ -84,6 +84,6 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
             raise InvalidArgument.of("image", "nothing", "sent after the options, and nothing else")
         name = request.image.name
         path = f"image[{name!r}]"
-        image = validate(request.image, engine.stored.manifest, path).image
+        image = validate(request.image, backend.stored.manifest, path).image
         escaped = path.replace("{", "{{").replace("}", "}}")
-        return {name: features(engine, self._lane.batch([image], engine, f"{escaped}.image"), options)[0]}
+        return {name: features(backend, self._lane.batch([image], backend, f"{escaped}.image"), options)[0]}

@@ -13,15 +13,16 @@ from google.longrunning.operations_pb2 import Operation
 from convlens.errors import InvalidArgument, ResourceExhausted
 from convlens.serialised import chunk_messages, header_message
 from convlens.v1 import job_pb2, job_pb2_grpc, model_pb2, style_pb2
-from convlens_server import images, job_checks, training, transfer
-from convlens_server.admission import Limits
-from convlens_server.calls import timed
 from convlens_server.collections import extraction, selection
-from convlens_server.collections.lane import CollectionLane
+from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.identity import owner
-from convlens_server.long_lane import LongLane
-from convlens_server.quick_lane import QuickLane, Streamed, require
-from convlens_server.validation import validate
+from convlens_server.jobs import job_checks, training, transfer
+from convlens_server.jobs.admission import Limits
+from convlens_server.jobs.job_gateway import JobGateway
+from convlens_server.quick import images
+from convlens_server.quick.inference_service import InferenceService, Streamed, require
+from convlens_server.serving.request_context import timed
+from convlens_server.serving.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
 from convlens_workers.jobs.victims import address_of
@@ -30,7 +31,9 @@ from convlens_workers.jobs.victims import address_of
 class JobServicer(job_pb2_grpc.JobServiceServicer):
     """Hands long work to the job plane, and its events and artifacts back."""
 
-    def __init__(self, quick: QuickLane, long: LongLane, collections: CollectionLane, limits: Limits) -> None:
+    def __init__(
+        self, quick: InferenceService, long: JobGateway, collections: CollectionGateway, limits: Limits
+    ) -> None:
         self._quick = quick
         self._long = long
         self._collections = collections

@@ -8,15 +8,15 @@ from typing import Any
 from convlens.errors import InvalidArgument
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_models.manifest import Manifest
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.serving.validation import validate
 from convlens_server.techniques.filters import filters
-from convlens_server.validation import validate
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """Reads the model repository; nothing is loaded for it."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._lane = lane
         self._repository = lane.models.repository
 

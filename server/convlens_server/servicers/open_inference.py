@@ -19,13 +19,13 @@ from convlens import wire
 from convlens.errors import ConvLensError, InvalidArgument, NotFound
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
-from convlens_models.autodiff import ReluRule
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_models.importing.publish import GRADIENT
 from convlens_models.manifest import PROBABILITIES, Manifest
-from convlens_models.store import GRADIENT
-from convlens_server.calls import phase, reads
-from convlens_server.engines.base import F32, Engine
-from convlens_server.quick_lane import QuickLane
-from convlens_server.raw_request import Kind, RawRequest, reference
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.inference_service import InferenceService
+from convlens_server.serving.raw_request import Kind, RawRequest, reference
+from convlens_server.serving.request_context import phase, reads
 
 IMAGE, COTANGENT, VALUE, IMAGE_GRADIENT = "image", "cotangent", "value", "image_gradient"
 FP32: Final = "FP32"
@@ -44,7 +44,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         ready: whether the server takes calls.
     """
 
-    def __init__(self, lane: QuickLane, ready: Callable[[], bool]) -> None:
+    def __init__(self, lane: InferenceService, ready: Callable[[], bool]) -> None:
         self._lane = lane
         self._ready = ready
 
@@ -107,14 +107,14 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     def _infer(self, raw_request: RawRequest) -> pb.ModelInferResponse:
         request = raw_request.message
-        engine = self._engine(request.model_name, request.model_version)
-        kind, manifest = Kind.of(request.model_name), engine.stored.manifest
+        backend = self._engine(request.model_name, request.model_version)
+        kind, manifest = Kind.of(request.model_name), backend.stored.manifest
         with phase("decode"):
             inputs = read_inputs(request, raw_request.raw)
             parameters = read_parameters(request.parameters, PARAMETERS[kind.ending])
             image = self._image(inputs, manifest)
         run = self._gradient if kind.ending else self._forward
-        found = run(engine, image, inputs, parameters, [output.name for output in request.outputs])
+        found = run(backend, image, inputs, parameters, [output.name for output in request.outputs])
         with phase("encode"):
             return pb.ModelInferResponse(
                 model_name=request.model_name,
@@ -128,47 +128,47 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     def _forward(
         self,
-        engine: Engine,
+        backend: Backend,
         image: F32,
         inputs: Mapping[str, F32],
         _parameters: Mapping[str, str],
         wanted: Sequence[str],
     ) -> dict[str, F32]:
         expect(inputs, (IMAGE,))
-        manifest = engine.stored.manifest
+        manifest = backend.stored.manifest
         layers = list(dict.fromkeys(wanted)) or default_outputs(manifest)
         for position, layer in enumerate(layers):
             manifest.layer(layer, f"outputs[{position}].name")
-        self._lane.check_values(engine, image, layers, "outputs")
-        return engine.forward(image, layers)
+        self._lane.check_values(backend, image, layers, "outputs")
+        return backend.forward(image, layers)
 
     def _gradient(
         self,
-        engine: Engine,
+        backend: Backend,
         image: F32,
         inputs: Mapping[str, F32],
         parameters: Mapping[str, str],
         wanted: Sequence[str],
     ) -> dict[str, F32]:
         expect(inputs, (IMAGE, COTANGENT))
-        manifest = engine.stored.manifest
+        manifest = backend.stored.manifest
         layer = parameters.get("layer", manifest.output)
         manifest.layer(layer, "parameters.layer")
         rule = parameters.get("rule", ReluRule.GRADIENT.value)
         if rule not in set(ReluRule):
             raise InvalidArgument.of("parameters.rule", rule, f"one of {', '.join(ReluRule)}")
-        self._check_cotangent(inputs[COTANGENT], image, layer, engine)
-        value, gradient = engine.gradient(image, layer, inputs[COTANGENT], ReluRule(rule))
+        self._check_cotangent(inputs[COTANGENT], image, layer, backend)
+        value, gradient = backend.gradient(image, layer, inputs[COTANGENT], ReluRule(rule))
         found = {VALUE: value, IMAGE_GRADIENT: gradient}
         if unknown := [name for name in wanted if name not in found]:
             raise InvalidArgument.of("outputs", unknown[0], f"one of {', '.join(found)}")
         return {name: found[name] for name in (dict.fromkeys(wanted) or found)}
 
-    def _engine(self, name: str, number: str) -> Engine:
+    def _engine(self, name: str, number: str) -> Backend:
         kind = Kind.of(name)
-        engine = self._lane.models.get(reference(kind.name, number, "model_version"))
-        self._check_kind(kind, engine.stored.manifest)
-        return engine
+        backend = self._lane.models.get(reference(kind.name, number, "model_version"))
+        self._check_kind(kind, backend.stored.manifest)
+        return backend
 
     def _check_kind(self, kind: Kind, manifest: Manifest) -> None:
         if kind.ending and manifest.task != "classification":
@@ -196,11 +196,11 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
             _check_range(image)
         return image
 
-    def _check_cotangent(self, cotangent: F32, image: F32, layer: str, engine: Engine) -> None:
-        manifest = engine.stored.manifest
+    def _check_cotangent(self, cotangent: F32, image: F32, layer: str, backend: Backend) -> None:
+        manifest = backend.stored.manifest
         shape = tuple(manifest.layer(layer).shape)
         if len(shape) > 1 and image.shape[2:] != (manifest.input_size,) * 2:
-            shape = engine.forward(image[:1], [layer])[layer].shape[1:]
+            shape = backend.forward(image[:1], [layer])[layer].shape[1:]
         wanted = (len(image), *shape)
         if cotangent.shape != wanted:
             raise InvalidArgument.of(

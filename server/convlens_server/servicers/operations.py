@@ -8,7 +8,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
 from convlens.errors import InvalidArgument
-from convlens_server.long_lane import LongLane
+from convlens_server.jobs.job_gateway import JobGateway
 from convlens_workers.jobs import to_operation
 from convlens_workers.jobs.record import parse_filter
 
@@ -19,7 +19,7 @@ MAX_PAGE: Final = 1000
 class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
     """Get, List, Wait, Cancel and Delete of jobs."""
 
-    def __init__(self, lane: LongLane) -> None:
+    def __init__(self, lane: JobGateway) -> None:
         self._lane = lane
 
     async def GetOperation(  # noqa: N802

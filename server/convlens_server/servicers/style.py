@@ -6,14 +6,14 @@ from typing import Any
 
 from convlens.v1 import style_pb2, style_pb2_grpc
 from convlens_models.preprocess import to_input
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
 from convlens_server.techniques.stylise import stylise
 
 
 class StyleServicer(style_pb2_grpc.StyleServiceServicer):
     """Images painted by style networks."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._lane = lane
 
     async def Stylise(  # noqa: N802
@@ -24,7 +24,7 @@ class StyleServicer(style_pb2_grpc.StyleServiceServicer):
             yield reply
 
     def _stylise(self, request: style_pb2.StyliseRequest) -> Replies:
-        request, engine = self._lane.admit(request, "style")
-        image = to_input(request.image, engine.stored.manifest, "keep", "image")
-        painted = stylise(engine, image, request.tile)
+        request, backend = self._lane.admit(request, "style")
+        image = to_input(request.image, backend.stored.manifest, "keep", "image")
+        painted = stylise(backend, image, request.tile)
         yield parts(style_pb2.StyliseResponse, {"image": painted[None]})

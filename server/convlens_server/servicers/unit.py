@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from convlens.v1 import unit_pb2, unit_pb2_grpc
-from convlens_models.receptive_field import theoretical_size
-from convlens_server.quick_lane import QuickLane, Replies, Streamed, parts
+from convlens_models.measures.receptive_field import theoretical_size
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.quick.units import locate
+from convlens_server.serving.validation import validate
 from convlens_server.techniques.discrepancy import discrepancy
 from convlens_server.techniques.unit_patterns import unit_patterns
-from convlens_server.units import locate
-from convlens_server.validation import validate
 
 
 class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
     """What single units look for, and where they look."""
 
-    def __init__(self, lane: QuickLane) -> None:
+    def __init__(self, lane: InferenceService) -> None:
         self._lane = lane
 
     async def GetUnitPatterns(  # noqa: N802
@@ -34,9 +34,9 @@ class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
             yield reply
 
     def _patterns(self, request: unit_pb2.GetUnitPatternsRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
-        found = unit_patterns(engine, images, request.layer, request.channel)
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
+        found = unit_patterns(backend, images, request.layer, request.channel)
         result = unit_pb2.UnitPatternsResult(hits=[item.hit for item in found])
         yield unit_pb2.GetUnitPatternsResponse(result=result)
         tensors = {
@@ -47,11 +47,11 @@ class UnitServicer(unit_pb2_grpc.UnitServiceServicer):
         yield parts(unit_pb2.GetUnitPatternsResponse, tensors)
 
     def _discrepancy(self, request: unit_pb2.GetDiscrepancyMapsRequest) -> Replies:
-        request, engine = self._lane.admit(request)
-        images = self._lane.batch(request.images, engine)
+        request, backend = self._lane.admit(request)
+        images = self._lane.batch(request.images, backend)
         params = validate(request.discrepancy, path="discrepancy")  # Defaults, where there is none.
-        found = discrepancy(engine, images, request.layer, request.channel, params)
-        layer, size = engine.stored.manifest.layer(request.layer), (images.shape[2], images.shape[3])
+        found = discrepancy(backend, images, request.layer, request.channel, params)
+        layer, size = backend.stored.manifest.layer(request.layer), (images.shape[2], images.shape[3])
         result = unit_pb2.DiscrepancyResult(
             hits=locate(found.value, layer, request.channel, size),
             theoretical_size=theoretical_size(layer, size),

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2
-from convlens_server.engines.base import F32, Engine
+from convlens_server.backends.base import F32, Backend
 
 
 def activations(
-    engine: Engine, images: F32, request: inspection_pb2.GetActivationsRequest
+    backend: Backend, images: F32, request: inspection_pb2.GetActivationsRequest
 ) -> dict[str, NDArray[Any]]:
     """The value of each layer, (N, C, H, W) or (N, C), in the order asked for, each once, from one pass.
 
@@ -24,7 +24,7 @@ def activations(
     Raises:
         InvalidArgument: a channel that one of the layers does not have.
     """
-    values = engine.forward(images, list(dict.fromkeys(request.layers)))
+    values = backend.forward(images, list(dict.fromkeys(request.layers)))
     match request.WhichOneof("channels"):
         case "channel":
             return {name: _channel(value, request.channel, name) for name, value in values.items()}

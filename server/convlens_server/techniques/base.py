@@ -1,8 +1,9 @@
 """The signature of a quick technique, and what comes back.
 
-Every arm of a `technique` oneof is a function `(engine, images, aim, params) -> result`: the loaded network,
-the images float32 (N, 3, H, W) in [0, 1], what the request aims at, and the technique's validated message. It
-computes and returns; decoding, limits, streaming, and leaving callers are not its business.
+Every arm of a `technique` oneof is a function `(backend, images, target, params) -> result`: the loaded
+network, the images float32 (N, 3, H, W) in [0, 1], the resolved target or attack goal, and the technique's
+validated message. It computes and returns; decoding, limits, streaming, and leaving callers are not its
+business.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from convlens_models.certificate import Goal
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_models.measures.certificate import AttackGoal
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.targets import Target
 
 AimT_contra = TypeVar("AimT_contra", contravariant=True)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -21,7 +22,7 @@ ResultT_co = TypeVar("ResultT_co", covariant=True)
 class Technique(Protocol[AimT_contra, ResultT_co]):
     """One quick technique; its file is named after its arm of the oneof."""
 
-    def __call__(self, engine: Engine, images: F32, aim: AimT_contra, params: Any, /) -> ResultT_co:
+    def __call__(self, backend: Backend, images: F32, target: AimT_contra, params: Any, /) -> ResultT_co:
         """Compute. Raises InvalidArgument for what only the network itself can tell."""
 
 
@@ -53,5 +54,5 @@ class Attacked(NamedTuple):
     queries: int
 
 
-Attribution = Technique[Aim, Attributed]
-Attack = Technique[Goal, Attacked]
+Attribution = Technique[Target, Attributed]
+Attack = Technique[AttackGoal, Attacked]

@@ -8,20 +8,20 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attack_pb2
-from convlens_models.certificate import Goal
-from convlens_server.engines.base import F32, Engine
+from convlens_models.measures.certificate import AttackGoal
+from convlens_server.backends.base import F32, Backend
 from convlens_server.techniques.base import Attacked
 from convlens_server.techniques.descent import Linf, descend
 
 
-def bim(engine: Engine, images: F32, goal: Goal, params: attack_pb2.Bim) -> Attacked:
+def bim(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Bim) -> Attacked:
     """Steps of FGSM from the image itself, each brought back to |x' - x| <= eps and [0, 1].
 
     The step length is eps / 4 unless given. `tensors` has "gradient_sign", that of the first step.
     """
     step_size = params.step_size if params.HasField("step_size") else params.epsilon / 4
     found, first = descend(
-        engine,
+        backend,
         images,
         images,
         goal,

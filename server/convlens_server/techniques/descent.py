@@ -9,11 +9,11 @@ from typing import Final, Protocol
 import numpy as np
 
 from convlens.v1 import attack_pb2
-from convlens_models.autodiff import ReluRule
-from convlens_models.certificate import Goal
+from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import LOG_PROBABILITIES
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import one_hot
+from convlens_models.measures.certificate import AttackGoal
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.targets import one_hot
 
 GROUP_PIXELS: Final = 800_000
 """Pixels in one gradient pass: bounds the memory of an attack, whatever the batch."""
@@ -97,10 +97,10 @@ BALLS: Final[Mapping[int, Ball]] = {
 
 
 def descend(
-    engine: Engine,
+    backend: Backend,
     images: F32,
     start: F32,
-    goal: Goal,
+    goal: AttackGoal,
     ball: Ball,
     *,
     epsilon: float,
@@ -122,19 +122,19 @@ def descend(
     found, first = start, np.zeros_like(images)
     length = np.float32(-step_size if goal.targeted else step_size)
     for step in range(steps):
-        gradient = loss_gradient(engine, found, goal)
+        gradient = loss_gradient(backend, found, goal)
         first = first if step else gradient
         moved = found + length * ball.direction(gradient)
         found = np.clip(images + ball.project(moved - images, epsilon), 0, 1)
     return found, first
 
 
-def loss_gradient(engine: Engine, images: F32, goal: Goal) -> F32:
+def loss_gradient(backend: Backend, images: F32, goal: AttackGoal) -> F32:
     """dCE/dx for the goal's classes; CE = -log P(class), so the cotangent is -1 at its log-probability."""
-    cotangent = -one_hot(goal.classes, len(engine.stored.manifest.labels))
+    cotangent = -one_hot(goal.classes, len(backend.stored.manifest.labels))
     size = max(1, GROUP_PIXELS // images[0, 0].size)
     passes = [
-        engine.gradient(images[i : i + size], LOG_PROBABILITIES, cotangent[i : i + size], ReluRule.GRADIENT)
+        backend.gradient(images[i : i + size], LOG_PROBABILITIES, cotangent[i : i + size], ReluRule.GRADIENT)
         for i in range(0, len(images), size)
     ]
     return np.concatenate([gradient for _, gradient in passes])

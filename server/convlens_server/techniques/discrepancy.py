@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from convlens.v1 import unit_pb2
-from convlens_models.discrepancy import Patches, average, empirical_size, probe
-from convlens_models.units import channel_map, strongest
-from convlens_server.engines.base import F32, Engine
+from convlens_models.measures.discrepancy import Patches, average, empirical_size, probe
+from convlens_models.measures.units import channel_map, strongest
+from convlens_server.backends.base import F32, Backend
 
 
 class Discrepancies(NamedTuple):
@@ -32,24 +32,24 @@ class Discrepancies(NamedTuple):
 
 
 def discrepancy(
-    engine: Engine, images: F32, layer: str, channel: int, params: unit_pb2.Discrepancy
+    backend: Backend, images: F32, layer: str, channel: int, params: unit_pb2.Discrepancy
 ) -> Discrepancies:
     """Occludes each image by patches of random pixels, and sees which of them change the unit.
 
-    The unit is that of the channel's strongest position in each image. `convlens_models.discrepancy` has the
-    formulas.
+    The unit is that of the channel's strongest position in each image. `convlens_models.measures.discrepancy`
+    has the formulas.
 
     Raises:
         InvalidArgument: the layer has no spatial axes, no such channel, or a patch that does not fit.
     """
     patches = Patches(params.patch, params.stride, params.seed)
     patches.check((images.shape[2], images.shape[3]))
-    manifest = engine.stored.manifest
+    manifest = backend.stored.manifest
 
     def forward(batch: F32) -> F32:
-        return engine.forward(batch, [layer])[layer][:, channel]
+        return backend.forward(batch, [layer])[layer][:, channel]
 
-    value = engine.forward(images, [layer])[layer]
+    value = backend.forward(images, [layer])[layer]
     hits = strongest(channel_map(value, layer, channel))
     probes = [
         probe(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import inspection_pb2
-from convlens_server.engines.base import F32, Engine
+from convlens_server.backends.base import F32, Backend
 from convlens_workers.collections.pooling import pool
 
 
-def features(engine: Engine, images: F32, options: inspection_pb2.FeatureOptions) -> F32:
+def features(backend: Backend, images: F32, options: inspection_pb2.FeatureOptions) -> F32:
     """The layer's value pooled over positions (mean or max) or flattened, (N, D).
 
     With `normalise` every vector is scaled to Euclidean length 1, so that inner products are cosines; a
     vector of zeros stays as it is.
     """
-    value = engine.forward(images, [options.layer])[options.layer]
+    value = backend.forward(images, [options.layer])[options.layer]
     vectors = pool(value, options.pooling or inspection_pb2.POOLING_MEAN).values
     if options.normalise:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

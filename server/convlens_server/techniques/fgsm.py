@@ -8,18 +8,18 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attack_pb2
-from convlens_models.certificate import Goal
-from convlens_server.engines.base import F32, Engine
+from convlens_models.measures.certificate import AttackGoal
+from convlens_server.backends.base import F32, Backend
 from convlens_server.techniques.base import Attacked
 from convlens_server.techniques.descent import loss_gradient
 
 
-def fgsm(engine: Engine, images: F32, goal: Goal, params: attack_pb2.Fgsm) -> Attacked:
+def fgsm(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Fgsm) -> Attacked:
     """clip(x + eps sign(dCE/dx), 0, 1) away from the goal's class; targeted: minus, towards it.
 
     CE = -log P(class). Before clipping every pixel value changes by 0 or eps, up to float32 rounding.
     `tensors` has "gradient_sign", sign(dCE/dx).
     """
-    sign = np.sign(loss_gradient(engine, images, goal))
+    sign = np.sign(loss_gradient(backend, images, goal))
     step = np.float32(-params.epsilon if goal.targeted else params.epsilon)
     return Attacked(np.clip(images + step * sign, 0, 1), {"gradient_sign": sign}, queries=1)

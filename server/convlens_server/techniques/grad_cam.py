@@ -10,13 +10,13 @@ import numpy as np
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
 from convlens_models.manifest import Manifest
-from convlens_server.engines.base import F32, Engine
-from convlens_server.resampling import bilinear
-from convlens_server.targets import Aim
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.resampling import bilinear
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
-def grad_cam(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.GradCam) -> Attributed:
+def grad_cam(backend: Backend, images: F32, target: Target, params: attribution_pb2.GradCam) -> Attributed:
     """ReLU(sum over k of w_k A_k), w_k the mean over the positions of dT/dA_k, scaled up bilinearly.
 
     A is the value of `layer`; of the last layer before the target's with a map, if it is empty. In units of
@@ -26,18 +26,18 @@ def grad_cam(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Grad
     Raises:
         InvalidArgument: a layer without a map, or that the target does not depend on.
     """
-    layer = params.layer or _last_map(engine.stored.manifest, aim.layer)
+    layer = params.layer or _last_map(backend.stored.manifest, target.layer)
     try:
-        value, inner, gradient = engine.inner_gradient(images, aim.layer, aim.cotangent, layer)
+        value, inner, gradient = backend.inner_gradient(images, target.layer, target.cotangent, layer)
     except InvalidArgument as error:
-        allowed = f"a layer before {aim.layer!r} that it is computed from"
+        allowed = f"a layer before {target.layer!r} that it is computed from"
         raise InvalidArgument.of("layer", layer, allowed) from error
     if inner.ndim != 4:
         raise InvalidArgument.of("layer", layer, f"a layer with a map; it is {list(inner.shape[1:])}")
     weights = gradient.mean(axis=(2, 3), dtype=np.float64)
     coarse = np.maximum(np.einsum("nk,nkhw->nhw", weights, inner), 0)
     cam = bilinear(coarse, *images.shape[2:])[:, None]
-    return Attributed(aim.value(value), cam.astype(np.float32))
+    return Attributed(target.value(value), cam.astype(np.float32))
 
 
 def _last_map(manifest: Manifest, target: str) -> str:

@@ -6,13 +6,13 @@ Simonyan, Vedaldi, Zisserman: Deep inside convolutional networks (2014), arXiv:1
 from __future__ import annotations
 
 from convlens.v1 import attribution_pb2
-from convlens_models.autodiff import ReluRule
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
-def gradient(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Gradient) -> Attributed:
+def gradient(backend: Backend, images: F32, target: Target, params: attribution_pb2.Gradient) -> Attributed:
     """dT/dx: ReLUs pass the signal g where the activation was positive: g [y > 0]."""
-    value, attribution = engine.gradient(images, aim.layer, aim.cotangent, ReluRule.GRADIENT)
-    return Attributed(aim.value(value), attribution)
+    value, attribution = backend.gradient(images, target.layer, target.cotangent, ReluRule.GRADIENT)
+    return Attributed(target.value(value), attribution)

@@ -6,15 +6,15 @@ Shrikumar, Greenside, Shcherbina, Kundaje: Not just a black box (2016), arXiv:16
 from __future__ import annotations
 
 from convlens.v1 import attribution_pb2
-from convlens_models.autodiff import ReluRule
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
 def gradient_times_input(
-    engine: Engine, images: F32, aim: Aim, params: attribution_pb2.GradientTimesInput
+    backend: Backend, images: F32, target: Target, params: attribution_pb2.GradientTimesInput
 ) -> Attributed:
     """x dT/dx, in units of the target: what T would lose to first order if the pixel were black."""
-    value, gradient = engine.gradient(images, aim.layer, aim.cotangent, ReluRule.GRADIENT)
-    return Attributed(aim.value(value), images * gradient)
+    value, gradient = backend.gradient(images, target.layer, target.cotangent, ReluRule.GRADIENT)
+    return Attributed(target.value(value), images * gradient)

@@ -6,15 +6,15 @@ Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for simplicity (2015), arX
 from __future__ import annotations
 
 from convlens.v1 import attribution_pb2
-from convlens_models.autodiff import ReluRule
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
 def guided_backprop(
-    engine: Engine, images: F32, aim: Aim, params: attribution_pb2.GuidedBackprop
+    backend: Backend, images: F32, target: Target, params: attribution_pb2.GuidedBackprop
 ) -> Attributed:
     """dT/dx with ReLUs that pass the signal g where it and the activation are positive: g [y > 0] [g > 0]."""
-    value, attribution = engine.gradient(images, aim.layer, aim.cotangent, ReluRule.GUIDED)
-    return Attributed(aim.value(value), attribution)
+    value, attribution = backend.gradient(images, target.layer, target.cotangent, ReluRule.GUIDED)
+    return Attributed(target.value(value), attribution)

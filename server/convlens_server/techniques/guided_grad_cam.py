@@ -6,17 +6,17 @@ Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra: Grad-CAM (2017), arXiv:1610.0
 from __future__ import annotations
 
 from convlens.v1 import attribution_pb2
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 from convlens_server.techniques.grad_cam import grad_cam
 from convlens_server.techniques.guided_backprop import guided_backprop
 
 
 def guided_grad_cam(
-    engine: Engine, images: F32, aim: Aim, params: attribution_pb2.GuidedGradCam
+    backend: Backend, images: F32, target: Target, params: attribution_pb2.GuidedGradCam
 ) -> Attributed:
     """Guided backpropagation times Grad-CAM at `layer`, pixel by pixel, (N, 3, H, W)."""
-    cam = grad_cam(engine, images, aim, attribution_pb2.GradCam(layer=params.layer))
-    guided = guided_backprop(engine, images, aim, attribution_pb2.GuidedBackprop())
+    cam = grad_cam(backend, images, target, attribution_pb2.GradCam(layer=params.layer))
+    guided = guided_backprop(backend, images, target, attribution_pb2.GuidedBackprop())
     return Attributed(cam.values, guided.attribution * cam.attribution)

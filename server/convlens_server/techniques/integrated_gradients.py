@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.copies import F64, Copies, mean_gradient, values
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.perturbed_batches import F64, Copies, mean_gradient, values
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
 def integrated_gradients(
-    engine: Engine, images: F32, aim: Aim, params: attribution_pb2.IntegratedGradients
+    backend: Backend, images: F32, target: Target, params: attribution_pb2.IntegratedGradients
 ) -> Attributed:
     """(x - b) times the integral over a in [0, 1] of dT/dx at b + a (x - b), in units of the target.
 
@@ -28,10 +28,10 @@ def integrated_gradients(
     attribution = np.empty(images.shape)
     for i, image in enumerate(images):
         path = _path(image - baseline, baseline, alphas)
-        attribution[i] = mean_gradient(engine, aim.of(i), path, shares.tolist(), image.shape)
+        attribution[i] = mean_gradient(backend, target.of(i), path, shares.tolist(), image.shape)
     attribution *= images - baseline
-    value = values(engine, aim, images)
-    change = value - values(engine, aim, np.full_like(images, baseline))
+    value = values(backend, target, images)
+    change = value - values(backend, target, np.full_like(images, baseline))
     residual = attribution.sum(axis=(1, 2, 3)) - change
     return Attributed(value, attribution.astype(np.float32), residual.astype(np.float32))
 

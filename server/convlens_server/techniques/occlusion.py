@@ -12,15 +12,15 @@ import numpy as np
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
-from convlens_server.copies import F64, chunks, values
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.perturbed_batches import F64, chunks, values
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 Square = tuple[slice, slice]
 
 
-def occlusion(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Occlusion) -> Attributed:
+def occlusion(backend: Backend, images: F32, target: Target, params: attribution_pb2.Occlusion) -> Attributed:
     """T(x) - T(x with a square set to `fill`), at each pixel the mean over the squares that cover it.
 
     Squares of `window` pixels begin at each multiple of `stride`, up to the first that reaches the edge; what
@@ -37,20 +37,20 @@ def occlusion(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Occ
         raise InvalidArgument.of("stride", params.stride, f"at most {params.window}, the window")
     rows, columns = (_starts(extent, params.window, params.stride) for extent in (height, width))
     squares = [_square(y, x, params.window) for y, x in product(rows, columns)]
-    value = values(engine, aim, images)
-    left = [_mean_left(engine, image, aim.of(i), squares, params.fill) for i, image in enumerate(images)]
+    value = values(backend, target, images)
+    left = [_mean_left(backend, image, target.of(i), squares, params.fill) for i, image in enumerate(images)]
     falls = value[:, None, None, None] - np.stack(left)[:, None]
     return Attributed(value, falls.astype(np.float32))
 
 
-def _mean_left(engine: Engine, image: F32, aim: Aim, squares: Sequence[Square], fill: float) -> F64:
+def _mean_left(backend: Backend, image: F32, target: Target, squares: Sequence[Square], fill: float) -> F64:
     """At each pixel the mean of the target over the squares that cover it, (H, W)."""
     left, covers = np.zeros(image.shape[1:]), np.zeros(image.shape[1:])
     for part in chunks(len(squares), left.size):
         covered = np.stack([image] * (part.stop - part.start))
         for copy, square in zip(covered, squares[part], strict=True):
             copy[:, *square] = fill
-        for square, value in zip(squares[part], values(engine, aim, covered), strict=True):
+        for square, value in zip(squares[part], values(backend, target, covered), strict=True):
             left[square] += float(value)
             covers[square] += 1
     return left / covers

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
-from convlens_models.certificate import Goal
 from convlens_models.manifest import LOG_PROBABILITIES
-from convlens_server.engines.base import F32, Engine
+from convlens_models.measures.certificate import AttackGoal
+from convlens_server.backends.base import F32, Backend
 from convlens_server.techniques.base import Attacked
 from convlens_server.techniques.descent import BALLS, descend
 
@@ -27,7 +27,7 @@ EPSILON: Final[Mapping[int, float]] = {
 }
 
 
-def pgd(engine: Engine, images: F32, goal: Goal, params: attack_pb2.Pgd) -> Attacked:
+def pgd(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Pgd) -> Attacked:
     """`descend` from a random point of the ball, or from the image; the best of all starts for each image.
 
     The best is one that meets the goal; among equals the one with the largest cross entropy of the class that
@@ -47,16 +47,16 @@ def pgd(engine: Engine, images: F32, goal: Goal, params: attack_pb2.Pgd) -> Atta
         noise = 0 if params.start_at_image else ball.inside(random, images, epsilon)
         start = np.clip(images + noise, 0, 1)
         return descend(
-            engine, images, start, goal, ball, epsilon=epsilon, step_size=step_size, steps=params.steps
+            backend, images, start, goal, ball, epsilon=epsilon, step_size=step_size, steps=params.steps
         )
 
     best, first = attempt()
     queries = params.steps
     if params.restarts > 1:
-        rank = _rank(engine, best, goal)
+        rank = _rank(backend, best, goal)
         for _ in range(params.restarts - 1):
             found, _ = attempt()
-            found_rank = _rank(engine, found, goal)
+            found_rank = _rank(backend, found, goal)
             better = found_rank > rank
             best[better], rank[better] = found[better], found_rank[better]
         queries = params.restarts * (params.steps + 1)
@@ -73,9 +73,9 @@ def radius(params: attack_pb2.Pgd) -> float:
     return epsilon
 
 
-def _rank(engine: Engine, images: F32, goal: Goal) -> NDArray[np.float64]:
+def _rank(backend: Backend, images: F32, goal: AttackGoal) -> NDArray[np.float64]:
     """How near each image is to the goal, (N,): those that meet it are first, then cross entropy counts."""
-    log_probabilities = engine.forward(images, [LOG_PROBABILITIES])[LOG_PROBABILITIES]
+    log_probabilities = backend.forward(images, [LOG_PROBABILITIES])[LOG_PROBABILITIES]
     towards = 1 if goal.targeted else -1
     nearness = towards * log_probabilities[np.arange(len(images)), goal.classes].astype(np.float64)
     return np.asarray(nearness + 1e6 * goal.met(log_probabilities.argmax(axis=1)))

@@ -10,14 +10,14 @@ import math
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.copies import F64, chunks, values
-from convlens_server.engines.base import F32, Engine
-from convlens_server.resampling import bilinear
-from convlens_server.targets import Aim
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.perturbed_batches import F64, chunks, values
+from convlens_server.quick.resampling import bilinear
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
-def rise(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Rise) -> Attributed:
+def rise(backend: Backend, images: F32, target: Target, params: attribution_pb2.Rise) -> Attributed:
     """The expected target where the pixel is open: sum of T(x * M_i) M_i over sum of M_i, (N, 1, H, W).
 
     A mask M_i is a grid of `cells` x `cells` that are open with `probability`, scaled up bilinearly and
@@ -28,18 +28,18 @@ def rise(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Rise) ->
     same expectation without the noise of a target that is far from 0, as scores and log-probabilities are.
     Each image sees the masks that it would see alone.
     """
-    mean = np.asarray(engine.stored.manifest.mean, np.float32)[:, None, None]
-    maps = [_expected(engine, image, mean, aim.of(i), params) for i, image in enumerate(images)]
-    return Attributed(values(engine, aim, images), np.stack(maps)[:, None].astype(np.float32))
+    mean = np.asarray(backend.stored.manifest.mean, np.float32)[:, None, None]
+    maps = [_expected(backend, image, mean, target.of(i), params) for i, image in enumerate(images)]
+    return Attributed(values(backend, target, images), np.stack(maps)[:, None].astype(np.float32))
 
 
-def _expected(engine: Engine, image: F32, mean: F32, aim: Aim, params: attribution_pb2.Rise) -> F64:
+def _expected(backend: Backend, image: F32, mean: F32, target: Target, params: attribution_pb2.Rise) -> F64:
     height, width = image.shape[1:]
     rng = np.random.default_rng(params.seed)
     weighted, opened = np.zeros((height, width)), np.zeros((height, width))
     for part in chunks(params.masks, height * width):
         opens = masks(rng, (part.stop - part.start, height, width), params.cells, params.probability)
-        behind = values(engine, aim, mean + opens[:, None] * (image - mean))
+        behind = values(backend, target, mean + opens[:, None] * (image - mean))
         weighted += np.einsum("n,nhw->hw", behind.astype(np.float64), opens)
         opened += opens.sum(axis=0, dtype=np.float64)
     return weighted / np.maximum(opened, np.finfo(np.float32).tiny)

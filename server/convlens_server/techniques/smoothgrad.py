@@ -8,13 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.copies import Copies, mean_gradient, values
-from convlens_server.engines.base import F32, Engine
-from convlens_server.targets import Aim
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.perturbed_batches import Copies, mean_gradient, values
+from convlens_server.quick.targets import Target
 from convlens_server.techniques.base import Attributed
 
 
-def smoothgrad(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.SmoothGrad) -> Attributed:
+def smoothgrad(
+    backend: Backend, images: F32, target: Target, params: attribution_pb2.SmoothGrad
+) -> Attributed:
     """The mean of dT/dx over `samples` copies x + n, n from N(0, s^2), s = `sigma` (max x - min x).
 
     The copies are not clipped to [0, 1]. Each image sees the noise that it would see alone.
@@ -23,8 +25,8 @@ def smoothgrad(engine: Engine, images: F32, aim: Aim, params: attribution_pb2.Sm
     attribution = np.empty_like(images)
     for i, image in enumerate(images):
         noisy = _noisy(image, params.sigma, params.seed)
-        attribution[i] = mean_gradient(engine, aim.of(i), noisy, weights, image.shape)
-    return Attributed(values(engine, aim, images), attribution)
+        attribution[i] = mean_gradient(backend, target.of(i), noisy, weights, image.shape)
+    return Attributed(values(backend, target, images), attribution)
 
 
 def _noisy(image: F32, sigma: float, seed: int) -> Copies:

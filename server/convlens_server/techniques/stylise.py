@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from convlens_server.engines.base import F32, Engine
+from convlens_server.backends.base import F32, Backend
 
 MULTIPLE: Final = 4
 """The network halves an image twice and doubles it twice."""
@@ -21,7 +21,7 @@ OVERLAP: Final = 128
 Span = tuple[int, int]
 
 
-def stylise(engine: Engine, image: F32, tile: int) -> F32:
+def stylise(backend: Backend, image: F32, tile: int) -> F32:
     """The painted image, of the shape of `image`, (3, H, W) in [0, 1].
 
     Sizes that the network does not take are reached by repeating the last row and column, which are cut off
@@ -34,21 +34,21 @@ def stylise(engine: Engine, image: F32, tile: int) -> F32:
     padded = np.pad(image, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
     rows, columns = (list(_spans(side, tile)) for side in padded.shape[1:])
     if len(rows) == len(columns) == 1:
-        return _paint(engine, padded)[:, :height, :width]
+        return _paint(backend, padded)[:, :height, :width]
     painted, weights = np.zeros_like(padded), np.zeros((1, *padded.shape[1:]), np.float32)
     for top, bottom in rows:
         down = _ramp(top, bottom, padded.shape[1])[:, None]
         for left, right in columns:
             weight = down * _ramp(left, right, padded.shape[2])
-            painted[:, top:bottom, left:right] += weight * _paint(engine, padded[:, top:bottom, left:right])
+            painted[:, top:bottom, left:right] += weight * _paint(backend, padded[:, top:bottom, left:right])
             weights[:, top:bottom, left:right] += weight
     painted /= weights
     return np.clip(painted[:, :height, :width], 0, 1)
 
 
-def _paint(engine: Engine, image: F32) -> F32:
-    layer = engine.stored.manifest.output
-    return np.asarray(engine.forward(np.ascontiguousarray(image[None]), [layer])[layer][0])
+def _paint(backend: Backend, image: F32) -> F32:
+    layer = backend.stored.manifest.output
+    return np.asarray(backend.forward(np.ascontiguousarray(image[None]), [layer])[layer][0])
 
 
 def _spans(side: int, tile: int) -> Iterator[Span]:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from convlens.v1 import unit_pb2
-from convlens_models.autodiff import ReluRule
-from convlens_server.engines.base import F32, Engine
-from convlens_server.units import box_of, locate
+from convlens_models.graphs.autodiff import ReluRule
+from convlens_server.backends.base import F32, Backend
+from convlens_server.quick.units import box_of, locate
 
 
 class UnitPattern(NamedTuple):
@@ -29,7 +29,7 @@ class UnitPattern(NamedTuple):
     crop: F32
 
 
-def unit_patterns(engine: Engine, images: F32, layer: str, channel: int) -> list[UnitPattern]:
+def unit_patterns(backend: Backend, images: F32, layer: str, channel: int) -> list[UnitPattern]:
     """G(a[n, c, y*, x*]) within the receptive field of (y*, x*) = argmax a[n, c], for each image n.
 
     G is the gradient to the pixels whose ReLUs pass a signal g where it and the activation are positive.
@@ -41,12 +41,12 @@ def unit_patterns(engine: Engine, images: F32, layer: str, channel: int) -> list
     Raises:
         InvalidArgument: the layer has no spatial axes, or no such channel.
     """
-    value = engine.forward(images, [layer])[layer]
-    hits = locate(value, engine.stored.manifest.layer(layer), channel, (images.shape[2], images.shape[3]))
+    value = backend.forward(images, [layer])[layer]
+    hits = locate(value, backend.stored.manifest.layer(layer), channel, (images.shape[2], images.shape[3]))
     cotangent = np.zeros_like(value)
     for row, hit in zip(cotangent, hits, strict=True):
         row[channel, hit.y, hit.x] = 1
-    _, signal = engine.gradient(images, layer, cotangent, ReluRule.GUIDED)
+    _, signal = backend.gradient(images, layer, cotangent, ReluRule.GUIDED)
     boxes = [(slice(None), *box_of(hit).pixels) for hit in hits]
     return [
         UnitPattern(hit, row[box], image[box])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from convlens_server.engines.models import LoadedModels
-from convlens_server.executor import Executor
-from convlens_server.health import Health
+from convlens_server.backends.models import LoadedModels
+from convlens_server.serving.executor import Executor
+from convlens_server.serving.health import Health
 from convlens_server.telemetry.metrics import Metrics
 
 

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.registry import Collector
 
-from convlens_server.calls import Call, Proceed, afterwards
+from convlens_server.serving.request_context import Proceed, RequestContext, afterwards
 from convlens_workers.jobs.stats import serve_metrics
 
 TYPES: Final = {
@@ -109,7 +109,7 @@ class Metrics:
         """Serve them on "host:port", unless that is empty; gives what ends it."""
         return serve_metrics(listen, self.registry) if listen else lambda: None
 
-    async def layer(self, call: Call, proceed: Proceed) -> Any:
+    async def middleware(self, call: RequestContext, proceed: Proceed) -> Any:
         """Counts a call."""
         labels = _labels(call.method, call.kind)
         self._child(self._started, *labels).inc()
@@ -119,7 +119,7 @@ class Metrics:
         finally:
             afterwards(self._count, call, call.seconds, labels)
 
-    def _count(self, call: Call, seconds: float, labels: tuple[str, str, str]) -> None:
+    def _count(self, call: RequestContext, seconds: float, labels: tuple[str, str, str]) -> None:
         child = self._child
         self._in_flight.dec()
         child(self._handled, *labels, go_name(call.code)).inc()

@@ -9,7 +9,7 @@ import grpc
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from convlens_server.calls import Call, Proceed
+from convlens_server.serving.request_context import Proceed, RequestContext
 from convlens_workers.telemetry.tracing import following
 
 OURS: Final = frozenset(
@@ -20,7 +20,7 @@ OURS: Final = frozenset(
 tracer = trace.get_tracer("convlens.server")
 
 
-async def traced(call: Call, proceed: Proceed) -> Any:
+async def traced(call: RequestContext, proceed: Proceed) -> Any:
     """The span of a call; its parent comes as metadata `traceparent`."""
     parent = following(call.header("traceparent"), call.header("tracestate"))
     span = tracer.start_span(call.method.lstrip("/"), parent, SpanKind.SERVER)
@@ -33,7 +33,7 @@ async def traced(call: Call, proceed: Proceed) -> Any:
         span.end()
 
 
-def _describe(span: Span, call: Call) -> None:
+def _describe(span: Span, call: RequestContext) -> None:
     service, _, method = call.method.lstrip("/").partition("/")
     span.set_attributes(
         {

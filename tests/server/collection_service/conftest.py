@@ -16,9 +16,9 @@ from support.worker_process import WorkerProcess
 from convlens.v1 import image_pb2, inspection_pb2
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
-from convlens_server.engines.cache import LruCache
-from convlens_server.engines.onnx_engine import OnnxEngine
-from convlens_server.engines.providers import on_cpu
+from convlens_server.backends.cache import LruCache
+from convlens_server.backends.onnx_backend import OnnxBackend
+from convlens_server.backends.providers import on_cpu
 from convlens_workers.settings import WorkerSettings
 
 
@@ -56,8 +56,8 @@ def inputs() -> np.ndarray:
 
 @pytest.fixture(scope="package")
 def values(inputs: np.ndarray) -> np.ndarray:
-    engine = OnnxEngine(ModelRepository().get(), LruCache(1e9), on_cpu(1))
-    return engine.forward(inputs, [LAYER])[LAYER]
+    backend = OnnxBackend(ModelRepository().get(), LruCache(1e9), on_cpu(1))
+    return backend.forward(inputs, [LAYER])[LAYER]
 
 
 @pytest.fixture(scope="package")

@@ -15,7 +15,7 @@ from support.replies import error_of
 from convlens import errors
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import image_pb2
-from convlens_models.receptive_field import receptive_field
+from convlens_models.measures.receptive_field import receptive_field
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections.index import CollectionIndex
 

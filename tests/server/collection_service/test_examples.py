@@ -14,7 +14,7 @@ from support.replies import error_of
 
 from convlens import errors, wire
 from convlens.v1 import job_pb2
-from convlens_models.receptive_field import receptive_field
+from convlens_models.measures.receptive_field import receptive_field
 from convlens_models.repository import ModelRepository
 
 

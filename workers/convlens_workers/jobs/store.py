@@ -27,6 +27,7 @@ from convlens.errors import (
 from convlens.v1 import job_pb2, tensor_pb2
 from convlens_workers.jobs import scripts
 from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.change_notifier import ChangeNotifier
 from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.jobs.queries import Queries
@@ -34,7 +35,6 @@ from convlens_workers.jobs.record import JobRecord, operation_id
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
 from convlens_workers.jobs.stats import to_stats
-from convlens_workers.jobs.watching import Bell
 from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
@@ -56,7 +56,7 @@ class JobStore:
         self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
         self._context = scripts.context(settings)
-        self._bell = Bell(redis)
+        self._bell = ChangeNotifier(redis)
         self._tenant = ""
 
     def of(self, tenant: str) -> JobStore:

@@ -56,7 +56,7 @@ def adversarial_patch(task: Task[Params], state: State | None = None) -> Generat
     Raises:
         InvalidArgument: pictures of different sizes, or fewer than five and none to judge by.
     """
-    aim = Aim(task)
+    aim = Objective(task)
     judging = [Judging(aim, number) for number in range(len(aim.judging))]
     held = yield from optimise([Learning(aim), *judging], state, task.seed, task.device)
     shown = [aim.judged(number, held[DISC])[:1] for number in range(min(SHOWN, len(aim.judging)))]
@@ -67,7 +67,7 @@ def adversarial_patch(task: Task[Params], state: State | None = None) -> Generat
     return {DISC: held[DISC], "mask": aim.mask, "pictures": torch.cat(shown), "patch": report}
 
 
-class Aim:
+class Objective:
     """What the patch is made from, and judged by."""
 
     def __init__(self, task: Task[Params]) -> None:
@@ -120,7 +120,7 @@ class Aim:
 class Learning:
     """The patch, made better step by step."""
 
-    aim: Aim
+    aim: Objective
 
     @property
     def steps(self) -> int:
@@ -161,7 +161,7 @@ class Learning:
 class Judging:
     """One picture that no step has seen, in places that no step has drawn."""
 
-    aim: Aim
+    aim: Objective
     number: int
 
     @property

@@ -21,7 +21,7 @@ from convlens_workers.techniques.parts.attacks import (
     untargeted,
 )
 from convlens_workers.techniques.parts.balls import BALLS, radius
-from convlens_workers.techniques.parts.besieged import Attack, Besieged
+from convlens_workers.techniques.parts.ensemble import Attack, EnsembleBatch
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.square import Square
 
@@ -51,12 +51,12 @@ def attack_ensemble(task: Task[Params], state: State | None = None) -> Generator
         InvalidArgument: pictures of different sizes, labels that are not one a picture, or an epsilon above 1
             for L-infinity.
     """
-    siege = Siege(task)
+    siege = EnsembleStage(task)
     held = yield from optimise(siege.stages(), state, task.seed, task.device)
     return siege.results(held)
 
 
-class Siege:
+class EnsembleStage:
     """The images, and the attacks that they are to withstand."""
 
     def __init__(self, task: Task[Params]) -> None:
@@ -68,9 +68,9 @@ class Siege:
         self.right = scores.argmax(1) == labels
         others = scores.scatter(1, labels[:, None], -1.0)
         rivals = others.topk(min(params.targets, scores.shape[1] - 1)).indices
-        self.all = Besieged(images, labels, rivals)
+        self.all = EnsembleBatch(images, labels, rivals)
 
-    def stages(self) -> list[Assault]:
+    def stages(self) -> list[EnsembleAttack]:
         """Each attack in turn, APGD-T once for each rival; they end where they find no image standing."""
         params = self._task.params
         asked = params.epsilon if params.HasField("epsilon") else None
@@ -83,7 +83,7 @@ class Siege:
         ]
         if params.queries:
             attacks.append(Square(self.classify, params.norm, epsilon, params.queries))
-        return [Assault(self, attack) for attack in attacks]
+        return [EnsembleAttack(self, attack) for attack in attacks]
 
     def results(self, held: State) -> Results:
         """Artifacts and report."""
@@ -115,10 +115,10 @@ class Siege:
         return {"original": self.all.images, "adversarial": held["adversarial"], "ensemble": report}
 
 
-class Assault:
+class EnsembleAttack:
     """One attack on what stands; a stage of the loop."""
 
-    def __init__(self, siege: Siege, attack: Attack) -> None:
+    def __init__(self, siege: EnsembleStage, attack: Attack) -> None:
         self._siege, self._attack = siege, attack
         self._member = MEMBERS.index(attack.name)
         self.steps = attack.steps

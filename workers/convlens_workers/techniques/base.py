@@ -30,7 +30,7 @@ Results = Mapping[str, Tensor | Message]
 """Artifacts by name; and a report, a message, by the name of its field in JobResult."""
 
 
-class Taps(Protocol):
+class FeatureNetwork(Protocol):
     """A network whose inner values can be had."""
 
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ class Taps(Protocol):
     def redirected(self) -> AbstractContextManager[None]:
         """Within it, gradients of what is to become small get through ReLUs that are closed everywhere."""
 
-    def average_pooled(self, factor: float = 1.0) -> Taps:
+    def average_pooled(self, factor: float = 1.0) -> FeatureNetwork:
         """The same network with average pools, times `factor`, instead of max pools."""
 
 
@@ -78,7 +78,7 @@ class Task(Generic[Params]):
     """
 
     params: Params
-    network: Taps
+    network: FeatureNetwork
     manifest: Manifest
     images: Mapping[str, Tensor]
     seed: int

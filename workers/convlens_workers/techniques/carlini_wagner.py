@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
-from convlens_models.certificate import Goal
+from convlens_models.measures.certificate import AttackGoal
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
@@ -65,7 +65,7 @@ def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[
     return smallest_changes(classify, task.manifest, original, held, goal)
 
 
-def choose_goal(params: Params, classify: Classifier, original: Tensor) -> Goal:
+def choose_goal(params: Params, classify: Classifier, original: Tensor) -> AttackGoal:
     """Towards the targets; else away from the labels, or from what the network predicts."""
     count = len(original)
     if params.targets:
@@ -86,7 +86,7 @@ class Search:
 
     classify: Classifier
     original: Tensor
-    goal: Goal
+    goal: AttackGoal
     params: Params
 
     @property

@@ -58,7 +58,7 @@ def expectation_attack(task: Task[Params], state: State | None = None) -> Genera
         InvalidArgument: images of different sizes, targets that do not match them, or epsilon above 1 in
             L-infinity.
     """
-    aim = Aim(task)
+    aim = Objective(task)
     images = [Expectation(aim, position) for position in range(len(aim.images))]
     angles = [AtAngle(aim, position) for position in range(task.params.angles)]
     held = yield from optimise([Naive(aim), *images, *angles], state, task.seed, task.device)
@@ -76,7 +76,7 @@ def expectation_attack(task: Task[Params], state: State | None = None) -> Genera
     }
 
 
-class Aim:
+class Objective:
     """What is attacked, and how far."""
 
     def __init__(self, task: Task[Params]) -> None:
@@ -122,7 +122,7 @@ class View:
 class Naive:
     """The attack without transforms, on all images at once."""
 
-    aim: Aim
+    aim: Objective
 
     @property
     def steps(self) -> int:
@@ -150,7 +150,7 @@ class Naive:
 class Expectation:
     """The attack on one image, under transforms; finished images lie before it in the state."""
 
-    aim: Aim
+    aim: Objective
     position: int
 
     @property
@@ -187,7 +187,7 @@ class Expectation:
 class AtAngle:
     """The probability of its target for each image at one angle, the mean over held-out transforms."""
 
-    aim: Aim
+    aim: Objective
     position: int
 
     @property

@@ -47,7 +47,9 @@ def feature_visualisation(task: Task[Params], state: State | None = None) -> Gen
     """
     make = PARAMETRISATIONS[task.params.parametrisation]
     aims = [
-        Aim(task, objectives.terms(item, task.manifest, f"feature_visualisation.objectives[{position}]"))
+        Objective(
+            task, objectives.terms(item, task.manifest, f"feature_visualisation.objectives[{position}]")
+        )
         for position, item in enumerate(task.params.objectives)
     ]
     stages = [make(aim) for aim in aims]
@@ -64,7 +66,7 @@ def feature_visualisation(task: Task[Params], state: State | None = None) -> Gen
 
 
 @dataclass(frozen=True)
-class Aim:
+class Objective:
     """One objective, as something to make small."""
 
     task: Task[Params]
@@ -98,7 +100,7 @@ class Aim:
 class FourierStage:
     """lucid's way: Fourier coefficients, seen under random transforms; `x` holds the coefficients."""
 
-    aim: Aim
+    aim: Objective
 
     @property
     def steps(self) -> int:
@@ -134,7 +136,7 @@ class FourierStage:
 class PixelStage:
     """The plain way: ascent on pixels with decay to the mean colour, blur and shifts; keeps the best."""
 
-    aim: Aim
+    aim: Objective
 
     @property
     def steps(self) -> int:
@@ -192,20 +194,20 @@ class PixelStage:
         return torch.tensor(self.aim.task.manifest.mean, device=self.aim.task.device).view(1, 3, 1, 1)
 
 
-AimStage = FourierStage | PixelStage
-PARAMETRISATIONS: Final[dict[int, Callable[[Aim], AimStage]]] = {
+ObjectiveStage = FourierStage | PixelStage
+PARAMETRISATIONS: Final[dict[int, Callable[[Objective], ObjectiveStage]]] = {
     job_pb2.PARAMETRISATION_UNSPECIFIED: FourierStage,
     job_pb2.PARAMETRISATION_FOURIER: FourierStage,
     job_pb2.PARAMETRISATION_PIXELS: PixelStage,
 }
 
 
-def finished(held: State, stage: AimStage) -> Tensor:
+def finished(held: State, stage: ObjectiveStage) -> Tensor:
     """The pictures of this stage, behind those of the ones before."""
     return torch.cat([*kept(held).values(), stage.pictures(held)])
 
 
-def kept(held: State, stage: AimStage | None = None) -> State:
+def kept(held: State, stage: ObjectiveStage | None = None) -> State:
     """What has been finished so far; with `stage`, the pictures of that one too."""
     if stage is not None and held:
         return {FINISHED: finished(held, stage)}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import image_pb2, job_pb2
-from convlens_models.discrepancy import Forward, Patches, Probe, average, empirical_size, probe
+from convlens_models.measures.discrepancy import Forward, Patches, Probe, average, empirical_size, probe
+from convlens_models.measures.receptive_field import theoretical_size
+from convlens_models.measures.units import F32, Hit, channel_map, strongest
 from convlens_models.preprocess import to_input
-from convlens_models.receptive_field import theoretical_size
-from convlens_models.units import F32, Hit, channel_map, strongest
 from convlens_workers.techniques.base import State, Step, Task
 
 Params = job_pb2.MeasureReceptiveField
@@ -27,8 +27,8 @@ def measure_receptive_field(
 ) -> Generator[Step, None, dict[str, Tensor]]:
     """Discrepancy maps (Zhou et al. 2015, arXiv:1412.6856) of images, recentred on the unit and averaged.
 
-    A step is one pass of the network, with some occlusions of one image. `convlens_models.discrepancy` has
-    the formulas; the quick call computes the same for images that it is sent.
+    A step is one pass of the network, with some occlusions of one image. `measures/discrepancy.py`
+    has the formulas; the quick call computes the same for images that it is sent.
 
     Args:
         task: `params.images` are the images of the collection.

@@ -63,7 +63,7 @@ def printed_photo(task: Task[Params], state: State | None = None) -> Generator[S
         InvalidArgument: pictures of different sizes, labels that do not match them, or epsilons that do not
             rise within (0, 1].
     """
-    aim = Aim(task)
+    aim = Objective(task)
     cells = [(attack, epsilon) for attack in ATTACKS for epsilon in aim.epsilons]
     stages: list[Stage] = [Photographing(aim, attacked=False)]
     for attack, epsilon in cells:
@@ -84,7 +84,7 @@ def printed_photo(task: Task[Params], state: State | None = None) -> Generator[S
     return {SHOWN: shown, "printed": adversarial_pb2.PrintedReport(rows=rows, clean_accuracy=shares[0])}
 
 
-class Aim:
+class Objective:
     """What is attacked, and the camera."""
 
     def __init__(self, task: Task[Params]) -> None:
@@ -146,7 +146,7 @@ ATTACKS: Final = (
 class Attacking:
     """All pictures, by one attack at one epsilon."""
 
-    aim: Aim
+    aim: Objective
     attack: Attack
     epsilon: float
 
@@ -179,7 +179,7 @@ class Attacking:
 class Photographing:
     """Prints of what was attacked, or of the pictures as they are; each step photographs all of them."""
 
-    aim: Aim
+    aim: Objective
     attacked: bool = True
 
     @property

@@ -16,8 +16,15 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import State, Step, Taps, Task
+from convlens_workers.techniques.base import FeatureNetwork, State, Step, Task
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
+from convlens_workers.techniques.parts.image_optimisation import (
+    PIXELS,
+    AveragedImageOptimisation,
+    ImageOptimisation,
+    features,
+    scales,
+)
 from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import (
@@ -30,7 +37,6 @@ from convlens_workers.techniques.parts.losses import (
     wasserstein_loss,
 )
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.painting import PIXELS, AveragedPainting, Painting, features, scales
 from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.StyleTransfer
@@ -45,7 +51,7 @@ POOLED: Final = 2.0
 class Method:
     """What the two methods differ in."""
 
-    stage: type[Painting]
+    stage: type[ImageOptimisation]
     compare: Callable[[Tensor, Tensor | None], Loss]
     optimiser: Callable[[Params], Optimiser]
     scales: int
@@ -53,13 +59,17 @@ class Method:
 
 
 BEST: Final = Method(
-    AveragedPainting, wasserstein_loss, lambda params: adam(params.learning_rate, BETAS), MOST_SCALES, POOLED
+    AveragedImageOptimisation,
+    wasserstein_loss,
+    lambda params: adam(params.learning_rate, BETAS),
+    MOST_SCALES,
+    POOLED,
 )
 METHODS: Final = {
     job_pb2.STYLE_METHOD_UNSPECIFIED: BEST,
     job_pb2.STYLE_METHOD_BEST: BEST,
     job_pb2.STYLE_METHOD_CLASSIC: Method(
-        Painting, lambda style, mask: gram_loss(gram(style), mask), lambda _: lbfgs(), 1, 1.0
+        ImageOptimisation, lambda style, mask: gram_loss(gram(style), mask), lambda _: lbfgs(), 1, 1.0
     ),
 }
 
@@ -106,7 +116,7 @@ def style_transfer(
 class Source:
     """What the picture is made from, at any size."""
 
-    def __init__(self, task: Task[Params], method: Method, network: Taps) -> None:
+    def __init__(self, task: Task[Params], method: Method, network: FeatureNetwork) -> None:
         params, images = task.params, task.images
         self.network = network
         self._params, self._compare = params, method.compare

@@ -17,15 +17,15 @@ from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import stacked
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import MEMORY, VARIABLE
-from convlens_workers.techniques.parts.pupil import Pupil
-from convlens_workers.techniques.parts.questions import (
+from convlens_workers.techniques.parts.query_set import (
     AGREEMENT,
     ANSWERS,
     ASKED_AT_ONCE,
-    Questions,
+    QuerySet,
     fooled,
     pixels,
 )
+from convlens_workers.techniques.parts.substitute_model import SubstituteModel
 from convlens_workers.techniques.parts.variations import lit, placed
 from convlens_workers.victims import Victim, opened
 
@@ -62,9 +62,9 @@ def substitute(task: Task[Params], state: State | None = None) -> Generator[Step
     """
     address = address_of(task.params.victim, task.host.victims)
     seeds, held_out = stacked(task, "substitute.images"), stacked(task, "substitute.held_out")
-    pupil = Pupil(len(task.manifest.labels), task.device)
+    pupil = SubstituteModel(len(task.manifest.labels), task.device)
     with opened(address, task.manifest) as victim:
-        questions = Questions(task.params, pixels(seeds), pixels(held_out), pupil, task.seed)
+        questions = QuerySet(task.params, pixels(seeds), pixels(held_out), pupil, task.seed)
         stages: list[Asking | Training] = [Asking(victim, questions, 0)]
         for number in range(task.params.rounds + 1):
             stages += [Training(questions, number, task.params.epochs), Asking(victim, questions, number + 1)]
@@ -83,7 +83,7 @@ class Asking:
     """The questions of a round, some at each step; after the last round, those of attack and noise."""
 
     victim: Victim
-    questions: Questions
+    questions: QuerySet
     number: int
 
     @property
@@ -121,7 +121,7 @@ class Asking:
 class Training:
     """Passes over all that was answered, with a rate that falls to zero as a cosine."""
 
-    questions: Questions
+    questions: QuerySet
     number: int
     epochs: int
 

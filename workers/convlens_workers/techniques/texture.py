@@ -11,11 +11,11 @@ from torch import Tensor
 from convlens.v1 import job_pb2
 from convlens_workers.techniques.base import State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
+from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
 from convlens_workers.techniques.parts.layers import activations, layer_weights
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.painting import Frame, Painting, features, scales
 from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.Texture
@@ -48,7 +48,7 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
     weights = layer_weights(layers, list(params.weights), "texture.weights")
     network = task.network if params.max_pooling else task.network.average_pooled()
 
-    def stage(size: Size) -> Painting:
+    def stage(size: Size) -> ImageOptimisation:
         def parts() -> list[Part]:
             ratio = size[0] / full[0]
             height, width = sample.shape[2:]
@@ -57,7 +57,7 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
             return [Part(name, name, weights[name], gram_loss(gram(value))) for name, value in values.items()]
 
         optimiser = OPTIMISERS[params.optimiser](params.learning_rate)
-        return Painting(params.steps, size, network, parts, begin, optimiser, frame)
+        return ImageOptimisation(params.steps, size, network, parts, begin, optimiser, frame)
 
     def begin(size: Size, rng: torch.Generator) -> Tensor:
         return noise_like(sample, size, rng)

@@ -15,17 +15,22 @@ from torch import Tensor
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import model_pb2, style_pb2
-from convlens_models import store
-from convlens_models.style_import import MIN_SIZE, STYLE, add_style
+from convlens_models.importing import publish
+from convlens_models.importing.style_import import MIN_SIZE, STYLE, add_style
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import crew, ranks
-from convlens_workers.techniques.parts.gallery import WHERE, Gallery, collection_gallery, folder_gallery
+from convlens_workers.techniques.parts import distributed_training, ranks
+from convlens_workers.techniques.parts.image_dataset import (
+    WHERE,
+    ImageDataset,
+    collection_dataset,
+    folder_dataset,
+)
 from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
-from convlens_workers.techniques.parts.painter import Painter
 from convlens_workers.techniques.parts.perceptual import Perceptual
 from convlens_workers.techniques.parts.pixels import resize
+from convlens_workers.techniques.parts.style_network import StyleNetwork
 
 Params = style_pb2.TrainStyle
 FIELD: Final = "train_style"
@@ -66,8 +71,8 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     """
     root = _root(task)
     training = Training(task)
-    if (count := crew.processes(task.params.batch, task.device)) > 1:
-        last = yield from crew.follow(task, state, count)
+    if (count := distributed_training.processes(task.params.batch, task.device)) > 1:
+        last = yield from distributed_training.follow(task, state, count)
         last = {name: value.to(task.device) for name, value in last.items()}
     else:
         last = yield from optimise([training], state, task.seed, task.device)
@@ -84,9 +89,9 @@ class Training:
         params = task.params
         self.steps = params.steps
         self._params, self._device = params, task.device
-        self._painter = Painter(params.width)
+        self._style_network = StyleNetwork(params.width)
         self._adam = adam(params.learning_rate)
-        self._gallery = gallery(task)
+        self._dataset = gallery(task)
         layers = layer_weights(
             list(params.layers) or style_layers(task.manifest), list(params.weights), f"{FIELD}.weights"
         )
@@ -102,14 +107,17 @@ class Training:
 
     def start(self, _last: State, rng: torch.Generator) -> State:
         """Random weights."""
-        return {VARIABLE: self._painter.begin(rng).to(self._device), ORDER: torch.empty(0, dtype=torch.int64)}
+        return {
+            VARIABLE: self._style_network.begin(rng).to(self._device),
+            ORDER: torch.empty(0, dtype=torch.int64),
+        }
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """One step of Adam on the next pictures."""
         crops, order = self._draw(held[ORDER].cpu(), rng)
 
         def evaluate(vector: Tensor) -> tuple[Tensor, Losses]:
-            painted = self._painter.paint(ranks.shared(vector), crops)
+            painted = self._style_network.paint(ranks.shared(vector), crops)
             return self._losses(painted, crops)
 
         found, losses = self._adam.step(held, evaluate)
@@ -125,46 +133,46 @@ class Training:
     def paint(self, held: State) -> Tensor:
         """The preview as the network paints it."""
         with torch.no_grad():
-            return self._painter.paint(held[VARIABLE], self._preview)
+            return self._style_network.paint(held[VARIABLE], self._preview)
 
     def weights(self, held: State) -> State:
         """Those of the network."""
-        return self._painter.weights(held[VARIABLE])
+        return self._style_network.weights(held[VARIABLE])
 
     def _draw(self, order: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The crops of this step, or this process's share of them, and what is still to come."""
         wanted = self._params.batch
         while len(order) < wanted:
-            order = torch.cat([order, torch.randperm(len(self._gallery), generator=rng)])
+            order = torch.cat([order, torch.randperm(len(self._dataset), generator=rng)])
         where = torch.rand(wanted, WHERE, generator=rng)
         mine = slice(ranks.rank(), wanted, ranks.count())
         drawn = zip(order[:wanted][mine].tolist(), where[mine].tolist(), strict=True)
-        crops = [self._gallery.crop(number, self._params.size, place) for number, place in drawn]
+        crops = [self._dataset.crop(number, self._params.size, place) for number, place in drawn]
         return torch.stack(crops).to(self._device), order[wanted:].clone()
 
     def _first(self) -> Tensor:
-        image = self._gallery.picture(0, PREVIEW_SIDE)[None].to(self._device)
+        image = self._dataset.picture(0, PREVIEW_SIDE)[None].to(self._device)
         height, width = image.shape[2:]
         return resize(image, (max(MIN_SIZE, height), max(MIN_SIZE, width)))
 
 
-def gallery(task: Task[Params]) -> Gallery:
+def gallery(task: Task[Params]) -> ImageDataset:
     """The pictures that the task learns from. Raises InvalidArgument for a folder that is not allowed."""
     params, folders = task.params, task.host.folders
     if params.WhichOneof("source") == "collection":
-        return collection_gallery(task.collections, params.collection, params.shards)
+        return collection_dataset(task.collections, params.collection, params.shards)
     if params.folder not in folders:
         allowed = (
             f"one of {', '.join(sorted(folders))}" if folders else "a collection: no folder is allowed here"
         )
         raise InvalidArgument.of(f"{FIELD}.folder", params.folder, allowed)
-    return folder_gallery(folders[params.folder], params.folder)
+    return folder_dataset(folders[params.folder], params.folder)
 
 
 def _root(task: Task[Params]) -> Path:
     """Folder of the model repository, where the name must be free for a style network."""
     repository = task.host.networks.repository
-    store.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
+    publish.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
     if repository.root is None:
         raise FailedPrecondition("this worker has no model repository of its own to put the network in")
     return repository.root

@@ -10,7 +10,7 @@ from torch import Tensor
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, model_pb2
 from convlens_models.manifest import Manifest
-from convlens_workers.techniques.base import Results, State, Step, Taps, Task
+from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
     class_indices,
@@ -92,7 +92,7 @@ class Panel:
         report = adversarial_pb2.TransferReport(models=self.models, accuracies=accuracies)
         return {"matrix": held["matrix"], "noise": held["noise"], "transfer": report}
 
-    def _get(self, place: int) -> tuple[Taps, Manifest]:
+    def _get(self, place: int) -> tuple[FeatureNetwork, Manifest]:
         if place == 0:
             return self._task.network, self._task.manifest
         return self._task.host.networks.get(self.models[place])

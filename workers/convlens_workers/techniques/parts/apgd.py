@@ -16,13 +16,13 @@ from torch import Tensor
 
 from convlens_workers.techniques.parts.attacks import Classifier, cross_entropy, gradients
 from convlens_workers.techniques.parts.balls import Ball, moved
-from convlens_workers.techniques.parts.besieged import Besieged, Points
+from convlens_workers.techniques.parts.ensemble import EnsembleBatch, Points
 
 MOMENTUM: Final = 0.75
 RISING: Final = 0.75
 """Share of the steps since the last checkpoint that must have raised the loss."""
 
-Objective = Callable[[Tensor, Besieged], Tensor]
+Objective = Callable[[Tensor, EnsembleBatch], Tensor]
 """What to raise, (n), by log-probabilities (n, classes)."""
 
 
@@ -51,7 +51,7 @@ class Apgd:
         ends = checkpoints(self.steps)
         return {end: end - before for before, end in zip([0, *ends], ends, strict=False)}
 
-    def begin(self, batch: Besieged, rng: torch.Generator) -> Points:
+    def begin(self, batch: EnsembleBatch, rng: torch.Generator) -> Points:
         """A random point of the ball, and what there is to see: one pass."""
         noise = self.ball.inside(rng, batch.images, self.epsilon)
         found = (batch.images + noise).clamp(0, 1)
@@ -72,7 +72,7 @@ class Apgd:
             "halved": torch.zeros_like(wrong),
         }
 
-    def advance(self, batch: Besieged, points: Points, number: int, _: torch.Generator) -> Points:
+    def advance(self, batch: EnsembleBatch, points: Points, number: int, _: torch.Generator) -> Points:
         """Step `number`, counted from 1: one pass."""
         here, last = points["found"], points["previous"]
         eta = points["eta"].view(-1, 1, 1, 1)
@@ -106,10 +106,10 @@ class Apgd:
             "halved": halve,
         }
 
-    def _moved(self, batch: Besieged, to: Tensor) -> Tensor:
+    def _moved(self, batch: EnsembleBatch, to: Tensor) -> Tensor:
         return moved(batch.images, to, self.ball, self.epsilon)
 
-    def _look(self, batch: Besieged, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _look(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Objective, its gradient, and whether the network is wrong."""
         wrong = []
 
@@ -139,7 +139,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(found))
 
 
-def away(log_probabilities: Tensor, batch: Besieged) -> Tensor:
+def away(log_probabilities: Tensor, batch: EnsembleBatch) -> Tensor:
     """Cross entropy of the labels."""
     return cross_entropy(log_probabilities, batch.labels)
 
@@ -151,7 +151,7 @@ def towards(rival: int) -> Objective:
     two have no such scale, and get z_t - z_y. Differences of logits are those of log-probabilities.
     """
 
-    def ratio(log_probabilities: Tensor, batch: Besieged) -> Tensor:
+    def ratio(log_probabilities: Tensor, batch: EnsembleBatch) -> Tensor:
         pair = torch.stack([batch.rivals[:, rival], batch.labels], 1)
         target, label = log_probabilities.gather(1, pair).unbind(1)
         if log_probabilities.shape[1] < 3:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
-from convlens_models.certificate import Goal, certify
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
-from convlens_workers.techniques.base import Results, State, Taps, Task
+from convlens_models.measures.certificate import AttackGoal, certify
+from convlens_workers.techniques.base import FeatureNetwork, Results, State, Task
 
 Classifier = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, slice], Tensor]
@@ -58,7 +58,7 @@ def class_indices(values: Sequence[int], count: int, field: str, *, one_for_all:
     return torch.tensor(values).expand(count).clone()
 
 
-def classifier(network: Taps) -> Classifier:
+def classifier(network: FeatureNetwork) -> Classifier:
     """Log-probabilities (N, classes) of images, within the autograd graph."""
     return lambda images: network.taps(images, [LOG_PROBABILITIES])[LOG_PROBABILITIES]
 
@@ -109,14 +109,14 @@ def perturbation(original: Tensor, adversarial: Tensor) -> Tensor:
     return (0.5 + 10 * (adversarial - original)).clamp(0, 1)
 
 
-def targeted(classes: Tensor) -> Goal:
+def targeted(classes: Tensor) -> AttackGoal:
     """The goal that every image is taken for its class (N)."""
-    return Goal(True, classes.cpu().numpy())
+    return AttackGoal(True, classes.cpu().numpy())
 
 
-def untargeted(classes: Tensor) -> Goal:
+def untargeted(classes: Tensor) -> AttackGoal:
     """The goal that every image is taken for another class than its own (N)."""
-    return Goal(False, classes.cpu().numpy())
+    return AttackGoal(False, classes.cpu().numpy())
 
 
 def certified(
@@ -124,7 +124,7 @@ def certified(
     manifest: Manifest,
     original: Tensor,
     adversarial: Tensor,
-    goal: Goal,
+    goal: AttackGoal,
     *,
     queries: int | Sequence[int],
 ) -> list[attack_pb2.Certificate]:
@@ -149,7 +149,7 @@ def certified(
 
 
 def smallest_changes(
-    classify: Classifier, manifest: Manifest, original: Tensor, held: State, goal: Goal
+    classify: Classifier, manifest: Manifest, original: Tensor, held: State, goal: AttackGoal
 ) -> Results:
     """What a search for the smallest change ends with; of its state, `adversarial` and `queries`."""
     adversarial = held["adversarial"]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from convlens.v1 import image_pb2, job_pb2
 from convlens_models.manifest import Layer
+from convlens_models.measures.receptive_field import receptive_field
+from convlens_models.measures.units import channel_map, strongest
 from convlens_models.preprocess import to_input
-from convlens_models.receptive_field import receptive_field
-from convlens_models.units import channel_map, strongest
 from convlens_workers.techniques.base import Task
 from convlens_workers.techniques.parts.objectives import Term
 from convlens_workers.techniques.parts.pixels import resize

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from convlens_models.seeds import folded
+from convlens_models.measures.seeds import folded
 from convlens_workers.techniques.base import State, Step
 
 Losses = Mapping[str, Tensor]

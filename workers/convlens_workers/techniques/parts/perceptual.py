@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from convlens_workers.techniques.base import Taps
+from convlens_workers.techniques.base import FeatureNetwork
 from convlens_workers.techniques.parts.loop import Losses
 from convlens_workers.techniques.parts.losses import EPSILON, gram, gram_error, total_variation
 
@@ -25,7 +25,7 @@ class Perceptual:
 
     def __init__(
         self,
-        network: Taps,
+        network: FeatureNetwork,
         style: Tensor,
         *,
         layers: Mapping[str, float],

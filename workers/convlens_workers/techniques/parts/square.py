@@ -17,7 +17,7 @@ from torch import Tensor
 from convlens.v1 import attack_pb2
 from convlens_workers.techniques.parts.attacks import Classifier, groups
 from convlens_workers.techniques.parts.balls import BALLS, TINY, length, moved
-from convlens_workers.techniques.parts.besieged import Besieged, Points
+from convlens_workers.techniques.parts.ensemble import EnsembleBatch, Points
 
 SHARE: Final = 0.8
 """Of the picture that the first squares cover; the value of the ensemble (arXiv:2003.01690)."""
@@ -43,7 +43,7 @@ class Square:
     steps: int
     name: str = "square"
 
-    def begin(self, batch: Besieged, _: torch.Generator) -> Points:
+    def begin(self, batch: EnsembleBatch, _: torch.Generator) -> Points:
         """The images themselves, with a margin that anything improves on; no pass."""
         return {
             "found": batch.images,
@@ -52,7 +52,7 @@ class Square:
             "margin": torch.full_like(batch.images[:, 0, 0, 0], torch.inf),
         }
 
-    def advance(self, batch: Besieged, points: Points, number: int, rng: torch.Generator) -> Points:
+    def advance(self, batch: EnsembleBatch, points: Points, number: int, rng: torch.Generator) -> Points:
         """Query `number`."""
         here = points["found"]
         first, later = PROPOSALS[self.norm]
@@ -73,7 +73,7 @@ class Square:
         share = SHARE / (1 << sum(gone > bound for bound in HALVINGS))
         return min(max(round(math.sqrt(share * height * width)), 1), min(height, width) - 1)
 
-    def _look(self, batch: Besieged, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor]:
         """Margins, and whether the network is wrong."""
         with torch.no_grad():
             scores = torch.cat([self.classify(images[part]) for part in groups(images)])

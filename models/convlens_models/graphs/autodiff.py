@@ -1,0 +1,193 @@
+"""Reverse-mode differentiation of ONNX graphs, in ONNX.
+
+    gradient = differentiate(forward, "features.3", ReluRule.GUIDED, shape=(1, 224, 224))
+
+The result takes "image" and "cotangent" (one number for each number of the layer's value) and gives the
+layer's value under its own name, and "image_gradient" = d <cotangent, value> / d image, of the image's shape.
+A class score is a one-hot cotangent at the logits; a neuron is a one-hot cotangent at its layer. With `wrt`
+the gradient is that of an inner value instead of the image, as Grad-CAM needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx
+from onnx import TensorProto, helper
+
+from convlens.errors import InvalidArgument
+from convlens_models.graphs.surgery import cut, static
+from convlens_models.manifest import INPUT
+from convlens_models.vjp import RULES, GraphBuilder, Node, ReluRule, SparseChannels, simplify, total
+
+__all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
+
+COTANGENT: Final = "cotangent"
+IMAGE_GRADIENT: Final = "image_gradient"
+CHANNELWISE: Final = {"Add", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "Relu"}
+OPSETS: Final = range(16, 27)  # From 16 on ScatterElements can add.
+
+
+def differentiate(
+    forward: onnx.ModelProto,
+    layer: str,
+    rule: ReluRule | str = ReluRule.GRADIENT,
+    shape: tuple[int | None, int, int] | None = None,
+    wrt: str = INPUT,
+) -> onnx.ModelProto:
+    """The graph of the gradient of `layer`'s value with respect to the image, or to an inner value.
+
+    Args:
+        forward: has the one input "image" [N, 3, H, W]. Its initializers are taken over as they are, those in
+            external files too: their bytes are not read.
+        layer: a value of the graph.
+        rule: what a ReLU sends back.
+        shape: batch (None: any), height and width to fix, which makes a faster graph; None leaves all open.
+        wrt: what to differentiate by. A value inside the graph becomes an output too, and its gradient is
+            called `gradient_name(wrt)`.
+
+    Raises:
+        InvalidArgument: the layer does not exist or does not depend on `wrt`, or a node between the two
+            has no rule; the message names it.
+    """
+    _check_opset(forward)
+    values = [layer] if wrt == INPUT else [layer, wrt]
+    part = cut(forward, values)
+    source = wrt if wrt == INPUT else _tap(part.graph, _original(part.graph, wrt))
+    part = _inferred(part, shape)
+    simplify(part.graph)
+    part = _inferred(cut(part, values), shape)
+    builder = GraphBuilder(part.graph, ReluRule(rule))
+    active = _active(builder, source)
+    if layer not in active:
+        raise InvalidArgument.of("layer", layer, f"a floating-point value that depends on the {wrt}")
+    _refuse_missing_rules(builder, active)
+    gradient = _backward(builder, layer, active, source)
+    name = gradient_name(wrt)
+    builder.nodes.append(helper.make_node("Identity", [gradient], [name], name=name))
+    return _assemble(part, builder, layer, wrt)
+
+
+def gradient_name(wrt: str) -> str:
+    """The output of `differentiate` that is the gradient of this value."""
+    return f"{wrt}_gradient"
+
+
+def check(forward: onnx.ModelProto) -> None:
+    """Raise InvalidArgument where a node that the image reaches has no rule; names all of them."""
+    _check_opset(forward)
+    builder = GraphBuilder(onnx.shape_inference.infer_shapes(forward).graph, ReluRule.GRADIENT)
+    _refuse_missing_rules(builder, _active(builder, INPUT))
+
+
+def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None) -> onnx.ModelProto:
+    if shape:
+        return static(model, shape)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return inferred
+
+
+def _original(graph: onnx.GraphProto, value: str) -> str:
+    """What `value` is only a name of that nobody takes it by, as that of a block is of its last ReLU."""
+    maker = next(node for node in graph.node if value in node.output)
+    made = {output for node in graph.node for output in node.output}
+    is_name = maker.op_type == "Identity" and not any(value in node.input for node in graph.node)
+    return maker.input[0] if is_name and maker.input[0] in made else value
+
+
+def _tap(graph: onnx.GraphProto, value: str) -> str:
+    """A copy of `value` that all its users take in its place; differentiating by it stops there.
+
+    It also stands between a ReLU and a pool, whose rules together would already block what the ReLU blocks,
+    and keeps a Concat in one piece.
+    """
+    tap = f"{value}/tap"
+    for node in graph.node:
+        inputs = [tap if source == value else source for source in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
+    maker = next(i for i, node in enumerate(graph.node) if value in node.output)
+    graph.node.insert(maker + 1, helper.make_node("Identity", [value], [tap], name=tap))
+    return tap
+
+
+def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) -> str:
+    """Append the gradient nodes; the name of the gradient of `source`."""
+    gradients: dict[str, list[str]] = {layer: [_start(builder, layer)]}
+    for proto in reversed(builder.graph.node):
+        node = Node(proto, active)
+        if not any(gradients.get(value) for value in node.outputs):
+            continue
+        cotangents = [total(builder, gradients.get(value, [])) for value in node.outputs]
+        results = RULES[node.kind](builder, node, cotangents)
+        for index, gradient in enumerate(results):
+            if gradient and node.wants(index):
+                gradients.setdefault(node.inputs[index], []).append(gradient)
+    return builder.whole(total(builder, gradients[source]))
+
+
+def _start(builder: GraphBuilder, layer: str) -> str:
+    """The cotangent; only its channels that count if it is that of class scores that a convolution made."""
+    value = layer
+    while (maker := builder.producer.get(value)) and maker.op_type in CHANNELWISE:
+        value = maker.input[0]
+    sizes = builder.dims(layer) or ()
+    if (
+        len(sizes) != 2
+        or not isinstance(sizes[1], int)
+        or maker is None
+        or maker.op_type != "Conv"
+        or layer == value
+    ):
+        return COTANGENT
+    return builder.keep(SparseChannels.of(builder, COTANGENT, layer))
+
+
+def _active(builder: GraphBuilder, source: str) -> set[str]:
+    """The floating-point values that depend on `source`."""
+    active = {source}
+    for node in builder.graph.node:
+        if not active.isdisjoint(node.input):
+            active.update(output for output in node.output if output and builder.is_float(output))
+    return active
+
+
+def _refuse_missing_rules(builder: GraphBuilder, active: set[str]) -> None:
+    missing: dict[str, list[str]] = {}
+    for node in builder.graph.node:
+        on_path = not active.isdisjoint(node.input) and not active.isdisjoint(node.output)
+        if on_path and (node.op_type not in RULES or node.domain not in ("", "ai.onnx")):
+            missing.setdefault(node.op_type, []).append(node.name or node.output[0])
+    if missing:
+        listed = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in sorted(missing.items()))
+        raise InvalidArgument(
+            f"cannot differentiate the graph: no rule for {listed}",
+            field="model",
+            reason="NOT_DIFFERENTIABLE",
+        )
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset not in OPSETS:
+        raise InvalidArgument.of("model.opset", opset, f"from {OPSETS.start} to {OPSETS.stop - 1}")
+
+
+def _assemble(part: onnx.ModelProto, builder: GraphBuilder, layer: str, wrt: str) -> onnx.ModelProto:
+    """`part` with the builder's nodes, and its inputs and outputs."""
+    image = next(value for value in part.graph.input if value.name == INPUT)
+
+    def like(value: str, name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, builder.dims(value))
+
+    inner = [] if wrt == INPUT else [like(wrt, wrt)]
+    part.graph.CopyFrom(
+        helper.make_graph(
+            builder.nodes,
+            f"gradient of {layer}",
+            [image, like(layer, COTANGENT)],
+            [like(layer, layer), *inner, like(wrt, gradient_name(wrt))],
+            [*part.graph.initializer, *builder.initializers],
+        )
+    )
+    return part

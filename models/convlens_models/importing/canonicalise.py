@@ -1,0 +1,177 @@
+"""A user's ONNX classifier brought to the form of our own graphs.
+
+One input "image", RGB in [0, 1], any batch; the normalisation in the graph; logits, their softmax and their
+log softmax as outputs; no local functions; an opset that can be differentiated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, checker, helper, inliner, numpy_helper, version_converter
+
+from convlens.errors import InvalidArgument
+from convlens_models.graphs import autodiff
+from convlens_models.graphs.normalisation import normalisation
+from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+
+OPSET: Final = 18
+RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
+SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """The model of a file, weights included.
+
+    Raises:
+        InvalidArgument: unreadable, not valid ONNX, or of an opset that cannot be raised to a supported one.
+    """
+    try:
+        model = onnx.load(path)
+        checker.check_model(model)
+        model = inliner.inline_local_functions(model) if model.functions else model
+        opset = _opset(model)
+        if opset < autodiff.OPSETS.start:
+            model = version_converter.convert_version(model, OPSET)
+    except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
+        first = str(error).strip().split("\n")[0]
+        raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
+    if opset not in autodiff.OPSETS and opset >= autodiff.OPSETS.start:
+        allowed = f"at most {autodiff.OPSETS.stop - 1}"
+        raise InvalidArgument.of("model.opset", opset, allowed)
+    return model
+
+
+def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, list[str]]:
+    """Bring `model` to our form, in place; returns the name of the logits, and those of its values in order.
+
+    Raises:
+        InvalidArgument: more than one input or output, or an input other than float32 (N, 3, H, W).
+    """
+    graph = model.graph
+    source = _only(_inputs(graph), "inputs")
+    output = _only([info.name for info in graph.output], "outputs")
+    _constants_to_initializers(graph)
+    _free_batch(graph)
+    _rename(graph, {name: f"{name}.inner" for name in RESERVED})
+    source, output = (f"{name}.inner" if name in RESERVED else name for name in (source, output))
+    logits = _before_softmax(graph, output)
+    nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
+    kept = _ancestors(graph, logits)
+    _set(graph.node, [*nodes, *kept])
+    graph.initializer.extend(constants)
+    del graph.value_info[:]
+    open_size(model, None)
+    logits = _add_heads(model, logits)
+    return logits, [node.output[0] for node in graph.node[len(nodes) :]]
+
+
+def _add_heads(model: onnx.ModelProto, logits: str) -> str:
+    """Append softmax and log softmax, and declare the outputs; scores as maps of one pixel are flattened."""
+    graph = model.graph
+    _set(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
+    inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
+    if [dim.dim_value for dim in inferred.dim][2:] == [1, 1]:
+        flat = f"{logits}.flat"
+        graph.node.append(helper.make_node("Flatten", [logits], [flat], name=flat))
+        logits = flat
+    for kind, name in (("Softmax", PROBABILITIES), ("LogSoftmax", LOG_PROBABILITIES)):
+        graph.node.append(helper.make_node(kind, [logits], [name], name=name, axis=1))
+    outputs = (logits, PROBABILITIES, LOG_PROBABILITIES)
+    _set(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
+    return logits
+
+
+def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
+    """Height and width that the graph's input declares, 0 where it leaves them open.
+
+    Raises:
+        InvalidArgument: the input is not float32 (N, 3, H, W).
+    """
+    name = _only(_inputs(model.graph), "inputs")
+    kind = next(info for info in model.graph.input if info.name == name).type.tensor_type
+    dims = [dim.dim_value for dim in kind.shape.dim]
+    if kind.elem_type != TensorProto.FLOAT or len(dims) != 4 or dims[1] not in (0, 3):
+        shown = f"{TensorProto.DataType.Name(kind.elem_type)} {[dim or '?' for dim in dims]}"
+        raise InvalidArgument.of(f"model.inputs.{name}", shown, "FLOAT (N, 3, H, W)")
+    return dims[2], dims[3]
+
+
+def open_size(model: onnx.ModelProto, size: int | None) -> None:
+    """Declare the input "image" (N, 3, H, W), with H and W of `size`; None: any."""
+    sides = ("H", "W") if size is None else (size, size)
+    _set(model.graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ("N", 3, *sides))])
+
+
+def _inputs(graph: onnx.GraphProto) -> list[str]:
+    constants = {tensor.name for tensor in graph.initializer}
+    return [info.name for info in graph.input if info.name not in constants]
+
+
+def _only(names: list[str], what: str) -> str:
+    if len(names) != 1:
+        raise InvalidArgument.of(f"model.{what}", names, "one value: an image in, the classes' scores out")
+    return names[0]
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """Constant nodes with a tensor become initializers, so that weights are found in one place."""
+    rest = []
+    for node in graph.node:
+        value = node.attribute[0] if node.op_type == "Constant" else None
+        if value is None or value.name != "value":
+            rest.append(node)
+        else:
+            graph.initializer.append(value.t)
+            graph.initializer[-1].name = node.output[0]
+    _set(graph.node, rest)
+
+
+def _free_batch(graph: onnx.GraphProto) -> None:
+    """Where a Reshape says batch 1, let it keep the batch that comes in: 0 means so, unless `allowzero`."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        sizes = numpy_helper.to_array(shape) if shape is not None else np.zeros(0, np.int64)
+        if sizes.size > 1 and sizes[0] == 1 and 0 not in sizes:
+            freed = f"{node.output[0]}.shape"
+            graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes[1:]], np.int64), freed))
+            node.input[1] = freed
+            del node.attribute[:]  # Its only one, `allowzero`, said nothing where no size was 0.
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for node in graph.node:
+        for values in (node.input, node.output):
+            _set(values, [names.get(value, value) for value in values])
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+
+
+def _before_softmax(graph: onnx.GraphProto, value: str) -> str:
+    makers = {output: node for node in graph.node for output in node.output}
+    while value in makers and makers[value].op_type in SOFTMAX:
+        value = makers[value].input[0]
+    return value
+
+
+def _ancestors(graph: onnx.GraphProto, value: str) -> list[NodeProto]:
+    needed, kept = {value}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _set(field: Any, items: list[Any]) -> None:
+    items = list(items)
+    del field[:]
+    field.extend(items)

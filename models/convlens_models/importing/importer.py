@@ -1,0 +1,122 @@
+"""Brings networks into the model repository: built-in architectures with a user's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import onnx
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from convlens.errors import InvalidArgument
+from convlens_models import tensors
+from convlens_models.architectures import ARCHITECTURES
+from convlens_models.architectures.base import Architecture
+from convlens_models.graphs import layers
+from convlens_models.graphs.normalisation import check_normalisation
+from convlens_models.importing import export, publish, verify
+from convlens_models.importing import torchscript as scripting
+from convlens_models.importing.labels import load_labels
+from convlens_models.importing.weights import FIELD, check_state, load_state
+from convlens_models.manifest import Manifest, Rgb
+from convlens_models.network import Network
+from convlens_models.repository import FORWARD, TORCHSCRIPT, WEIGHTS
+
+UNPUBLISHED: Final = 1
+
+
+def add_architecture(
+    root: Path,
+    architecture: str,
+    weights: Path,
+    labels: Path | None = None,
+    name: str | None = None,
+    *,
+    torchscript: bool = False,
+    mean: Rgb | None = None,
+    std: Rgb | None = None,
+) -> Manifest:
+    """Add a built-in network with `weights` to the repository in the folder `root`, as its newest version.
+
+    Args:
+        architecture: one of `ARCHITECTURES`.
+        weights: a `.safetensors`, `.pth` or `.pt` file with torchvision's keys; the number of classes is that
+            of the last layer.
+        labels: one name a line, or TSV with the name last; None: "class 0", ...
+        name: in the repository; None: that of the architecture.
+        torchscript: also store `model.ts`, and run the model by the TorchScript engine.
+        mean, std: of the normalisation of RGB in [0, 1]; None: what the architecture's released weights want.
+
+    Raises:
+        InvalidArgument: unknown architecture, unusable name, weights that do not fit, wrong number of labels.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InvalidArgument.of("architecture", architecture, f"one of {', '.join(sorted(ARCHITECTURES))}")
+    name = publish.check_name(name or architecture)
+    plan = ARCHITECTURES[architecture]
+    module = load_module(plan, load_state(weights))
+    classes = module.get_submodule(plan.head).get_parameter("bias").numel()
+    mean, std = check_normalisation(mean or plan.mean, std or plan.std)
+    names = load_labels(labels, classes)
+    with publish.staging(root) as folder:
+        manifest = write_network(folder, module, plan, mean, std)
+        update = {"name": name, "architecture": architecture, "labels": names}
+        if torchscript:
+            path, tapped = folder / TORCHSCRIPT, [layer.name for layer in manifest.layers]
+            scripting.save(Network(module, mean, std), tapped, manifest.input_size, path)
+            update["engine"] = "torchscript"
+        return publish.publish(folder, root, manifest.model_copy(update=update))
+
+
+def load_module(plan: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network of `plan` for inference with the weights `state`.
+
+    Raises:
+        InvalidArgument: they do not fit; names the key.
+    """
+    bias = state.get(f"{plan.head}.bias")
+    if bias is None or bias.ndim != 1:
+        raise InvalidArgument(f"{FIELD}: key '{plan.head}.bias' of shape [classes] is missing", field=FIELD)
+    with torch.device("meta"):
+        extra = {"auxiliary": True} if plan.auxiliary else {}
+        check_state(state, plan.build(len(bias), **extra), plan.auxiliary)
+        module = plan.build(len(bias))
+    kept = {key: state.get(key, torch.tensor(0)) for key in module.state_dict()}
+    module.load_state_dict(kept, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def write_network(folder: Path, module: nn.Module, plan: Architecture, mean: Rgb, std: Rgb) -> Manifest:
+    """Write weights and forward graph of `module`; returns the manifest, without names and digests as yet."""
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
+    dynamic, size = export.is_dynamic(module), plan.input_size
+    exported = export.to_onnx(
+        module,
+        tensors.index(folder / WEIGHTS),
+        WEIGHTS,
+        mean=mean,
+        std=std,
+        size=None if dynamic else size,
+    )
+    onnx.save(exported.model, folder / FORWARD)
+    verify.prove(exported.model, folder, exported.output, size)
+    return Manifest(
+        name="unpublished",
+        version=UNPUBLISHED,
+        architecture="",
+        input_size=size,
+        min_size=layers.min_size(exported.model, size) if dynamic else size,
+        dynamic_size=dynamic,
+        mean=mean,
+        std=std,
+        labels=(),
+        layers=layers.describe(exported.model, exported.layers, size),
+        dream_layers=plan.dream_layers,
+        output=exported.output,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        multiply_adds=layers.multiply_adds(exported.model, size),
+        files={},
+    )

@@ -1,0 +1,67 @@
+"""Runs a staged network before it is published: what cannot work fails at import, not at a user's call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from convlens.errors import InvalidArgument
+from convlens_models.graphs import autodiff, surgery
+from convlens_models.manifest import INPUT
+from convlens_models.runtime import ort
+
+FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+
+def run(
+    model: onnx.ModelProto, folder: Path, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> list[NDArray[np.float32]]:
+    """The values `outputs` of `model`, whose weights lie in `folder`.
+
+    Raises:
+        InvalidArgument: ONNX Runtime refuses the graph or the input.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # What goes wrong is raised; it need not be printed as well.
+    # One run does not repay long optimisation.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry(FOLDER_KEY, str(folder))
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values: list[NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
+    except Exception as error:  # onnxruntime's errors have no common public base.
+        raise InvalidArgument(f"model: ONNX Runtime cannot run it: {error}", field="model") from error
+    return values
+
+
+def noise(batch: int, size: int) -> NDArray[np.float32]:
+    """The same random images (batch, 3, size, size) every time."""
+    return np.random.default_rng(0).random((batch, 3, size, size), np.float32)
+
+
+def prove(model: onnx.ModelProto, folder: Path, output: str, size: int) -> int:
+    """Compute the logits of one image, and their gradient by every ReLU rule; returns the number of classes.
+
+    Raises:
+        InvalidArgument: an operator cannot run or be differentiated, the output is not (1, classes), or a
+            value is not finite.
+    """
+    images = noise(1, size)
+    (logits,) = run(surgery.cut(model, [output]), folder, [output], {INPUT: images})
+    if logits.ndim != 2 or logits.shape[0] != 1:
+        shown = ["N", *logits.shape[1:]]
+        raise InvalidArgument.of("model.output", f"{output} of shape {shown}", "scores of shape (N, classes)")
+    values = {"the output": logits}
+    for rule in autodiff.ReluRule:
+        gradient = autodiff.differentiate(model, output, rule, (1, size, size))
+        names = [output, autodiff.IMAGE_GRADIENT]
+        feeds = {INPUT: images, autodiff.COTANGENT: np.ones_like(logits)}
+        values[f"the gradient ({rule})"] = run(gradient, folder, names, feeds)[1]
+    if wrong := [name for name, value in values.items() if not np.isfinite(value).all()]:
+        raise InvalidArgument(f"model: {wrong[0]} is not finite on a random image", field="model")
+    return int(logits.shape[1])

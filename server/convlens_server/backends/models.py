@@ -1,0 +1,137 @@
+"""The models that the server has loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from convlens.errors import DataLoss, NotFound
+from convlens.v1 import model_pb2
+from convlens_models.repository import DEFAULT_MODEL, ModelRepository, StoredModel
+from convlens_server.backends.base import Backend
+from convlens_server.backends.batching import Batcher
+from convlens_server.backends.cache import LruCache
+from convlens_server.backends.onnx_backend import OnnxBackend, Sessions
+from convlens_server.backends.providers import Compute
+
+PATIENCE: Final = 0.5
+"""Seconds that a loaded model may be absent or incomplete on disk while somebody replaces it."""
+LOOK_AGAIN: Final = 0.01
+
+Key = tuple[str, int, str]
+
+
+class Loaded(NamedTuple):
+    """A version in memory.
+
+    Attributes:
+        stored: the version.
+        sessions: that are kept ready.
+        bytes: what they hold of their own.
+    """
+
+    stored: StoredModel
+    sessions: int
+    bytes: float
+
+
+class LoadedModels:
+    """Backends by model and version: loaded at the first call, again when the model on disk is another one.
+
+    A call keeps the backend that it got, which goes on computing what it was loaded from, whatever is
+    unloaded or replaced meanwhile.
+
+    Args:
+        repository: where the models are.
+        compute: what passes run on.
+        session_bytes: what all ONNX Runtime sessions together may hold of their own.
+        max_models: models that are kept loaded; the longest unused one is unloaded first.
+    """
+
+    def __init__(
+        self, repository: ModelRepository, compute: Compute, *, session_bytes: float, max_models: int
+    ) -> None:
+        self.repository = repository
+        self.sessions: Sessions = LruCache(session_bytes)
+        self._compute = compute
+        self._engines: LruCache[Key, Backend] = LruCache(max_models, lambda backend: backend.close())
+
+    def get(self, ref: model_pb2.ModelRef) -> Backend:
+        """The backend of a model; the newest version unless the reference says which; blocks.
+
+        Raises:
+            NotFound: no such model or version.
+            DataLoss: a file of it does not match its digest.
+        """
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._get(ref)
+            except (NotFound, DataLoss):
+                if not self._matching(ref):
+                    raise
+                if time.monotonic() > until:
+                    self.unload(ref)
+                    raise
+            time.sleep(LOOK_AGAIN)
+
+    def unload(self, ref: model_pb2.ModelRef) -> list[Loaded]:
+        """Free the memory of a version, or of all of a model; the next call loads it again. What is gone."""
+        keys = self._matching(ref)
+        gone = [item for item in self.loaded() if _key(item.stored) in keys]
+        self._engines.discard(keys.__contains__)
+        return gone
+
+    def loaded(self) -> list[Loaded]:
+        """What is in memory, by name and version."""
+        weights: dict[Key, list[float]] = {}
+        for (backend, *_), _, weight in self.sessions.held():
+            if isinstance(backend, OnnxBackend):
+                weights.setdefault(_key(backend.stored), []).append(weight)
+        found = [
+            Loaded(backend.stored, len(weights.get(key, ())), sum(weights.get(key, ())))
+            for key, backend, _ in self._engines.held()
+        ]
+        return sorted(found, key=lambda item: _key(item.stored))
+
+    def close(self) -> None:
+        """Unload everything."""
+        self._engines.discard(lambda _: True)
+
+    def _get(self, ref: model_pb2.ModelRef) -> Backend:
+        stored = self.repository.get(ref.name, ref.version if ref.HasField("version") else None)
+        return self._engines.get(_key(stored), lambda: (self._load(stored), 1))
+
+    def _load(self, stored: StoredModel) -> Backend:
+        backend = BACKENDS[stored.manifest.engine](self, stored)
+        for name in stored.manifest.files:  # Nobody has replaced them between the check and the reading.
+            stored.file(name)
+        new = _key(stored)
+        self._engines.discard(lambda key: key[:2] == new[:2] and key != new)
+        return backend
+
+    def _matching(self, ref: model_pb2.ModelRef) -> set[Key]:
+        name, versioned = ref.name or DEFAULT_MODEL, ref.HasField("version")
+        keys = (key for key, _, _ in self._engines.held())
+        return {key for key in keys if key[0] == name and (not versioned or key[1] == ref.version)}
+
+    def _onnx(self, stored: StoredModel) -> Backend:
+        backend, how = OnnxBackend(stored, self.sessions, self._compute), stored.manifest.batching
+        return Batcher(backend, how) if how and self._compute.batching else backend
+
+    def _torchscript(self, stored: StoredModel) -> Backend:
+        # Loads torch, which this process must not need otherwise.
+        from convlens_server.backends.torchscript_backend import TorchScriptBackend  # noqa: PLC0415
+
+        return TorchScriptBackend(stored, self._compute.threads())
+
+
+def _key(stored: StoredModel) -> Key:
+    return stored.manifest.name, stored.manifest.version, stored.manifest.digest
+
+
+BACKENDS: Final[Mapping[str, Callable[[LoadedModels, StoredModel], Backend]]] = {
+    "onnx": LoadedModels._onnx,
+    "torchscript": LoadedModels._torchscript,
+}

@@ -1,0 +1,106 @@
+"""What every quick call goes through: admission, pictures, a lane to compute in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens.serialised import part_messages
+from convlens.v1 import image_pb2, model_pb2
+from convlens_models.manifest import Manifest, Task
+from convlens_models.repository import StoredModel
+from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.models import LoadedModels
+from convlens_server.cache.response_cache import CachingExecutor
+from convlens_server.quick import images as pictures
+from convlens_server.serving.executor import Executor
+from convlens_server.serving.request_context import phase, timed
+from convlens_server.serving.validation import validate
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Message)
+
+Replies = Iterator[Message | Iterator[bytes]]
+"""What lanes give for a stream: messages, and those of `parts`."""
+Streamed = AsyncIterator[Any]
+"""What gRPC is given: messages, some of them serialised already."""
+
+
+@dataclass(frozen=True)
+class InferenceService:
+    """The loaded models, the threads, and the limits that the quick servicers share."""
+
+    models: LoadedModels
+    executor: Executor | CachingExecutor
+    max_batch_pixels: int
+    max_value_bytes: int = 1 << 30
+
+    def stored(self, ref: model_pb2.ModelRef) -> StoredModel:
+        """The version of the model that a request names; blocks."""
+        ref = validate(ref, path="model")
+        return self.models.repository.get(ref.name, ref.version if ref.HasField("version") else None)
+
+    def backend(self, ref: model_pb2.ModelRef, path: str = "model", task: Task = "classification") -> Backend:
+        """The backend of a model that must be there for this task; blocks.
+
+        Raises:
+            FailedPrecondition: a style network where a classifier is needed, or the other way round.
+        """
+        backend = self.models.get(validate(ref, path=path))
+        require(backend.stored.manifest, task, path)
+        return backend
+
+    def admit(self, request: R, task: Task = "classification") -> tuple[R, Backend]:
+        """The request within its bounds and with its defaults, and the backend of its model; blocks."""
+        backend = self.backend(request.model, task=task)  # type: ignore[attr-defined]
+        return validate(request, backend.stored.manifest), backend
+
+    def batch(self, images: Sequence[image_pb2.Image], backend: Backend, field: str = "images[{}]") -> F32:
+        """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
+        with phase("decode"):
+            return pictures.batch(images, backend.stored.manifest, self.max_batch_pixels, field)
+
+    async def stream(self, function: Callable[P, Replies], *args: P.args, **kwargs: P.kwargs) -> Streamed:
+        """What a generator gives, computed in a lane; tensors are cut here, which is no more than copying.
+
+        Raises:
+            ResourceExhausted: as `Executor.stream`.
+        """
+        async with aclosing(self.executor.stream(function, *args, **kwargs)) as replies:
+            async for reply in replies:
+                if isinstance(reply, Message):
+                    yield reply
+                else:
+                    for message in reply:
+                        yield message
+
+    def check_values(self, backend: Backend, images: F32, layers: Sequence[str], field: str) -> None:
+        """Raise InvalidArgument, naming `field`, when the values of the layers would take too much memory."""
+        manifest = backend.stored.manifest
+        scale = images.shape[2] * images.shape[3] / manifest.input_size**2
+        shapes = [manifest.layer(name, field).shape for name in set(layers)]
+        values = sum(math.prod(shape) * (scale if len(shape) > 1 else 1) for shape in shapes)
+        needed = len(images) * values * images.itemsize
+        if needed > self.max_value_bytes:
+            allowed = f"at most {self.max_value_bytes >> 20} MiB: fewer layers, images or pixels"
+            raise InvalidArgument.of(field, f"values of {needed / (1 << 20):.0f} MiB", allowed)
+
+
+def require(manifest: Manifest, task: Task = "classification", path: str = "model") -> None:
+    """Raise FailedPrecondition for a style network where a classifier is needed, or the other way round."""
+    if manifest.task != task:
+        raise FailedPrecondition(
+            f"{path} = {manifest.name!r}: is a network for {manifest.task}, this call is for {task}"
+        )
+
+
+def parts(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
+    """The tensors as a stream of `reply` messages, which are cut when they are asked for."""
+    return timed("encode", part_messages(reply, tensors))

@@ -1,0 +1,260 @@
+"""The engine: the process that owns the device. It keeps networks warm, and runs one job after the other.
+
+Started by the supervisor, with a pipe, as `python -m convlens_workers.device_process`. It knows neither
+Redis nor RQ, ignores the signals that are meant for the supervisor, and dies with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, repeat
+from multiprocessing.connection import Connection
+from typing import Any, Final, TypeVar
+
+import torch
+from google.protobuf.message import Message
+from torch import Tensor
+
+from convlens import wire
+from convlens.errors import (
+    ConvLensError,
+    FailedPrecondition,
+    Internal,
+    ResourceExhausted,
+    Unavailable,
+    to_status,
+)
+from convlens.v1 import image_pb2, job_pb2
+from convlens_models.manifest import Manifest
+from convlens_models.preprocess import to_input
+from convlens_models.repository import ModelRepository, default_root
+from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
+from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
+from convlens_workers.networks import Networks
+from convlens_workers.retry_proxy import RetryProxy
+from convlens_workers.step_runner import StepRunner
+from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques.base import Host, Results, State, Task
+from convlens_workers.telemetry.logs import configure
+
+PR_SET_PDEATHSIG: Final = 1
+PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+"""Seconds between tries at an artifact store that is away."""
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The job was to be stopped while it waited for the artifact store."""
+
+
+class Engine:
+    """One device, and the jobs that come over `pipe`."""
+
+    def __init__(self, pipe: Connection, config: Configure) -> None:
+        self._pipe = pipe
+        self._config = config
+        self._store = ArtifactStore(config.artifacts)
+        self._collections: Any = RetryProxy(CollectionFiles(config.artifacts), self._patiently)
+        self._device = choose_device(config.device)
+        self._networks = Networks(
+            ModelRepository(config.models or default_root()), self._device, config.warm_models
+        )
+        self._host = Host(self._networks, config.victims, config.folders, config.artifacts)
+
+    def serve(self) -> None:
+        """Run jobs until the pipe is closed."""
+        self._send(Ready(str(self._device)))
+        while True:
+            message = self._pipe.recv()
+            if isinstance(message, Start):
+                self._send(self._run(message))
+
+    def _run(self, start: Start) -> Finished | Failed | Stopped:
+        try:
+            results = self._results(start)
+            return Stopped() if results is None else Finished(self._store_results(start.operation, results))
+        except Interrupted:
+            return Stopped()
+        except ConvLensError as error:
+            return _failed(error)
+        except torch.AcceleratorError:
+            raise  # The device's context is broken: only a new process can use it again.
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            log.warning("out of memory: %s", error, extra={"operation": start.operation})
+            self._networks.clear()  # The next job shall find all there is.
+            text = f"{self._device} has too little memory for this job"
+            return _failed(ResourceExhausted(text, reason="DEVICE_OUT_OF_MEMORY"))
+        except Exception as error:
+            incident = uuid.uuid4().hex[:12]
+            log.exception("job failed", extra={"operation": start.operation, "incident": incident})
+            return _failed(Internal(f"the technique failed ({type(error).__name__}); incident {incident}"))
+
+    def _results(self, start: Start) -> Results | None:
+        request = understood(
+            self._patiently(lambda: self._store.get(start.operation, "request", start.request))
+        )
+        technique = request.WhichOneof("technique") or ""
+        network, manifest = self._networks.get(request.model)
+        params = getattr(request, technique)
+        images = decode_images(params, manifest, self._device)
+        task = Task(
+            params, network, manifest, images, request.seed, self._device, self._collections, self._host
+        )
+        origin = Origin(start.request, manifest.digest, fingerprint(self._device))
+        state = self._patiently(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
+        log.info("started", extra={"operation": start.operation, "resumed": state is not None})
+        save = self._saver(start.operation, origin)
+        with inexact_operations() as inexact:
+            driver = StepRunner(
+                self._send, self._asked, save, self._config.checkpoint_interval, lambda: not inexact
+            )
+            return driver.run(TECHNIQUES[technique](task, state))
+
+    def _saver(self, operation: str, origin: Origin) -> Callable[[State], str | None]:
+        def save(state: State) -> str | None:
+            try:
+                return save_state(self._store, operation, state, origin)
+            except Unavailable as error:
+                log.warning("no checkpoint: %s", error, extra={"operation": operation})
+                return None
+
+        return save
+
+    def _store_results(self, operation: str, results: Results) -> bytes:
+        result = job_pb2.JobResult()
+        for name, value in results.items():
+            if isinstance(value, Message):
+                getattr(result, name).CopyFrom(value)
+                continue
+            array = value.detach().cpu().contiguous().numpy()
+            header = wire.header(name, array)
+            data = array.tobytes()
+            header.sha256 = self._patiently(partial(self._store.put, operation, "artifacts", data))
+            result.artifacts.append(header)
+        return result.SerializeToString(deterministic=True)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """What `call` gives as soon as the artifact store answers. Raises Interrupted on a stop meanwhile."""
+        pauses = chain(PAUSES, repeat(PAUSES[-1]))
+        while True:
+            try:
+                return call()
+            except Unavailable as error:
+                log.warning("%s; trying again", error)
+            self._send(Waiting())
+            if self._pipe.poll(next(pauses)) and self._asked() is not None:
+                raise Interrupted
+
+    def _asked(self) -> Stop | None:
+        if not self._pipe.poll():
+            return None
+        message = self._pipe.recv()
+        return message if isinstance(message, Stop) else None
+
+    def _send(self, event: Event) -> None:
+        self._pipe.send(event)
+
+
+def understood(data: bytes) -> job_pb2.SubmitJobRequest:
+    """The stored request. Raises FailedPrecondition where it has fields that are not known here.
+
+    A newer server has filled in their defaults, or been asked for them: to run the job without them
+    would give another result than was asked for.
+    """
+    request = job_pb2.SubmitJobRequest.FromString(data)
+    request.DiscardUnknownFields()
+    if request.ByteSize() != len(data):
+        text = "the server that took this job is newer than the worker that got it; upgrade workers first"
+        raise FailedPrecondition(text, reason="WORKER_TOO_OLD")
+    return request
+
+
+def decode_images(
+    params: Message, manifest: Manifest, device: torch.device, path: str = ""
+) -> dict[str, Tensor]:
+    """Every picture in `params`, by path, as "styles[0].mask": (1, 3, H, W) in [0, 1] on `device`."""
+    if isinstance(params, image_pb2.Image):
+        return {path: torch.tensor(to_input(params, manifest, "keep", path))[None].to(device)}
+    found: dict[str, Tensor] = {}
+    for field, value in params.ListFields():
+        here = f"{path}.{field.name}" if path else field.name
+        if field.type == field.TYPE_MESSAGE:
+            items = (
+                {f"{here}[{i}]": one for i, one in enumerate(value)} if field.is_repeated else {here: value}
+            )
+            for place, item in items.items():
+                found |= decode_images(item, manifest, device, place)
+    return found
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; on CUDA, the same input shall give the same bytes where PyTorch can."""
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda":
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Or else cuBLAS may choose another way each time.
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.zeros(1, device=device)  # Fails here, at the start, where there is no such device.
+    return device
+
+
+@contextmanager
+def inexact_operations() -> Iterator[list[str]]:
+    """What PyTorch says, within this context, of operations that may give other bytes each time."""
+    found: list[str] = []
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        if "deterministic" in str(message):
+            found.extend({str(message)}.difference(found))  # It comes again in every step.
+        else:
+            usual(message, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=".*deterministic", category=UserWarning)
+        warnings.showwarning = show
+        yield found
+
+
+def _failed(error: ConvLensError) -> Failed:
+    return Failed(to_status(error).SerializeToString(deterministic=True))
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process as soon as its parent, the process `parent`, ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the supervisor is gone already")
+
+
+def main() -> None:
+    """Entry point; arguments: descriptor of the pipe, supervisor's process id, level and format of logs."""
+    die_with(int(sys.argv[2]))
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    configure(sys.argv[3], sys.argv[4])
+    pipe = Connection(int(sys.argv[1]))
+    try:
+        Engine(pipe, pipe.recv()).serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # The supervisor has closed the pipe.
+
+
+if __name__ == "__main__":
+    main()

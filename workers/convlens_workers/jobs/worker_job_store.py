@@ -1,0 +1,154 @@
+"""The worker's side of the job plane: claim a job, hold its lease, report, finish; and sweep after the dead.
+
+Everything that an attempt writes is fenced by its token: after the job was taken away, nothing of it counts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from convlens.errors import ConvLensError, to_status
+from convlens.v1 import job_pb2
+from convlens_workers.jobs import scripts
+from convlens_workers.jobs.record import JobRecord
+from convlens_workers.jobs.redis_errors import redis_errors
+from convlens_workers.jobs.settings import JobSettings
+from convlens_workers.jobs.stats import to_stats
+
+MAX_CRASHES: Final = 3
+SWEEPS_A_LEASE: Final = 5
+TIDY_INTERVAL: Final = 3600
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a job by one worker."""
+
+    id: str
+    token: str
+    number: int
+    request: str
+    """SHA-256 of the stored request."""
+    checkpoints: tuple[str, ...]
+    """SHA-256 of the checkpoints to resume from, newest first."""
+    ran: float = 0.0
+    """Seconds that earlier attempts have run."""
+    technique: str = ""
+    waited: float = 0.0
+    """Seconds from the job's submission to this attempt."""
+    trace: str = ""
+    """W3C traceparent of the call that submitted the job."""
+
+
+@dataclass(frozen=True)
+class LeaseStatus:
+    """What an attempt learns when it reports."""
+
+    lost: bool
+    """The job is not this attempt's any more: stop, and write nothing."""
+    cancel_requested: bool
+
+
+class WorkerJobStore:
+    """Jobs in Redis as a worker sees them. Every method raises Unavailable when Redis is away.
+
+    Args:
+        redis: a sync client.
+        settings: of the job plane.
+        lease: seconds after its last report that a job is taken away from its worker.
+    """
+
+    def __init__(self, redis: Any, settings: JobSettings, lease: float) -> None:
+        self._redis = redis
+        self._scripts = scripts.bind(redis)
+        self._context = scripts.context(settings)
+        self._queue = settings.queue
+        self._lease = int(lease * 1000)
+
+    def claim(self, id_: str, device: str) -> Attempt | None:
+        """Start an attempt, or None where the job does not wait any more."""
+        token = uuid.uuid4().hex
+        flat = self._call("claim", id_, token, self._lease, device)
+        if flat is None:
+            return None
+        record = JobRecord.from_fields(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
+        metadata = record.metadata
+        return Attempt(
+            id_,
+            token,
+            metadata.attempt,
+            record.request,
+            record.checkpoints,
+            record.ran,
+            technique=metadata.technique,
+            waited=(metadata.start_time.ToMilliseconds() - metadata.create_time.ToMilliseconds()) / 1000,
+            trace=record.trace,
+        )
+
+    def update(
+        self, attempt: Attempt, fields: Mapping[str, str | int] | None = None, preview: bytes = b""
+    ) -> LeaseStatus:
+        """Renew the lease; with `fields` of the metadata, write them and send an event."""
+        flat = [part for pair in (fields or {}).items() for part in pair]
+        found = self._call("update", attempt.id, attempt.token, self._lease, preview, *flat)
+        return LeaseStatus(lost=found == -1, cancel_requested=found == 1)
+
+    def checkpoint(self, attempt: Attempt, digest: str) -> str | None:
+        """Make a stored checkpoint the newest; gives the one to drop ("" none), None when lost."""
+        dropped = self._call("checkpoint", attempt.id, attempt.token, digest)
+        return None if dropped is None else dropped.decode()
+
+    def succeed(self, attempt: Attempt, result: job_pb2.JobResult) -> list[str] | None:
+        """End the job with stored artifacts; gives the checkpoints to drop, None when lost."""
+        body = result.SerializeToString(deterministic=True)
+        return self._finish(attempt, job_pb2.JOB_STATE_SUCCEEDED, "result", body)
+
+    def fail(self, attempt: Attempt, error: ConvLensError) -> list[str] | None:
+        """End the job with an error (a job that was to be cancelled ends as such); as `succeed`."""
+        body = to_status(error).SerializeToString(deterministic=True)
+        return self._finish(attempt, job_pb2.JOB_STATE_FAILED, "error", body)
+
+    def requeue(self, attempt: Attempt, *, crashed: bool) -> list[str] | None:
+        """Give the job back: to the front of the queue, or after a crash to its end.
+
+        After three crashes without a new checkpoint between them it fails; one that was to be cancelled ends
+        as such. Gives the checkpoints to drop, None when lost.
+        """
+        return _digests(self._call("requeue", attempt.id, attempt.token, int(crashed), MAX_CRASHES))
+
+    def sweep(self) -> list[str]:
+        """Take jobs away from workers that have not reported for a lease; gives their ids.
+
+        Any number of workers may call this as often as they like: it acts five times a lease in all, and on
+        each lost lease once. After a pause of all sweeps (Redis was away) every lease gets one more term.
+        """
+        interval = self._lease // SWEEPS_A_LEASE
+        return [id_.decode() for id_ in self._call("sweep", "", self._lease, interval, MAX_CRASHES)]
+
+    def stats(self) -> job_pb2.QueueStats:
+        """How this worker's queue stands."""
+        return to_stats(self._call("stats", ""), self._queue, job_pb2.PRIORITY_UNSPECIFIED)
+
+    def may_tidy(self) -> bool:
+        """True for one worker an hour."""
+        with redis_errors():
+            return bool(self._redis.set("convlens:tidied", "", nx=True, ex=TIDY_INTERVAL))
+
+    def unknown(self, ids: list[str]) -> list[str]:
+        """Those of `ids` that there is no record of."""
+        with redis_errors():
+            return [id_ for id_ in ids if not self._redis.exists(scripts.OPERATION + id_)]
+
+    def _finish(self, attempt: Attempt, state: int, name: str, body: bytes) -> list[str] | None:
+        return _digests(self._call("finish", attempt.id, attempt.token, state, name, body))
+
+    def _call(self, script: str, *arguments: Any) -> Any:
+        with redis_errors():
+            return self._scripts[script](args=[*self._context, *arguments])
+
+
+def _digests(found: bytes | None) -> list[str] | None:
+    return None if found is None else found.decode().split()

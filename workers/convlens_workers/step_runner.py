@@ -1,0 +1,103 @@
+"""Runs one technique: here, and only here, are progress, previews, stops and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from convlens import wire
+from convlens_workers.messages import Checkpointed, Progress, Stop
+from convlens_workers.techniques.base import Results, State, Step
+from convlens_workers.techniques.parts.pixels import resize
+
+PROGRESS_INTERVAL: Final = 0.5
+PREVIEW_INTERVAL: Final = 1.0
+PREVIEW_SIDE: Final = 256
+
+
+class Every:
+    """True at most once in `seconds`; the first time at once unless `later`."""
+
+    def __init__(self, seconds: float, *, later: bool = False) -> None:
+        self._seconds = seconds
+        self._due = time.monotonic() + (seconds if later else 0)
+
+    def __call__(self) -> bool:
+        """Whether it is time again."""
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + self._seconds
+        return True
+
+
+class StepRunner:
+    """Draws steps from techniques.
+
+    Args:
+        send: takes what is to be told.
+        asked: the stop that somebody has asked for, if any; looked at after every step.
+        save: stores a state and gives its SHA-256, or None where that failed: the job goes on all the same.
+        checkpoint_interval: seconds between checkpoints.
+        bit_exact: whether all that has run so far gives the same bytes each time.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Progress | Checkpointed], None],
+        asked: Callable[[], Stop | None],
+        save: Callable[[State], str | None],
+        checkpoint_interval: float,
+        bit_exact: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._send = send
+        self._asked = asked
+        self._save = save
+        self._bit_exact = bit_exact
+        self._due_progress = Every(PROGRESS_INTERVAL)
+        self._due_preview = Every(PREVIEW_INTERVAL)
+        self._due_checkpoint = Every(checkpoint_interval, later=True)
+
+    def run(self, steps: Generator[Step, None, Results]) -> Results | None:
+        """The technique's results, or None when it was stopped."""
+        last = None
+        while True:
+            try:
+                step = last = next(steps)
+            except StopIteration as end:
+                if last is not None:
+                    self._tell(last, preview=True)
+                results: Results = end.value
+                return results
+            if (stop := self._asked()) is not None:
+                steps.close()
+                if stop.save:
+                    self._checkpoint(step)
+                return None
+            if self._due_progress():
+                self._tell(step, preview=self._due_preview())
+            if self._due_checkpoint():
+                self._checkpoint(step)
+
+    def _tell(self, step: Step, *, preview: bool) -> None:
+        losses = {name: float(value) for name, value in step.losses.items()}
+        picture = thumbnail(step.image) if preview else b""
+        self._send(Progress(step.number, step.total, losses, picture, self._bit_exact()))
+
+    def _checkpoint(self, step: Step) -> None:
+        began = time.perf_counter()
+        if (digest := self._save(step.state)) is not None:
+            self._send(Checkpointed(digest, time.perf_counter() - began))
+
+
+def thumbnail(image: Tensor) -> bytes:
+    """JPEG of (1, 3, H, W) in [0, 1], at most 256 px a side."""
+    height, width = image.shape[2:]
+    ratio = min(1.0, PREVIEW_SIDE / max(height, width))
+    with torch.no_grad():
+        small = resize(image, (max(1, round(height * ratio)), max(1, round(width * ratio))))
+    return wire.encode_image(small[0].float().cpu().numpy(), "JPEG", quality=80)

@@ -1,0 +1,152 @@
+"""Pixels brought, scale by scale, to where the features of a network are as they should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convlens_workers.techniques.base import FeatureNetwork, State
+from convlens_workers.techniques.parts.loop import Losses
+from convlens_workers.techniques.parts.losses import Part, total
+from convlens_workers.techniques.parts.optimisers import BEST, MEMORY, VARIABLE, Optimiser
+from convlens_workers.techniques.parts.pixels import Size
+
+PIXELS = ""
+"""Stands for the picture itself where a layer is named."""
+
+Frame = Literal["reflect", "circular"]
+MARGIN: Final = 32
+"""Pixels around the picture that the network sees too: zero padding is far away then, and seams are seen."""
+
+AVERAGE, REST, DECAY = "average", "rest", 0.99
+"""The moving average, what it still lacks to 1, and what of it a step keeps."""
+
+
+@dataclass(frozen=True)
+class ImageOptimisation:
+    """A scale: a stage of the loop.
+
+    Attributes:
+        size: of the picture, height and width.
+        make_parts: the losses at this scale; called once.
+        begin: the picture at the start of the first scale.
+        frame: how the picture is continued beyond its edges before the network sees it.
+    """
+
+    steps: int
+    size: Size
+    network: FeatureNetwork
+    make_parts: Callable[[], Sequence[Part]]
+    begin: Callable[[Size, torch.Generator], Tensor]
+    optimiser: Optimiser
+    frame: Frame = "reflect"
+
+    @cached_property
+    def parts(self) -> Sequence[Part]:
+        """The losses."""
+        with torch.no_grad():
+            return self.make_parts()
+
+    def start(self, last: State, rng: torch.Generator) -> State:
+        """The picture, from the scale before."""
+        if not last:
+            return {VARIABLE: self.begin(self.size, rng)}
+        return {VARIABLE: F.interpolate(self.picture(last), self.size, mode="bicubic").clamp(0, 1)}
+
+    def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
+        """A step of the optimiser."""
+        return self.optimiser.step(held, self.evaluate)
+
+    def evaluate(self, image: Tensor) -> tuple[Tensor, Losses]:
+        """The sum of the losses, and each of them."""
+        layers = dict.fromkeys(part.layer for part in self.parts if part.layer != PIXELS)
+        values = features(self.network, image, layers, self.frame)
+        return total(self.parts, {PIXELS: image, **values})
+
+    def picture(self, held: State) -> Tensor:
+        """The picture within its range: the best one, where the optimiser knows of it."""
+        return held.get(BEST, held[VARIABLE]).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class AveragedImageOptimisation(ImageOptimisation):
+    """With Adam, within [0, 1], its moments carried from scale to scale; the picture is a moving average."""
+
+    def start(self, last: State, rng: torch.Generator) -> State:
+        """The average, and the moments, at the new size."""
+        image = (
+            F.interpolate(self.picture(last), self.size, mode="bicubic").clamp(0, 1)
+            if last
+            else self.begin(self.size, rng)
+        )
+        memory = {
+            name: self._enlarged(name, value) for name, value in last.items() if name.startswith(MEMORY)
+        }
+        return {VARIABLE: image, **memory, **self._average(torch.zeros_like(image), torch.ones(()), image)}
+
+    def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
+        """A step of the optimiser, and of the average."""
+        found, losses = super().advance(held, rng)
+        image = found[VARIABLE].clamp(0, 1)
+        return {**found, VARIABLE: image, **self._average(held[AVERAGE], held[REST], image)}, losses
+
+    def picture(self, held: State) -> Tensor:
+        """The average of the pictures so far."""
+        return (held[AVERAGE] / (1 - held[REST])).clamp(0, 1)
+
+    def _average(self, average: Tensor, rest: Tensor, image: Tensor) -> State:
+        return {AVERAGE: DECAY * average + (1 - DECAY) * image, REST: DECAY * rest.to(image.device)}
+
+    def _enlarged(self, name: str, value: Tensor) -> Tensor:
+        """A moment of Adam at this size; the second one stays positive."""
+        if value.ndim != 4:
+            return value
+        if name.endswith("_sq"):
+            return F.interpolate(value, self.size, mode="bilinear").clamp_min(0)
+        return F.interpolate(value, self.size, mode="bicubic")
+
+
+def features(
+    network: FeatureNetwork, image: Tensor, layers: Iterable[str], frame: Frame = "reflect"
+) -> dict[str, Tensor]:
+    """Values of `layers` at the positions of `image`, which goes on beyond its edges.
+
+    The frame's own positions are cut off: with them, pixels near the edges, which are in the frame too, would
+    count up to four times, and statistics would be met there alone.
+    """
+    seen = framed(image, frame)
+    values = network.taps(seen, layers)
+    return {name: _within(value, seen, image) for name, value in values.items()}
+
+
+def _within(value: Tensor, seen: Tensor, image: Tensor) -> Tensor:
+    """Of `value` (N, C, H, W), a layer's for `seen`, the middle: one position for each stride of `image`.
+
+    The stride is a power of two; unpadded convolutions lose positions, so that sizes alone give it roughly.
+    """
+    for axis in (2, 3):
+        found = value.shape[axis]
+        stride = 2 ** round(math.log2(seen.shape[axis] / found))
+        kept = min(found, math.ceil(image.shape[axis] / stride))
+        value = value.narrow(axis, (found - kept) // 2, kept)
+    return value
+
+
+def framed(image: Tensor, mode: Frame = "reflect") -> Tensor:
+    """`image` with a frame of itself."""
+    margin = min(MARGIN, image.shape[2] - 1, image.shape[3] - 1)
+    return F.pad(image, (margin,) * 4, mode=mode)
+
+
+def scales(size: Size, count: int, ratio: float, smallest: float) -> list[Size]:
+    """Up to `count` sizes, each `ratio` times the one before, up to `size`; none below `smallest`."""
+    factors = [ratio**-n for n in reversed(range(1, count))]
+    sizes = [(round(size[0] * factor), round(size[1] * factor)) for factor in factors]
+    return [found for found in sizes if min(found) >= smallest] + [size]

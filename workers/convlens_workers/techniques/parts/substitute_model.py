@@ -1,0 +1,102 @@
+"""A small network that learns to answer as another one does: what substitute attacks train."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from convlens_models.measures.seeds import folded
+from convlens_workers.techniques.base import State
+from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
+
+WIDTH: Final = 24
+MEAN, DEVIATION = 0.5, 0.25
+AVERAGES: Final = "averages"
+"""Running means and variances of the batch norms, one after the other."""
+
+
+class SubstituteModel:
+    """A strided 5x5 convolution and three 3x3 ones, batch norms, the mean over positions, a linear layer.
+
+    Its weights are not in it but in a state: `VARIABLE`, all parameters in one vector, as optimisers have it,
+    and `AVERAGES`. Images are (N, 3, H, W) in [0, 1], at least 32 x 32.
+    """
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.classes = classes
+        self.device = device
+        self._module = build(classes).to(device)
+        self._shapes = {name: value.shape for name, value in self._module.named_parameters()}
+        self._average_shapes = {name: value.shape for name, value in self._module.named_buffers()}
+
+    def untrained(self, seed: int) -> State:
+        """Random weights, the same for every device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(folded(seed))
+            module = build(self.classes)
+        return {
+            VARIABLE: _joined(module.parameters()).to(self.device),
+            AVERAGES: _joined(module.buffers()).to(self.device),
+        }
+
+    def weights(self, held: State) -> dict[str, Tensor]:
+        """Parameters and averages by name."""
+        return _apart(held[VARIABLE], self._shapes) | _apart(held[AVERAGES], self._average_shapes)
+
+    def logits(self, held: State, images: Tensor) -> Tensor:
+        """Scores (N, classes), within the autograd graph of the images."""
+        self._module.eval()
+        scores: Tensor = functional_call(self._module, self.weights(held), (normalised(images),))
+        return scores
+
+    def taught(self, held: State, images: Tensor, answers: Tensor, rate: float) -> tuple[State, Tensor]:
+        """The state after a step of Adam on the cross entropy to `answers` (N, classes), and its value."""
+        self._module.train()
+        averages = _apart(held[AVERAGES].clone(), self._average_shapes)  # Changed in place by the pass.
+
+        def evaluate(x: Tensor) -> tuple[Tensor, State]:
+            scores = functional_call(self._module, _apart(x, self._shapes) | averages, (normalised(images),))
+            loss = F.cross_entropy(scores, answers)
+            return loss, {"cross_entropy": loss}
+
+        after, losses = adam(rate).step(held, evaluate)
+        return after | {AVERAGES: _joined(averages.values())}, losses["cross_entropy"]
+
+
+def build(classes: int) -> nn.Module:
+    """The module, in float32."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    plan = ((3, 1, 5, 2, True), (1, 2, 3, 1, True), (2, 4, 3, 1, True), (4, 6, 3, 1, False))
+    for number, (inputs, outputs, side, stride, pooled) in enumerate(plan, start=1):
+        channels = inputs if number == 1 else inputs * WIDTH
+        layers[f"conv{number}"] = nn.Conv2d(
+            channels, outputs * WIDTH, side, stride, padding=side // 2, bias=False
+        )
+        layers[f"norm{number}"] = norm = nn.BatchNorm2d(outputs * WIDTH)
+        norm.num_batches_tracked = None  # Nothing needs it, and states hold floats.
+        layers[f"relu{number}"] = nn.ReLU()
+        if pooled:
+            layers[f"pool{number}"] = nn.MaxPool2d(2)
+    layers["mean"] = nn.AdaptiveAvgPool2d(1)
+    layers["flat"] = nn.Flatten()
+    layers["classifier"] = nn.Linear(plan[-1][1] * WIDTH, classes)
+    return nn.Sequential(layers)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """What the module takes; colours innermost, which is half as fast again on a CPU."""
+    return ((images - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)
+
+
+def _joined(values: object) -> Tensor:
+    return torch.cat([value.detach().reshape(-1) for value in values])  # type: ignore[attr-defined]
+
+
+def _apart(vector: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    pieces = torch.split(vector, [shape.numel() for shape in shapes.values()])
+    return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
