@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, Final, NamedTuple, get_args
 
 import typer
-from docs.generate.markdown import code, number, prose, table, titled
+from docs.generate.markdown import code, number, prose, titled, wide_table
 from typer.utils import get_params_from_function
 
 from convlens_client.cli import app
@@ -74,7 +74,7 @@ def _section(found: Command) -> str:
     usage = " ".join([found.name, *(["[OPTIONS]"] if options else []), *map(_usage, arguments)])
     annotations = get_params_from_function(found.command.callback.__wrapped__)
     rows = [_row(item, annotations.get(item.name)) for item in (*arguments, *options)]
-    listed = table(("argument or option", "value", "default", "meaning"), rows)
+    listed = wide_table(("argument or option", "value", "default", "meaning"), rows)
     return f"## {found.name}\n\n{prose(found.command.help or '')}\n\n    {usage}\n\n{listed}"
 
 

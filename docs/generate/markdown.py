@@ -37,6 +37,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) if len(lines) > 2 else ""
 
 
+def wide_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose rows become blocks on a narrow screen, as `docs/style.css` says."""
+    text = table(head, rows)
+    return f'<div class="wide" markdown>\n\n{text}\n</div>\n' if text else ""
+
+
 def anchor(heading: str) -> str:
     """The fragment by which a heading is linked."""
     return re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")

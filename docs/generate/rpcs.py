@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from docs.generate.markdown import anchor, code, first_sentence, number, prose, table, titled
+from docs.generate.markdown import anchor, code, first_sentence, number, prose, table, titled, wide_table
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from grpc_tools import protoc
@@ -195,7 +195,7 @@ def _type(file: File, place: Place, known: Known) -> str:
         for at, field in enumerate(place.descriptor.field)
     ]
     return text + (
-        f"\n{table(('field', 'type', 'accepted', 'meaning'), rows)}" if rows else "\nIt has no fields.\n"
+        f"\n{wide_table(('field', 'type', 'accepted', 'meaning'), rows)}" if rows else "\nIt has no fields.\n"
     )
 
 
