@@ -20,7 +20,11 @@ PACKAGE: Final = "convlens.v1"
 FILE_MESSAGE, FILE_ENUM, FILE_SERVICE = 4, 5, 6
 MESSAGE_FIELD, MESSAGE_NESTED, MESSAGE_ENUM, ENUM_VALUE, SERVICE_METHOD = 2, 3, 4, 2, 2
 """Numbers of the fields of descriptors, of which the paths of comments consist."""
-ERROR: Final = re.compile(r"([A-Z]+(?:_[A-Z]+)*) \(((?:[^()]|\([^()]*\))*)\)")
+UNITS: Final = {
+    FieldDescriptorProto.TYPE_STRING: " characters",
+    FieldDescriptorProto.TYPE_BYTES: " bytes",
+}
+ERROR: Final = re.compile(r"([A-Z_]{5,})(?: \(((?:[^()]|\([^()]*\))*)\))?")
 INDEX: Final = """\
 The contract is `protos/convlens/v1/*.proto`, and these pages are made from it. The server checks every
 request against the bounds that they show, fills in the defaults, and names in its error the field, its value
@@ -165,8 +169,7 @@ def _method(file: File, service: int, at: int, known: Known) -> str:
         )
     )
     listed = table(("error", "when"), [(code(name), prose(when)) for name, when in ERROR.findall(errors)])
-    rest = "" if listed or not errors else f"Errors: {prose(errors)}\n"
-    return f"\n## {method.name}\n\n{prose(text)}\n\nRequest: {sent}. Reply: {got}.\n\n{listed}{rest}"
+    return f"\n## {method.name}\n\n{prose(text)}\n\nRequest: {sent}. Reply: {got}.\n\n{listed}"
 
 
 def _type(file: File, place: Place, known: Known) -> str:
@@ -185,7 +188,7 @@ def _type(file: File, place: Place, known: Known) -> str:
             required = oneof.options.Extensions[bounds_pb2.one_required]
             many = "Exactly one" if required else "At most one"
             text += f"\n{many} of these is set, as {code(oneof.name)}: {', '.join(map(code, arms))}.\n"
-    rows = [
+    fields = [
         (
             code(field.name),
             _kind(field, place, known),
@@ -194,9 +197,8 @@ def _type(file: File, place: Place, known: Known) -> str:
         )
         for at, field in enumerate(place.descriptor.field)
     ]
-    return text + (
-        f"\n{wide_table(('field', 'type', 'accepted', 'meaning'), rows)}" if rows else "\nIt has no fields.\n"
-    )
+    listed = wide_table(("field", "type", "accepted", "meaning"), fields) or "It has no fields.\n"
+    return f"{text}\n{listed}"
 
 
 def _meaning(field: FieldDescriptorProto, comment: str, known: Known) -> str:
@@ -231,14 +233,12 @@ def _linked(name: str, known: Known) -> str:
 def accepted(field: FieldDescriptorProto) -> str:
     """What a field accepts, and what it is taken for when it is absent, as the server's check has it."""
     bounds = field.options.Extensions[bounds_pb2.bounds]
-    unit = {FieldDescriptorProto.TYPE_STRING: " characters", FieldDescriptorProto.TYPE_BYTES: " bytes"}.get(
-        field.type, ""
-    )
-    if field.label == FieldDescriptorProto.LABEL_REPEATED:
-        unit = " items"
+    repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
+    unit = " items" if repeated else UNITS.get(field.type, "")
+    above = "above" if bounds.exclusive_min else "at least"
+    low = f"{above} {number(bounds.min)}" if bounds.HasField("min") else ""
+    high = f"at most {number(bounds.max)}" if bounds.HasField("max") else ""
     facts = ["required"] if bounds.required else []
-    low = bounds.HasField("min") and f"{'above' if bounds.exclusive_min else 'at least'} {number(bounds.min)}"
-    high = bounds.HasField("max") and f"at most {number(bounds.max)}"
     if low and high and not bounds.exclusive_min:
         facts.append(f"{number(bounds.min)} to {number(bounds.max)}{unit}")
     elif low or high:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from docs.generate import pages
 from docs.generate.markdown import number, prose, table
+from docs.generate.rpcs import ERROR
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("protos/convlens", "models", "workers", "server", "clients")
+PROTOS = sorted((ROOT / "protos/convlens/v1").glob("*.proto"))
 PAGES = pages()
 
 
@@ -39,6 +41,13 @@ def test_no_setting_message_or_method_is_without_an_explanation(name):
     assert not re.search(
         r"^###? .+\n\n+(###?|\*[A-Z])", PAGES[name].replace("## Messages\n", ""), re.MULTILINE
     )
+
+
+@pytest.mark.parametrize("proto", PROTOS, ids=lambda path: path.stem)
+def test_the_errors_of_a_method_are_a_list_of_codes_of_which_the_table_loses_none(proto):
+    for comment in re.findall(r"// Errors: (.*?)\.\s+rpc ", proto.read_text(), re.DOTALL):
+        errors = re.sub(r"\s*//\s*|\s+", " ", comment)
+        assert ", ".join(match.group() for match in ERROR.finditer(errors)) == errors
 
 
 def test_comments_are_shown_as_they_are_written():
