@@ -42,7 +42,7 @@ check: install .buf/ready
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml deploy/compose/compose.gpu.yaml
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py tests/docs
+	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py tests/docs/test_reference.py
 
 test: install $(VENV)-peers/.installed
 	$(BIN)/pytest -m 'not slow'
