@@ -7,7 +7,7 @@ BUF_VERSION := 1.75.0
 export OMP_NUM_THREADS ?= 2
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: install check test test-all demo proto bench locks sbom train-default clean
+.PHONY: install check test test-all demo docs proto bench locks sbom train-default clean
 
 install: $(INSTALLED)
 
@@ -41,7 +41,8 @@ check: install .buf/ready
 	$(BIN)/hadolint deploy/containers/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml deploy/compose/compose.gpu.yaml
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
-	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py tests/docs/test_reference.py
 
 test: install $(VENV)-peers/.installed
 	$(BIN)/pytest -m 'not slow'
@@ -51,6 +52,10 @@ test-all: install $(VENV)-peers/.installed $(VENV)-checkov/.installed
 
 demo: install
 	$(BIN)/python -m convlens_client.demo --out demo-out
+
+# The pages of docs/reference that follow from the code; `make check` builds the site into build/site.
+docs: install
+	$(BIN)/python -m docs.generate
 
 .buf/ready: $(INSTALLED) protos/googleapis.py
 	$(BIN)/python protos/googleapis.py .buf/googleapis

@@ -13,79 +13,95 @@ from convlens_workers.jobs.settings import JobSettings
 
 
 class ServerSettings(JobSettings, IdentitySettings):
-    """Where the server listens, what it serves, how much of the machine it takes.
+    """Where the server listens, what it serves, and how much of the machine it takes.
 
-    An empty `redis` switches the long lane off.
+    With an empty `redis` the server answers quick calls alone: jobs and collections are FAILED_PRECONDITION.
     """
 
     listen: str = "127.0.0.1:8500"
-    """Address and port; port 0 takes a free one."""
+    """Address and port, HOST:PORT, on which the server takes calls; port 0 takes a free one."""
     models: Path | None = None
-    """Model repository, laid over the embedded one; default: the user's data folder."""
+    """Folder of the model repository, which is laid over the embedded one; by default a folder in the user's
+    data directory."""
 
     processes: int = Field(default=1, ge=1, le=256)
-    """Servers behind the one port, each with its share of `threads` and `lanes`; that of number n tells its
-    metrics and its health on a port n further. All other limits are each one's own."""
+    """Number of server processes that share the port, each with its share of `threads` and `lanes`. Process n
+    tells its metrics and its health on a port n further; every other limit holds for each process alone. More
+    than one needs a named port in `listen`."""
     share_port: bool = False
-    """Let other processes listen on the same port, and the kernel spread connections over them."""
+    """Whether other processes may listen on the same port, with connections spread over them by the
+    kernel."""
     threads: int = Field(default_factory=cpus, ge=1, le=1024)
-    """Threads that all passes of networks may use together: a call that is alone has them all."""
+    """Threads that all passes of networks may use together; a call that is alone has them all."""
     lanes: int = Field(default_factory=cpus, ge=1, le=1024)
-    """Calls that compute at the same time; with a GPU at least 32 unless it is set, so that batches form."""
+    """Worker threads of the server, which is the number of calls that compute at the same time; with a GPU at
+    least 32 unless it is set, so that batches form."""
     batching: Literal["auto", "on", "off"] = "auto"
-    """Whether concurrent calls become one pass, for models whose manifest says how; "auto": on a GPU."""
+    """Whether concurrent calls become one pass, for models whose manifest says how; "auto" means on a GPU
+    alone."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """What ONNX Runtime computes on; "auto" is CUDA where it works, "cuda:1" demands the second GPU."""
+    """Device on which ONNX Runtime computes: "auto" is CUDA where it works and else the CPU, "cuda" and
+    "cuda:1" demand the first and the second GPU."""
     device_megabytes: int = Field(default=0, ge=0)
-    """Memory of the GPU that values may take; 0: no limit."""
+    """Memory of the GPU, in MiB, that the values of layers may take; 0 sets no limit."""
     warm: tuple[str, ...] = ("patterns",)
-    """Models that are loaded before the server is ready, as JSON."""
+    """Names of the models that are loaded, and run once forward and backward, before the server is ready."""
     health_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
-    """Address and port of a plain-text health service for probes beside the one on `listen`; empty: none."""
+    """Address and port of a health service in plain text for probes, beside the one on `listen`; empty for
+    none."""
     connection_age: float = Field(default=0.0, ge=0)
-    """Seconds after which a connection is to be made anew, so that clients find new servers; 0: never."""
+    """Seconds after which the server ends a connection, so that clients look its name up again and find new
+    servers; 0 never does."""
     max_waiting: int = Field(default=256, ge=0)
-    """Calls that may wait for a lane; more are refused with RESOURCE_EXHAUSTED."""
+    """Number of calls that may wait for a worker thread; more are refused with RESOURCE_EXHAUSTED, reason
+    QUEUE_FULL."""
     max_waiting_megabytes: int = Field(default=256, ge=1)
-    """What their requests may hold, together with those that compute; the same."""
+    """MiB that the requests of all calls that wait or compute may hold together; a call that would wait
+    beyond that is refused with RESOURCE_EXHAUSTED, reason QUEUE_BYTES."""
     max_wait: float = Field(default=5.0, gt=0)
-    """Seconds that a call may be expected to wait for a lane; the same."""
+    """Seconds that a call may be expected to wait for a worker thread; one that would wait longer is refused
+    with RESOURCE_EXHAUSTED, reason QUEUE_LONG."""
     max_streams: int = Field(default=256, ge=1)
-    """Replies that may be streamed at the same time, slowly or not; the same."""
+    """Number of replies that may be streamed at the same time; more are refused with RESOURCE_EXHAUSTED,
+    reason STREAMS."""
     max_long_calls: int = Field(default=1024, ge=1)
-    """Calls that may wait for jobs, send artifacts or receive collections at the same time; the same."""
+    """Number of calls that may follow jobs, send artifacts or receive the images of a collection at the same
+    time; more are refused with RESOURCE_EXHAUSTED, reason LONG_CALLS."""
     cache_seconds: float = Field(default=0.0, ge=0, le=30 * 86400)
-    """Seconds for which replies to pure quick calls are kept in Redis; 0: not at all."""
+    """Seconds for which replies to quick calls that follow from their request alone are kept in Redis; 0
+    keeps none."""
     cache_megabytes: int = Field(default=64, ge=1)
-    """What these replies may take in Redis together, whichever server they come from."""
+    """MiB that the kept replies of all servers may take in Redis together; the oldest go first."""
     cache_entry_kilobytes: int = Field(default=1024, ge=1)
-    """Largest reply that is kept; larger ones are computed each time."""
+    """Size in KiB of the largest reply that is kept; a larger one is computed each time."""
     cache_redis: str = ""
-    """Another Redis for them; default: that of the jobs."""
+    """URL of another Redis that keeps the replies; by default the one of the jobs, `redis`."""
     session_megabytes: int = Field(default=1024, ge=1)
-    """What the sessions that are kept ready may hold, over all models, beside the mapped files."""
+    """MiB that the ONNX Runtime sessions that are kept ready may hold, over all models, beside the mapped
+    weights."""
     max_models: int = Field(default=16, ge=1)
-    """Models that are kept loaded."""
+    """Number of models that are kept loaded; the one that was not used for the longest time goes first."""
     max_batch_pixels: int = Field(default=8_000_000, ge=64)
-    """Pixels of one call's images together, after resizing."""
+    """Number of pixels that the images of one call may have together, after resizing."""
     max_value_megabytes: int = Field(default=1024, ge=1)
-    """Values of layers that one call may ask for, in MiB, whether it takes all of them or not."""
+    """MiB that the values of the layers of one call may take, whether all of them are sent or not."""
     max_job_pixels: int = Field(default=(1 << 24) * 5 // 4, ge=64)
-    """Pixels of one job's images together, after resizing."""
+    """Number of pixels that the images of one job may have together, after resizing."""
     max_job_cost: float = Field(default=1e17, gt=0)
-    """Multiply-adds that one job may take, as estimated before it is queued."""
+    """Number of multiply-adds that one job may take, as estimated before it is queued."""
     max_collection_images: int = Field(default=100_000, ge=1)
-    """Images that one collection may have."""
+    """Number of images that one collection may have."""
     max_image_bytes: int = Field(default=32 << 20, ge=1)
-    """Largest file of an image of a collection."""
+    """Size in bytes of the largest image file that a collection takes."""
     indexes: Path | None = None
-    """Folder of this server's own search indexes; default: the user's cache folder."""
+    """Folder of this server's own search indexes, which can be made again; by default one in the user's cache
+    directory."""
     max_request_bytes: int = Field(default=64 << 20, ge=1 << 16)
-    """Largest request message."""
+    """Size in bytes of the largest request message."""
     grace: float = Field(default=20.0, ge=0)
     """Seconds that calls in flight have to finish after SIGTERM."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """What the log holds; INFO has a line for every call."""
+    """Least severe level that the log holds; INFO has a line for every call."""
 
     @model_validator(mode="after")
     def _cache_has_a_place(self) -> Self:

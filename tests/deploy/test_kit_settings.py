@@ -42,7 +42,7 @@ def test_settings_are_those_of_server_and_worker() -> None:
 
 
 def test_memory_has_room_for_what_calls_may_take() -> None:
-    """A call there and back on SqueezeNet in every lane, as docs/72-operating.md adds it up."""
+    """A call there and back on SqueezeNet in every lane, as docs/guides/sizing.md adds it up."""
     found = manifests("base")
     (data,) = (each["data"] for each in found if named(each).startswith("ConfigMap/convlens-server"))
     (server,) = (each for each in found if named(each) == "Deployment/convlens-server")

@@ -1,4 +1,4 @@
-"""Backup and restore as docs/72-operating.md says: a copy of Redis's folder, then one of the artifacts'."""
+"""Backup and restore as docs/guides/backup.md says: a copy of Redis's folder, then one of the artifacts'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python of the client's documentation page runs as it stands."""
+"""The Python of the documentation's pages runs as it stands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = DOCS / "40-client-and-cli.md"
-SENSITIVITY = DOCS / "16-sensitivity.md"
+PAGE = DOCS / "guides/from-a-service.md"
+SENSITIVITY = DOCS / "guides/saliency.md"
 
 
 def test_the_examples_run(machine, photo, tmp_path, monkeypatch, capsys):

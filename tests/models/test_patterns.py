@@ -18,7 +18,7 @@ from convlens_models.patterns.folding import folded, with_batch_norm
 from convlens_models.repository import ModelRepository
 
 HERE = Path(train.__file__).parent
-PAGE = Path(__file__).parents[2] / "docs" / "20-patterns-model-card.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/patterns-model-card.md"
 FRESH = 987  # a seed that neither training nor the card used
 
 

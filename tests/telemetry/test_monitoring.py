@@ -116,7 +116,7 @@ def test_every_alert_says_what_it_is_and_where_to_read_on(name: str) -> None:
 def test_every_alert_has_its_own_name_and_every_explained_one_exists() -> None:
     rules = [rule for group in GROUPS for rule in group["rules"]]
     assert len(ALERTS) == len(rules)
-    page = (ROOT / "docs" / "72-operating.md").read_text()
+    page = (ROOT / "docs/guides/alerts.md").read_text()
     assert set(re.findall(r"^### (ConvLens\w+)$", page, re.MULTILINE)) == set(ALERTS)
 
 

@@ -11,23 +11,28 @@ from convlens_workers.jobs.settings import JobSettings
 
 
 class WorkerSettings(JobSettings):
-    """What a worker computes on, and how patient it is; every field is read from CONVLENS_<NAME>."""
+    """Device, networks and time limits of a worker; every field is read from CONVLENS_<NAME>."""
 
     models: Path | None = None
-    """Model repository laid over the embedded one; default: the user's data folder."""
+    """Folder of the model repository, which is laid over the embedded one; by default a folder in the user's
+    data directory."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """"auto" takes CUDA where there is a GPU, and else the CPU."""
+    """Device on which PyTorch computes: "auto" is CUDA where there is a GPU and else the CPU, "cuda" and
+    "cuda:1" demand the first and the second GPU."""
     warm_models: int = Field(default=3, ge=1)
-    """Networks kept on the device from one job to the next."""
+    """Number of networks that stay on the device from one job to the next."""
     checkpoint_interval: float = Field(default=10.0, gt=0)
-    """Seconds of work that a crash may cost."""
+    """Seconds between checkpoints, which is the work that a crash may cost."""
     lease: float = Field(default=10.0, ge=0.5)
-    """Seconds without a report after which a job is taken from its worker; the same for all workers."""
+    """Seconds without a report after which a job is taken from its worker; it must be the same for all
+    workers."""
     hang_timeout: float = Field(default=300.0, gt=0)
-    """Seconds that the engine may go without an event in a job before it is killed."""
+    """Seconds that the device process may go without an event in a job before it is killed; it must be longer
+    than the longest step."""
     job_timeout: float = Field(default=86400.0, gt=0)
-    """Seconds that a job may run, all its attempts together; then it fails with DEADLINE_EXCEEDED."""
+    """Seconds that a job may run, all its attempts together, before it fails with DEADLINE_EXCEEDED, reason
+    JOB_TIMEOUT."""
     grace: float = Field(default=8.0, gt=0)
-    """Seconds that the engine gets to stop when it is told to, before it is killed."""
+    """Seconds that the device process has to stop when it is told to, before it is killed."""
     log_level: str = "INFO"
-    """Name of a level of the standard logging module."""
+    """Least severe level that the log holds, by its name in Python's logging module."""

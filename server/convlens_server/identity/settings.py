@@ -16,39 +16,42 @@ ASYMMETRIC: Final = frozenset(
 
 
 class IdentitySettings(BaseSettings):
-    """Credentials that are taken; without any, everybody may call, on loopback addresses alone."""
+    """Which credentials the server takes; without any, everybody may call, on loopback addresses alone."""
 
     model_config = SOURCES
 
     tls_certificate: Path | None = None
-    """PEM file of the server's certificate and chain; a replaced one counts within seconds."""
+    """PEM file of the server's certificate and its chain; it needs `tls_key`, and a file that is replaced
+    counts within a second."""
     tls_key: Path | None = None
-    """PEM file of its private key."""
+    """PEM file of the private key of `tls_certificate`."""
     tls_client_authorities: Path | None = None
-    """PEM file of the authorities that sign clients' certificates (mTLS): connections need one of theirs, and
-    its common name is the tenant."""
+    """PEM file of the authorities that sign clients' certificates (mutual TLS): a connection needs a
+    certificate of one of them, and the certificate's common name is the tenant."""
     api_keys: Path | None = None
-    """File of API keys, which `convlens keys` writes."""
+    """File of the API keys that are taken, which `convlens keys new` writes."""
     jwt_keys: Path | None = None
-    """File of the token issuer's public keys, a JSON Web Key Set."""
+    """File with the public keys of the issuer of tokens, as a JSON Web Key Set; it needs `jwt_issuer`."""
     jwt_issuer: str = ""
-    """Issuer that tokens must name."""
+    """Issuer that JSON Web Tokens must name."""
     jwt_audience: str = "convlens"
-    """Audience that tokens must name."""
+    """Audience that JSON Web Tokens must name."""
     jwt_algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
-    """Algorithms that tokens may be signed with, as JSON."""
+    """Asymmetric algorithms by which JSON Web Tokens may be signed."""
     jwt_tenant_claim: str = "tenant"
-    """Claim that holds the tenant."""
+    """Claim of a JSON Web Token that holds the tenant."""
     jwt_roles_claim: str = "roles"
-    """Claim that holds the list of roles."""
+    """Claim of a JSON Web Token that holds the list of roles."""
     admins: frozenset[str] = frozenset()
-    """Tenants that have the role "admin" beside those whose key or token says so, as JSON."""
+    """Tenants that have the role "admin", beside those whose API key or token gives it to them."""
     open_to_all: bool = False
-    """Serve without credentials on any address: something in front of the server asks for them."""
+    """Whether the server takes calls without credentials on an address that other machines can reach, because
+    something in front of it asks for them."""
     tenant_rate: float = Field(default=0.0, ge=0)
-    """Calls a second that a tenant may make of this server, over ten seconds; 0: no limit."""
+    """Calls a second that one tenant may make of this server process, averaged over ten seconds; 0 sets no
+    limit."""
     tenant_calls: int = Field(default=0, ge=0)
-    """Calls that a tenant may have under way on this server; 0: no limit."""
+    """Number of calls that one tenant may have under way on this server process; 0 sets no limit."""
 
     @field_validator("jwt_algorithms")
     @classmethod

@@ -20,7 +20,10 @@ PRIORITIES: Final[dict[str, job_pb2.Priority.ValueType]] = {
 
 
 SOURCES: Final = SettingsConfigDict(
-    env_prefix="CONVLENS_", secrets_dir=os.environ.get("CONVLENS_SECRETS") or None, frozen=True
+    env_prefix="CONVLENS_",
+    secrets_dir=os.environ.get("CONVLENS_SECRETS") or None,
+    frozen=True,
+    use_attribute_docstrings=True,
 )
 """Settings come from CONVLENS_<NAME>, or else from a file convlens_<name> in the folder CONVLENS_SECRETS."""
 
@@ -35,32 +38,37 @@ class JobSettings(BaseSettings):
     model_config = SOURCES
 
     redis: str = "redis://127.0.0.1:6379/0"
-    """One Redis (no cluster) of version 6.2 or newer, with policy `noeviction`."""
+    """URL of the one Redis (no cluster) of version 6.2 or newer, with the policy `noeviction`, that holds
+    jobs and collections; a server with an empty one takes no jobs."""
     artifacts: str = ""
-    """Folder or URL (s3://bucket/prefix, ...) of the artifact store; default: the user's data folder."""
+    """Folder, or URL such as s3://bucket/prefix, of the artifact store; by default a folder in the user's
+    data directory."""
     queue: str = "convlens"
-    """Name of the RQ queue; a worker serves one."""
+    """Name of the RQ queue into which a server puts jobs, and from which a worker takes them."""
     priorities: str = Field(default="", pattern=r"^((high|low)(,(high|low))?)?$")
-    """Priorities beside the normal one, "high,low": each is a queue "<queue>-high", "<queue>-low" that needs
-    workers of its own."""
+    """Priorities that servers offer beside the normal one; each is a queue of its own, "<queue>-high" or
+    "<queue>-low", that needs workers of its own."""
     queue_limit: int = Field(default=1000, ge=1)
-    """Jobs that may wait in a queue; more are refused with RESOURCE_EXHAUSTED."""
+    """Number of jobs that may wait in one queue; more are refused with RESOURCE_EXHAUSTED, reason
+    JOB_QUEUE_FULL."""
     tenant_limit: int = Field(default=0, ge=0)
-    """Jobs of one tenant that may wait or run; more are refused with RESOURCE_EXHAUSTED. 0: no limit."""
+    """Number of jobs of one tenant that may wait or run, over all servers; more are refused with
+    RESOURCE_EXHAUSTED, reason TENANT_LIMIT. 0 sets no limit."""
     job_ttl: int = Field(default=7 * 86400, ge=60)
-    """Seconds that a finished job's record is kept; its artifacts stay up to a day longer."""
+    """Seconds for which the record of a finished job is kept; its artifacts stay for up to a day longer."""
     metrics_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
-    """Address and port where this process tells its metrics to Prometheus; empty: nowhere."""
+    """Address and port on which this process tells its metrics to Prometheus; empty for none."""
     log_format: Format = "auto"
-    """"json" is an object a line, "text" is for people, "auto" text on a terminal and else JSON."""
+    """Form of the log's lines: "json" is an object a line, "text" is for people, "auto" is text on a terminal
+    and JSON elsewhere."""
     event_limit: int = Field(default=100, ge=10)
-    """Latest events of a job that watchers can still read."""
+    """Number of the latest events of a job that watchers can still read."""
     victims: dict[str, str] = Field(default_factory=dict)
-    """Servers that substitute attacks may query, by name, as JSON: {"self": "127.0.0.1:8500", "theirs":
-    "oip://10.0.0.7:8001/resnet"}; "oip" speaks the Open Inference Protocol, and a path names a model that is
-    not called as ours. Others are never called. "self" is the one meant where a request names none."""
+    """Servers that substitute attacks may query, by name: {"self": "127.0.0.1:8500", "theirs":
+    "oip://10.0.0.7:8001/resnet"}. "oip" speaks the Open Inference Protocol, a path names a model that is
+    called otherwise there, and "self" is meant where a request names none."""
     training_folders: dict[str, Path] = Field(default_factory=dict)
-    """Folders of pictures that style networks may learn from, by name, as JSON."""
+    """Folders of pictures that style networks may learn from, by name; the same on servers and workers."""
 
     def queues(self) -> dict[job_pb2.Priority.ValueType, str]:
         """Name of the queue of each priority that there is."""
