@@ -14,8 +14,7 @@ from convlens_client.cli import searches
 from convlens_client.cli.common import Json, Model, Server, Tls, connect, emit, err, out, table
 from convlens_client.cli.following import cancelling, follow
 from convlens_client.cli.searches import Id, Pooling
-from convlens_client.requests import add_images
-from convlens_client.requests.collection import Named, image_files
+from convlens_client.requests.collection import Named, add_images, image_files
 from convlens_client.results import Added, Collection
 
 app = typer.Typer(no_args_is_help=True, help="Sets of images: fill, search and map them.")

@@ -9,10 +9,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from convlens_client import contact
 from convlens_client.cli.common import Json, Model, Out, Server, Tls, connect, emit, out, table, write
 from convlens_client.client import Client
-from convlens_client.contact import Tile
+from convlens_client.contact_sheet import Tile, contact_sheet, decoded, scatter
 from convlens_client.rendering import Picture
 
 THUMBNAIL = 128
@@ -77,8 +76,7 @@ def nearest(
                 model=model,
             )
             tiles = [
-                Tile(f"{n.distance:.3f} {n.image.name}", contact.decoded(n.thumbnail))
-                for n in answer.neighbours
+                Tile(f"{n.distance:.3f} {n.image.name}", decoded(n.thumbnail)) for n in answer.neighbours
             ]
             rows.append([Tile(Path(image).name, _picture(client, id, image), apart=True), *tiles])
     if json:
@@ -93,7 +91,7 @@ def nearest(
         if approximate:
             out.print(f"recall at 10: {min(answer.recall_at_10 for answer in found.values()):.3f}")
     distances = np.array([[n.distance for n in answer.neighbours] for answer in found.values()], np.float32)
-    write(file, distances, contact.contact_sheet(rows))
+    write(file, distances, contact_sheet(rows))
 
 
 def top(
@@ -116,9 +114,9 @@ def top(
             found[channel] = hits = client.top_activations(
                 id, layer, channel, k=k, patterns=patterns, model=model
             )
-            rows.append([Tile(f"{channel}: {hit.hit.value:.3g}", contact.decoded(hit.crop)) for hit in hits])
+            rows.append([Tile(f"{channel}: {hit.hit.value:.3g}", decoded(hit.crop)) for hit in hits])
             if patterns:
-                rows.append([Tile("", contact.decoded(hit.pattern)) for hit in hits])
+                rows.append([Tile("", decoded(hit.pattern)) for hit in hits])
     if json:
         emit({channel: [(hit.image.name, hit.hit) for hit in hits] for channel, hits in found.items()})
     else:
@@ -131,7 +129,7 @@ def top(
             ),
         )
     values = np.array([[hit.hit.value for hit in hits] for hits in found.values()], np.float32)
-    write(file, values, contact.contact_sheet(rows))
+    write(file, values, contact_sheet(rows))
 
 
 def map_collection(
@@ -166,14 +164,10 @@ def map_collection(
             shares = " and ".join(f"{share:.1%}" for share in found.explained_variance)
             out.print(f"the axes explain {shares} of the variance")
         if file is not None:
-            thumbnails = (
-                contact.decoded(client.get_image(id, image.name, thumbnail=MAP_TILE)) for image in images
-            )
-            write(file, found.points, contact.scatter(found.points, thumbnails, tile=MAP_TILE))
+            thumbnails = (decoded(client.get_image(id, image.name, thumbnail=MAP_TILE)) for image in images)
+            write(file, found.points, scatter(found.points, thumbnails, tile=MAP_TILE))
 
 
 def _picture(client: Client, id_: str, image: str) -> Picture:
     path = Path(image)
-    return contact.decoded(
-        path.read_bytes() if path.is_file() else client.get_image(id_, image, thumbnail=THUMBNAIL)
-    )
+    return decoded(path.read_bytes() if path.is_file() else client.get_image(id_, image, thumbnail=THUMBNAIL))

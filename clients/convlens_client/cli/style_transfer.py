@@ -12,7 +12,7 @@ import typer
 from convlens.errors import InvalidArgument
 from convlens_client.cli.common import Image, Json, Model, NoWait, Out, Server, Tls, connect, weighted
 from convlens_client.cli.following import finish
-from convlens_client.requests import Style
+from convlens_client.requests.synthesis import Style
 
 
 class Colours(StrEnum):

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from convlens.errors import InvalidArgument
-from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron, Target
+from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron, Target
 from convlens_client.results import Model as ModelFacts
 
 Class = Annotated[

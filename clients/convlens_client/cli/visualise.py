@@ -15,7 +15,7 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.targets import parse_neuron
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.requests import Channel, ClassScore, Target
+from convlens_client.requests.target import Channel, ClassScore, Target
 from convlens_client.results import Array
 
 SIDE: Final = 192

@@ -26,7 +26,7 @@ from convlens_client.cli.common import (
 from convlens_client.cli.following import finish
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.requests import Transforms
+from convlens_client.requests.adversarial import Transforms
 from convlens_client.results import Array
 
 Rotation = Annotated[float | None, typer.Option(help="Largest rotation in degrees, both ways; default 30.")]

@@ -27,7 +27,7 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.robustness import Photos
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.requests import Transforms
+from convlens_client.requests.adversarial import Transforms
 from convlens_client.results import Array
 
 SHOWN = 4
