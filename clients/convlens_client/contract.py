@@ -179,18 +179,23 @@ def values(enum: Descriptor) -> dict[str, int]:
 
 
 def takes(
-    *messages: Descriptor, without: Iterable[str] = (), more: Iterable[inspect.Parameter] = ()
+    messages: Mapping[str, Descriptor], *, without: Iterable[str] = (), more: Iterable[inspect.Parameter] = ()
 ) -> Callable[[F], F]:
     """A decorator: the function's `**parameters` are those of the messages; help() shows them with types.
 
     A type checker sees `**parameters: Any`: it checks the other arguments, and the parameters are checked
-    against the contract when the function is called. The attribute `parameters` has them by name.
+    against the contract when the function is called. The attribute `parameters` has, by name, each parameter
+    of each technique that has one.
 
     Args:
+        messages: by the names of the techniques among which the function chooses.
         without: names of parameters that the function sets itself.
         more: arguments to show behind them.
     """
-    known = {name: each for message in messages for name, each in parameters(message).items()}
+    known: dict[str, dict[str, Parameter]] = {}
+    for technique, message in messages.items():
+        for name, parameter in parameters(message).items():
+            known.setdefault(name, {})[technique] = parameter
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
@@ -198,11 +203,19 @@ def takes(
         taken = {each.name for each in own} | set(without)
         described: Any = function
         described.parameters = {name: each for name, each in known.items() if name not in taken}
-        arguments = [each.argument for each in described.parameters.values()]
+        arguments = [next(iter(each.values())).argument for each in described.parameters.values()]
         described.__signature__ = signature.replace(parameters=[*own, *arguments, *more])
         return function
 
     return decorate
+
+
+def help_among(techniques: Mapping[str, Parameter]) -> str:
+    """The help of a parameter that several techniques have: which of them means what by it."""
+    names: dict[str, list[str]] = {}
+    for name, parameter in techniques.items():
+        names.setdefault(parameter.help, []).append(name.replace("_", "-"))
+    return " ".join(f"{', '.join(owners)}: {text}" for text, owners in names.items())
 
 
 def bounds(field: Descriptor) -> bounds_pb2.Bounds:

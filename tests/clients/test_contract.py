@@ -97,7 +97,7 @@ def test_an_unknown_parameter_of_a_job_is_a_type_error(client, pixels):
 
 
 def test_own_arguments_come_before_parameters():
-    @takes(attack_pb2.Bim.DESCRIPTOR, without=["epsilon"])
+    @takes({"bim": attack_pb2.Bim.DESCRIPTOR}, without=["epsilon"])
     def function(steps: str, **parameters: object) -> None: ...
 
     assert list(function.parameters) == ["step_size"]

@@ -7,23 +7,25 @@ from typing import Annotated
 
 import typer
 
-from convlens_client.cli.common import Json, Server, Tls, connect, emit, out, table
+from convlens_client.cli.common import emit, out, table
+from convlens_client.cli.options import Shared, command
 from convlens_client.results import LoadedModel, Model
 
 app = typer.Typer(no_args_is_help=True, help="The models that the server can look into.")
 
 
+Name = Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")]
+
+
 @app.command("list")
+@command("json")
 def list_models(
+    given: Shared,
     all_versions: Annotated[bool, typer.Option("--all", help="Older versions too.")] = False,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """List the models of the repository."""
-    with connect(server, tls) as client:
-        models = client.list_models(all_versions=all_versions)
-    if json:
+    models = given.client.list_models(all_versions=all_versions)
+    if given.json:
         emit(models)
         return
     rows = (
@@ -34,22 +36,20 @@ def list_models(
 
 
 @app.command()
+@command("json")
 def show(
-    model: Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")] = "",
+    given: Shared,
+    model: Name = "",
     labels: Annotated[bool, typer.Option("--labels", help="The classes instead of the layers.")] = False,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """Show one model with its layers, or its classes."""
-    with connect(server, tls) as client:
-        found = client.get_model(model)
-    if json:
-        emit(found)
+    facts = given.client.get_model(model)
+    if given.json:
+        emit(facts)
     elif labels:
-        table((" class", "label"), enumerate(found.labels))
+        table((" class", "label"), enumerate(facts.labels))
     else:
-        _summary(found)
+        _summary(facts)
         rows = (
             (
                 layer.name,
@@ -59,40 +59,33 @@ def show(
                 layer.receptive_field,
                 "yes" if layer.has_weights else "",
             )
-            for layer in found.layers
+            for layer in facts.layers
         )
         table(("layer", "kind", "shape", " stride", " receptive field", "weights"), rows)
 
 
 @app.command()
-def load(
-    model: Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")] = "",
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
-) -> None:
+@command("json")
+def load(given: Shared, model: Name = "") -> None:
     """Load a model into the server's memory, or again if its files have changed; for administrators."""
-    with connect(server, tls) as client:
-        _show_loaded([client.load_model(model)], json)
+    _show_loaded([given.client.load_model(model)], given.json)
 
 
 @app.command()
+@command("json")
 def unload(
+    given: Shared,
     model: Annotated[str, typer.Argument(help="Name, for all its versions, or name/version.")],
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """Free the memory that a model takes; for administrators. The next call loads it again."""
-    with connect(server, tls) as client:
-        _show_loaded(client.unload_model(model), json)
+    _show_loaded(given.client.unload_model(model), given.json)
 
 
 @app.command()
-def loaded(json: Json = False, server: Server = "", tls: Tls = False) -> None:
+@command("json")
+def loaded(given: Shared) -> None:
     """List what is in the server's memory; for administrators."""
-    with connect(server, tls) as client:
-        _show_loaded(client.loaded_models(), json)
+    _show_loaded(given.client.loaded_models(), given.json)
 
 
 def _show_loaded(models: Iterable[LoadedModel], json: bool) -> None:

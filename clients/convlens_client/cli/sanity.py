@@ -7,69 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
-from convlens_client.cli.common import (
-    Image,
-    Json,
-    Model,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    emit,
-    out,
-    resize,
-    table,
-)
-from convlens_client.cli.saliency import Method
-from convlens_client.cli.targets import (
-    Class,
-    LogProb,
-    OneChannel,
-    OneDirection,
-    OneNeuron,
-    parse_target,
-)
+from convlens_client.cli.common import Image, emit, out, table
+from convlens_client.cli.options import command
+from convlens_client.cli.saliency import METHODS, Method
+from convlens_client.cli.targets import Targeted
 from convlens_client.results import RankCorrelation
 
 
+@command("seed", "model", "resize", "json", timeout=None)
 def sanity_check(
+    given: Targeted,
     image: Image,
     *,
     method: Annotated[list[Method] | None, typer.Option(help="Technique; repeat for several.")] = None,
-    target: Class = None,
-    log_prob: LogProb = False,
-    neuron: OneNeuron = None,
-    channel: OneChannel = None,
-    direction: OneDirection = None,
     layers: Annotated[int | None, typer.Option(help="Layers to randomise; default: all.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the random weights; 0.")] = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Make layers random from the top down: maps that stay alike show the image, not the network."""
-    names = [name.value for name in method or ()] or ["gradient", "guided-backprop", "grad-cam"]
-    techniques: Any = [name.replace("-", "_") for name in names]
-    with connect(server, tls, timeout=None) as client:
-        wanted = parse_target(
-            client.get_model(model), target, log_prob, neuron=neuron, channel=channel, direction=direction
-        )
-        cascade = client.check_randomisation(
-            image, techniques, wanted, layers=layers, seed=seed, model=model, resize=resize(size)
-        )
-    found = [(item.layer, dict(zip(names, item.correlations, strict=True))) for item in cascade]
-    if json:
-        emit([{"layer": layer, "correlations": correlations} for layer, correlations in found])
+    names = method or ["gradient", "guided-backprop", "grad-cam"]
+    techniques = [METHODS[name] for name in names]
+    target = given.target(given.client.get_model(given.model))
+    cascade = given.client.check_randomisation(image, techniques, target, layers=layers, **parameters)
+    by_layer = [(item.layer, dict(zip(names, item.correlations, strict=True))) for item in cascade]
+    if given.json:
+        emit([{"layer": layer, "correlations": correlations} for layer, correlations in by_layer])
         return
     out.print(
         "Rank correlation with the trained network's map, signed / absolute, when a layer and all above"
     )
     out.print("it are random; blank where a map is the same everywhere.")
-    rows = ((layer, *map(_pair, correlations.values())) for layer, correlations in found)
+    rows = ((layer, *map(_pair, correlations.values())) for layer, correlations in by_layer)
     table(("random down to", *(f" {name}" for name in names)), rows)
 
 
-def _pair(found: RankCorrelation) -> str:
-    return "" if math.isnan(found.signed) else f"{found.signed:.2f} / {found.absolute:.2f}"
+def _pair(correlation: RankCorrelation) -> str:
+    return "" if math.isnan(correlation.signed) else f"{correlation.signed:.2f} / {correlation.absolute:.2f}"

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from convlens_client import rendering
-from convlens_client.cli.common import (
-    Image,
-    Json,
-    Out,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    emit,
-    out,
-    resize,
-    write,
-)
+from convlens_client.cli.common import Image, emit, out, write
+from convlens_client.cli.options import Shared, command
 
 
+@command("out", "resize", "json", timeout=None)
 def stylise(
+    given: Shared,
     image: Image,
     *,
     model: Annotated[str, typer.Option("--model", "-m", help="Style network.", show_default=False)],
     tile: Annotated[
         int | None, typer.Option(help="Largest side painted at once; default 1024. Less memory, less unity.")
     ] = None,
-    file: Out = None,
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Paint an image by one pass of a style network."""
-    with connect(server, tls, timeout=None) as client:
-        painted = client.stylise(image, model, tile=tile, resize=resize(size))[0]
+    painted = given.client.stylise(image, model, tile=tile, **parameters)[0]
     height, width = painted.shape[1:]
-    if json:
+    if given.json:
         emit({"model": model, "height": height, "width": width})
     else:
         out.print(f"painted {height} x {width} pixels")
-    write(file, painted, rendering.photo(painted))
+    write(given.out, painted, rendering.photo(painted))

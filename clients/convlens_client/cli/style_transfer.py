@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from convlens.errors import InvalidArgument
-from convlens_client.cli.common import Image, Json, Model, NoWait, Out, Server, Tls, connect, weighted
+from convlens_client.cli.common import Image, Side, weighted
 from convlens_client.cli.following import finish
-from convlens_client.requests.synthesis import Style
+from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.requests import synthesis
 
 
-class Colours(StrEnum):
-    """Whose colours the result has."""
-
-    STYLE = "style"
-    LUMINANCE = "luminance"
-    COVARIANCE = "covariance"
-
-
+@command("seed", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
 def style(
+    given: Shared,
     content: Image,
     *,
     styles: Annotated[
@@ -40,42 +34,19 @@ def style(
         typer.Option(help="For each style: white where it counts. None, or one a style, in order."),
     ] = None,
     classic: Annotated[bool, typer.Option("--classic", help="Gatys 2016: Gram matrices, L-BFGS.")] = False,
-    content_weight: Annotated[float | None, typer.Option(help="Of the content; default 0.1.")] = None,
-    colours: Annotated[Colours, typer.Option(help="Whose colours; all but style keep the content's.")] = (
-        Colours.STYLE
-    ),
-    first_steps: Annotated[int | None, typer.Option(help="Steps at the first scale; default 1000.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps at each further scale; default 500.")] = None,
-    noise: Annotated[bool, typer.Option("--noise", help="Start with noise, not the content.")] = False,
-    size: Annotated[
-        int | None, typer.Option(help="Scale the content's longer side down to so many pixels.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise; default 0.")] = None,
-    no_wait: NoWait = False,
-    file: Out = None,
-    model: Model = "",
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    size: Side = None,
+    **parameters: Any,
 ) -> None:
     """Paint a picture in the style of others. Ctrl-C cancels the job."""
-    chosen = weighted(styles, "style")
-    masks: Sequence[Path | None] = mask or [None] * len(chosen)
-    if len(masks) != len(chosen):
-        raise InvalidArgument.of("mask", f"{len(masks)} files", f"{len(chosen)}, one a style, or none")
-    whose: Any = colours.value
-    with connect(server, tls) as client:
-        operation = client.style_transfer(
-            content,
-            [Style(path, weight, where) for (path, weight), where in zip(chosen.items(), masks, strict=True)],
-            classic=classic,
-            content_weight=content_weight,
-            colours=whose,
-            first_steps=first_steps,
-            steps=steps,
-            noise_start=noise,
-            seed=seed,
-            model=model,
-            resize=size or "keep",
-        )
-        finish(operation, file, f"{content.stem}-style.png", json=json, no_wait=no_wait)
+    files = weighted(styles, "style")
+    masks: Sequence[Path | None] = mask or [None] * len(files)
+    if len(masks) != len(files):
+        raise InvalidArgument.of("mask", f"{len(masks)} files", f"{len(files)}, one a style, or none")
+    pictures = [
+        synthesis.Style(path, weight, where)
+        for (path, weight), where in zip(files.items(), masks, strict=True)
+    ]
+    operation = given.client.style_transfer(
+        content, pictures, classic=classic, resize=size or "keep", **parameters
+    )
+    finish(given, operation, f"{content.stem}-style.png")

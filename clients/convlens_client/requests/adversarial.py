@@ -37,13 +37,20 @@ def lbfgs_attack(
 
 
 @technique(adversarial_pb2.CarliniWagner)
-def carlini_wagner(images: Images, *, resize: ResizeLike | None = None, **parameters: Any) -> Fields:
+def carlini_wagner(
+    images: Images,
+    *,
+    targets: Classes = (),
+    labels: Classes = (),
+    resize: ResizeLike | None = None,
+    **parameters: Any,
+) -> Fields:
     """Queues the attack of Carlini and Wagner in L2: towards `targets`, a class an image or one for all.
 
     Without targets, away from `labels`, one an image, or from what the model predicts. The other parameters
     are those of `convlens.v1.CarliniWagner`. The report is an `AttackResult`.
     """
-    return {"images": to_images(images, resize)}
+    return {"images": to_images(images, resize), "targets": targets, "labels": labels}
 
 
 @technique(adversarial_pb2.ExpectationAttack)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.message import Message
 
@@ -18,14 +18,15 @@ from convlens_client.results import Array, Attribution, RandomisedLayer
 
 _Attribution = attribution_pb2_grpc.AttributionServiceStub
 
-if TYPE_CHECKING:
-    Technique = attribution_pb2.Attribution._WhichOneofReturnType_technique
-
 TECHNIQUES = arms(attribution_pb2.Attribution.DESCRIPTOR)
 """The messages of the techniques by their names."""
+if TYPE_CHECKING:
+    Technique = attribution_pb2.Attribution._WhichOneofReturnType_technique
+else:
+    Technique = Literal[tuple(TECHNIQUES)]
 
 
-@takes(*TECHNIQUES.values())
+@takes(TECHNIQUES)
 def attribute(
     images: Images,
     technique: Technique | Message = "gradient",

@@ -81,7 +81,7 @@ def technique(
     hidden = {*without, *(each.name for each in OF_ANY_JOB)}
 
     def decorate(build: Callable[P, Fields]) -> Callable[P, Rpc[Snapshot]]:
-        described: Any = takes(message.DESCRIPTOR, without=hidden, more=OF_ANY_JOB)(build)
+        described: Any = takes({"": message.DESCRIPTOR}, without=hidden, more=OF_ANY_JOB)(build)
 
         @functools.wraps(build)
         def queue(*args: P.args, **kwargs: P.kwargs) -> Rpc[Snapshot]:

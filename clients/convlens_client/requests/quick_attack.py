@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from convlens.v1 import attack_pb2, attack_pb2_grpc
 from convlens_client.calls import Messages, Method, Rpc, Tensors
@@ -13,14 +13,17 @@ from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, AttackOutcome, Robustness
 
+METHODS = arms(attack_pb2.AttackRequest.DESCRIPTOR)
+"""The messages of the attacks by their names."""
 if TYPE_CHECKING:
     AttackMethod = attack_pb2.AttackRequest._WhichOneofReturnType_technique
+else:
+    AttackMethod = Literal[tuple(METHODS)]
 
-METHODS = arms(attack_pb2.AttackRequest.DESCRIPTOR)
 _Attack = attack_pb2_grpc.AttackServiceStub
 
 
-@takes(*METHODS.values())
+@takes(METHODS)
 def attack(
     images: Images,
     method: AttackMethod = "fgsm",
@@ -46,7 +49,7 @@ def attack(
     return Tensors(Method(_Attack, "Attack"), request, _outcome)
 
 
-@takes(*METHODS.values(), without=["epsilon"])
+@takes(METHODS, without=["epsilon"])
 def robustness(
     images: Images,
     labels: Sequence[int],

@@ -26,7 +26,7 @@ def unit_patterns(
     return Tensors(Method(_Units, "GetUnitPatterns"), request, _patterns)
 
 
-@takes(unit_pb2.Discrepancy.DESCRIPTOR)
+@takes({"": unit_pb2.Discrepancy.DESCRIPTOR})
 def discrepancy_maps(
     images: Images,
     layer: str,
