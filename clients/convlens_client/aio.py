@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import grpc
 from grpc import aio
@@ -16,8 +14,7 @@ from grpc import aio
 from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client.calls import Rpc
-from convlens_client.channel import connect, metadata, server_address
-from convlens_client.client import as_method
+from convlens_client.connection import Connection, KnownJob, as_method
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
 from convlens_client.requests import (
@@ -33,7 +30,6 @@ from convlens_client.requests import (
 )
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import RetryPolicy
-from convlens_client.tracing import trace_headers
 
 BROKEN: Final = "Internal error from Core"
 """What grpc.aio says, instead of the status, where a stream ends while it writes."""
@@ -60,7 +56,7 @@ def _submitting(
     return as_method(method, build, "AsyncOperation")
 
 
-class AsyncClient:
+class AsyncClient(Connection):
     """A connection to a ConvLens server for one event loop; arguments and methods as in `Client`.
 
     >>> async def main():
@@ -68,30 +64,13 @@ class AsyncClient:
     ...         print((await client.classify("cat.jpg"))[0].top.label)
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        timeout: float | None = 60.0,
-        tls: bool | str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
-        self.address = server_address(address)
-        self.timeout = timeout
-        self._metadata = metadata(token)
-        self._channel = connect(aio, self.address, tls)
+    _library: ClassVar = aio
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def within(self, timeout: float | None) -> Self:
-        """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
-        other = copy.copy(self)
-        other.timeout = timeout
-        return other
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -146,7 +125,7 @@ class AsyncClient:
     async def operations(self, *, state: str = "", technique: str = "") -> list[AsyncOperation]:
         """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
         call = job.operations(state=state, technique=technique)
-        return [AsyncOperation(self, found) for found in await self.run(call)]
+        return [AsyncOperation(self, state) for state in await self.run(call)]
 
     async def features(
         self,
@@ -182,7 +161,7 @@ class AsyncClient:
 
     async def _vectors(self, stream: FeatureStream, requests: Any) -> AsyncGenerator[FeatureVector]:
         replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
-            requests, metadata=(*self._metadata, *trace_headers())
+            requests, metadata=self._headers()
         )
         try:
             async for reply in replies:
@@ -211,26 +190,24 @@ class AsyncClient:
 
     async def follow(self, call: Rpc[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
         """Asks until the call is complete; yields what it makes of each reply."""
-        attempts = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
+        policy = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
         while not call.complete:
             try:
-                async with aclosing(self._ask(call, attempts)) as replies:
+                async with aclosing(self._ask(call, policy)) as replies:
                     async for shown in replies:
                         yield shown
             except (grpc.RpcError, Unavailable) as failure:
-                await asyncio.sleep(attempts.delay(failure))
+                await asyncio.sleep(policy.delay(failure))
 
-    async def _ask(self, call: Rpc[Any], attempts: RetryPolicy) -> AsyncGenerator[Any]:
+    async def _ask(self, call: Rpc[Any], policy: RetryPolicy) -> AsyncGenerator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(
-            call.request(), timeout=attempts.remaining(), metadata=(*self._metadata, *trace_headers())
-        )
+        reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, aio.UnaryUnaryMultiCallable):
             yield call.add(await reply)
         else:
             try:
                 async for part in reply:
-                    attempts.progressed()
+                    policy.progressed()
                     yield call.add(part)
             except aio.AioRpcError as failure:
                 if failure.details() == BROKEN:
@@ -241,35 +218,8 @@ class AsyncClient:
         call.end()
 
 
-class AsyncOperation:
+class AsyncOperation(KnownJob[AsyncClient]):
     """A job on the server: a future that any client can find again by its `name`; as `Operation`."""
-
-    def __init__(self, client: AsyncClient, state: Snapshot) -> None:
-        self._client = client
-        self._state = state
-
-    def __repr__(self) -> str:
-        return f"<AsyncOperation {self.name} {self.metadata.state}>"
-
-    @property
-    def name(self) -> str:
-        """ "operations/<id>"."""
-        return self._state.name
-
-    @property
-    def metadata(self) -> JobMetadata:
-        """The job as it was when the server last told of it; `done()` asks again."""
-        return self._state.metadata
-
-    @property
-    def state(self) -> Snapshot:
-        """Metadata, error and artifact headers as the server last told them."""
-        return self._state
-
-    @property
-    def report(self) -> Any:
-        """What a finished job says beside its artifacts: one of `convlens_client.reports`, or None."""
-        return self._state.report
 
     async def done(self) -> bool:
         """Whether the job has ended, in whatever way."""

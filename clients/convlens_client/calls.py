@@ -64,16 +64,20 @@ class Rpc(ABC, Generic[T]):
         """What it came to, once complete."""
 
 
-class Unary(Rpc[T]):
-    """One request, one reply."""
+class Asked(Rpc[T]):
+    """One request; `read` makes something of what is replied."""
 
-    def __init__(self, method: Method, request: Message, read: Callable[[Any], T]) -> None:
+    def __init__(self, method: Method, request: Any, read: Callable[..., T]) -> None:
         super().__init__(method)
         self._request, self._read = request, read
-        self._reply: Any = None
 
     def request(self) -> Message:
-        return self._request
+        message: Message = self._request
+        return message
+
+
+class Unary(Asked[T]):
+    """One request, one reply."""
 
     def add(self, reply: Any) -> Any:
         self._reply = reply
@@ -82,17 +86,13 @@ class Unary(Rpc[T]):
         return self._read(self._reply)
 
 
-class Tensors(Rpc[T]):
-    """One request, a stream of tensors, before them a `result` where the method has one."""
-
-    def __init__(self, method: Method, request: Message, read: Callable[[Any, dict[str, Array]], T]) -> None:
-        super().__init__(method)
-        self._request, self._read = request, read
+class Tensors(Asked[T]):
+    """One request, a stream of tensors, with a `result` where the method has one; `read` takes both."""
 
     def request(self) -> Message:
         self._result: Any = None
         self._assembler = wire.Assembler()
-        return self._request
+        return super().request()
 
     def add(self, reply: Any) -> Any:
         if reply.HasField("tensor"):
@@ -104,29 +104,25 @@ class Tensors(Rpc[T]):
         return self._read(self._result, self._assembler.finish())
 
 
-class Messages(Rpc[T]):
-    """One request, a stream of messages, each of which `read` makes something of; `gather` sums them up."""
+class Messages(Asked[T]):
+    """One request, a stream of messages, of which followers see what `shown` makes; `read` sums these up."""
 
     def __init__(
-        self,
-        method: Method,
-        request: Message,
-        read: Callable[[Any], Any],
-        gather: Callable[[list[Any]], T],
+        self, method: Method, request: Message, shown: Callable[[Any], Any], read: Callable[[list[Any]], T]
     ) -> None:
-        super().__init__(method)
-        self._request, self._read, self._gather = request, read, gather
+        super().__init__(method, request, read)
+        self._shown = shown
 
     def request(self) -> Message:
         self._items: list[Any] = []
-        return self._request
+        return super().request()
 
     def add(self, reply: Any) -> Any:
-        self._items.append(self._read(reply))
+        self._items.append(self._shown(reply))
         return self._items[-1]
 
     def result(self) -> T:
-        return self._gather(self._items)
+        return self._read(self._items)
 
 
 class Exchange(Rpc[tuple[T, ...]]):
@@ -197,27 +193,23 @@ class Exchange(Rpc[tuple[T, ...]]):
             return self._unanswered[ahead]
 
 
-class Pages(Rpc[tuple[T, ...]]):
+class Pages(Asked[tuple[T, ...]]):
     """A list that comes in pages; `field` holds the items of a page."""
 
     def __init__(self, method: Method, request: Any, field: str, read: Callable[[Any], T]) -> None:
-        super().__init__(method)
-        self._request, self._field, self._read = request, field, read
-        self._items: list[T] = []
-
-    def request(self) -> Message:
-        message: Message = self._request
-        return message
+        super().__init__(method, request, lambda items: tuple(map(read, items)))
+        self._field = field
+        self._items: list[Any] = []
 
     def add(self, reply: Any) -> Any:
-        self._items += [self._read(item) for item in getattr(reply, self._field)]
+        self._items += getattr(reply, self._field)
         self._request.page_token = reply.next_page_token
 
     def end(self) -> None:
         self.complete = not self._request.page_token
 
     def result(self) -> tuple[T, ...]:
-        return tuple(self._items)
+        return self._read(self._items)
 
 
 class Wait(Rpc[Snapshot]):

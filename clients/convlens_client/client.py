@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 
 from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_client.calls import Rpc
-from convlens_client.channel import connect, metadata, server_address
+from convlens_client.connection import Connection, KnownJob, as_method
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
 from convlens_client.requests import (
@@ -31,11 +28,9 @@ from convlens_client.requests import (
 )
 from convlens_client.results import Array, JobMetadata, Snapshot
 from convlens_client.retry import RetryPolicy
-from convlens_client.tracing import trace_headers
 
 P = ParamSpec("P")
 T = TypeVar("T")
-M = TypeVar("M")
 NamedImages = Iterable[Named]
 
 
@@ -59,19 +54,7 @@ def _submitting(build: Callable[P, Rpc[Snapshot]]) -> Callable[Concatenate[Clien
     return as_method(method, build, "Operation")
 
 
-def as_method(method: M, build: Callable[..., Rpc[Any]], returns: str = "") -> M:
-    """`method` with the signature of `build` behind `self`, for help(); it returns what the call comes to."""
-    signature = inspect.signature(build)
-    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    described: Any = method
-    described.__signature__ = signature.replace(
-        parameters=[this, *signature.parameters.values()],
-        return_annotation=returns or signature.return_annotation.removeprefix("Rpc[").removesuffix("]"),
-    )
-    return method
-
-
-class Client:
+class Client(Connection):
     """A connection to a ConvLens server; safe to share between threads.
 
     >>> with Client() as client:  # doctest: +SKIP
@@ -86,30 +69,13 @@ class Client:
         token: API key or JSON Web Token, where the server asks for one; by default `CONVLENS_TOKEN`.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        timeout: float | None = 60.0,
-        tls: bool | str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
-        self.address = server_address(address)
-        self.timeout = timeout
-        self._metadata = metadata(token)
-        self._channel = connect(grpc, self.address, tls)
+    _library: ClassVar = grpc
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def within(self, timeout: float | None) -> Self:
-        """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
-        other = copy.copy(self)
-        other.timeout = timeout
-        return other
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -164,7 +130,7 @@ class Client:
     def operations(self, *, state: str = "", technique: str = "") -> list[Operation]:
         """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
         call = job.operations(state=state, technique=technique)
-        return [Operation(self, found) for found in self.run(call)]
+        return [Operation(self, state) for state in self.run(call)]
 
     def features(
         self,
@@ -197,7 +163,7 @@ class Client:
                 stream.failure = failure
 
         replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
-            requests(), metadata=(*self._metadata, *trace_headers())
+            requests(), metadata=self._headers()
         )
         try:
             for reply in replies:
@@ -217,59 +183,30 @@ class Client:
 
     def follow(self, call: Rpc[Any], timeout: float | None = None) -> Iterator[Any]:
         """Asks until the call is complete; yields what it makes of each reply."""
-        attempts = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
+        policy = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
         while not call.complete:
             try:
-                yield from self._ask(call, attempts)
+                yield from self._ask(call, policy)
             except (grpc.RpcError, Unavailable) as failure:
-                time.sleep(attempts.delay(failure))
+                time.sleep(policy.delay(failure))
 
-    def _ask(self, call: Rpc[Any], attempts: RetryPolicy) -> Generator[Any]:
+    def _ask(self, call: Rpc[Any], policy: RetryPolicy) -> Generator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(
-            call.request(), timeout=attempts.remaining(), metadata=(*self._metadata, *trace_headers())
-        )
+        reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, grpc.UnaryUnaryMultiCallable):
             yield call.add(reply)
         else:
             try:
                 for part in reply:
-                    attempts.progressed()
+                    policy.progressed()
                     yield call.add(part)
             finally:
                 reply.cancel()  # A follower that stops early must not leave the stream open.
         call.end()
 
 
-class Operation:
+class Operation(KnownJob[Client]):
     """A job on the server: a future that any client can find again by its `name`."""
-
-    def __init__(self, client: Client, state: Snapshot) -> None:
-        self._client = client
-        self._state = state
-
-    def __repr__(self) -> str:
-        return f"<Operation {self.name} {self.metadata.state}>"
-
-    @property
-    def name(self) -> str:
-        """ "operations/<id>"."""
-        return self._state.name
-
-    @property
-    def metadata(self) -> JobMetadata:
-        """The job as it was when the server last told of it; `done()` asks again."""
-        return self._state.metadata
-
-    @property
-    def state(self) -> Snapshot:
-        """Metadata, error and artifact headers as the server last told them."""
-        return self._state
-
-    @property
-    def report(self) -> Any:
-        """What a finished job says beside its artifacts: one of `convlens_client.reports`, or None."""
-        return self._state.report
 
     def done(self) -> bool:
         """Whether the job has ended, in whatever way."""

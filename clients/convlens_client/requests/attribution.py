@@ -17,6 +17,7 @@ from convlens_client.requests.target import ClassScore, Target
 from convlens_client.results import Array, Attribution, RandomisedLayer
 
 _Attribution = attribution_pb2_grpc.AttributionServiceStub
+_ATTRIBUTE = Method(_Attribution, "Attribute")
 
 TECHNIQUES = arms(attribution_pb2.Attribution.DESCRIPTOR)
 """The messages of the techniques by their names."""
@@ -43,9 +44,9 @@ def attribute(
     of "integrated_gradients", `samples` and `sigma` of "smoothgrad", `layer` of "grad_cam". The technique may
     also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
     """
-    request = _attribute_request(images, [_item(technique, target, parameters)], quality, model, resize)
-    method = Method(_Attribution, "Attribute")
-    return Tensors(method, request, lambda head, tensors: _attributions(head, tensors)[0])
+    items = [_item(technique, target, parameters)]
+    request = _attribute_request(images, items, quality, model, resize)
+    return Tensors(_ATTRIBUTE, request, lambda head, tensors: _attributions(head, tensors)[0])
 
 
 def attribute_all(
@@ -60,9 +61,8 @@ def attribute_all(
 
     A technique is its name, or its message in `convlens.v1.attribution_pb2`, such as `Rise(masks=500)`.
     """
-    asked = [_item(technique, target) for technique, target in attributions]
-    request = _attribute_request(images, asked, quality, model, resize)
-    return Tensors(Method(_Attribution, "Attribute"), request, _attributions)
+    items = [_item(technique, target) for technique, target in attributions]
+    return Tensors(_ATTRIBUTE, _attribute_request(images, items, quality, model, resize), _attributions)
 
 
 def check_randomisation(
@@ -95,41 +95,35 @@ def _item(
 ) -> attribution_pb2.Attribution:
     """One technique with its target, as the request carries it."""
     item = attribution_pb2.Attribution(target=(target or ClassScore()).message())
-    if isinstance(technique, str):
-        choose(item, technique, parameters)
-        return item
-    names = {message: name for name, message in TECHNIQUES.items()}
-    name = names.get(technique.DESCRIPTOR, technique.DESCRIPTOR.name)
+    name: str = technique if isinstance(technique, str) else technique.DESCRIPTOR.name
+    if isinstance(technique, Message):
+        for name_, message in TECHNIQUES.items():
+            if message == technique.DESCRIPTOR:
+                name = name_
+                getattr(item, name).CopyFrom(technique)
     choose(item, name, parameters)
-    getattr(item, name).MergeFrom(technique)
     return item
 
 
 def _attribute_request(
     images: Images,
-    asked: Sequence[attribution_pb2.Attribution],
+    items: Sequence[attribution_pb2.Attribution],
     quality: bool | int,
     model: str,
     resize: ResizeLike | None,
 ) -> attribution_pb2.AttributeRequest:
     request = attribution_pb2.AttributeRequest(
-        model=model_ref(model), images=to_images(images, resize), attributions=asked
+        model=model_ref(model), images=to_images(images, resize), attributions=items
     )
     if quality:
-        steps = None if quality is True else quality
-        request.quality.CopyFrom(attribution_pb2.Quality(steps=steps))
+        request.quality.CopyFrom(attribution_pb2.Quality(steps=None if quality is True else quality))
     return request
 
 
 def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ...]:
     return tuple(
         Attribution(
-            tuple(target.values),
-            tuple(target.class_indices),
-            array,
-            completeness_residuals=tuple(target.completeness_residuals),
-            insertion=tuple(target.insertion),
-            deletion=tuple(target.deletion),
+            map=array, **{name: tuple(getattr(target, name)) for name in target.DESCRIPTOR.fields_by_name}
         )
         for target, array in zip(head.targets, tensors.values(), strict=True)
     )

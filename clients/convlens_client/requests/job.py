@@ -82,6 +82,7 @@ def technique(
 
     def decorate(build: Callable[P, Fields]) -> Callable[P, Rpc[Snapshot]]:
         described: Any = takes({"": message.DESCRIPTOR}, without=hidden, more=OF_ANY_JOB)(build)
+        described.__signature__ = described.__signature__.replace(return_annotation="Rpc[Snapshot]")
 
         @functools.wraps(build)
         def queue(*args: P.args, **kwargs: P.kwargs) -> Rpc[Snapshot]:
