@@ -27,7 +27,7 @@ class FeatureVector(NamedTuple):
 
 
 class FeatureStream:
-    """What is sent for each image, and what is made of the replies.
+    """The requests for a stream of images, and the vectors of its replies.
 
     Args:
         layer, pooling, normalise: as `Client.features`.
@@ -44,11 +44,11 @@ class FeatureStream:
         self.failure: Exception | None = None
 
     def first(self) -> inspection_pb2.StreamFeaturesRequest:
-        """What is sent before the images."""
+        """The request that opens the stream: model, layer and pooling."""
         return inspection_pb2.StreamFeaturesRequest(options=self._options)
 
     def request(self, item: Named) -> inspection_pb2.StreamFeaturesRequest:
-        """What is sent for an image. Raises InvalidArgument or NotFound, which name it."""
+        """The request that sends an image. Raises InvalidArgument or NotFound, which name it."""
         if isinstance(item, tuple):
             name, image = item
         else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from convlens_client import rendering
-from convlens_client.cli.common import Image, emit, out, percent, write
+from convlens_client.cli.common import Image, out, percent, write
 from convlens_client.cli.options import Shared, command
 from convlens_client.rendering import Picture
 from convlens_client.requests import quick_attack
@@ -36,9 +36,7 @@ def attack(
     index = None if target is None else given.class_index(target)
     outcome = given.client.attack(image, method, target=index, **parameters)
     certificate = outcome.certificates[0]
-    if given.json:
-        emit({"method": method, "certificate": certificate})
-    else:
+    if not given.emitted({"method": method, "certificate": certificate}):
         tell(certificate)
     adversarial = outcome.adversarial[0]
     alone = show == "adversarial"

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from convlens.errors import NotFound
 from convlens_client.cli import searches
-from convlens_client.cli.common import emit, err, out, table
+from convlens_client.cli.common import err, out, table
 from convlens_client.cli.following import cancelling, follow
 from convlens_client.cli.options import Shared, command
 from convlens_client.cli.searches import Id
@@ -25,15 +25,13 @@ app.command()(searches.top)
 app.command("map")(searches.map_collection)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def create(given: Shared, id: Id) -> None:  # noqa: A002
     """Create an empty collection."""
-    _show(given.client.create_collection(id), given.json)
+    _show(given, given.client.create_collection(id))
 
 
-@app.command()
-@command("json", timeout=None)
+@command("json", timeout=None, group=app)
 def add(
     given: Shared,
     id: Id,  # noqa: A002
@@ -60,23 +58,20 @@ def add(
             added.append(answer)
             progress.update(task, completed=len(added) + skipped)
         progress.update(task, completed=len(files))
-    _report_added(added, skipped, given.json)
+    _report_added(given, added, skipped)
 
 
-@app.command("list")
-@command("json")
+@command("json", group=app, name="list")
 def list_collections(given: Shared) -> None:
     """List the collections."""
     collections = given.client.list_collections()
-    if given.json:
-        emit(collections)
+    if given.emitted(collections):
         return
     rows = ((c.id, c.images, f"{c.total_bytes / 1e6:.1f}") for c in collections)
     table(("collection", " images", " MB"), rows)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def show(
     given: Shared,
     id: Id,  # noqa: A002
@@ -84,26 +79,23 @@ def show(
 ) -> None:
     """Show a collection with the features that it has, or its images."""
     if not images:
-        _show(given.client.get_collection(id), given.json)
+        _show(given, given.client.get_collection(id))
         return
     listed = given.client.list_images(id)
-    if given.json:
-        emit(listed)
+    if given.emitted(listed):
         return
     rows = ((i.name, f"{i.width} x {i.height}", i.bytes, i.digest[:16]) for i in listed)
     table(("image", "size", " bytes", "sha256"), rows)
 
 
-@app.command()
-@command()
+@command(group=app)
 def delete(given: Shared, id: Id) -> None:  # noqa: A002
     """Remove a collection with its images and features."""
     given.client.delete_collection(id)
     err.print(f"removed {id}")
 
 
-@app.command()
-@command("no_wait", "model", "json", request=collection.extract_features)
+@command("no_wait", "model", "json", request=collection.extract_features, group=app)
 def index(
     given: Shared,
     id: Id,  # noqa: A002
@@ -118,9 +110,7 @@ def index(
             follow(operation, given.json)
         if operation.state.error:
             raise operation.state.error
-    if given.json:
-        emit(operation.state)
-    elif given.no_wait:
+    if not given.emitted(operation.state) and given.no_wait:
         out.print(operation.name)
 
 
@@ -132,9 +122,8 @@ def _named(path: Path) -> list[tuple[str, Path]]:
     return [(path.name, path)]
 
 
-def _report_added(added: list[Added], skipped: int, json: bool) -> None:
-    if json:
-        emit(added)
+def _report_added(given: Shared, added: list[Added], skipped: int) -> None:
+    if given.emitted(added):
         return
     refused = [answer for answer in added if answer.error]
     for answer in refused:
@@ -145,9 +134,8 @@ def _report_added(added: list[Added], skipped: int, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show(shown: Collection, json: bool) -> None:
-    if json:
-        emit(shown)
+def _show(given: Shared, shown: Collection) -> None:
+    if given.emitted(shown):
         return
     out.print(f"[bold]{shown.id}[/] {shown.images} images, {shown.total_bytes / 1e6:.1f} MB")
     if shown.features:

@@ -73,8 +73,7 @@ def finish(
             write_artifact(operation, artifact, given.out)
         elif given.out is not None:
             write(given.out, *draw(operation))
-    if given.json:
-        emit(operation.state)
+    if given.emitted(operation.state):
         return
     if given.no_wait or given.out is None:
         out.print(operation.name)

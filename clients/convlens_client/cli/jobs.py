@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convlens_client.cli.common import emit, err, out, table
+from convlens_client.cli.common import err, out, table
 from convlens_client.cli.following import follow, write_artifact
 from convlens_client.cli.options import Shared, command
 from convlens_client.results import Snapshot
@@ -17,8 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, can
 Name = Annotated[str, typer.Argument(help="operations/<id> or the id.", show_default=False)]
 
 
-@app.command("list")
-@command("json")
+@command("json", group=app, name="list")
 def list_jobs(
     given: Shared,
     state: Annotated[str, typer.Option(help="Only those in this state, such as running.")] = "",
@@ -26,8 +25,7 @@ def list_jobs(
 ) -> None:
     """List the jobs that the server keeps."""
     jobs = [operation.state for operation in given.client.operations(state=state, technique=technique)]
-    if given.json:
-        emit(jobs)
+    if given.emitted(jobs):
         return
     rows = (
         (job.name, m.technique, m.model, m.state, _steps(job), _time(m.create_time))
@@ -36,13 +34,11 @@ def list_jobs(
     table(("job", "technique", "model", "state", " steps", "created"), rows)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def stats(given: Shared) -> None:
     """Show how the queues stand."""
     queues = given.client.job_stats()
-    if given.json:
-        emit(queues)
+    if given.emitted(queues):
         return
     for queue in queues:
         priority = queue.priority.lower()
@@ -55,15 +51,13 @@ def stats(given: Shared) -> None:
             out.print(f"  {device:<10} {rate:.3g} multiply-adds a second")
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def show(given: Shared, name: Name) -> None:
     """Show one job."""
-    _show(given.client.operation(name).state, given.json)
+    _show(given, given.client.operation(name).state)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def watch(given: Shared, name: Name) -> None:
     """Follow a job to its end; Ctrl-C leaves it running."""
     operation = given.client.operation(name)
@@ -71,8 +65,7 @@ def watch(given: Shared, name: Name) -> None:
     _raise_for(operation.state)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def wait(
     given: Shared,
     name: Name,
@@ -81,12 +74,11 @@ def wait(
     """Wait quietly until a job has ended."""
     operation = given.client.operation(name)
     operation.wait(timeout)
-    _show(operation.state, given.json)
+    _show(given, operation.state)
     _raise_for(operation.state)
 
 
-@app.command()
-@command()
+@command(group=app)
 def cancel(given: Shared, name: Name) -> None:
     """Ask a job to stop."""
     operation = given.client.operation(name)
@@ -94,8 +86,7 @@ def cancel(given: Shared, name: Name) -> None:
     err.print(f"asked {operation.name} to stop")
 
 
-@app.command()
-@command("out", "json")
+@command("out", "json", group=app)
 def result(
     given: Shared,
     name: Name,
@@ -106,15 +97,12 @@ def result(
     operation.wait()
     write_artifact(operation, artifact, given.out)
     artifacts = operation.state.artifacts
-    if given.json:
-        emit(artifacts)
-    elif given.out is None:
+    if not given.emitted(artifacts) and given.out is None:
         rows = ((a.name, a.datatype, " x ".join(map(str, a.shape)), a.sha256) for a in artifacts)
         table(("artifact", "type", "shape", "sha256"), rows)
 
 
-@app.command()
-@command()
+@command(group=app)
 def delete(given: Shared, name: Name) -> None:
     """Remove a job that has ended, with its results."""
     operation = given.client.operation(name)
@@ -122,9 +110,8 @@ def delete(given: Shared, name: Name) -> None:
     err.print(f"removed {operation.name}")
 
 
-def _show(state: Snapshot, json: bool) -> None:
-    if json:
-        emit(state)
+def _show(given: Shared, state: Snapshot) -> None:
+    if given.emitted(state):
         return
     metadata = state.metadata
     facts = {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convlens_client.cli.common import emit, out, table
+from convlens_client.cli.common import out, table
 from convlens_client.cli.options import Shared, command
 from convlens_client.results import LoadedModel, Model
 
@@ -17,16 +17,14 @@ app = typer.Typer(no_args_is_help=True, help="The models that the server can loo
 Name = Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")]
 
 
-@app.command("list")
-@command("json")
+@command("json", group=app, name="list")
 def list_models(
     given: Shared,
     all_versions: Annotated[bool, typer.Option("--all", help="Older versions too.")] = False,
 ) -> None:
     """List the models of the repository."""
     models = given.client.list_models(all_versions=all_versions)
-    if given.json:
-        emit(models)
+    if given.emitted(models):
         return
     rows = (
         (f"{m.name}/{m.version}", m.architecture, m.engine, m.input_size, f"{m.parameters:,}", len(m.labels))
@@ -35,8 +33,7 @@ def list_models(
     table(("model", "architecture", "engine", " input", " parameters", " classes"), rows)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def show(
     given: Shared,
     model: Name = "",
@@ -44,9 +41,9 @@ def show(
 ) -> None:
     """Show one model with its layers, or its classes."""
     facts = given.client.get_model(model)
-    if given.json:
-        emit(facts)
-    elif labels:
+    if given.emitted(facts):
+        return
+    if labels:
         table((" class", "label"), enumerate(facts.labels))
     else:
         _summary(facts)
@@ -64,33 +61,29 @@ def show(
         table(("layer", "kind", "shape", " stride", " receptive field", "weights"), rows)
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def load(given: Shared, model: Name = "") -> None:
     """Load a model into the server's memory, or again if its files have changed; for administrators."""
-    _show_loaded([given.client.load_model(model)], given.json)
+    _show_loaded(given, [given.client.load_model(model)])
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def unload(
     given: Shared,
     model: Annotated[str, typer.Argument(help="Name, for all its versions, or name/version.")],
 ) -> None:
     """Free the memory that a model takes; for administrators. The next call loads it again."""
-    _show_loaded(given.client.unload_model(model), given.json)
+    _show_loaded(given, given.client.unload_model(model))
 
 
-@app.command()
-@command("json")
+@command("json", group=app)
 def loaded(given: Shared) -> None:
     """List what is in the server's memory; for administrators."""
-    _show_loaded(given.client.loaded_models(), given.json)
+    _show_loaded(given, given.client.loaded_models())
 
 
-def _show_loaded(models: Iterable[LoadedModel], json: bool) -> None:
-    if json:
-        emit(models)
+def _show_loaded(given: Shared, models: Iterable[LoadedModel]) -> None:
+    if given.emitted(models):
         return
     rows = ((f"{m.name}/{m.version}", m.sessions, f"{m.bytes / 1e6:,.1f}", m.digest[:12]) for m in models)
     table(("model", " sessions", " MB", "sha256"), rows)

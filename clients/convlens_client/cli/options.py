@@ -13,7 +13,7 @@ import typer
 
 from convlens.v1.job_pb2 import SubmitJobRequest
 from convlens_client import rendering
-from convlens_client.cli.common import number_of, resize, weighted
+from convlens_client.cli.common import emit, number_of, resize, weighted
 from convlens_client.client import Client
 from convlens_client.contract import Parameter, help_among, parameters
 from convlens_client.images import ResizeLike
@@ -69,6 +69,12 @@ class Shared:
         """The resize that `--resize` names."""
         return resize(self.resize)
 
+    def emitted(self, value: object) -> bool:
+        """Prints a value as JSON where `--json` asks for it; returns whether it did."""
+        if self.json:
+            emit(value)
+        return self.json
+
     def class_index(self, text: str) -> int:
         """Index of the model's class that `text` names: by its index, its label or a part of it."""
         return self.client.get_model(self.model).class_index(text)
@@ -79,6 +85,8 @@ def command(
     request: Callable[..., Any] | None = None,
     spelled: Mapping[str, str] = {},
     timeout: float | None = 60.0,
+    group: typer.Typer | None = None,
+    name: str | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator: makes a command of a function, whose first argument is a `Shared` or of a derived class.
 
@@ -91,6 +99,8 @@ def command(
         request: the function of `convlens_client.requests` whose parameters become options.
         spelled: what the option of a parameter is called, where not as the parameter.
         timeout: of the client, in seconds.
+        group: what the command belongs to, where its module has several.
+        name: of the command in its group; by default that of the function.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -109,8 +119,8 @@ def command(
             passed = {name: values[name] for name in passed_on if _given(values[name])}
             if "resize" in passed:
                 passed["resize"] = resize(passed["resize"])
-            for name in passed.keys() & weighted_names:
-                passed[name] = weighted(passed[name], name)
+            for layers in passed.keys() & weighted_names:
+                passed[layers] = weighted(passed[layers], "layer")
             with Client(told["server"], timeout=timeout, tls=told["tls"] or None) as client:
                 arguments = {each.name: values[each.name] for each in own}
                 function(kind(client, **told), **arguments, **passed)
@@ -119,7 +129,7 @@ def command(
         described.__name__, described.__doc__ = function.__name__, function.__doc__
         described.__signature__ = inspect.Signature([*own, *derived.values(), *common.values()])
         described.__annotations__ = {each.name: each.annotation for each in (*own, *derived.values())}
-        return run
+        return group.command(name)(run) if group else run
 
     return decorate
 

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from convlens_client import charts
-from convlens_client.cli.common import Photos, emit, number_of, out, photos_in, table, write
+from convlens_client.cli.common import Photos, number_of, out, photos_in, table, write
 from convlens_client.cli.labels import Labelled
 from convlens_client.cli.options import command
 from convlens_client.rendering import Picture
@@ -35,9 +35,7 @@ def robustness(
     paths = photos_in(photos)
     curve = given.client.robustness(paths, given.classes(paths), method, epsilons=eps or (), **parameters)
     euclidean = parameters.get("norm") == "l2"
-    if given.json:
-        emit(curve)
-    else:
+    if not given.emitted(curve):
         _print(curve, len(paths), euclidean)
     write(given.out, np.array([astuple(point) for point in curve.points]), draw(curve, euclidean))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from convlens_client.cli.common import Image, emit, out, table
+from convlens_client.cli.common import Image, out, table
 from convlens_client.cli.options import command
 from convlens_client.cli.saliency import METHODS, Method
 from convlens_client.cli.targets import Targeted
@@ -29,8 +29,7 @@ def sanity_check(
     target = given.target(given.client.get_model(given.model))
     cascade = given.client.check_randomisation(image, techniques, target, layers=layers, **parameters)
     by_layer = [(item.layer, dict(zip(names, item.correlations, strict=True))) for item in cascade]
-    if given.json:
-        emit([{"layer": layer, "correlations": correlations} for layer, correlations in by_layer])
+    if given.emitted([{"layer": layer, "correlations": correlations} for layer, correlations in by_layer]):
         return
     out.print(
         "Rank correlation with the trained network's map, signed / absolute, when a layer and all above"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from convlens_client import rendering
-from convlens_client.cli.common import Image, emit, out, write
+from convlens_client.cli.common import Image, out, write
 from convlens_client.cli.options import Shared, command
 
 
@@ -25,8 +25,6 @@ def stylise(
     """Paint an image by one pass of a style network."""
     painted = given.client.stylise(image, model, tile=tile, **parameters)[0]
     height, width = painted.shape[1:]
-    if given.json:
-        emit({"model": model, "height": height, "width": width})
-    else:
+    if not given.emitted({"model": model, "height": height, "width": width}):
         out.print(f"painted {height} x {width} pixels")
     write(given.out, painted, rendering.photo(painted))

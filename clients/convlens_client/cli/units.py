@@ -25,8 +25,7 @@ Channel = Annotated[int, typer.Option(help="Channel, from 0.", show_default=Fals
 Threshold = Annotated[float, typer.Option(help="Share of the maximum that belongs to the field.")]
 
 
-@app.command()
-@command("out", "model", "resize", "json")
+@command("out", "model", "resize", "json", group=app)
 def pattern(given: Shared, photos: Images, *, layer: LayerName, channel: Channel, **parameters: Any) -> None:
     """Draw what excites a unit: guided backprop where it is strongest, above the photo there."""
     patterns = given.client.unit_patterns(photos, layer, channel, **parameters)
@@ -34,8 +33,7 @@ def pattern(given: Shared, photos: Images, *, layer: LayerName, channel: Channel
     write(given.out, padded([item.pattern for item in patterns]), pattern_sheet(patterns))
 
 
-@app.command()
-@command("out", "model", "resize", "json", request=unit.discrepancy_maps, timeout=None)
+@command("out", "model", "resize", "json", request=unit.discrepancy_maps, timeout=None, group=app)
 def field(
     given: Shared,
     photos: Images,
@@ -58,8 +56,7 @@ def field(
     write(given.out, seen.field, field_sheet(seen.field, seen.images, seen.maps, threshold, caption))
 
 
-@app.command()
-@command("seed", *JOB, request=unit.measure_receptive_field)
+@command("seed", *JOB, request=unit.measure_receptive_field, group=app)
 def measure(
     given: Shared,
     collection: Annotated[str, typer.Argument(help="Collection with features of the layer, pooling max.")],
@@ -106,7 +103,7 @@ def field_sheet(field: Array, images: Array, maps: Array, threshold: float, capt
 
 
 def sizes(theoretical: int, empirical: float) -> str:
-    """Both sizes of the receptive field."""
+    """The caption that tells both sizes of a receptive field, in pixels."""
     return f"empirical size {empirical:.1f} px, theoretical {theoretical} px"
 
 

@@ -33,7 +33,7 @@ PREVIEWS: Final = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """What the scenes work with."""
+    """The client, the model, the photos and the folder that all scenes use."""
 
     client: Client
     model: Model

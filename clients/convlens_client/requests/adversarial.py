@@ -20,7 +20,7 @@ STRENGTH: Final[dict[str, tuple[str, type[int] | type[float]]]] = {
     "jpeg": ("quality", int),
     "total_variation": ("weight", float),
 }
-"""What tells how strong each defence is."""
+"""The field that says how strong each defence is, and its type."""
 Transforms = adversarial_pb2.Transforms
 """How pictures are seen by a camera, such as `Transforms(rotation=45)`."""
 

@@ -20,7 +20,7 @@ Target = Annotated[str, typer.Option(help="Class to be taken for, by index or la
 
 
 def certificates(operation: Operation) -> None:
-    """Prints what came of each image."""
+    """Prints for each image what the attack did to it."""
     for certificate in operation.report.certificates:
         tell(certificate)
 

@@ -56,7 +56,7 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
 
 
 def tell(operation: Operation) -> None:
-    """Prints what accuracy is left."""
+    """Prints the accuracy that is left after each attack."""
     report = operation.report
     rows = (
         ("no attack, defended", report.clean_accuracy),

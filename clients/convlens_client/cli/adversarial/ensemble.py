@@ -33,7 +33,7 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
 
 
 def tell(operation: Operation) -> None:
-    """Prints what each attack did."""
+    """Prints how many images each attack was given and broke, and the accuracy left."""
     report = operation.report
     rows = ((m.attack, m.attacked, m.broken, m.queries, f"{m.accuracy:.1%}") for m in report.members)
     table(("attack", " attacked", " broken", " passes", " accuracy left"), rows)

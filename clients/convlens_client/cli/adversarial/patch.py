@@ -50,7 +50,7 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
 
 
 def tell(operation: Operation) -> None:
-    """Prints how often the target is seen."""
+    """Prints the share of placements that the model takes for the target."""
     report = operation.report
     rows = (
         ("with the patch", report.success),
