@@ -49,7 +49,7 @@ class TensorChannel:
         return self._channel.stream_stream(method, *args, response_deserializer=read, **kwargs)
 
     def close(self, *grace: float) -> Any:
-        """Closes the channel; that of grpc.aio is to be awaited, and waits for calls up to `grace` seconds."""
+        """Closes the channel; that of grpc.aio is awaited, and gives calls `grace` seconds to end."""
         return self._channel.close(*grace)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_client.contract import one_of
-from convlens_client.images import Images, ResizeLike, to_images
+from convlens_client.images import Images, ResizeLike
 from convlens_client.requests.job import Fields, technique
 from convlens_client.requests.model import model_ref
 
@@ -28,12 +28,11 @@ Transforms = adversarial_pb2.Transforms
 @technique(adversarial_pb2.LbfgsAttack)
 def lbfgs_attack(
     images: Images, targets: Classes, *, resize: ResizeLike | None = None, **parameters: Any
-) -> Fields:
+) -> None:
     """Queues the smallest changes that make the model see `targets`: a class an image, or one for all.
 
     By L-BFGS-B; the other parameters are those of `convlens.v1.LbfgsAttack`. The report is an `AttackResult`.
     """
-    return {"images": to_images(images, resize), "targets": targets}
 
 
 @technique(adversarial_pb2.CarliniWagner)
@@ -44,13 +43,12 @@ def carlini_wagner(
     labels: Classes = (),
     resize: ResizeLike | None = None,
     **parameters: Any,
-) -> Fields:
+) -> None:
     """Queues the attack of Carlini and Wagner in L2: towards `targets`, a class an image or one for all.
 
     Without targets, away from `labels`, one an image, or from what the model predicts. The other parameters
     are those of `convlens.v1.CarliniWagner`. The report is an `AttackResult`.
     """
-    return {"images": to_images(images, resize), "targets": targets, "labels": labels}
 
 
 @technique(adversarial_pb2.ExpectationAttack)
@@ -61,13 +59,12 @@ def expectation_attack(
     transforms: Transforms | None = None,
     resize: ResizeLike | None = None,
     **parameters: Any,
-) -> Fields:
+) -> None:
     """Queues changes that make the model see `targets` however the pictures are turned, tilted and lit.
 
     Targets: a class an image, or one for all. The other parameters are those of
     `convlens.v1.ExpectationAttack`. The report is an `AttackResult`.
     """
-    return {"images": to_images(images, resize), "targets": targets, "transforms": transforms}
 
 
 @technique(adversarial_pb2.AdversarialPatch)
@@ -79,29 +76,22 @@ def adversarial_patch(
     transforms: Transforms | None = None,
     resize: ResizeLike | None = None,
     **parameters: Any,
-) -> Fields:
+) -> None:
     """Queues a round patch that makes the model see `target`, learned from `images`.
 
     It is judged by `held_out`, or by every fifth image. The other parameters are those of
     `convlens.v1.AdversarialPatch`. The report is a `PatchReport`.
     """
-    return {
-        "images": to_images(images, resize),
-        "held_out": to_images(held_out, resize),
-        "target": target,
-        "transforms": transforms,
-    }
 
 
 @technique(adversarial_pb2.PrintedPhoto)
 def printed_photo(
     images: Images, labels: Classes, *, resize: ResizeLike | None = None, **parameters: Any
-) -> Fields:
+) -> None:
     """Queues attacks on `images` of classes `labels`, and what printing and photographing undoes of them.
 
     The other parameters are those of `convlens.v1.PrintedPhoto`. The report is a `PrintedReport`.
     """
-    return {"images": to_images(images, resize), "labels": labels}
 
 
 @technique(adversarial_pb2.DefenceAttack)
@@ -120,18 +110,17 @@ def defence_attack(
     are the true classes, one an image; the other parameters are those of `convlens.v1.DefenceAttack`. The
     report is a `DefenceReport`.
     """
-    return {"images": to_images(images, resize), "labels": labels, "defence": _defence(defence, strength)}
+    return {"defence": _defence(defence, strength)}
 
 
 @technique(adversarial_pb2.AttackEnsemble)
 def attack_ensemble(
     images: Images, labels: Classes, *, resize: ResizeLike | None = None, **parameters: Any
-) -> Fields:
+) -> None:
     """Queues APGD-CE, APGD-T and Square, each on the images that are still right; `labels`: one an image.
 
     The other parameters are those of `convlens.v1.AttackEnsemble`. The report is an `EnsembleReport`.
     """
-    return {"images": to_images(images, resize), "labels": labels}
 
 
 @technique(adversarial_pb2.TransferMatrix)
@@ -148,21 +137,19 @@ def transfer_matrix(
     No `models` means all of the repository that have the same classes. The other parameters are those of
     `convlens.v1.TransferMatrix`. The report is a `TransferReport`.
     """
-    others = [model_ref(name) for name in models]
-    return {"images": to_images(images, resize), "labels": labels, "models": others}
+    return {"models": [model_ref(name) for name in models]}
 
 
 @technique(adversarial_pb2.Substitute)
 def substitute(
     images: Images, held_out: Images, *, resize: ResizeLike | None = None, **parameters: Any
-) -> Fields:
+) -> None:
     """Queues a copy of `victim`, learnt from its answers alone, and attacks on the copy that fool it.
 
     `images` are what the first queries are about, `held_out` what agreement and transfer are measured by.
     A victim is a name that the operator has allowed; empty means this server. The other parameters are those
     of `convlens.v1.Substitute`. The report is a `SubstituteReport`.
     """
-    return {"images": to_images(images, resize), "held_out": to_images(held_out, resize)}
 
 
 def _defence(name: str, strength: float | None) -> adversarial_pb2.Defence:

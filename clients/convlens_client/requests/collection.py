@@ -12,7 +12,7 @@ from convlens_client.calls import Exchange, Method, Pages, Rpc, Tensors, Unary
 from convlens_client.contract import fill
 from convlens_client.from_proto import field, from_proto
 from convlens_client.images import ImageLike, ResizeLike, to_image
-from convlens_client.requests.job import Fields, technique
+from convlens_client.requests.job import technique
 from convlens_client.requests.model import model_ref
 from convlens_client.results import (
     Added,
@@ -95,12 +95,11 @@ def get_image(id: str, name: str, *, thumbnail: int | None = None) -> Rpc[bytes]
 
 
 @technique(job_pb2.ExtractFeatures, without=["part", "shards"])
-def extract_features(collection: str, layers: str | Sequence[str], **parameters: Any) -> Fields:
+def extract_features(collection: str, layers: str | Sequence[str], **parameters: Any) -> None:
     """Queues the extraction of features, which searches and maps need, for all images that lack them.
 
     `poolings` are "mean", "max" and "flatten", by default mean and max; `parts` jobs share the work.
     """
-    return {"collection": collection, "layers": layers}
 
 
 def nearest(

@@ -13,9 +13,11 @@ from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc
+from convlens.v1.image_pb2 import Image
 from convlens_client.calls import Method, Pages, ReadArtifact, Rpc, Unary, Wait, Watch
 from convlens_client.contract import arms, fill, one_of, takes
 from convlens_client.from_proto import field, snapshot
+from convlens_client.images import ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot
 
@@ -67,32 +69,45 @@ def submit(
 
 def technique(
     message: type[Message], *, without: Iterable[str] = ()
-) -> Callable[[Callable[P, Fields]], Callable[P, Rpc[Snapshot]]]:
-    """A decorator for a function that returns the fields of a technique which it makes of its arguments.
+) -> Callable[[Callable[P, Fields | None]], Callable[P, Rpc[Snapshot]]]:
+    """A decorator: makes a function that queues a job of one that says what is special about a technique.
 
-    It becomes one that queues the job. It takes all other parameters of the message by name, and `seed`,
-    `model` and `request_id`, which every job has; help() shows them. A name that is none of these is a
-    TypeError, which tells those that there are.
+    Arguments that are called as fields of the message fill these, images at the size that `resize` says; the
+    fields that the function returns come in their place. All other parameters of the message are taken by
+    name, and `seed`, `model` and `request_id`, which every job has; help() shows them. A name that is none of
+    these is a TypeError, which tells those that there are.
 
     Args:
         message: the technique.
         without: parameters of the message that the function fills itself, or that only the server sets.
     """
     hidden = {*without, *(each.name for each in OF_ANY_JOB)}
+    fields = message.DESCRIPTOR.fields_by_name
 
-    def decorate(build: Callable[P, Fields]) -> Callable[P, Rpc[Snapshot]]:
+    def decorate(build: Callable[P, Fields | None]) -> Callable[P, Rpc[Snapshot]]:
+        own = inspect.signature(build)
         described: Any = takes({"": message.DESCRIPTOR}, without=hidden, more=OF_ANY_JOB)(build)
-        described.__signature__ = described.__signature__.replace(return_annotation="Rpc[Snapshot]")
+        shown = described.__signature__ = described.__signature__.replace(return_annotation="Rpc[Snapshot]")
 
         @functools.wraps(build)
         def queue(*args: P.args, **kwargs: P.kwargs) -> Rpc[Snapshot]:
-            known = inspect.signature(described).parameters
-            for name in kwargs.keys() - known.keys():
-                raise TypeError(f"{described.__name__}() takes no {name!r}, but {', '.join(known)}")
-            parameters = {name: kwargs.pop(name) for name in described.parameters if name in kwargs}
-            options: Any = {each.name: kwargs.pop(each.name) for each in OF_ANY_JOB if each.name in kwargs}
+            special = build(*args, **kwargs) or {}
+            given = own.bind(*args, **kwargs)
+            given.apply_defaults()
+            parameters = given.arguments.pop("parameters")
+            for name in parameters.keys() - shown.parameters.keys():
+                raise TypeError(
+                    f"{described.__name__}() takes no {name!r}, but {', '.join(shown.parameters)}"
+                )
+            options = {each.name: parameters.pop(each.name, each.default) for each in OF_ANY_JOB}
+            resize = given.arguments.get("resize")
+            carried = {
+                name: _carried(fields[name], value, resize)
+                for name, value in given.arguments.items()
+                if name in fields and name not in special
+            }
             filled = message()
-            fill(filled, {**build(*args, **kwargs), **parameters})
+            fill(filled, {**carried, **special, **parameters})
             return submit(filled, **options)
 
         return queue
@@ -149,3 +164,10 @@ def read_artifact(name: str, artifact: str) -> Rpc[Array]:
 def operation_name(name: str) -> str:
     """The full name of an operation given by its name or its id."""
     return f"operations/{name.removeprefix('operations/')}"
+
+
+def _carried(field: Any, value: Any, resize: ResizeLike | None) -> Any:
+    """The value of a field, images as the request carries them."""
+    if field.message_type != Image.DESCRIPTOR or value is None:
+        return value
+    return to_images(value, resize) if field.is_repeated else to_image(value, resize, field.name)

@@ -18,8 +18,7 @@ def deepdream(
     image: ImageLike, *, guide: ImageLike | None = None, resize: ResizeLike | None = "keep", **parameters: Any
 ) -> Fields:
     """Queues a DeepDream on `image`, of itself or of a `guide`; the parameters are those of `DeepDream`."""
-    pictured = None if guide is None else to_image(guide, "keep", "guide")
-    return {"image": to_image(image, resize), "guide": pictured}
+    return {"guide": None if guide is None else to_image(guide, "keep", "guide")}
 
 
 @technique(job_pb2.FeatureVisualisation, without=["parametrisation"])
@@ -47,7 +46,7 @@ def texture(
     `layers` may give each its weight; `adam` takes the place of L-BFGS; the other parameters are those of
     `convlens.v1.Texture`.
     """
-    return {"sample": to_image(sample, resize, "sample"), "optimiser": "adam" if adam else "lbfgs"}
+    return {"optimiser": "adam" if adam else "lbfgs"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ def style_transfer(
     `classic` is the way of Gatys et al. (2016) instead of the best one; `layers` may give each its weight.
     """
     return {
-        "content": to_image(content, resize, "content"),
         "styles": [_style(style, f"styles[{i}]") for i, style in enumerate(styles)],
         "method": "classic" if classic else "best",
     }
@@ -99,13 +97,7 @@ def train_style(
     """
     if (collection is None) == (folder is None):
         raise InvalidArgument.of("source", "both" if folder else "neither", "one of collection, folder")
-    return {
-        "style": to_image(style, resize, "style"),
-        "name": name,
-        "collection": collection,
-        "folder": folder,
-        "preview": None if preview is None else to_image(preview, preview_resize, "preview"),
-    }
+    return {"preview": None if preview is None else to_image(preview, preview_resize, "preview")}
 
 
 def _style(style: Style, field: str) -> job_pb2.Style:

@@ -57,8 +57,7 @@ def measure_receptive_field(collection: str, layer: str, channel: int, **paramet
     The collection needs features of the layer with pooling "max". The artifacts are those of
     `convlens.v1.MeasureReceptiveField`: "field", "maps", "images", "values", "positions", "sizes".
     """
-    occlusion = unit_pb2.Discrepancy()
-    return {"collection": collection, "layer": layer, "channel": channel, "discrepancy": occlusion}
+    return {"discrepancy": unit_pb2.Discrepancy()}
 
 
 def _patterns(head: Any, tensors: dict[str, Array]) -> tuple[UnitPattern, ...]:
