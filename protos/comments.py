@@ -30,7 +30,7 @@ def main(googleapis: Path, target: Path = TARGET) -> None:
             raise SystemExit("protoc failed")
         files = FileDescriptorSet.FromString(described.read_bytes()).file
     comments = {name: text for file in files for name, text in _comments(file).items()}
-    target.write_text(json.dumps(comments, indent=0, ensure_ascii=False) + "\n")
+    target.write_text(json.dumps(comments, indent=0, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _comments(file: FileDescriptorProto) -> dict[str, str]:

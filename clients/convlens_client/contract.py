@@ -227,7 +227,7 @@ def bounds(field: Descriptor) -> bounds_pb2.Bounds:
 @functools.cache
 def comments() -> dict[str, str]:
     """The comment of each field, by "Message.field"; `make proto` writes them beside the generated code."""
-    text = Path(bounds_pb2.__file__).with_name("comments.json").read_text()
+    text = Path(bounds_pb2.__file__).with_name("comments.json").read_text("utf-8")
     return dict(json.loads(text))
 
 
@@ -254,5 +254,5 @@ def _groups(message: Descriptor) -> list[Descriptor]:
 def _plain(field: Descriptor, value: Any) -> Any:
     """The number of a choice; every other value as it is."""
     if field.enum_type and isinstance(value, str):
-        return one_of(values(field.enum_type), value, field.name)
+        return one_of(values(field.enum_type), value.lower(), field.name)
     return value
