@@ -66,6 +66,7 @@ INFERENCE := protos/convlens/inference/open_inference.proto
 proto: .buf/ready
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto $(INFERENCE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto) $(INFERENCE)
+	$(BIN)/python protos/comments.py .buf/googleapis
 
 # What the images hold: one lock file a target, for linux/amd64. `make locks UPGRADE=--upgrade` takes newer versions.
 # PyTorch for CPUs comes from a page of its own; TORCH_CPU may be a folder of wheels instead.

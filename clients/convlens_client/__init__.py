@@ -9,7 +9,9 @@
 from convlens import errors
 from convlens_client.aio import AsyncClient, AsyncOperation
 from convlens_client.client import Client, Operation
-from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron, Style, Transforms
+from convlens_client.requests.adversarial import Transforms
+from convlens_client.requests.synthesis import Style
+from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron
 from convlens_client.results import (
     Added,
     AttackOutcome,

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import grpc
 from grpc import aio
 
 from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
-from convlens_client import requests
-from convlens_client.calls import Call
-from convlens_client.channel import connect, metadata, server_address
-from convlens_client.client import as_method
+from convlens_client.calls import Rpc
+from convlens_client.connection import Connection, KnownJob, as_method
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
+from convlens_client.requests import (
+    adversarial,
+    attribution,
+    collection,
+    inspection,
+    job,
+    model,
+    quick_attack,
+    synthesis,
+    unit,
+)
 from convlens_client.results import Array, JobMetadata, Snapshot
-from convlens_client.retry import Attempts
-from convlens_client.tracing import trace_headers
+from convlens_client.retry import RetryPolicy
 
 BROKEN: Final = "Internal error from Core"
 """What grpc.aio says, instead of the status, where a stream ends while it writes."""
@@ -32,7 +38,7 @@ T = TypeVar("T")
 NamedImages = Iterable[Named] | AsyncIterable[Named]
 
 
-def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+def _asking(build: Callable[P, Rpc[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
     @functools.wraps(build)
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.run(build(*args, **kwargs))
@@ -41,7 +47,7 @@ def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P]
 
 
 def _submitting(
-    build: Callable[P, Call[Snapshot]],
+    build: Callable[P, Rpc[Snapshot]],
 ) -> Callable[Concatenate[AsyncClient, P], Awaitable[AsyncOperation]]:
     @functools.wraps(build)
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOperation:
@@ -50,7 +56,7 @@ def _submitting(
     return as_method(method, build, "AsyncOperation")
 
 
-class AsyncClient:
+class AsyncClient(Connection):
     """A connection to a ConvLens server for one event loop; arguments and methods as in `Client`.
 
     >>> async def main():
@@ -58,18 +64,7 @@ class AsyncClient:
     ...         print((await client.classify("cat.jpg"))[0].top.label)
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        timeout: float | None = 60.0,
-        tls: bool | str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
-        self.address = server_address(address)
-        self.timeout = timeout
-        self._metadata = metadata(token)
-        self._channel = connect(aio, self.address, tls)
+    _library: ClassVar = aio
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,66 +72,60 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def within(self, timeout: float | None) -> Self:
-        """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
-        other = copy.copy(self)
-        other.timeout = timeout
-        return other
-
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         await self._channel.close()
 
-    list_models = _asking(requests.list_models)
-    get_model = _asking(requests.get_model)
-    filters = _asking(requests.filters)
-    load_model = _asking(requests.load_model)
-    unload_model = _asking(requests.unload_model)
-    loaded_models = _asking(requests.loaded_models)
-    classify = _asking(requests.classify)
-    activations = _asking(requests.activations)
-    attribute = _asking(requests.attribute)
-    attribute_all = _asking(requests.attribute_all)
-    check_randomisation = _asking(requests.check_randomisation)
-    attack = _asking(requests.attack)
-    robustness = _asking(requests.robustness)
-    stylise = _asking(requests.stylise)
-    unit_patterns = _asking(requests.unit_patterns)
-    discrepancy_maps = _asking(requests.discrepancy_maps)
-    create_collection = _asking(requests.create_collection)
-    get_collection = _asking(requests.get_collection)
-    list_collections = _asking(requests.list_collections)
-    delete_collection = _asking(requests.delete_collection)
-    add_images = _asking(requests.add_images)
-    list_images = _asking(requests.list_images)
-    get_image = _asking(requests.get_image)
-    nearest = _asking(requests.nearest)
-    top_activations = _asking(requests.top_activations)
-    map_collection = _asking(requests.map_collection)
-    submit = _submitting(requests.submit)
-    extract_features = _submitting(requests.extract_features)
-    deepdream = _submitting(requests.deepdream)
-    visualise = _submitting(requests.visualise)
-    texture = _submitting(requests.texture)
-    style_transfer = _submitting(requests.style_transfer)
-    train_style = _submitting(requests.train_style)
-    lbfgs_attack = _submitting(requests.lbfgs_attack)
-    carlini_wagner = _submitting(requests.carlini_wagner)
-    expectation_attack = _submitting(requests.expectation_attack)
-    adversarial_patch = _submitting(requests.adversarial_patch)
-    printed_photo = _submitting(requests.printed_photo)
-    defence_attack = _submitting(requests.defence_attack)
-    attack_ensemble = _submitting(requests.attack_ensemble)
-    transfer_matrix = _submitting(requests.transfer_matrix)
-    substitute = _submitting(requests.substitute)
-    measure_receptive_field = _submitting(requests.measure_receptive_field)
-    operation = _submitting(requests.operation)
-    job_stats = _asking(requests.job_stats)
+    list_models = _asking(model.list_models)
+    get_model = _asking(model.get_model)
+    filters = _asking(model.filters)
+    load_model = _asking(model.load_model)
+    unload_model = _asking(model.unload_model)
+    loaded_models = _asking(model.loaded_models)
+    classify = _asking(inspection.classify)
+    activations = _asking(inspection.activations)
+    attribute = _asking(attribution.attribute)
+    attribute_all = _asking(attribution.attribute_all)
+    check_randomisation = _asking(attribution.check_randomisation)
+    attack = _asking(quick_attack.attack)
+    robustness = _asking(quick_attack.robustness)
+    stylise = _asking(inspection.stylise)
+    unit_patterns = _asking(unit.unit_patterns)
+    discrepancy_maps = _asking(unit.discrepancy_maps)
+    create_collection = _asking(collection.create_collection)
+    get_collection = _asking(collection.get_collection)
+    list_collections = _asking(collection.list_collections)
+    delete_collection = _asking(collection.delete_collection)
+    add_images = _asking(collection.add_images)
+    list_images = _asking(collection.list_images)
+    get_image = _asking(collection.get_image)
+    nearest = _asking(collection.nearest)
+    top_activations = _asking(collection.top_activations)
+    map_collection = _asking(collection.map_collection)
+    submit = _submitting(job.submit)
+    extract_features = _submitting(collection.extract_features)
+    deepdream = _submitting(synthesis.deepdream)
+    visualise = _submitting(synthesis.visualise)
+    texture = _submitting(synthesis.texture)
+    style_transfer = _submitting(synthesis.style_transfer)
+    train_style = _submitting(synthesis.train_style)
+    lbfgs_attack = _submitting(adversarial.lbfgs_attack)
+    carlini_wagner = _submitting(adversarial.carlini_wagner)
+    expectation_attack = _submitting(adversarial.expectation_attack)
+    adversarial_patch = _submitting(adversarial.adversarial_patch)
+    printed_photo = _submitting(adversarial.printed_photo)
+    defence_attack = _submitting(adversarial.defence_attack)
+    attack_ensemble = _submitting(adversarial.attack_ensemble)
+    transfer_matrix = _submitting(adversarial.transfer_matrix)
+    substitute = _submitting(adversarial.substitute)
+    measure_receptive_field = _submitting(unit.measure_receptive_field)
+    operation = _submitting(job.operation)
+    job_stats = _asking(job.job_stats)
 
     async def operations(self, *, state: str = "", technique: str = "") -> list[AsyncOperation]:
         """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
-        call = requests.operations(state=state, technique=technique)
-        return [AsyncOperation(self, found) for found in await self.run(call)]
+        call = job.operations(state=state, technique=technique)
+        return [AsyncOperation(self, state) for state in await self.run(call)]
 
     async def features(
         self,
@@ -172,7 +161,7 @@ class AsyncClient:
 
     async def _vectors(self, stream: FeatureStream, requests: Any) -> AsyncGenerator[FeatureVector]:
         replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
-            requests, metadata=(*self._metadata, *trace_headers())
+            requests, metadata=self._headers()
         )
         try:
             async for reply in replies:
@@ -193,34 +182,32 @@ class AsyncClient:
                 raise from_rpc_error(failure) from failure
         raise Unavailable("the connection broke while images were sent")
 
-    async def run(self, call: Call[T], timeout: float | None = None) -> T:
+    async def run(self, call: Rpc[T], timeout: float | None = None) -> T:
         """Asks until the call is complete; returns what it came to."""
         async for _ in self.follow(call, timeout):
             pass
         return call.result()
 
-    async def follow(self, call: Call[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
+    async def follow(self, call: Rpc[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
         """Asks until the call is complete; yields what it makes of each reply."""
-        attempts = Attempts(call, timeout if call.lasting else timeout or self.timeout)
+        policy = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
         while not call.complete:
             try:
-                async with aclosing(self._ask(call, attempts)) as replies:
+                async with aclosing(self._ask(call, policy)) as replies:
                     async for shown in replies:
                         yield shown
             except (grpc.RpcError, Unavailable) as failure:
-                await asyncio.sleep(attempts.delay(failure))
+                await asyncio.sleep(policy.delay(failure))
 
-    async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
+    async def _ask(self, call: Rpc[Any], policy: RetryPolicy) -> AsyncGenerator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(
-            call.request(), timeout=attempts.remaining(), metadata=(*self._metadata, *trace_headers())
-        )
+        reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, aio.UnaryUnaryMultiCallable):
             yield call.add(await reply)
         else:
             try:
                 async for part in reply:
-                    attempts.progressed()
+                    policy.progressed()
                     yield call.add(part)
             except aio.AioRpcError as failure:
                 if failure.details() == BROKEN:
@@ -231,46 +218,19 @@ class AsyncClient:
         call.end()
 
 
-class AsyncOperation:
+class AsyncOperation(KnownJob[AsyncClient]):
     """A job on the server: a future that any client can find again by its `name`; as `Operation`."""
-
-    def __init__(self, client: AsyncClient, state: Snapshot) -> None:
-        self._client = client
-        self._state = state
-
-    def __repr__(self) -> str:
-        return f"<AsyncOperation {self.name} {self.metadata.state}>"
-
-    @property
-    def name(self) -> str:
-        """ "operations/<id>"."""
-        return self._state.name
-
-    @property
-    def metadata(self) -> JobMetadata:
-        """The job as it was when the server last told of it; `done()` asks again."""
-        return self._state.metadata
-
-    @property
-    def state(self) -> Snapshot:
-        """Metadata, error and artifact headers as the server last told them."""
-        return self._state
-
-    @property
-    def report(self) -> Any:
-        """What a finished job says beside its artifacts: one of `convlens_client.reports`, or None."""
-        return self._state.report
 
     async def done(self) -> bool:
         """Whether the job has ended, in whatever way."""
         if not self._state.done:
-            self._state = await self._client.run(requests.operation(self.name))
+            self._state = await self._client.run(job.operation(self.name))
         return self._state.done
 
     async def wait(self, timeout: float | None = None) -> JobMetadata:
         """Returns when the job has ended; see `Operation.wait`."""
         if not self._state.done:
-            self._state = await self._client.run(requests.wait(self.name), timeout)
+            self._state = await self._client.run(job.wait(self.name), timeout)
         return self.metadata
 
     async def result(self, timeout: float | None = None) -> dict[str, Array]:
@@ -282,19 +242,19 @@ class AsyncOperation:
 
     async def artifact(self, name: str) -> Array:
         """One artifact; see `Operation.artifact`."""
-        return await self._client.run(requests.read_artifact(self.name, name))
+        return await self._client.run(job.read_artifact(self.name, name))
 
     def watch(self) -> AsyncGenerator[JobMetadata]:
         """Yields the job at each of its events, from the first that is kept to the last."""
-        return self._client.follow(requests.watch(self.name))
+        return self._client.follow(job.watch(self.name))
 
     async def cancel(self) -> None:
         """Asks the job to stop; it stops between two steps."""
-        await self._client.run(requests.cancel(self.name))
+        await self._client.run(job.cancel(self.name))
 
     async def delete(self) -> None:
         """Removes the job, once it has ended, with its artifacts."""
-        await self._client.run(requests.delete(self.name))
+        await self._client.run(job.delete(self.name))
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

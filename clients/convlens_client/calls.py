@@ -1,11 +1,11 @@
-"""Conversations with the server, free of I/O: both clients run them, and neither knows more than `Call`.
+"""Conversations with the server, free of I/O: both clients run them, and neither knows more than `Rpc`.
 
 A call says what to ask next and takes the replies. A transport (`client.py`, `aio.py`) asks until `complete`;
 when a connection breaks it asks again, and the call decides what that means: start over, or go on from the
 byte or event where the stream broke.
 """
 
-# ruff: noqa: D102 (`Call` describes the methods of all)
+# ruff: noqa: D102 (`Rpc` describes the methods of all)
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from convlens import wire
 from convlens.errors import Unavailable
 from convlens.v1 import job_pb2, job_pb2_grpc
-from convlens_client.freezing import freeze, snapshot
+from convlens_client.from_proto import from_proto, snapshot
 from convlens_client.results import Array, JobMetadata, Snapshot
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Method(NamedTuple):
     name: str
 
 
-class Call(ABC, Generic[T]):
+class Rpc(ABC, Generic[T]):
     """One conversation; `T` is what it comes to."""
 
     patience: ClassVar[float] = 3.0
@@ -64,16 +64,20 @@ class Call(ABC, Generic[T]):
         """What it came to, once complete."""
 
 
-class Unary(Call[T]):
-    """One request, one reply."""
+class Asked(Rpc[T]):
+    """One request; `read` makes something of what is replied."""
 
-    def __init__(self, method: Method, request: Message, read: Callable[[Any], T]) -> None:
+    def __init__(self, method: Method, request: Any, read: Callable[..., T]) -> None:
         super().__init__(method)
         self._request, self._read = request, read
-        self._reply: Any = None
 
     def request(self) -> Message:
-        return self._request
+        message: Message = self._request
+        return message
+
+
+class Unary(Asked[T]):
+    """One request, one reply."""
 
     def add(self, reply: Any) -> Any:
         self._reply = reply
@@ -82,17 +86,13 @@ class Unary(Call[T]):
         return self._read(self._reply)
 
 
-class Tensors(Call[T]):
-    """One request, a stream of tensors, before them a `result` where the method has one."""
-
-    def __init__(self, method: Method, request: Message, read: Callable[[Any, dict[str, Array]], T]) -> None:
-        super().__init__(method)
-        self._request, self._read = request, read
+class Tensors(Asked[T]):
+    """One request, a stream of tensors, with a `result` where the method has one; `read` takes both."""
 
     def request(self) -> Message:
         self._result: Any = None
         self._assembler = wire.Assembler()
-        return self._request
+        return super().request()
 
     def add(self, reply: Any) -> Any:
         if reply.HasField("tensor"):
@@ -104,32 +104,28 @@ class Tensors(Call[T]):
         return self._read(self._result, self._assembler.finish())
 
 
-class Messages(Call[T]):
-    """One request, a stream of messages, each of which `read` makes something of; `gather` sums them up."""
+class Messages(Asked[T]):
+    """One request, a stream of messages, of which followers see what `shown` makes; `read` sums these up."""
 
     def __init__(
-        self,
-        method: Method,
-        request: Message,
-        read: Callable[[Any], Any],
-        gather: Callable[[list[Any]], T],
+        self, method: Method, request: Message, shown: Callable[[Any], Any], read: Callable[[list[Any]], T]
     ) -> None:
-        super().__init__(method)
-        self._request, self._read, self._gather = request, read, gather
+        super().__init__(method, request, read)
+        self._shown = shown
 
     def request(self) -> Message:
         self._items: list[Any] = []
-        return self._request
+        return super().request()
 
     def add(self, reply: Any) -> Any:
-        self._items.append(self._read(reply))
+        self._items.append(self._shown(reply))
         return self._items[-1]
 
     def result(self) -> T:
-        return self._gather(self._items)
+        return self._read(self._items)
 
 
-class Exchange(Call[tuple[T, ...]]):
+class Exchange(Rpc[tuple[T, ...]]):
     """Many requests, one reply to each, in order; after a break it goes on behind the last reply.
 
     Requests are made as they are sent, so that any number of them takes little memory.
@@ -197,30 +193,26 @@ class Exchange(Call[tuple[T, ...]]):
             return self._unanswered[ahead]
 
 
-class Pages(Call[tuple[T, ...]]):
+class Pages(Asked[tuple[T, ...]]):
     """A list that comes in pages; `field` holds the items of a page."""
 
     def __init__(self, method: Method, request: Any, field: str, read: Callable[[Any], T]) -> None:
-        super().__init__(method)
-        self._request, self._field, self._read = request, field, read
-        self._items: list[T] = []
-
-    def request(self) -> Message:
-        message: Message = self._request
-        return message
+        super().__init__(method, request, lambda items: tuple(map(read, items)))
+        self._field = field
+        self._items: list[Any] = []
 
     def add(self, reply: Any) -> Any:
-        self._items += [self._read(item) for item in getattr(reply, self._field)]
+        self._items += getattr(reply, self._field)
         self._request.page_token = reply.next_page_token
 
     def end(self) -> None:
         self.complete = not self._request.page_token
 
     def result(self) -> tuple[T, ...]:
-        return tuple(self._items)
+        return self._read(self._items)
 
 
-class Wait(Call[Snapshot]):
+class Wait(Rpc[Snapshot]):
     """Waits until an operation is done, in turns that proxies let pass."""
 
     patience = 60.0
@@ -247,7 +239,7 @@ class Wait(Call[Snapshot]):
         return self._state
 
 
-class Watch(Call[JobMetadata]):
+class Watch(Rpc[JobMetadata]):
     """Follows the events of a job; after a break it goes on behind the last event that came."""
 
     patience = 60.0
@@ -263,7 +255,7 @@ class Watch(Call[JobMetadata]):
 
     def add(self, reply: job_pb2.WatchJobResponse) -> JobMetadata:
         self._after = reply.event_id
-        self._metadata = freeze(reply.metadata)
+        self._metadata = from_proto(reply.metadata)
         return self._metadata
 
     def end(self) -> None:
@@ -276,7 +268,7 @@ class Watch(Call[JobMetadata]):
         return self._metadata
 
 
-class ReadArtifact(Call[Array]):
+class ReadArtifact(Rpc[Array]):
     """Reads one stored tensor; after a break it goes on at the next byte, and the digest covers the whole."""
 
     patience = 60.0

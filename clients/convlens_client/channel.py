@@ -39,17 +39,17 @@ class TensorChannel:
         self.unary_unary, self.stream_unary = channel.unary_unary, channel.stream_unary
 
     def unary_stream(self, method: str, *args: Any, response_deserializer: Any, **kwargs: Any) -> Any:
-        """As the channel's."""
+        """A method of one request and many replies, whose tensors stay in the bytes that came."""
         read = reader(response_deserializer)
         return self._channel.unary_stream(method, *args, response_deserializer=read, **kwargs)
 
     def stream_stream(self, method: str, *args: Any, response_deserializer: Any, **kwargs: Any) -> Any:
-        """As the channel's."""
+        """A method of many requests and many replies, whose tensors stay in the bytes that came."""
         read = reader(response_deserializer)
         return self._channel.stream_stream(method, *args, response_deserializer=read, **kwargs)
 
     def close(self, *grace: float) -> Any:
-        """As the channel's."""
+        """Closes the channel; that of grpc.aio is awaited, and gives calls `grace` seconds to end."""
         return self._channel.close(*grace)
 
 

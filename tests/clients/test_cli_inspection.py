@@ -65,9 +65,9 @@ def test_channels_are_chosen(run, service, photo, tmp_path):
 def test_features_are_written_with_their_names(run, service, photo, tmp_path):
     answer = run("features", photo, photo, "--layer", "a", "--out", str(tmp_path / "f.npz"))
     assert "2 vectors of 3 values" in answer.out
-    with np.load(tmp_path / "f.npz") as found:
-        assert found["names"].tolist() == [photo, photo]
-        assert found["features"].tolist() == [[1, 1, 1], [2, 2, 2]]
+    with np.load(tmp_path / "f.npz") as written:
+        assert written["names"].tolist() == [photo, photo]
+        assert written["features"].tolist() == [[1, 1, 1], [2, 2, 2]]
     run("features", photo, "--layer", "a", "--out", str(tmp_path / "f.npy"))
     assert np.load(tmp_path / "f.npy").shape == (1, 3)
     assert (tmp_path / "f.txt").read_text() == f"{photo}\n"

@@ -22,10 +22,10 @@ def pictures(count, seen=None):
 
 
 def test_vectors_come_in_order_with_positions_as_names(client, service):
-    found = list(client.features(pictures(5), "a", pooling="max", normalise=True, model="m/2"))
-    assert all(isinstance(item, FeatureVector) for item in found)
-    assert [item.name for item in found] == ["0", "1", "2", "3", "4"]
-    assert [item.vector.tolist() for item in found] == [[i + 1] * 3 for i in range(5)]
+    vectors = list(client.features(pictures(5), "a", pooling="max", normalise=True, model="m/2"))
+    assert all(isinstance(item, FeatureVector) for item in vectors)
+    assert [item.name for item in vectors] == ["0", "1", "2", "3", "4"]
+    assert [item.vector.tolist() for item in vectors] == [[i + 1] * 3 for i in range(5)]
     options = service.requests[0].options
     assert (options.layer, options.normalise, options.model.name) == ("a", True, "m")
     assert options.pooling == inspection_pb2.POOLING_MAX
@@ -34,8 +34,8 @@ def test_vectors_come_in_order_with_positions_as_names(client, service):
 def test_paths_and_pairs_have_names_of_their_own(client, tmp_path, pixels):
     path = tmp_path / "cat.png"
     path.write_bytes(wire.encode_image(pixels))
-    found = list(client.features([path, str(path), ("dog", pixels), pixels], "a"))
-    assert [item.name for item in found] == [str(path), str(path), "dog", "3"]
+    vectors = list(client.features([path, str(path), ("dog", pixels), pixels], "a"))
+    assert [item.name for item in vectors] == [str(path), str(path), "dog", "3"]
 
 
 def test_images_are_taken_lazily(client):
@@ -80,8 +80,8 @@ async def test_async_sources_are_taken_too(address):
             yield image
 
     async with AsyncClient(address) as client:
-        found = [item.name async for item in client.features(source(), "a")]
-    assert found == ["0", "1", "2"]
+        names = [item.name async for item in client.features(source(), "a")]
+    assert names == ["0", "1", "2"]
 
 
 async def test_a_blocking_source_has_a_thread_of_its_own(address):
@@ -98,9 +98,9 @@ async def test_a_blocking_source_has_a_thread_of_its_own(address):
 
 
 def test_robustness_is_a_curve_with_alarms(client, service, pixels):
-    found = client.robustness([pixels, pixels], [1, 2], "pgd", epsilons=[0.5, 1], norm="l2", restarts=3)
-    assert [point.accuracy for point in found.points] == [1, 0.5, 0]
-    assert found.alarms.raised == ("survives_full_range",)
+    curve = client.robustness([pixels, pixels], [1, 2], "pgd", epsilons=[0.5, 1], norm="l2", restarts=3)
+    assert [point.accuracy for point in curve.points] == [1, 0.5, 0]
+    assert curve.alarms.raised == ("survives_full_range",)
     request = service.requests[0]
     assert list(request.labels) == [1, 2]
     assert list(request.epsilons) == [0.5, 1]

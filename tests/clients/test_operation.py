@@ -94,7 +94,7 @@ def test_delete_removes_it(operation, client):
 def test_any_client_finds_it_again_by_name_or_id(operation, client):
     assert client.operation(operation.name).name == operation.name
     assert client.operation(operation.name.split("/")[1]).name == operation.name
-    assert [found.name for found in client.operations()] == [operation.name]
+    assert [job.name for job in client.operations()] == [operation.name]
 
 
 def test_result_gives_up_at_its_timeout(operation, service, monkeypatch):

@@ -10,14 +10,14 @@ import pytest
 from support.fake_service import FakeService, serving
 
 from convlens import errors
-from convlens_client.calls import Call
+from convlens_client.calls import Rpc
 from convlens_client.requests import list_models, watch
-from convlens_client.retry import Attempts
+from convlens_client.retry import RetryPolicy
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(Call, "patience", 1.0)
+    monkeypatch.setattr(Rpc, "patience", 1.0)
 
 
 def test_a_server_that_is_away_for_a_moment_is_not_noticed(client, service, pixels):
@@ -112,7 +112,7 @@ def delays_of(call, monkeypatch):
     """Those before it gives up on a server that stays away, each of them slept through."""
     clock, delays = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    attempts = Attempts(call, None)
+    attempts = RetryPolicy(call, None)
 
     def fail_for_ever():
         while True:
@@ -139,13 +139,13 @@ def test_the_last_attempt_is_when_patience_ends(monkeypatch, call, patience):
 def test_a_server_that_asks_for_more_than_patience_is_not_asked_earlier(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     with pytest.raises(errors.Unavailable):
-        Attempts(list_models(), None).delay(errors.Unavailable("away", retry_after=1.5))
+        RetryPolicy(list_models(), None).delay(errors.Unavailable("away", retry_after=1.5))
 
 
 def test_a_reply_renews_patience_only_where_a_break_undoes_nothing(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    lasting, passing = Attempts(watch("operations/a"), None), Attempts(list_models(), None)
+    lasting, passing = RetryPolicy(watch("operations/a"), None), RetryPolicy(list_models(), None)
     for attempts in (lasting, passing):
         attempts.delay(errors.Unavailable("away"))
     clock[0] = 1000.0

@@ -64,10 +64,10 @@ def test_quality_comes_when_asked_for(client, service, pixels):
 
 
 def test_a_cascade_is_a_tuple_of_layers(client, service, pixels):
-    found = client.check_randomisation(pixels, ["gradient", "rise"], layers=4, seed=2)
-    assert [item.layer for item in found] == ["top", "below"]
-    assert found[0].correlations[1].absolute == 0.25
-    assert math.isnan(found[1].correlations[0].signed)
+    cascade = client.check_randomisation(pixels, ["gradient", "rise"], layers=4, seed=2)
+    assert [item.layer for item in cascade] == ["top", "below"]
+    assert cascade[0].correlations[1].absolute == 0.25
+    assert math.isnan(cascade[1].correlations[0].signed)
     assert (service.requests[-1].layers, service.requests[-1].seed) == (4, 2)
 
 

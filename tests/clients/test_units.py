@@ -18,19 +18,19 @@ HIT = UnitHit(7.5, 2, 3, Box(1, 2, 5, 7))
 
 
 def test_patterns_come_with_their_crops(client, service, pixels):
-    found = client.unit_patterns([pixels, pixels], "features.0", 3, model="patterns/2")
-    assert [item.hit for item in found] == [HIT] * 2
-    assert [item.pattern.shape for item in found] == [(3, 5, 4), (3, 5, 5)]
-    assert [item.pattern.flat[0] for item in found] == [-0.5, 0.5]
-    assert (found[0].crop == 0.5).all()
+    patterns = client.unit_patterns([pixels, pixels], "features.0", 3, model="patterns/2")
+    assert [item.hit for item in patterns] == [HIT] * 2
+    assert [item.pattern.shape for item in patterns] == [(3, 5, 4), (3, 5, 5)]
+    assert [item.pattern.flat[0] for item in patterns] == [-0.5, 0.5]
+    assert (patterns[0].crop == 0.5).all()
     request = service.requests[0]
     assert (request.layer, request.channel, request.model.version) == ("features.0", 3, 2)
 
 
 def test_a_field_has_both_sizes(client, service, pixels):
-    found = client.discrepancy_maps(pixels, "features.0", 3, patch=5, threshold=0.25)
-    assert (found.theoretical_size, found.empirical_size, found.hits) == (9, 4.5, (HIT,))
-    assert (found.images.shape, found.maps.shape, found.field.shape) == ((1, 3, 8, 10), (1, 8, 10), (9, 9))
+    seen = client.discrepancy_maps(pixels, "features.0", 3, patch=5, threshold=0.25)
+    assert (seen.theoretical_size, seen.empirical_size, seen.hits) == (9, 4.5, (HIT,))
+    assert (seen.images.shape, seen.maps.shape, seen.field.shape) == ((1, 3, 8, 10), (1, 8, 10), (9, 9))
     asked = service.requests[0].discrepancy
     assert (asked.patch, asked.threshold) == (5, 0.25)
     assert not asked.HasField("stride")

@@ -30,9 +30,9 @@ def test_certificates_come_as_json_and_through_the_client(run, client, photo):
     answer = run("adversarial", "lbfgs", photo, *COMMANDS["lbfgs"], "--json")
     assert answer.code == 0, answer
     told = json.loads(answer.out.splitlines()[-1])
-    (found,) = client.operation(told["name"]).report.certificates
-    assert told["report"]["certificates"][0]["l2"] == pytest.approx(found.l2)
-    assert found.queries > 0
+    (certificate,) = client.operation(told["name"]).report.certificates
+    assert told["report"]["certificates"][0]["l2"] == pytest.approx(certificate.l2)
+    assert certificate.queries > 0
 
 
 def test_targets_that_are_too_many_are_told(run, client, photo):

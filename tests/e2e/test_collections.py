@@ -49,9 +49,9 @@ def test_pictures_of_a_collection(run, folder, tmp_path):
     told = run(*near, "--out", sheet)
     assert told.code == 0
     assert pixels(sheet).shape[1] > pixels(sheet).shape[0]
-    found = json.loads(run(*near, "--approximate", "--json").out)
-    assert list(found) == ["03.png", str(folder / "05.png")]
-    assert found[str(folder / "05.png")][0] == ["05.png", pytest.approx(0, abs=1e-4)]
+    neighbours = json.loads(run(*near, "--approximate", "--json").out)
+    assert list(neighbours) == ["03.png", str(folder / "05.png")]
+    assert neighbours[str(folder / "05.png")][0] == ["05.png", pytest.approx(0, abs=1e-4)]
     top = ("collections", "top", "shapes", "1", "2", "--layer", LAYER, "--patterns")
     assert run(*top, "--out", sheet).code == 0
     assert pixels(sheet).shape[0] > 4 * 112

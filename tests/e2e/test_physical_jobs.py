@@ -41,9 +41,9 @@ def test_it_draws_and_tells_what_it_did(run, photo, tmp_path, name):
 def test_reports_and_artifacts_come_through_the_client(client, photo):
     few = {"samples": 2, "steps": 2}
     operation = client.expectation_attack([photo], 3, **few, angles=2, transforms=Transforms(rotation=45))
-    found = operation.result()
-    assert found["angles"].tolist() == [-45, 45]
-    assert found["probabilities"].shape == (3, 1, 2)
+    tensors = operation.result()
+    assert tensors["angles"].tolist() == [-45, 45]
+    assert tensors["probabilities"].shape == (3, 1, 2)
     assert operation.report.certificates[0].queries == 4
     operation = client.adversarial_patch([photo], 3, **few, held_out=[photo, photo])
     assert operation.result()["disc"].shape[1:] == operation.result()["mask"].repeat(3, 1).shape[1:]

@@ -51,14 +51,16 @@ def test_quick_calls_write_pictures_and_tensors(run, photo, tmp_path):
 
 def test_an_attack_keeps_to_its_epsilon_and_is_certified(run, photo, tmp_path):
     out = tmp_path / "adversarial.npy"
-    found = json.loads(run("attack", photo, "--eps", "8/255", "--json", "--out", out).out)["certificate"]
-    assert found["linf"] <= 8 / 255 + 1e-6
-    assert found["success"] == (found["before"]["index"] != found["after"]["index"])
+    certificate = json.loads(run("attack", photo, "--eps", "8/255", "--json", "--out", out).out)[
+        "certificate"
+    ]
+    assert certificate["linf"] <= 8 / 255 + 1e-6
+    assert certificate["success"] == (certificate["before"]["index"] != certificate["after"]["index"])
     run("attack", photo, "--show", "adversarial", "--out", tmp_path / "adversarial.png")
     again = json.loads(run("classify", tmp_path / "adversarial.png", "--resize", "keep", "--json").out)
-    assert again["predictions"][0]["index"] == found["after_encoding"]["index"]
+    assert again["predictions"][0]["index"] == certificate["after_encoding"]["index"]
     assert again["predictions"][0]["probability"] == pytest.approx(
-        found["after_encoding"]["probability"], rel=1e-4
+        certificate["after_encoding"]["probability"], rel=1e-4
     )
 
 
@@ -69,8 +71,8 @@ def test_a_targeted_attack_goes_towards_its_class(client, photo):
         for pixels in (outcome.original, outcome.adversarial)
     )
     assert after > before + 0.01
-    (found,) = outcome.certificates
-    assert found.success == (found.after.index == 3)
+    (certificate,) = outcome.certificates
+    assert certificate.success == (certificate.after.index == 3)
 
 
 def test_a_dream_runs_to_its_end_and_is_found_again(run, photo, tmp_path):

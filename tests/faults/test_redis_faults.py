@@ -20,7 +20,7 @@ from support.worker_process import Spawn, WorkerProcess, eventually
 from convlens.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from convlens.v1 import job_pb2
 from convlens_client import Client, requests
-from convlens_client.calls import Call
+from convlens_client.calls import Rpc
 from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
 
@@ -40,13 +40,13 @@ def client(front_end: FrontEnd) -> Iterator[Client]:
         yield client
 
 
-def impatient(call: Call) -> Call:
+def impatient(call: Rpc) -> Rpc:
     """A call that gives up at the first refusal."""
     call.__class__ = type("Impatient", (type(call),), {"patience": 0.0})
     return call
 
 
-def tiny(steps: int = 2) -> Call:
+def tiny(steps: int = 2) -> Rpc:
     return requests.submit(dream(steps).deepdream, model="tiny")
 
 

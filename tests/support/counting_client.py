@@ -12,8 +12,8 @@ import grpc
 
 from convlens.errors import Unavailable
 from convlens_client import AsyncClient
-from convlens_client.calls import Call
-from convlens_client.retry import Attempts
+from convlens_client.calls import Rpc
+from convlens_client.retry import RetryPolicy
 
 
 @dataclass
@@ -52,10 +52,10 @@ class CountingClient(AsyncClient):
     def __init__(self, address: str) -> None:
         super().__init__(address)
         self.account = Account()
-        self._refused: set[Call[Any]] = set()
+        self._refused: set[Rpc[Any]] = set()
         """Those whose last attempt was."""
 
-    async def follow(self, call: Call[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
+    async def follow(self, call: Rpc[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
         self.account.made += 1
         try:
             async with aclosing(super().follow(call, timeout)) as replies:
@@ -68,7 +68,7 @@ class CountingClient(AsyncClient):
             self._refused.discard(call)
         self.account.answered += 1
 
-    async def _ask(self, call: Call[Any], attempts: Attempts) -> AsyncGenerator[Any]:
+    async def _ask(self, call: Rpc[Any], attempts: RetryPolicy) -> AsyncGenerator[Any]:
         self.account.retried += call in self._refused
         self._refused.discard(call)
         try:

@@ -115,9 +115,9 @@ class FakeService(
 
     def GetModel(self, request, context):  # noqa: N802
         self._note(request, context)
-        found = model()
-        found.layers.add(name="features.0", kind="Conv", shape=[8, 96, 96], stride=1, has_weights=True)
-        return model_pb2.GetModelResponse(model=found)
+        facts = model()
+        facts.layers.add(name="features.0", kind="Conv", shape=[8, 96, 96], stride=1, has_weights=True)
+        return model_pb2.GetModelResponse(model=facts)
 
     def GetFilters(self, request, context):  # noqa: N802
         self._note(request, context)

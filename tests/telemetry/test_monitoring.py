@@ -21,7 +21,7 @@ from support.worker_process import WorkerProcess
 from convlens.v1 import job_pb2_grpc
 from convlens_client import Client
 from convlens_client.calls import Method, Unary
-from convlens_client.freezing import snapshot
+from convlens_client.from_proto import snapshot
 from convlens_workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,27 +21,7 @@ from convlens.errors import (
     NotFound,
     Unavailable,
 )
-from convlens_client.cli import (
-    adversarial,
-    attack,
-    collections,
-    dream,
-    features,
-    inspection,
-    jobs,
-    models,
-    plugins,
-    robustness,
-    saliency,
-    sanity,
-    style,
-    style_transfer,
-    texture,
-    train_style,
-    units,
-    up,
-    visualise,
-)
+from convlens_client.cli import jobs, models, plugins
 
 BAD_INPUT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition)
 
@@ -52,29 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="See what a convolutional network has learned and what it responds to.",
 )
-app.command()(up.up)
-app.add_typer(models.app, name="models")
-for command in (
-    inspection.classify,
-    inspection.filters,
-    inspection.activations,
-    saliency.saliency,
-    sanity.sanity_check,
-    attack.attack,
-    robustness.robustness,
-    features.features,
-    style.stylise,
-    dream.dream,
-    visualise.visualise,
-    texture.texture,
-    style_transfer.style,
-    train_style.train_style,
-):
-    app.command()(command)
-app.add_typer(adversarial.app, name="adversarial")
-app.add_typer(units.app, name="units")
-app.add_typer(collections.app, name="collections")
-app.add_typer(jobs.app, name="jobs")
+plugins.add_modules(app, __name__)
 keys = typer.Typer(no_args_is_help=True, help="API keys of a server.")
 app.add_typer(keys, name="keys")
 plugins.mount({"models": models.app, "jobs": jobs.app, "keys": keys})

@@ -1,4 +1,4 @@
-"""What the commands share: options, output for people and for scripts, values given as text."""
+"""What the commands share: arguments, values given as text, output for people and for scripts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,6 @@ from rich.table import Table
 
 from convlens.errors import InvalidArgument, NotFound
 from convlens_client import rendering
-from convlens_client.client import Client
 from convlens_client.images import ResizeLike
 from convlens_client.rendering import Picture
 from convlens_client.results import Prediction
@@ -30,38 +29,10 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 
-def _check_out(path: Path | None) -> Path | None:
-    if path is not None:
-        rendering.check_path(path)
-    return path
-
-
-Server = Annotated[
-    str, typer.Option(envvar="CONVLENS_SERVER", help="host:port of the server; default 127.0.0.1:8500.")
-]
-Tls = Annotated[bool, typer.Option("--tls", help="TLS; CONVLENS_TLS may name a PEM file with roots.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Model, as name or name/version.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Only queue the job and print its name.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", callback=_check_out, help="Picture (.png, .jpg, .webp) or raw tensor (.npy)."
-    ),
-]
-Resize = Annotated[
-    str | None,
-    typer.Option(
-        "--resize",
-        help="short-side (default: scale, cut out the model's input), keep, a longest side, or HEIGHTxWIDTH.",
-    ),
-]
 Image = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.", show_default=False)]
-
-
-def connect(server: str, tls: bool, timeout: float | None = 60.0) -> Client:
-    """A client for the command's options."""
-    return Client(server, timeout=timeout, tls=tls or None)
+Images = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", show_default=False)]
+Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)]
+Side = Annotated[int | None, typer.Option(help="Scale the longer side down to so many pixels.")]
 
 
 def resize(text: str | None) -> ResizeLike | None:
@@ -78,15 +49,13 @@ def resize(text: str | None) -> ResizeLike | None:
     raise InvalidArgument.of("resize", text, "short-side, keep, a side in pixels, or HEIGHTxWIDTH")
 
 
-def photos(paths: Sequence[Path]) -> list[Path]:
+def photos_in(paths: Sequence[Path]) -> list[Path]:
     """The photos, those of a folder in the order of their names."""
-    found: list[Path] = []
-    for path in paths:
-        folder = sorted(path.iterdir()) if path.is_dir() else [path]
-        found += [file for file in folder if file == path or file.suffix.lower() in PHOTOS]
-    if not found:
+    files = (sorted(path.iterdir()) if path.is_dir() else [path] for path in paths)
+    photos = [file for folder in files for file in folder if file in paths or file.suffix.lower() in PHOTOS]
+    if not photos:
         raise NotFound(f"photos: there are none in {', '.join(map(str, paths))}", field="photos")
-    return found
+    return photos
 
 
 def number(text: str, field: str) -> float:
@@ -98,14 +67,13 @@ def number(text: str, field: str) -> float:
         raise InvalidArgument.of(field, text, "a number or a fraction, such as 0.03 or 8/255") from error
 
 
-def eps(text: str) -> float:
-    """Parser of `--eps`."""
-    return number(text, "eps")
+def number_of(field: str) -> Callable[[str], float]:
+    """A parser of the option `field`, which takes a number or a fraction."""
 
+    def parse(text: str) -> float:
+        return number(text, field)
 
-def step_size(text: str) -> float:
-    """Parser of `--step-size`."""
-    return number(text, "step_size")
+    return parse
 
 
 def weighted(items: Iterable[str], field: str) -> dict[str, float]:

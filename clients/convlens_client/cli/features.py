@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,29 +10,11 @@ import typer
 from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
-from convlens_client.cli.common import (
-    Json,
-    Model,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    emit,
-    err,
-    out,
-    photos,
-    resize,
-)
+from convlens_client.cli.common import Photos, emit, err, out, photos_in
+from convlens_client.cli.options import Shared, command
+from convlens_client.features import PoolingName
 
 SUFFIXES = (".npz", ".npy")
-
-
-class Pooling(StrEnum):
-    """How a map becomes a vector."""
-
-    MEAN = "mean"
-    MAX = "max"
-    FLATTEN = "flatten"
 
 
 def _check(path: Path | None) -> Path | None:
@@ -42,11 +23,13 @@ def _check(path: Path | None) -> Path | None:
     return path
 
 
+@command("model", "resize", "json")
 def features(
-    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
+    given: Shared,
+    images: Photos,
     *,
     layer: Annotated[str, typer.Option(help="Layer of the model.", show_default=False)],
-    pooling: Annotated[Pooling, typer.Option(help="Over positions.")] = Pooling.MEAN,
+    pooling: Annotated[PoolingName, typer.Option(help="Over positions.")] = "mean",
     normalise: Annotated[bool, typer.Option("--normalise", help="Scale each vector to length 1.")] = False,
     file: Annotated[
         Path | None,
@@ -57,32 +40,25 @@ def features(
             help=".npz with names and features, or .npy with the features and a .txt with the names.",
         ),
     ] = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Write the feature vectors of photos; any number of them goes through in one stream."""
     names: list[str] = []
     vectors: list[NDArray[Any]] = []
-    with connect(server, tls) as client:
-        for name, vector in client.features(
-            photos(images),
-            layer,
-            pooling=pooling.value,
-            normalise=normalise,
-            model=model,
-            resize=resize(size),
-        ):
-            if json:
-                emit({"image": name, "vector": vector.tolist()})
-            names.append(name)
-            vectors.append(vector)
+    paths = photos_in(images)
+    for name, vector in given.client.features(
+        paths, layer, pooling=pooling, normalise=normalise, **parameters
+    ):
+        if given.json:
+            emit({"image": name, "vector": vector.tolist()})
+        names.append(name)
+        vectors.append(vector)
     if len({len(vector) for vector in vectors}) > 1:
-        raise InvalidArgument.of("resize", str(size), "one that gives all photos one size, with flatten")
+        raise InvalidArgument.of(
+            "resize", str(given.resize), "one that gives all photos one size, with flatten"
+        )
     matrix = np.stack(vectors)
-    if not json:
+    if not given.json:
         out.print(f"{len(names)} vectors of {matrix.shape[1]} values")
     if file is not None:
         _write(file, names, matrix)

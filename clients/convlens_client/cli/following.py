@@ -17,6 +17,7 @@ from rich.table import Column
 from convlens.errors import ConvLensError, NotFound
 from convlens_client import rendering
 from convlens_client.cli.common import emit, err, out, write
+from convlens_client.cli.options import Shared
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
 from convlens_client.results import Array, JobMetadata
@@ -49,38 +50,36 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
 
 
 def finish(
+    given: Shared,
     operation: Operation,
-    file: Path | None,
     name: str,
     *,
-    json: bool,
-    no_wait: bool,
     draw: Callable[[Operation], tuple[Array, Picture]] | None = None,
     tell: Callable[[Operation], None] = lambda operation: None,
     artifact: str = "",
 ) -> None:
-    """Follows a new job to its end and writes what it made to `file`; or only tells its name.
+    """Follows a new job to its end and writes what it made to `--out`; or, with `--no-wait`, tells its name.
 
     Ctrl-C cancels the job. `name` is a file name to suggest. `draw` makes what is written of the finished
     job; by default that is `artifact`, or its first one. `tell` says for people what came of it.
     """
-    if not no_wait:
+    if not given.no_wait:
         with cancelling(operation) as interrupted:
-            metadata = follow(operation, json)
+            metadata = follow(operation, given.json)
         if interrupted.is_set() and metadata.state == "CANCELLED":
             err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
             raise typer.Exit(130)
         if draw is None or operation.state.error:
-            write_artifact(operation, artifact, file)
-        elif file is not None:
-            write(file, *draw(operation))
-    if json:
-        emit(operation.state)
-    elif no_wait or file is None:
+            write_artifact(operation, artifact, given.out)
+        elif given.out is not None:
+            write(given.out, *draw(operation))
+    if given.emitted(operation.state):
+        return
+    if given.no_wait or given.out is None:
         out.print(operation.name)
         hint = f"save it with: convlens jobs result {operation.name} --out {name}"
         out.print(f"[dim]{hint}[/]", soft_wrap=True)
-    if not json and not no_wait:
+    if not given.no_wait:
         tell(operation)
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from convlens_client.cli.common import Json, Out, Server, Tls, connect, emit, err, out, table
+from convlens_client.cli.common import err, out, table
 from convlens_client.cli.following import follow, write_artifact
+from convlens_client.cli.options import Shared, command
 from convlens_client.results import Snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel, fetch.")
@@ -16,43 +17,30 @@ app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, can
 Name = Annotated[str, typer.Argument(help="operations/<id> or the id.", show_default=False)]
 
 
-@app.command("list")
+@command("json", group=app, name="list")
 def list_jobs(
+    given: Shared,
     state: Annotated[str, typer.Option(help="Only those in this state, such as running.")] = "",
     technique: Annotated[str, typer.Option(help="Only those of this technique.")] = "",
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """List the jobs that the server keeps."""
-    with connect(server, tls) as client:
-        found = [operation.state for operation in client.operations(state=state, technique=technique)]
-    if json:
-        emit(found)
+    jobs = [operation.state for operation in given.client.operations(state=state, technique=technique)]
+    if given.emitted(jobs):
         return
     rows = (
-        (
-            s.name,
-            s.metadata.technique,
-            s.metadata.model,
-            s.metadata.state,
-            _steps(s),
-            _time(s.metadata.create_time),
-        )
-        for s in found
+        (job.name, m.technique, m.model, m.state, _steps(job), _time(m.create_time))
+        for job, m in ((job, job.metadata) for job in jobs)
     )
     table(("job", "technique", "model", "state", " steps", "created"), rows)
 
 
-@app.command()
-def stats(json: Json = False, server: Server = "", tls: Tls = False) -> None:
+@command("json", group=app)
+def stats(given: Shared) -> None:
     """Show how the queues stand."""
-    with connect(server, tls) as client:
-        found = client.job_stats()
-    if json:
-        emit(found)
+    queues = given.client.job_stats()
+    if given.emitted(queues):
         return
-    for queue in found:
+    for queue in queues:
         priority = queue.priority.lower()
         out.print(f"{queue.queue} ({priority}): {queue.queued} waiting, {queue.running} running")
         if queue.queued:
@@ -63,84 +51,67 @@ def stats(json: Json = False, server: Server = "", tls: Tls = False) -> None:
             out.print(f"  {device:<10} {rate:.3g} multiply-adds a second")
 
 
-@app.command()
-def show(name: Name, json: Json = False, server: Server = "", tls: Tls = False) -> None:
+@command("json", group=app)
+def show(given: Shared, name: Name) -> None:
     """Show one job."""
-    with connect(server, tls) as client:
-        _show(client.operation(name).state, json)
+    _show(given, given.client.operation(name).state)
 
 
-@app.command()
-def watch(name: Name, json: Json = False, server: Server = "", tls: Tls = False) -> None:
+@command("json", group=app)
+def watch(given: Shared, name: Name) -> None:
     """Follow a job to its end; Ctrl-C leaves it running."""
-    with connect(server, tls) as client:
-        operation = client.operation(name)
-        follow(operation, json)
-        _raise_for(operation.state)
+    operation = given.client.operation(name)
+    follow(operation, given.json)
+    _raise_for(operation.state)
 
 
-@app.command()
+@command("json", group=app)
 def wait(
+    given: Shared,
     name: Name,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """Wait quietly until a job has ended."""
-    with connect(server, tls) as client:
-        operation = client.operation(name)
-        operation.wait(timeout)
-        _show(operation.state, json)
-        _raise_for(operation.state)
+    operation = given.client.operation(name)
+    operation.wait(timeout)
+    _show(given, operation.state)
+    _raise_for(operation.state)
 
 
-@app.command()
-def cancel(name: Name, server: Server = "", tls: Tls = False) -> None:
+@command(group=app)
+def cancel(given: Shared, name: Name) -> None:
     """Ask a job to stop."""
-    with connect(server, tls) as client:
-        operation = client.operation(name)
-        operation.cancel()
-        err.print(f"asked {operation.name} to stop")
+    operation = given.client.operation(name)
+    operation.cancel()
+    err.print(f"asked {operation.name} to stop")
 
 
-@app.command()
+@command("out", "json", group=app)
 def result(
+    given: Shared,
     name: Name,
-    *,
-    file: Out = None,
     artifact: Annotated[str, typer.Option(help="Which of its tensors; default: the first.")] = "",
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """Wait for a job and save what it made; without --out, list it."""
-    with connect(server, tls) as client:
-        operation = client.operation(name)
-        operation.wait()
-        write_artifact(operation, artifact, file)
-        if json:
-            emit(operation.state.artifacts)
-        elif file is None:
-            rows = (
-                (a.name, a.datatype, " x ".join(map(str, a.shape)), a.sha256)
-                for a in operation.state.artifacts
-            )
-            table(("artifact", "type", "shape", "sha256"), rows)
+    operation = given.client.operation(name)
+    operation.wait()
+    write_artifact(operation, artifact, given.out)
+    artifacts = operation.state.artifacts
+    if not given.emitted(artifacts) and given.out is None:
+        rows = ((a.name, a.datatype, " x ".join(map(str, a.shape)), a.sha256) for a in artifacts)
+        table(("artifact", "type", "shape", "sha256"), rows)
 
 
-@app.command()
-def delete(name: Name, server: Server = "", tls: Tls = False) -> None:
+@command(group=app)
+def delete(given: Shared, name: Name) -> None:
     """Remove a job that has ended, with its results."""
-    with connect(server, tls) as client:
-        operation = client.operation(name)
-        operation.delete()
-        err.print(f"removed {operation.name}")
+    operation = given.client.operation(name)
+    operation.delete()
+    err.print(f"removed {operation.name}")
 
 
-def _show(state: Snapshot, json: bool) -> None:
-    if json:
-        emit(state)
+def _show(given: Shared, state: Snapshot) -> None:
+    if given.emitted(state):
         return
     metadata = state.metadata
     facts = {

@@ -7,24 +7,24 @@ from typing import Annotated
 
 import typer
 
-from convlens_client.cli.common import Json, Server, Tls, connect, emit, out, table
+from convlens_client.cli.common import out, table
+from convlens_client.cli.options import Shared, command
 from convlens_client.results import LoadedModel, Model
 
 app = typer.Typer(no_args_is_help=True, help="The models that the server can look into.")
 
 
-@app.command("list")
+Name = Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")]
+
+
+@command("json", group=app, name="list")
 def list_models(
+    given: Shared,
     all_versions: Annotated[bool, typer.Option("--all", help="Older versions too.")] = False,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """List the models of the repository."""
-    with connect(server, tls) as client:
-        models = client.list_models(all_versions=all_versions)
-    if json:
-        emit(models)
+    models = given.client.list_models(all_versions=all_versions)
+    if given.emitted(models):
         return
     rows = (
         (f"{m.name}/{m.version}", m.architecture, m.engine, m.input_size, f"{m.parameters:,}", len(m.labels))
@@ -33,23 +33,20 @@ def list_models(
     table(("model", "architecture", "engine", " input", " parameters", " classes"), rows)
 
 
-@app.command()
+@command("json", group=app)
 def show(
-    model: Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")] = "",
+    given: Shared,
+    model: Name = "",
     labels: Annotated[bool, typer.Option("--labels", help="The classes instead of the layers.")] = False,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """Show one model with its layers, or its classes."""
-    with connect(server, tls) as client:
-        found = client.get_model(model)
-    if json:
-        emit(found)
-    elif labels:
-        table((" class", "label"), enumerate(found.labels))
+    facts = given.client.get_model(model)
+    if given.emitted(facts):
+        return
+    if labels:
+        table((" class", "label"), enumerate(facts.labels))
     else:
-        _summary(found)
+        _summary(facts)
         rows = (
             (
                 layer.name,
@@ -59,45 +56,34 @@ def show(
                 layer.receptive_field,
                 "yes" if layer.has_weights else "",
             )
-            for layer in found.layers
+            for layer in facts.layers
         )
         table(("layer", "kind", "shape", " stride", " receptive field", "weights"), rows)
 
 
-@app.command()
-def load(
-    model: Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")] = "",
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
-) -> None:
+@command("json", group=app)
+def load(given: Shared, model: Name = "") -> None:
     """Load a model into the server's memory, or again if its files have changed; for administrators."""
-    with connect(server, tls) as client:
-        _show_loaded([client.load_model(model)], json)
+    _show_loaded(given, [given.client.load_model(model)])
 
 
-@app.command()
+@command("json", group=app)
 def unload(
+    given: Shared,
     model: Annotated[str, typer.Argument(help="Name, for all its versions, or name/version.")],
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
 ) -> None:
     """Free the memory that a model takes; for administrators. The next call loads it again."""
-    with connect(server, tls) as client:
-        _show_loaded(client.unload_model(model), json)
+    _show_loaded(given, given.client.unload_model(model))
 
 
-@app.command()
-def loaded(json: Json = False, server: Server = "", tls: Tls = False) -> None:
+@command("json", group=app)
+def loaded(given: Shared) -> None:
     """List what is in the server's memory; for administrators."""
-    with connect(server, tls) as client:
-        _show_loaded(client.loaded_models(), json)
+    _show_loaded(given, given.client.loaded_models())
 
 
-def _show_loaded(models: Iterable[LoadedModel], json: bool) -> None:
-    if json:
-        emit(models)
+def _show_loaded(given: Shared, models: Iterable[LoadedModel]) -> None:
+    if given.emitted(models):
         return
     rows = ((f"{m.name}/{m.version}", m.sessions, f"{m.bytes / 1e6:,.1f}", m.digest[:12]) for m in models)
     table(("model", " sessions", " MB", "sha256"), rows)

@@ -1,5 +1,6 @@
-"""Sub-commands that other packages of ConvLens bring, such as `convlens models add`.
+"""Where commands come from: the modules of this package, and other packages of ConvLens.
 
+A module brings the command that its function of its own name is, or a group of commands: its `app`.
 An entry point `models = "package.module:add"` of the group "convlens.commands" makes the function `add` the
 command `convlens models add`. It is loaded when it is called and not before, as it may need what the thin
 client lacks.
@@ -8,7 +9,10 @@ client lacks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isfunction
+from pkgutil import iter_modules
 
 import typer
 
@@ -18,6 +22,16 @@ GROUP = "convlens.commands"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 HELP = {"add": "Add a network to the repository.", "new": "Make an API key."}
 EXTRAS = {"models": "export", "keys": "server"}
+
+
+def add_modules(app: typer.Typer, package: str) -> None:
+    """Adds the command or the group of each module of a package."""
+    for path in iter_modules(import_module(package).__path__):
+        members = vars(import_module(f"{package}.{path.name}"))
+        if isfunction(members.get(path.name)):
+            app.command()(members[path.name])
+        elif "app" in members:
+            app.add_typer(members["app"], name=path.name)
 
 
 def mount(groups: Mapping[str, typer.Typer]) -> None:

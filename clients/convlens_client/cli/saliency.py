@@ -4,137 +4,73 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from convlens_client import rendering
-from convlens_client.cli.common import (
-    Image,
-    Json,
-    Model,
-    Out,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    emit,
-    out,
-    resize,
-    write,
-)
-from convlens_client.cli.targets import (
-    Class,
-    LogProb,
-    OneChannel,
-    OneDirection,
-    OneNeuron,
-    parse_target,
-)
-from convlens_client.images import as_seen
-from convlens_client.results import Array, Attribution
-from convlens_client.results import Model as ModelFacts
+from convlens_client.cli.common import Image, emit, out, write
+from convlens_client.cli.options import command
+from convlens_client.cli.targets import Targeted
+from convlens_client.images import ResizeLike, as_seen
+from convlens_client.requests import attribution
+from convlens_client.results import Array, Attribution, Model
+
+Look = Literal["auto", "signed", "magnitude", "heat"]
+METHODS: Final[dict[str, Any]] = {name.replace("_", "-"): name for name in attribution.TECHNIQUES}
+"""The techniques as the command line spells them."""
+if TYPE_CHECKING:
+    Method = str
+else:
+    Method = StrEnum("Method", {name: name for name in METHODS})
 
 
-class Method(StrEnum):
-    """Saliency techniques, as the command line spells them."""
-
-    GRADIENT = "gradient"
-    GUIDED_BACKPROP = "guided-backprop"
-    DECONVNET = "deconvnet"
-    GRADIENT_TIMES_INPUT = "gradient-times-input"
-    INTEGRATED_GRADIENTS = "integrated-gradients"
-    SMOOTHGRAD = "smoothgrad"
-    GRAD_CAM = "grad-cam"
-    GUIDED_GRAD_CAM = "guided-grad-cam"
-    OCCLUSION = "occlusion"
-    RISE = "rise"
-
-
-class Look(StrEnum):
-    """How a map becomes a picture."""
-
-    AUTO = "auto"
-    SIGNED = "signed"
-    MAGNITUDE = "magnitude"
-    HEAT = "heat"
-
-
+@command("out", "model", "resize", "json", request=attribution.attribute, timeout=None)
 def saliency(
+    given: Targeted,
     image: Image,
     *,
-    method: Annotated[Method, typer.Option(help="Technique.")] = Method.GRADIENT,
-    target: Class = None,
-    log_prob: LogProb = False,
-    neuron: OneNeuron = None,
-    channel: OneChannel = None,
-    direction: OneDirection = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of integrated-gradients; 50.")] = None,
-    baseline: Annotated[float | None, typer.Option(help="Grey value it starts from; 0, black.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Noisy copies of smoothgrad; 50.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="Its noise, of the image's range; 0.2.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of (guided-)grad-cam; the last map.")] = None,
-    window: Annotated[int | None, typer.Option(help="Side of occlusion's square; 15 pixels.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Pixels between its squares; 8.")] = None,
-    fill: Annotated[float | None, typer.Option(help="Grey value of its squares; 0.5.")] = None,
-    masks: Annotated[int | None, typer.Option(help="Masks of rise; 1000.")] = None,
-    cells: Annotated[int | None, typer.Option(help="Cells a side of its masks; 7.")] = None,
-    probability: Annotated[float | None, typer.Option(help="Chance that a cell is open; 0.5.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of smoothgrad and rise; 0.")] = None,
+    method: Annotated[Method, typer.Option(help="Technique.")] = "gradient",
     quality: Annotated[bool, typer.Option("--quality", help="Also insertion and deletion scores.")] = False,
     look: Annotated[
         Look,
         typer.Option(help="Signed around grey, largest |channel|, or heat over the photo; auto: as fits."),
-    ] = Look.AUTO,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    ] = "auto",
+    **parameters: Any,
 ) -> None:
     """Draw which pixels a class or a unit responds to."""
-    given = {
-        "steps": steps, "baseline": baseline, "samples": samples, "sigma": sigma, "layer": layer,
-        "window": window, "stride": stride, "fill": fill, "masks": masks, "cells": cells,
-        "probability": probability, "seed": seed,
-    }  # fmt: skip
-    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    technique: Any = method.value.replace("-", "_")
-    with connect(server, tls, timeout=None) as client:
-        facts = client.get_model(model)
-        wanted = parse_target(facts, target, log_prob, neuron=neuron, channel=channel, direction=direction)
-        found = client.attribute(
-            image, technique, wanted, quality=quality, model=model, resize=resize(size), **parameters
-        )
-    _report(found, neuron or channel or direction, facts, json)
-    if file is not None:
-        write(file, found.map[0], picture(found.map[0], image, size, look))
+    model = given.client.get_model(given.model)
+    answer = given.client.attribute(
+        image, METHODS[method], given.target(model), quality=quality, **parameters
+    )
+    _report(answer, given, model)
+    if given.out is not None:
+        write(given.out, answer.map[0], picture(answer.map[0], image, given.sized, look))
 
 
-def picture(attribution: Array, image: Path, size: str | None, look: Look) -> rendering.Picture:
+def picture(map_: Array, image: Path, resize: ResizeLike | None, look: Look) -> rendering.Picture:
     """A map (C, H, W) as a picture; heat over the photo where it has a single channel, unless told."""
-    if look is Look.HEAT or (look is Look.AUTO and len(attribution) == 1):
-        height, width = attribution.shape[1:]
-        return rendering.glow(attribution, as_seen(image, height, width, resize(size)))
-    return rendering.magnitude(attribution) if look is Look.MAGNITUDE else rendering.signed(attribution)
+    if look == "heat" or (look == "auto" and len(map_) == 1):
+        height, width = map_.shape[1:]
+        return rendering.glow(map_, as_seen(image, height, width, resize))
+    return rendering.magnitude(map_) if look == "magnitude" else rendering.signed(map_)
 
 
-def _report(found: Attribution, unit: str | None, facts: ModelFacts, json: bool) -> None:
-    index = found.class_indices[0] if found.class_indices else None
-    name = unit if index is None else facts.labels[index]
+def _report(answer: Attribution, given: Targeted, model: Model) -> None:
+    index = answer.class_indices[0] if answer.class_indices else None
+    name = given.unit if index is None else model.labels[index]
     scores = {
-        "completeness_residual": found.completeness_residuals,
-        "insertion": found.insertion,
-        "deletion": found.deletion,
+        "completeness_residual": answer.completeness_residuals,
+        "insertion": answer.insertion,
+        "deletion": answer.deletion,
     }
     told = {key: value[0] for key, value in scores.items() if value}
-    if json:
-        shape = found.map.shape[1:]
-        emit({"target": name, "class_index": index, "value": found.values[0], "shape": shape, **told})
+    if given.json:
+        shape = answer.map.shape[1:]
+        emit({"target": name, "class_index": index, "value": answer.values[0], "shape": shape, **told})
         return
-    out.print(f"{name}: {found.values[0]:.6g}")
+    out.print(f"{name}: {answer.values[0]:.6g}")
     for key, value in told.items():
         out.print(f"{key.replace('_', ' ')}: {value:.4g}")
-    if not found.map.any():
+    if not answer.map.any():
         out.print("the map is zero: nothing gets back to the pixels; try a --channel or another --method")

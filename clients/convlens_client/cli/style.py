@@ -1,46 +1,52 @@
-"""`convlens stylise`: a photo painted by a style network."""
+"""`convlens style`: one picture in the style of others."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from convlens_client import rendering
-from convlens_client.cli.common import (
-    Image,
-    Json,
-    Out,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    emit,
-    out,
-    resize,
-    write,
-)
+from convlens.errors import InvalidArgument
+from convlens_client.cli.common import Image, Side, weighted
+from convlens_client.cli.following import finish
+from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.requests import synthesis
 
 
-def stylise(
-    image: Image,
+@command("seed", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
+def style(
+    given: Shared,
+    content: Image,
     *,
-    model: Annotated[str, typer.Option("--model", "-m", help="Style network.", show_default=False)],
-    tile: Annotated[
-        int | None, typer.Option(help="Largest side painted at once; default 1024. Less memory, less unity.")
+    styles: Annotated[
+        list[str],
+        typer.Option(
+            "--style",
+            help="Picture of the style; repeat for several.",
+            metavar="FILE[=WEIGHT]",
+            show_default=False,
+        ),
+    ],
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(help="For each style: white where it counts. None, or one a style, in order."),
     ] = None,
-    file: Out = None,
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    classic: Annotated[bool, typer.Option("--classic", help="Gatys 2016: Gram matrices, L-BFGS.")] = False,
+    size: Side = None,
+    **parameters: Any,
 ) -> None:
-    """Paint an image by one pass of a style network."""
-    with connect(server, tls, timeout=None) as client:
-        painted = client.stylise(image, model, tile=tile, resize=resize(size))[0]
-    height, width = painted.shape[1:]
-    if json:
-        emit({"model": model, "height": height, "width": width})
-    else:
-        out.print(f"painted {height} x {width} pixels")
-    write(file, painted, rendering.photo(painted))
+    """Paint a picture in the style of others. Ctrl-C cancels the job."""
+    files = weighted(styles, "style")
+    masks: Sequence[Path | None] = mask or [None] * len(files)
+    if len(masks) != len(files):
+        raise InvalidArgument.of("mask", f"{len(masks)} files", f"{len(files)}, one a style, or none")
+    pictures = [
+        synthesis.Style(path, weight, where)
+        for (path, weight), where in zip(files.items(), masks, strict=True)
+    ]
+    operation = given.client.style_transfer(
+        content, pictures, classic=classic, resize=size or "keep", **parameters
+    )
+    finish(given, operation, f"{content.stem}-style.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,43 +11,41 @@ import numpy as np
 import typer
 
 from convlens.errors import InvalidArgument
-from convlens_client.requests import Channel, ClassScore, Direction, LogProbability, Neuron, Target
-from convlens_client.results import Model as ModelFacts
-
-Class = Annotated[
-    str | None, typer.Option("--class", help="Class, by index or label; default: the predicted one.")
-]
-LogProb = Annotated[bool, typer.Option("--log-prob", help="log P(class) instead of its score.")]
-OneNeuron = Annotated[str | None, typer.Option("--neuron", help="One neuron.", metavar="LAYER:CHANNEL:Y:X")]
-OneChannel = Annotated[
-    str | None, typer.Option("--channel", help="The mean of one channel.", metavar="LAYER:CHANNEL")
-]
-OneDirection = Annotated[
-    str | None,
-    typer.Option("--direction", help="A direction among a layer's channels.", metavar="LAYER:FILE.npy"),
-]
+from convlens_client.cli.options import Shared
+from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron, Target
+from convlens_client.results import Model
 
 
-def parse_target(
-    facts: ModelFacts,
-    label: str | None,
-    log_prob: bool,
-    *,
-    neuron: str | None,
-    channel: str | None,
-    direction: str | None,
-) -> Target:
-    """The target that the options name. Raises InvalidArgument when they name several."""
-    units = {"neuron": neuron, "channel": channel, "direction": direction}
-    chosen = {name: text for name, text in units.items() if text is not None}
-    if len(chosen) > 1 or (chosen and (label or log_prob)):
-        name, text = next(iter(chosen.items()))
-        raise InvalidArgument.of(name, text, "without --class, --log-prob and other units")
-    if not chosen:
-        index = facts.class_index(label) if label is not None else None
-        return LogProbability(index) if log_prob else ClassScore(index)
-    ((name, text),) = chosen.items()
-    return PARSERS[name](text)
+@dataclass(frozen=True)
+class Targeted(Shared):
+    """The options that say what is explained; a command that takes them has all of them."""
+
+    label: Annotated[
+        str | None, typer.Option("--class", help="Class, by index or label; default: the predicted one.")
+    ] = None
+    log_prob: Annotated[bool, typer.Option("--log-prob", help="log P(class) instead of its score.")] = False
+    neuron: Annotated[str | None, typer.Option(help="One neuron.", metavar="LAYER:CHANNEL:Y:X")] = None
+    channel: Annotated[str | None, typer.Option(help="The mean of one channel.", metavar="LAYER:CHANNEL")] = (
+        None
+    )
+    direction: Annotated[
+        str | None, typer.Option(help="A direction among a layer's channels.", metavar="LAYER:FILE.npy")
+    ] = None
+
+    @property
+    def unit(self) -> str | None:
+        """What names a unit or direction; None where a class is explained."""
+        return self.neuron or self.channel or self.direction
+
+    def target(self, model: Model) -> Target:
+        """The target that the options name, of a model. Raises InvalidArgument when they name several."""
+        units = [(name, getattr(self, name)) for name in PARSERS if getattr(self, name) is not None]
+        if len(units) > 1 or (units and (self.label or self.log_prob)):
+            raise InvalidArgument.of(*units[0], "without --class, --log-prob and other units")
+        for name, text in units:
+            return PARSERS[name](text)
+        index = None if self.label is None else model.class_index(self.label)
+        return LogProbability(index) if self.log_prob else ClassScore(index)
 
 
 def parse_neuron(text: str) -> Neuron:

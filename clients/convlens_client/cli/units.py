@@ -4,154 +4,90 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from convlens_client import rendering
-from convlens_client.cli.common import (
-    Json,
-    Model,
-    NoWait,
-    Out,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    emit,
-    out,
-    resize,
-    table,
-    write,
-)
+from convlens_client.cli.common import Images, emit, out, table, write
 from convlens_client.cli.following import finish
+from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
+from convlens_client.requests import unit
 from convlens_client.results import Array, UnitHit, UnitPattern
 
 app = typer.Typer(no_args_is_help=True, help="See what single units look for, and where they look.")
 
-Photos = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", show_default=False)]
 LayerName = Annotated[str, typer.Option(help="Layer with spatial axes.", show_default=False)]
 Channel = Annotated[int, typer.Option(help="Channel, from 0.", show_default=False)]
-Patch = Annotated[int | None, typer.Option(help="Side of the occluding patch; default 11.")]
-Stride = Annotated[int | None, typer.Option(help="Pixels between patches; default 3.")]
 Threshold = Annotated[float, typer.Option(help="Share of the maximum that belongs to the field.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the patches; default 0.")]
 
 
-@app.command()
-def pattern(
-    photos: Photos,
-    *,
-    layer: LayerName,
-    channel: Channel,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
-) -> None:
+@command("out", "model", "resize", "json", group=app)
+def pattern(given: Shared, photos: Images, *, layer: LayerName, channel: Channel, **parameters: Any) -> None:
     """Draw what excites a unit: guided backprop where it is strongest, above the photo there."""
-    with connect(server, tls) as client:
-        found = client.unit_patterns(photos, layer, channel, model=model, resize=resize(size))
-    _report(photos, [item.hit for item in found], json)
-    write(file, padded([item.pattern for item in found]), pattern_sheet(found))
+    patterns = given.client.unit_patterns(photos, layer, channel, **parameters)
+    _report(photos, [item.hit for item in patterns], given.json)
+    write(given.out, padded([item.pattern for item in patterns]), pattern_sheet(patterns))
 
 
-@app.command()
+@command("out", "model", "resize", "json", request=unit.discrepancy_maps, timeout=None, group=app)
 def field(
-    photos: Photos,
+    given: Shared,
+    photos: Images,
     *,
     layer: LayerName,
     channel: Channel,
-    patch: Patch = None,
-    stride: Stride = None,
     threshold: Threshold = 0.5,
-    seed: Seed = None,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Measure where a unit looks, by covering photos (at most 16) with small patches of noise."""
-    with connect(server, tls, timeout=None) as client:
-        found = client.discrepancy_maps(
-            photos,
-            layer,
-            channel,
-            patch=patch,
-            stride=stride,
-            threshold=threshold,
-            seed=seed,
-            model=model,
-            resize=resize(size),
-        )
-    if json:
-        hits = [{"image": path, "hit": hit} for path, hit in zip(photos, found.hits, strict=True)]
-        measured = {"theoretical_size": found.theoretical_size, "empirical_size": found.empirical_size}
+    seen = given.client.discrepancy_maps(photos, layer, channel, threshold=threshold, **parameters)
+    caption = sizes(seen.theoretical_size, seen.empirical_size)
+    if given.json:
+        hits = [{"image": path, "hit": hit} for path, hit in zip(photos, seen.hits, strict=True)]
+        measured = {"theoretical_size": seen.theoretical_size, "empirical_size": seen.empirical_size}
         emit({**measured, "hits": hits})
     else:
-        _report(photos, found.hits, json)
-        out.print(sizes(found.theoretical_size, found.empirical_size))
-    caption = sizes(found.theoretical_size, found.empirical_size)
-    write(file, found.field, field_sheet(found.field, found.images, found.maps, threshold, caption))
+        _report(photos, seen.hits, given.json)
+        out.print(caption)
+    write(given.out, seen.field, field_sheet(seen.field, seen.images, seen.maps, threshold, caption))
 
 
-@app.command()
+@command("seed", *JOB, request=unit.measure_receptive_field, group=app)
 def measure(
+    given: Shared,
     collection: Annotated[str, typer.Argument(help="Collection with features of the layer, pooling max.")],
     *,
     layer: LayerName,
     channel: Channel,
-    k: Annotated[int | None, typer.Option("-k", help="Images that excite the unit most; default 10.")] = None,
-    patch: Patch = None,
-    stride: Stride = None,
     threshold: Threshold = 0.5,
-    seed: Seed = None,
-    no_wait: NoWait = False,
-    file: Out = None,
-    model: Model = "",
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Measure where a unit looks in the images of a collection that excite it most. Ctrl-C cancels it."""
 
+    def caption(operation: Operation) -> str:
+        theoretical, empirical = operation.artifact("sizes").tolist()
+        return sizes(int(theoretical), empirical)
+
     def draw(operation: Operation) -> tuple[Array, Picture]:
         made = operation.result()
-        theoretical, empirical = made["sizes"].tolist()
-        caption = sizes(int(theoretical), empirical)
-        sheet = field_sheet(made["field"], made["images"], made["maps"], threshold, caption)
+        sheet = field_sheet(made["field"], made["images"], made["maps"], threshold, caption(operation))
         return made["field"], sheet
 
-    with connect(server, tls) as client:
-        operation = client.measure_receptive_field(
-            collection,
-            layer,
-            channel,
-            k=k,
-            patch=patch,
-            stride=stride,
-            threshold=threshold,
-            seed=seed,
-            model=model,
-        )
-        finish(operation, file, "field.png", json=json, no_wait=no_wait, draw=draw)
-        if not (json or no_wait):
-            theoretical, empirical = operation.artifact("sizes").tolist()
-            out.print(sizes(int(theoretical), empirical))
+    operation = given.client.measure_receptive_field(
+        collection, layer, channel, threshold=threshold, **parameters
+    )
+    finish(given, operation, "field.png", draw=draw, tell=lambda operation: out.print(caption(operation)))
 
 
-def pattern_sheet(found: Sequence[UnitPattern]) -> Picture:
+def pattern_sheet(patterns: Sequence[UnitPattern]) -> Picture:
     """The two-row picture of Springenberg et al. (2015): patterns above the crops of the photos."""
     return rendering.two_rows(
-        [rendering.signed(item.pattern, 99.9) for item in found],
-        [rendering.photo(item.crop) for item in found],
+        [rendering.signed(item.pattern, 99.9) for item in patterns],
+        [rendering.photo(item.crop) for item in patterns],
     )
 
 
@@ -167,7 +103,7 @@ def field_sheet(field: Array, images: Array, maps: Array, threshold: float, capt
 
 
 def sizes(theoretical: int, empirical: float) -> str:
-    """Both sizes of the receptive field."""
+    """The caption that tells both sizes of a receptive field, in pixels."""
     return f"empirical size {empirical:.1f} px, theoretical {theoretical} px"
 
 

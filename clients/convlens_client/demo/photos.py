@@ -29,7 +29,7 @@ class Photo:
     pixels: Picture
 
     def square(self, side: int) -> Picture:
-        """The middle of it, scaled to a square."""
+        """The middle of the photo, scaled to a square of `side` pixels."""
         height, width = self.pixels.shape[:2]
         edge = min(height, width)
         left, top = (width - edge) // 2, (height - edge) // 2
@@ -37,7 +37,7 @@ class Photo:
         return np.asarray(middle.resize((side, side), Image.Resampling.BILINEAR))
 
     def fit(self, side: int) -> Picture:
-        """All of it, scaled so that the longer side has `side` pixels."""
+        """The whole photo, scaled so that the longer side has `side` pixels."""
         image = Image.fromarray(self.pixels)
         image.thumbnail((side, side))
         return np.asarray(image)

@@ -20,20 +20,20 @@ from convlens_client.client import Client
 from convlens_client.demo.page import Figure, Section
 from convlens_client.demo.photos import Photo
 from convlens_client.rendering import Picture
-from convlens_client.requests import ClassScore, Technique
+from convlens_client.requests.target import ClassScore
 from convlens_client.results import Certificate, JobMetadata, Layer, Model
 
 T = TypeVar("T")
 
 EPSILON: Final = 8 / 255
 DREAM_SIDE: Final = 400
-SALIENCY: Final[tuple[Technique, ...]] = ("gradient", "guided_backprop", "deconvnet")
+SALIENCY: Final = ("gradient", "guided_backprop", "deconvnet")
 PREVIEWS: Final = 4
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the scenes work with."""
+    """The client, the model, the photos and the folder that all scenes use."""
 
     client: Client
     model: Model
@@ -151,15 +151,15 @@ def attack(stage: Stage) -> Section:
     """Adversarial images and their certificates."""
     squares = [photo.square(stage.model.input_size) for photo in stage.photos]
     outcome, times = _timed(lambda: stage.client.attack(squares, epsilon=EPSILON, model=stage.model.name))
-    if max(found.linf for found in outcome.certificates) > EPSILON + 1e-6:
+    if max(certificate.linf for certificate in outcome.certificates) > EPSILON + 1e-6:
         raise Internal("the attack changed a pixel by more than it may")
     clearest = max(range(len(squares)), key=lambda i: _clarity(outcome.certificates[i]))
     figure = stage.show(
         "attack.png", "photo, sign of the gradient, adversarial image", triple(outcome, clearest)
     )
     rows = [
-        (photo.title, *map(percent, (found.before, found.after, found.after_encoding)))
-        for photo, found in zip(stage.photos, outcome.certificates, strict=True)
+        (photo.title, *map(percent, (certificate.before, certificate.after, certificate.after_encoding)))
+        for photo, certificate in zip(stage.photos, outcome.certificates, strict=True)
     ]
     text = (
         f"One step of the fast gradient sign method moves every pixel by at most {EPSILON * 255:.0f} of 255 "
@@ -213,9 +213,9 @@ def _timed(call: Callable[[], T]) -> tuple[T, dict[str, float]]:
     return result, times
 
 
-def _clarity(found: Certificate) -> tuple[bool, float]:
+def _clarity(certificate: Certificate) -> tuple[bool, float]:
     """Fooled photos come before others, and among them those that the network had been sure of."""
-    return found.success_after_encoding, found.before.probability
+    return certificate.success_after_encoding, certificate.before.probability
 
 
 def _depths(model: Model) -> list[Layer]:

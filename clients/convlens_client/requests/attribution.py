@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.message import Message
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
-from convlens_client.calls import Call, Messages, Method, Tensors
-from convlens_client.freezing import freeze
+from convlens_client.calls import Messages, Method, Rpc, Tensors
+from convlens_client.contract import arms, choose, takes
+from convlens_client.from_proto import from_proto
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
 from convlens_client.requests.target import ClassScore, Target
 from convlens_client.results import Array, Attribution, RandomisedLayer
 
 _Attribution = attribution_pb2_grpc.AttributionServiceStub
+_ATTRIBUTE = Method(_Attribution, "Attribute")
 
-Technique = Literal[
-    "gradient",
-    "guided_backprop",
-    "deconvnet",
-    "gradient_times_input",
-    "integrated_gradients",
-    "smoothgrad",
-    "grad_cam",
-    "guided_grad_cam",
-    "occlusion",
-    "rise",
-]
-TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+TECHNIQUES = arms(attribution_pb2.Attribution.DESCRIPTOR)
+"""The messages of the techniques by their names."""
+if TYPE_CHECKING:
+    Technique = attribution_pb2.Attribution._WhichOneofReturnType_technique
+else:
+    Technique = Literal[tuple(TECHNIQUES)]
 
 
+@takes(TECHNIQUES)
 def attribute(
     images: Images,
     technique: Technique | Message = "gradient",
@@ -41,19 +36,17 @@ def attribute(
     quality: bool | int = False,
     model: str = "",
     resize: ResizeLike | None = None,
-    **parameters: float | str,
-) -> Call[Attribution]:
+    **parameters: Any,
+) -> Rpc[Attribution]:
     """A target attributed to the pixels by one technique; the score of the predicted class by default.
 
     `parameters` are the fields of the technique's message in `convlens.v1.attribution_pb2`, such as `steps`
     of "integrated_gradients", `samples` and `sigma` of "smoothgrad", `layer` of "grad_cam". The technique may
     also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
     """
-    asked = [_item(technique, target, parameters)]
-    request = _attribute_request(images, asked, quality, model, resize)
-    return Tensors(
-        Method(_Attribution, "Attribute"), request, lambda head, tensors: _attributions(head, tensors)[0]
-    )
+    items = [_item(technique, target, parameters)]
+    request = _attribute_request(images, items, quality, model, resize)
+    return Tensors(_ATTRIBUTE, request, lambda head, tensors: _attributions(head, tensors)[0])
 
 
 def attribute_all(
@@ -63,14 +56,13 @@ def attribute_all(
     quality: bool | int = False,
     model: str = "",
     resize: ResizeLike | None = None,
-) -> Call[tuple[Attribution, ...]]:
+) -> Rpc[tuple[Attribution, ...]]:
     """Several attributions of the same images in one call, in the order asked.
 
     A technique is its name, or its message in `convlens.v1.attribution_pb2`, such as `Rise(masks=500)`.
     """
-    asked = [_item(technique, target) for technique, target in attributions]
-    request = _attribute_request(images, asked, quality, model, resize)
-    return Tensors(Method(_Attribution, "Attribute"), request, _attributions)
+    items = [_item(technique, target) for technique, target in attributions]
+    return Tensors(_ATTRIBUTE, _attribute_request(images, items, quality, model, resize), _attributions)
 
 
 def check_randomisation(
@@ -82,7 +74,7 @@ def check_randomisation(
     seed: int | None = None,
     model: str = "",
     resize: ResizeLike | None = None,
-) -> Call[tuple[RandomisedLayer, ...]]:
+) -> Rpc[tuple[RandomisedLayer, ...]]:
     """Whether maps depend on what the network has learned: its layers become random from the top down.
 
     For each further layer, at most `layers`, the rank correlation of each technique's map with the trained
@@ -95,61 +87,43 @@ def check_randomisation(
         layers=layers,
         seed=seed,
     )
-    return Messages(Method(_Attribution, "CheckRandomisation"), request, freeze, tuple)
+    return Messages(Method(_Attribution, "CheckRandomisation"), request, from_proto, tuple)
 
 
 def _item(
-    technique: Technique | Message, target: Target | None, parameters: dict[str, Any] | None = None
+    technique: Technique | Message, target: Target | None, parameters: Mapping[str, Any] = {}
 ) -> attribution_pb2.Attribution:
     """One technique with its target, as the request carries it."""
     item = attribution_pb2.Attribution(target=(target or ClassScore()).message())
-    arms = item.DESCRIPTOR.oneofs_by_name["technique"].fields
+    name: str = technique if isinstance(technique, str) else technique.DESCRIPTOR.name
     if isinstance(technique, Message):
-        kind = technique.DESCRIPTOR
-        name = next((arm.name for arm in arms if arm.message_type == kind), kind.name)
-    else:
-        name = technique
-    if name not in TECHNIQUES:
-        raise InvalidArgument.of("technique", name, f"one of {', '.join(TECHNIQUES)}")
-    chosen = technique if isinstance(technique, Message) else type(getattr(item, name))()
-    _set(chosen, name, parameters or {})
-    getattr(item, name).CopyFrom(chosen)
+        for name_, message in TECHNIQUES.items():
+            if message == technique.DESCRIPTOR:
+                name = name_
+                getattr(item, name).CopyFrom(technique)
+    choose(item, name, parameters)
     return item
-
-
-def _set(message: Message, name: str, parameters: dict[str, Any]) -> None:
-    known = list(message.DESCRIPTOR.fields_by_name)
-    for field, value in parameters.items():
-        if field not in known:
-            raise InvalidArgument.of(field, value, f"left out: {name} takes {', '.join(known) or 'nothing'}")
-        setattr(message, field, value)
 
 
 def _attribute_request(
     images: Images,
-    asked: Sequence[attribution_pb2.Attribution],
+    items: Sequence[attribution_pb2.Attribution],
     quality: bool | int,
     model: str,
     resize: ResizeLike | None,
 ) -> attribution_pb2.AttributeRequest:
     request = attribution_pb2.AttributeRequest(
-        model=model_ref(model), images=to_images(images, resize), attributions=asked
+        model=model_ref(model), images=to_images(images, resize), attributions=items
     )
     if quality:
-        steps = None if quality is True else quality
-        request.quality.CopyFrom(attribution_pb2.Quality(steps=steps))
+        request.quality.CopyFrom(attribution_pb2.Quality(steps=None if quality is True else quality))
     return request
 
 
 def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ...]:
     return tuple(
         Attribution(
-            tuple(target.values),
-            tuple(target.class_indices),
-            array,
-            completeness_residuals=tuple(target.completeness_residuals),
-            insertion=tuple(target.insertion),
-            deletion=tuple(target.deletion),
+            map=array, **{name: tuple(getattr(target, name)) for name in target.DESCRIPTOR.fields_by_name}
         )
         for target, array in zip(head.targets, tensors.values(), strict=True)
     )

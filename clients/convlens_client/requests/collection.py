@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from convlens.errors import InvalidArgument, NotFound
-from convlens.v1 import collection_pb2, collection_pb2_grpc, inspection_pb2, job_pb2
-from convlens_client.calls import Call, Exchange, Method, Pages, Tensors, Unary
-from convlens_client.choice import chosen
-from convlens_client.freezing import freeze
+from convlens.v1 import collection_pb2, collection_pb2_grpc, job_pb2
+from convlens_client.calls import Exchange, Method, Pages, Rpc, Tensors, Unary
+from convlens_client.contract import fill
+from convlens_client.from_proto import field, from_proto
 from convlens_client.images import ImageLike, ResizeLike, to_image
-from convlens_client.requests.job import submit
+from convlens_client.requests.job import technique
 from convlens_client.requests.model import model_ref
 from convlens_client.results import (
     Added,
@@ -21,7 +21,6 @@ from convlens_client.results import (
     CollectionImage,
     CollectionMap,
     Neighbours,
-    Snapshot,
     TopActivation,
 )
 
@@ -41,25 +40,25 @@ class Named(NamedTuple):
     encoded: bytes
 
 
-def create_collection(id: str) -> Call[Collection]:  # noqa: A002
+def create_collection(id: str) -> Rpc[Collection]:  # noqa: A002
     """A new, empty collection called `id`: lower-case letters, digits, "-" and "_"."""
     request = collection_pb2.CreateCollectionRequest(id=id)
-    return Unary(Method(_Collections, "CreateCollection"), request, lambda reply: freeze(reply.collection))
+    return Unary(Method(_Collections, "CreateCollection"), request, field("collection"))
 
 
-def get_collection(id: str) -> Call[Collection]:  # noqa: A002
+def get_collection(id: str) -> Rpc[Collection]:  # noqa: A002
     """One collection, with the features that have been extracted."""
     request = collection_pb2.GetCollectionRequest(id=id)
-    return Unary(Method(_Collections, "GetCollection"), request, lambda reply: freeze(reply.collection))
+    return Unary(Method(_Collections, "GetCollection"), request, field("collection"))
 
 
-def list_collections() -> Call[tuple[Collection, ...]]:
+def list_collections() -> Rpc[tuple[Collection, ...]]:
     """All collections, without their features."""
     request = collection_pb2.ListCollectionsRequest()
-    return Pages(Method(_Collections, "ListCollections"), request, "collections", freeze)
+    return Pages(Method(_Collections, "ListCollections"), request, "collections", from_proto)
 
 
-def delete_collection(id: str) -> Call[None]:  # noqa: A002
+def delete_collection(id: str) -> Rpc[None]:  # noqa: A002
     """Removes a collection with its images and features."""
     request = collection_pb2.DeleteCollectionRequest(id=id)
     return Unary(Method(_Collections, "DeleteCollection"), request, lambda _: None)
@@ -68,7 +67,7 @@ def delete_collection(id: str) -> Call[None]:  # noqa: A002
 def add_images(
     id: str,  # noqa: A002
     images: str | Path | Iterable[str | Path | Named],
-) -> Call[tuple[Added, ...]]:
+) -> Rpc[tuple[Added, ...]]:
     """Adds images: a folder with all below it, or any number of paths and of (name, bytes).
 
     Files are read as they are sent. The same bytes are kept once; a file that is no image is refused alone.
@@ -80,42 +79,27 @@ def add_images(
         collection_pb2.AddImagesRequest(image=collection_pb2.NamedFile(name=name, encoded=encoded))
         for name, encoded in _files(images)
     )
-    return Exchange(Method(_Collections, "AddImages"), first, items, freeze)
+    return Exchange(Method(_Collections, "AddImages"), first, items, from_proto)
 
 
-def list_images(id: str) -> Call[tuple[CollectionImage, ...]]:  # noqa: A002
+def list_images(id: str) -> Rpc[tuple[CollectionImage, ...]]:  # noqa: A002
     """The images of a collection in the order in which they were added."""
     request = collection_pb2.ListImagesRequest(id=id, page_size=1000)
-    return Pages(Method(_Collections, "ListImages"), request, "images", freeze)
+    return Pages(Method(_Collections, "ListImages"), request, "images", from_proto)
 
 
-def get_image(id: str, name: str, *, thumbnail: int | None = None) -> Call[bytes]:  # noqa: A002
+def get_image(id: str, name: str, *, thumbnail: int | None = None) -> Rpc[bytes]:  # noqa: A002
     """An image's file, or a JPEG whose longer side has at most `thumbnail` pixels."""
     request = collection_pb2.GetImageRequest(id=id, image=name, thumbnail=thumbnail)
     return Unary(Method(_Collections, "GetImage"), request, lambda reply: reply.encoded)
 
 
-def extract_features(
-    collection: str,
-    layers: str | Sequence[str],
-    *,
-    poolings: Pooling | Sequence[Pooling] = (),
-    parts: int | None = None,
-    model: str = "",
-    request_id: str = "",
-) -> Call[Snapshot]:
+@technique(job_pb2.ExtractFeatures, without=["part", "shards"])
+def extract_features(collection: str, layers: str | Sequence[str], **parameters: Any) -> None:
     """Queues the extraction of features, which searches and maps need, for all images that lack them.
 
     `poolings` are "mean", "max" and "flatten", by default mean and max; `parts` jobs share the work.
     """
-    asked = [poolings] if isinstance(poolings, str) else poolings
-    technique = job_pb2.ExtractFeatures(
-        collection=collection,
-        layers=[layers] if isinstance(layers, str) else layers,
-        poolings=[_enum(inspection_pb2.Pooling, "poolings", pooling) for pooling in asked],
-        parts=parts,
-    )
-    return submit(technique, model=model, request_id=request_id)
 
 
 def nearest(
@@ -130,7 +114,7 @@ def nearest(
     thumbnail: int | None = None,
     model: str = "",
     resize: ResizeLike | None = None,
-) -> Call[Neighbours]:
+) -> Rpc[Neighbours]:
     """The `k` images (10 by default) whose features of `layer` are nearest to those of `image`.
 
     A string is the name of an image of the collection; everything else (a `Path`, bytes, an array, ...) is an
@@ -140,15 +124,15 @@ def nearest(
         id=collection,
         features=_features(model, layer, pooling),
         k=k,
-        metric=_enum(collection_pb2.Metric, "metric", metric),
         approximate=approximate,
         thumbnail=thumbnail,
     )
+    fill(request, {"metric": metric})
     if isinstance(image, str):
         request.name = image
     else:
         request.image.CopyFrom(to_image(image, resize))
-    return Unary(Method(_Collections, "FindNearest"), request, freeze)
+    return Unary(Method(_Collections, "FindNearest"), request, from_proto)
 
 
 def top_activations(
@@ -159,7 +143,7 @@ def top_activations(
     k: int | None = None,
     patterns: bool = False,
     model: str = "",
-) -> Call[tuple[TopActivation, ...]]:
+) -> Rpc[tuple[TopActivation, ...]]:
     """The `k` images (9 by default) that excite a unit most, with the crops that it sees.
 
     With `patterns` also the unit's guided backprop within each crop.
@@ -167,11 +151,7 @@ def top_activations(
     request = collection_pb2.FindTopActivationsRequest(
         id=collection, model=model_ref(model), layer=layer, channel=channel, k=k, with_patterns=patterns
     )
-    return Unary(
-        Method(_Collections, "FindTopActivations"),
-        request,
-        lambda reply: tuple(freeze(item) for item in reply.activations),
-    )
+    return Unary(Method(_Collections, "FindTopActivations"), request, field("activations"))
 
 
 def map_collection(
@@ -183,15 +163,10 @@ def map_collection(
     perplexity: float | None = None,
     seed: int | None = None,
     model: str = "",
-) -> Call[CollectionMap]:
+) -> Rpc[CollectionMap]:
     """A place on a plane for each image, near to those with similar features."""
-    request = collection_pb2.MapCollectionRequest(
-        id=collection,
-        features=_features(model, layer, pooling),
-        projection=_enum(collection_pb2.Projection, "projection", projection),
-        perplexity=perplexity,
-        seed=seed,
-    )
+    request = collection_pb2.MapCollectionRequest(id=collection, features=_features(model, layer, pooling))
+    fill(request, {"projection": projection, "perplexity": perplexity, "seed": seed})
     return Tensors(Method(_Collections, "MapCollection"), request, _map)
 
 
@@ -220,16 +195,9 @@ def _files(images: str | Path | Iterable[str | Path | Named]) -> Iterator[Named]
 
 
 def _features(model: str, layer: str, pooling: str) -> collection_pb2.FeatureRef:
-    return collection_pb2.FeatureRef(
-        model=model_ref(model), layer=layer, pooling=_enum(inspection_pb2.Pooling, "pooling", pooling)
-    )
-
-
-def _enum(enum: Any, field: str, name: str) -> Any:
-    """The number of a value called "mean" or the like."""
-    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
-    known = {key.removeprefix(prefix).lower(): number for key, number in enum.items() if number}
-    return chosen(known, name.lower(), field)
+    features = collection_pb2.FeatureRef(model=model_ref(model), layer=layer)
+    fill(features, {"pooling": pooling})
+    return features
 
 
 def _map(_: Any, tensors: dict[str, Array]) -> CollectionMap:

@@ -1,14 +1,14 @@
-"""What a network sees in an image: predictions and activations."""
+"""What a network makes of an image: predictions, activations, and paintings of style networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import inspection_pb2, inspection_pb2_grpc
-from convlens_client.calls import Call, Method, Tensors, Unary
-from convlens_client.freezing import freeze
-from convlens_client.images import Images, ResizeLike, to_images
+from convlens.v1 import inspection_pb2, inspection_pb2_grpc, style_pb2, style_pb2_grpc
+from convlens_client.calls import Method, Rpc, Tensors, Unary
+from convlens_client.from_proto import field
+from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, Classification
 
@@ -17,16 +17,12 @@ _Inspection = inspection_pb2_grpc.InspectionServiceStub
 
 def classify(
     images: Images, *, top_k: int | None = None, model: str = "", resize: ResizeLike | None = None
-) -> Call[tuple[Classification, ...]]:
+) -> Rpc[tuple[Classification, ...]]:
     """The `top_k` best classes of each image, best first."""
     request = inspection_pb2.ClassifyRequest(
         model=model_ref(model), images=to_images(images, resize), top_k=top_k
     )
-    return Unary(
-        Method(_Inspection, "Classify"),
-        request,
-        lambda reply: tuple(freeze(item) for item in reply.classifications),
-    )
+    return Unary(Method(_Inspection, "Classify"), request, field("classifications"))
 
 
 def activations(
@@ -37,7 +33,7 @@ def activations(
     top: int | None = None,
     model: str = "",
     resize: ResizeLike | None = None,
-) -> Call[dict[str, Array]]:
+) -> Rpc[dict[str, Array]]:
     """Value of each layer, by name, float32 of shape (N, C, H, W) or (N, C), from one pass.
 
     With `channel` only that channel, (N, 1, ...). With `top` for each image so many channels with the largest
@@ -55,3 +51,17 @@ def activations(
     if top is not None:
         request.top = top
     return Tensors(Method(_Inspection, "GetActivations"), request, lambda _, tensors: tensors)
+
+
+def stylise(
+    image: ImageLike, model: str, *, tile: int | None = None, resize: ResizeLike | None = None
+) -> Rpc[Array]:
+    """`image` painted by the style network `model` in one pass: float32 (1, 3, H, W) in [0, 1].
+
+    Images keep their size unless `resize` says otherwise. Those larger than `tile` pixels a side (1,024 by
+    default) go through in overlapping tiles, which bounds the server's memory; smaller tiles drift apart in
+    colour.
+    """
+    request = style_pb2.StyliseRequest(model=model_ref(model), image=to_image(image, resize), tile=tile)
+    method = Method(style_pb2_grpc.StyleServiceStub, "Stylise")
+    return Tensors(method, request, lambda _, tensors: tensors["image"])

@@ -1,6 +1,6 @@
 """What the calls return: small frozen dataclasses with numpy arrays in them.
 
-A dataclass has the fields of the message of the same name, so `freezing.freeze` needs no code for each.
+A dataclass has the fields of the message of the same name, so `from_proto` needs no code for each.
 """
 
 from convlens_client.results.array import Array

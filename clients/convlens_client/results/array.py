@@ -1,4 +1,4 @@
-"""What tensors come as."""
+"""The type of all tensors that the client returns: numpy arrays."""
 
 from __future__ import annotations
 

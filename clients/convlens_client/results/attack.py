@@ -1,4 +1,4 @@
-"""What attacks did."""
+"""What the quick attacks return: adversarial images, certificates and robustness curves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RobustnessAlarms:
 
     @property
     def raised(self) -> tuple[str, ...]:
-        """The names of those that are true."""
+        """The names of the alarms that are true."""
         return tuple(field.name for field in dataclasses.fields(self) if getattr(self, field.name))
 
 

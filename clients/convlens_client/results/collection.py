@@ -1,4 +1,4 @@
-"""Sets of images, and what was found in them."""
+"""Sets of images, and what searches return of them."""
 
 from __future__ import annotations
 

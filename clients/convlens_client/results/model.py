@@ -1,4 +1,4 @@
-"""Networks, and what they say of images."""
+"""Networks of the repository, and their predictions for images."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ class Classification:
 
     @property
     def top(self) -> Prediction:
-        """The best one."""
+        """The prediction with the largest probability."""
         return self.predictions[0]

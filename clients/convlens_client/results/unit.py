@@ -1,4 +1,4 @@
-"""What units look for, and where."""
+"""What single units respond to, and where in an image they look."""
 
 from __future__ import annotations
 

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-import typer
+from convlens_client.cli.adversarial.common import ATTACK, Target, certificates, triple
+from convlens_client.cli.common import Image
+from convlens_client.cli.following import finish
+from convlens_client.cli.options import Shared, command
+from convlens_client.requests import adversarial
 
-from convlens_client.cli.adversarial.common import Target, finish_attack, index_of
-from convlens_client.cli.common import Image, Json, Model, NoWait, Out, Resize, Server, Tls, connect, resize
 
-
-def lbfgs(
-    image: Image,
-    *,
-    target: Target,
-    searches: Annotated[int | None, typer.Option(help="Weights of the target tried; default 9.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Iterations for each; default 50.")] = None,
-    no_wait: NoWait = False,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
-) -> None:
+@command(*ATTACK, request=adversarial.lbfgs_attack)
+def lbfgs(given: Shared, image: Image, *, target: Target, **parameters: Any) -> None:
     """Make the model see another class by the smallest change (Szegedy et al. 2014)."""
-    with connect(server, tls) as client:
-        operation = client.lbfgs_attack(
-            image,
-            index_of(client, model, target),
-            searches=searches,
-            steps=steps,
-            model=model,
-            resize=resize(size),
-        )
-        finish_attack(operation, file, f"{image.stem}-adversarial.png", json=json, no_wait=no_wait)
+    operation = given.client.lbfgs_attack(image, given.class_index(target), **parameters)
+    finish(given, operation, f"{image.stem}-adversarial.png", draw=triple, tell=certificates)

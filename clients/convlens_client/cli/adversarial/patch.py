@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from convlens_client import rendering
-from convlens_client.cli.adversarial.common import Target, index_of
-from convlens_client.cli.adversarial.expectation import Perspective, Rotation, Scale
-from convlens_client.cli.common import (
-    Json,
-    Model,
-    NoWait,
-    Out,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    photos,
-    resize,
-    table,
-)
+from convlens_client.cli.adversarial.common import ATTACK, Target
+from convlens_client.cli.common import Photos, photos_in, table
 from convlens_client.cli.following import finish
-from convlens_client.cli.robustness import Photos
+from convlens_client.cli.options import Shared, command
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.requests import Transforms
+from convlens_client.requests import adversarial
 from convlens_client.results import Array
 
 SHOWN = 4
 
 
+@command("seed", *ATTACK, request=adversarial.adversarial_patch, spelled={"size": "diameter"})
 def patch(
+    given: Shared,
     pictures: Photos,
     *,
     target: Target,
@@ -41,42 +30,14 @@ def patch(
         list[Path] | None,
         typer.Option(help="Photo or folder to judge by, repeat for several; default: every fifth photo."),
     ] = None,
-    diameter: Annotated[
-        float | None, typer.Option(help="Of the patch, over the side of the picture; default 0.35.")
-    ] = None,
-    rotation: Rotation = None,
-    scale: Scale = None,
-    perspective: Perspective = None,
-    samples: Annotated[int | None, typer.Option(help="Pictures in each step; default 16.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps; default 500.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, in pixel values; default 0.03.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of places and pictures; default 0.")] = None,
-    no_wait: NoWait = False,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Learn a patch from photos that makes the model see a class on others too (Brown et al. 2017)."""
-    with connect(server, tls) as client:
-        operation = client.adversarial_patch(
-            photos(pictures),
-            index_of(client, model, target),
-            held_out=photos(held_out) if held_out else (),
-            size=diameter,
-            transforms=Transforms(rotation=rotation, scale=scale, perspective=perspective),
-            samples=samples,
-            steps=steps,
-            learning_rate=learning_rate,
-            seed=seed,
-            model=model,
-            resize=resize(size),
-        )
-        finish(operation, file, f"{target}-patch.png", json=json, no_wait=no_wait, draw=draw, tell=tell)
+    unseen = photos_in(held_out) if held_out else ()
+    operation = given.client.adversarial_patch(
+        photos_in(pictures), given.class_index(target), held_out=unseen, **parameters
+    )
+    finish(given, operation, f"{target}-patch.png", draw=draw, tell=tell)
 
 
 def draw(operation: Operation) -> tuple[Array, Picture]:
@@ -84,18 +45,17 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
     mask = operation.artifact("mask")[0]
     disc = operation.artifact("disc")[0] * mask + 1 - mask
     pictures = operation.artifact("pictures")[:SHOWN]
-    return disc, rendering.sheet(
-        [("patch", rendering.photo(disc)), *(("", rendering.photo(pixels)) for pixels in pictures)]
-    )
+    cells = [("patch", rendering.photo(disc)), *(("", rendering.photo(pixels)) for pixels in pictures)]
+    return disc, rendering.sheet(cells)
 
 
 def tell(operation: Operation) -> None:
-    """Prints how often the target is seen."""
-    found = operation.report
+    """Prints the share of placements that the model takes for the target."""
+    report = operation.report
     rows = (
-        ("with the patch", found.success),
-        ("with a patch of noise", found.noise_success),
-        ("without a patch", found.clean_success),
+        ("with the patch", report.success),
+        ("with a patch of noise", report.noise_success),
+        ("without a patch", report.clean_success),
     )
-    title = f" taken for the target, of {found.placements} placements"
+    title = f" taken for the target, of {report.placements} placements"
     table(("held-out photos", title), ((name, f"{share:.1%}") for name, share in rows))

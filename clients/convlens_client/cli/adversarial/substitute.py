@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from convlens_client.cli.common import (
-    Json,
-    Model,
-    NoWait,
-    Out,
-    Resize,
-    Server,
-    Tls,
-    connect,
-    eps,
-    out,
-    photos,
-    resize,
-    table,
-)
+from convlens_client.cli.adversarial.common import ATTACK
+from convlens_client.cli.common import Photos, out, photos_in, table
 from convlens_client.cli.following import finish
-from convlens_client.cli.robustness import Photos
+from convlens_client.cli.options import Shared, command
 from convlens_client.client import Operation
+from convlens_client.requests import adversarial
 
 
+@command("seed", *ATTACK, request=adversarial.substitute)
 def substitute(
+    given: Shared,
     pictures: Photos,
     *,
     held_out: Annotated[
         list[Path], typer.Option(help="Photo or folder to judge by; repeat for several.", show_default=False)
     ],
-    victim: Annotated[
-        str, typer.Option(help="Name that the operator has given the victim; default: this server.")
-    ] = "",
-    rounds: Annotated[int | None, typer.Option(help="Rounds of new questions; default 6.")] = None,
-    queries: Annotated[int | None, typer.Option(help="Questions to learn from, at most.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the answers in each round.")] = None,
-    eps: Annotated[
-        float | None, typer.Option(parser=eps, help="Largest change of a pixel value; default 16/255.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
-    no_wait: NoWait = False,
-    file: Out = None,
-    model: Model = "",
-    size: Resize = None,
-    json: Json = False,
-    server: Server = "",
-    tls: Tls = False,
+    **parameters: Any,
 ) -> None:
     """Learn a copy of a model from its answers alone, and fool the model by attacks on the copy."""
-    with connect(server, tls) as client:
-        operation = client.substitute(
-            photos(pictures),
-            photos(held_out),
-            victim=victim,
-            rounds=rounds,
-            queries=queries,
-            epochs=epochs,
-            epsilon=eps,
-            seed=seed,
-            model=model,
-            resize=resize(size),
-        )
-        finish(operation, file, "fooled.png", json=json, no_wait=no_wait, artifact="adversarial", tell=tell)
+    operation = given.client.substitute(photos_in(pictures), photos_in(held_out), **parameters)
+    finish(given, operation, "fooled.png", artifact="adversarial", tell=tell)
 
 
 def tell(operation: Operation) -> None:
