@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cache
 from importlib.metadata import entry_points
 from types import NoneType
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import typer
 from docs.generate.markdown import code, number, prose, titled, wide_table
@@ -101,10 +101,12 @@ def _value(parameter: Any, known: Any) -> str:
         return "flag"
     kind = known.annotation if known else str
     several = parameter.multiple or parameter.nargs == -1
-    while get_args(kind):
+    while get_args(kind) and get_origin(kind) is not Literal:
         kind = next(arm for arm in get_args(kind) if arm is not NoneType)
     if isinstance(kind, type) and issubclass(kind, Enum):
         shown = ", ".join(code(choice.value) for choice in kind)
+    elif get_origin(kind) is Literal:
+        shown = ", ".join(map(code, get_args(kind)))
     elif parameter.metavar and parameter.param_type_name == "option":
         shown = code(parameter.metavar)
     else:
