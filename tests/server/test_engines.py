@@ -17,14 +17,17 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import EMBEDDED, ModelRepository
 from convlens_server.backends.models import LoadedModels
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_server.serving.cancellation import Caller, current
+from convlens_server.settings import ServerSettings
 
 LAYERS = ["features.conv1", "features.relu3_2", "classifier", "probabilities", "log_probabilities"]
 
 
 def load(root: Path | None = None, session_bytes: float = 1e9, max_models: int = 4) -> LoadedModels:
-    return LoadedModels(ModelRepository(root), on_cpu(1), session_bytes=session_bytes, max_models=max_models)
+    # Not validated, so that the bound on sessions may be a fraction of a MiB.
+    settings = ServerSettings.model_construct(session_megabytes=session_bytes / 2**20, max_models=max_models)
+    return LoadedModels(ModelRepository(root), Compute(lambda: 1), settings)
 
 
 def ref(name: str = "patterns") -> model_pb2.ModelRef:

@@ -1,0 +1,52 @@
+"""The two ways in which a quick RPC is served: one reply, or a stream of them, from a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from convlens_server.quick.inference_service import InferenceService, Replies, Streamed
+
+M = TypeVar("M", bound=Message)
+
+
+class InferenceServicer:
+    """A servicer whose RPCs run networks, or read what lies in the model repository."""
+
+    def __init__(self, inference: InferenceService) -> None:
+        self.inference = inference
+
+
+S = TypeVar("S", bound=InferenceServicer)
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+def computed(method: Callable[[S, Request], Reply]) -> Callable[[S, Request, Any], Awaitable[Reply]]:
+    """An RPC whose one reply `method` computes from the request; `method` runs in a worker thread."""
+
+    @wraps(method)
+    async def serve(servicer: S, request: Request, context: Any) -> Reply:
+        return await servicer.inference.executor.run(partial(method, servicer), request)
+
+    return serve
+
+
+def streamed(method: Callable[[S, Request], Replies]) -> Callable[[S, Request, Any], Streamed]:
+    """An RPC whose replies are those of the generator `method`; it runs in worker threads."""
+
+    @wraps(method)
+    async def serve(servicer: S, request: Request, context: Any) -> Streamed:
+        async for reply in servicer.inference.stream(partial(method, servicer), request):
+            yield reply
+
+    return serve
+
+
+def mirror(message: type[M], source: object, **given: Any) -> M:
+    """A message with the `given` fields, and else the attributes of `source` that are named as its fields."""
+    names = message.DESCRIPTOR.fields_by_name.keys() - given.keys()
+    return message(**{name: getattr(source, name) for name in names if hasattr(source, name)}, **given)
