@@ -56,11 +56,10 @@ demo: install
 	$(BIN)/python protos/googleapis.py .buf/googleapis
 	touch $@
 
-SERVICES := admin attack attribution collection inspection job model style unit
-INFERENCE := protos/convlens/inference/open_inference.proto
+PROTOS := $(wildcard protos/convlens/*/*.proto)
 proto: .buf/ready
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto $(INFERENCE)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto) $(INFERENCE)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos $(PROTOS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $$(grep -l '^service ' $(PROTOS))
 
 # What the images hold: one lock file a target, for linux/amd64. `make locks UPGRADE=--upgrade` takes newer versions.
 # PyTorch for CPUs comes from a page of its own; TORCH_CPU may be a folder of wheels instead.

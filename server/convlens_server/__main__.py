@@ -26,14 +26,14 @@ async def serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with await App.start(settings) as app:
-        lanes = "both lanes" if settings.redis else "quick lane only"
-        print(f"convlens-server ready on {app.address} ({lanes})", flush=True)
+        services = "both lanes" if settings.redis else "quick lane only"
+        print(f"convlens-server ready on {app.address} ({services})", flush=True)
         await stopping.wait()
         logging.getLogger("convlens.server").info("draining, for at most %g s", settings.grace)
 
 
 def main() -> None:
-    """Entry point; every setting is an environment variable, see `ServerSettings`."""
+    """Run the server; every setting is an environment variable, see `ServerSettings`."""
     try:
         settings = ServerSettings()
         configure(settings.log_level, settings.log_format, OfCall())

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
 from convlens_models.manifest import LOG_PROBABILITIES
-from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32, Backend
-from convlens_server.techniques.base import Attacked
+from convlens_server.techniques.base import F32, Attacked, AttackGoal, Backend
 from convlens_server.techniques.descent import BALLS, descend
 
 EPSILON: Final[Mapping[int, float]] = {
