@@ -1,14 +1,15 @@
-"""The two ways in which a quick RPC is served: one reply, or a stream of them, from a worker thread."""
+"""The ways in which RPCs are served that have nothing of their own to do around their work."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from convlens_server.quick.inference_service import InferenceService, Replies, Streamed
+from convlens_server.serving.validation import validate
 
 M = TypeVar("M", bound=Message)
 
@@ -25,7 +26,9 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 
-def computed(method: Callable[[S, Request], Reply]) -> Callable[[S, Request, Any], Awaitable[Reply]]:
+def computed(
+    method: Callable[[S, Request], Reply],
+) -> Callable[[S, Request, Any], Coroutine[Any, Any, Reply]]:
     """An RPC whose one reply `method` computes from the request; `method` runs in a worker thread."""
 
     @wraps(method)
@@ -42,6 +45,18 @@ def streamed(method: Callable[[S, Request], Replies]) -> Callable[[S, Request, A
     async def serve(servicer: S, request: Request, context: Any) -> Streamed:
         async for reply in servicer.inference.stream(partial(method, servicer), request):
             yield reply
+
+    return serve
+
+
+def validated(
+    method: Callable[[Any, M], Coroutine[Any, Any, Reply]],
+) -> Callable[[Any, M, Any], Coroutine[Any, Any, Reply]]:
+    """An RPC whose one reply `method` gives for the request with its defaults, once it is within bounds."""
+
+    @wraps(method)
+    async def serve(servicer: Any, request: M, context: Any) -> Reply:
+        return await method(servicer, validate(request))
 
     return serve
 
