@@ -1,4 +1,4 @@
-"""What a quick technique sees of a network, whatever runs it."""
+"""The protocol by which quick techniques use a network, whatever runs it."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Free what it holds; a call after this loads it again."""
+        """Free the memory of the network; a call after this loads it again."""

@@ -25,7 +25,7 @@ Key = tuple[str, int, str]
 
 
 class Loaded(NamedTuple):
-    """A version in memory.
+    """A version of a model in memory.
 
     Attributes:
         stored: the version.
@@ -86,7 +86,7 @@ class LoadedModels:
         return gone
 
     def loaded(self) -> list[Loaded]:
-        """What is in memory, by name and version."""
+        """The versions that are in memory, in the order of names and versions."""
         weights: dict[Key, list[float]] = {}
         for (backend, *_), _, weight in self.sessions.held():
             if isinstance(backend, OnnxBackend):
@@ -98,7 +98,7 @@ class LoadedModels:
         return sorted(models, key=lambda model: _key(model.stored))
 
     def close(self) -> None:
-        """Unload everything."""
+        """Unload all models."""
         self._backends.discard(lambda _: True)
 
     def _get(self, ref: model_pb2.ModelRef) -> Backend:

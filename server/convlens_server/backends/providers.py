@@ -40,7 +40,7 @@ class Compute:
     def of(
         cls, settings: ServerSettings, providers: Sequence[Provider], threads: Callable[[], int]
     ) -> Compute:
-        """What the settings ask for; batches are formed by default where passes run on a GPU."""
+        """The hardware as the settings ask for it; by default batches are formed if passes run on a GPU."""
         batching = settings.batching == "on" or (settings.batching == "auto" and on_gpu(providers))
         return cls(threads, providers, settings.device.startswith("cuda"), batching)
 
@@ -107,12 +107,12 @@ def try_out(provider: Provider) -> None:
 @contextmanager
 def _printing_to_the_log() -> Iterator[None]:
     """Log what ONNX Runtime prints, which would stand where the server says that it is ready."""
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(printed):
             yield
     finally:
-        for line in said.getvalue().splitlines():
+        for line in printed.getvalue().splitlines():
             log.warning("%s", line)
 
 

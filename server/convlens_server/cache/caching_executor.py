@@ -1,4 +1,4 @@
-"""What was computed once is not computed again: an executor that looks replies up in a cache.
+"""An executor that takes replies from a cache, so that nothing is computed twice.
 
 A quick call is pure: its replies follow from the model's files, the request with its defaults, and nothing
 else, as all that is random takes a seed. So they are kept under the SHA-256 of just that, and of the tenant.

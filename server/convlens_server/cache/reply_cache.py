@@ -114,7 +114,7 @@ class ReplyCache:
         self._writer.submit(write)
 
     def flush(self) -> None:
-        """Wait until all is written."""
+        """Wait until all entries are written."""
         self._writer.submit(lambda: None).result()
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class ReplyCache:
 
 
 def pack(parts: Iterable[bytes]) -> bytes:
-    """The messages as one body."""
+    """One body of several messages, each behind its length as 4 bytes."""
     return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 

@@ -25,7 +25,7 @@ F32 = NDArray[np.float32]
 
 
 class Ranking(NamedTuple):
-    """How images are ranked: the value of a target from each row (n, D) of the features of its layer."""
+    """A way to rank images: by the value of a target, from the rows (n, D) of the features of its layer."""
 
     pooling: int
     value: Callable[[F32], F32]

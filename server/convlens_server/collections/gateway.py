@@ -51,6 +51,6 @@ class CollectionGateway:
         return self.settings.indexes or Path(platformdirs.user_cache_dir("convlens")) / "indexes"
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis."""
         if self._redis is not None:
             await self._redis.aclose()

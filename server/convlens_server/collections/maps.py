@@ -12,7 +12,9 @@ from convlens_models.measures.seeds import folded
 from convlens_server.collections.features import Table
 
 PCA_DIMENSION: Final = 4096
+"""The most values of a vector, since memory grows with their square."""
 TSNE_IMAGES: Final = 20_000
+"""The most images that t-SNE takes."""
 TSNE_START: Final = 50
 """Principal components that t-SNE sees, as in its authors' own code: the rest is noise, and memory."""
 

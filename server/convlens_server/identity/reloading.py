@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 POLL_INTERVAL: Final = 1.0
-"""Seconds between looks at the files."""
+"""Seconds between two looks at a file."""
 
 log = logging.getLogger("convlens.identity")
 

@@ -31,7 +31,7 @@ class UnitServicer(InferenceServicer, unit_pb2_grpc.UnitServiceServicer):
 
     @streamed
     def GetDiscrepancyMaps(self, request: unit_pb2.GetDiscrepancyMapsRequest) -> Replies:
-        """Show where a unit looks."""
+        """Send maps of the pixels that a unit looks at."""
         request, backend, images = self.inference.admit_images(request)
         params = validate(request.discrepancy, path="discrepancy")  # Defaults, where there is none.
         measured = discrepancy(backend, images, request.layer, request.channel, params)

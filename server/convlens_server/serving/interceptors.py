@@ -35,7 +35,7 @@ OPEN: Final = "/grpc.health.v1.Health/"
 REQUEST_ID: Final = "x-request-id"
 """Metadata by which a client may name a call, and by which it gets the name in the end."""
 SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""What a client may name a call."""
+"""The names that a client may give a call."""
 JUST_BEFORE: Final = 0.05
 """A call that is cancelled with fewer seconds left has run out of time: the client's clock began earlier."""
 KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

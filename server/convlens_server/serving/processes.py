@@ -107,7 +107,7 @@ async def _start(settings: ServerSettings, index: int) -> Process:
 
 
 def _drain_with_parent() -> Callable[[], None] | None:
-    """What has a process drain when its parent is killed, which Linux alone offers."""
+    """The function that has a new process drain when its parent is killed; None where there is no prctl."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     return None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

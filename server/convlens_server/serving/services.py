@@ -43,7 +43,7 @@ from convlens_server.servicers.unit import UnitServicer
 
 
 class Gateways(NamedTuple):
-    """What servicers hand their calls on to.
+    """The gateways that servicers hand their calls on to.
 
     Attributes:
         inference: runs networks in worker threads.
@@ -64,7 +64,7 @@ class Gateways(NamedTuple):
 
 
 class Service(NamedTuple):
-    """One gRPC service.
+    """A row of the table: one gRPC service.
 
     Attributes:
         generated: the module that protoc has generated for its stubs.
@@ -80,7 +80,7 @@ class Service(NamedTuple):
 
     @property
     def descriptor(self) -> ServiceDescriptor:
-        """The one service of its proto."""
+        """The descriptor of the service, the only one of its proto."""
         messages = import_module(self.generated.__name__.removesuffix("_grpc"))
         descriptor: ServiceDescriptor
         (descriptor,) = messages.DESCRIPTOR.services_by_name.values()

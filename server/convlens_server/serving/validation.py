@@ -58,7 +58,7 @@ def _walk(message: Message, manifest: Manifest | None, path: str) -> None:
 
 @cache
 def _checks(descriptor: Descriptor) -> tuple[Check, ...]:
-    """What there is to check in a message of this type, read from its options once."""
+    """The checks of a message of this type, read from its options once."""
     oneofs = [
         _one_required(oneof.name, [arm.name for arm in oneof.fields])
         for oneof in descriptor.oneofs

@@ -39,7 +39,7 @@ class Technique(Protocol[TargetT_contra, ResultT_co]):
 
 
 class Attributed(NamedTuple):
-    """A target attributed to the pixels.
+    """The result of an attribution: maps of how the pixels count for a target.
 
     Attributes:
         values: the target's value for each image, (N,).
@@ -53,7 +53,7 @@ class Attributed(NamedTuple):
 
 
 class Attacked(NamedTuple):
-    """Perturbed images.
+    """The result of an attack: perturbed images.
 
     Attributes:
         adversarial: the perturbed images, (N, 3, H, W) in [0, 1].

@@ -59,5 +59,5 @@ def _square(y: int, x: int, side: int) -> Square:
 
 
 def _starts(extent: int, window: int, stride: int) -> range:
-    """Where squares begin, so that they cover the whole extent."""
+    """The positions at which squares begin, so that they cover the whole extent."""
     return range(0, extent - window + stride, stride)

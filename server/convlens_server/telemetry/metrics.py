@@ -35,7 +35,7 @@ CALL_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 300),
 )
-"""Upper bounds in seconds."""
+"""The upper bounds of the buckets, in seconds."""
 PHASE_BUCKETS: Final = (0.0001, 0.0005, *CALL_BUCKETS[:-2])
 RESULTS: Final = ("hit", "miss", "error")
 REASONS: Final = (
@@ -83,7 +83,7 @@ class Metrics:
         Gauge(name, text, registry=self.registry).set_function(read)
 
     def collect(self, collector: Collector) -> None:
-        """Show the metrics of `collector` too."""
+        """Show the metrics of a collector too."""
         self.registry.register(collector)
 
     def serve(self, listen: str) -> Callable[[], None]:
@@ -91,7 +91,7 @@ class Metrics:
         return serve_metrics(listen, self.registry) if listen else lambda: None
 
     async def middleware(self, context: RequestContext, proceed: Proceed) -> Any:
-        """Count a call and its seconds."""
+        """Count a call, its seconds, and those of its phases."""
         labels = _labels(context.method, context.kind)
         self._child(self._started, *labels).inc()
         self._in_flight.inc()
