@@ -325,7 +325,7 @@ def test_a_server_that_batches_gives_the_same_answers(tmp_path: Path) -> None:
         assert "batched" not in {model.name for model in client.loaded_models()}
 
 
-def test_with_a_gpu_there_are_lanes_for_a_batch_and_the_next() -> None:
+def test_with_a_gpu_there_are_threads_for_a_batch_and_the_next() -> None:
     assert worker_threads(ServerSettings(redis=""), on_gpu=True) >= THREADS_ON_GPU
     assert worker_threads(ServerSettings(redis="", lanes=3), on_gpu=True) == 3
     assert worker_threads(ServerSettings(redis="", lanes=3), on_gpu=False) == 3

@@ -285,7 +285,7 @@ def test_cancel_and_delete(stubs, worker, dream) -> None:
         assert isinstance(error_of(method, missing), errors.NotFound)
 
 
-def test_without_redis_only_the_quick_lane_serves(channel: grpc.Channel, image, dream) -> None:
+def test_without_redis_only_quick_services_serve(channel: grpc.Channel, image, dream) -> None:
     stubs = Stubs(channel)
     for method, request in (
         (stubs.jobs.SubmitJob, dream()),

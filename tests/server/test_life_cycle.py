@@ -51,7 +51,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_readiness_of_the_long_lane_is_that_of_redis(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_readiness_of_long_services_is_that_of_redis(redis_server: RedisServer, tmp_path: Path) -> None:
     with serving(redis=redis_server.url, artifacts=str(tmp_path)) as app:
         names = ("", "liveness", "readiness", "quick", "long", "convlens.v1.JobService")
         assert asked(app.address, *names) == [SERVING] * 6
@@ -66,7 +66,7 @@ def test_readiness_of_the_long_lane_is_that_of_redis(redis_server: RedisServer, 
         assert eventually(app.address, "convlens.v1.JobService", SERVING)
 
 
-def test_without_redis_there_is_no_long_lane_to_be_ready() -> None:
+def test_without_redis_long_services_are_not_ready() -> None:
     with serving() as app:
         assert asked(app.address, "readiness", "quick", "long") == [SERVING, SERVING, NOT_SERVING]
 

@@ -84,7 +84,7 @@ def test_the_commands(served: Client, capsys: pytest.CaptureFixture[str]) -> Non
         assert "copy/1" in capsys.readouterr().out
 
 
-def test_an_engine_goes_on_with_what_it_was_loaded_from(root: Path) -> None:
+def test_a_backend_goes_on_with_what_it_was_loaded_from(root: Path) -> None:
     """Also what it has not built yet, and when its files are another version's by then, or nobody's."""
     models = LoadedModels(ModelRepository(root), Compute(lambda: 1), ServerSettings(max_models=4))
     image = np.random.default_rng(0).random((1, 3, 96, 96), np.float32)

@@ -1,4 +1,4 @@
-"""The two engines: the same numbers; and when models are loaded, loaded again, and let go."""
+"""The two backends: the same numbers; and when models are loaded, loaded again, and let go."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> LoadedModels:
 
 
 @pytest.mark.parametrize("size", [(2, 96, 96), (1, 96, 96), (2, 70, 101)])
-def test_engines_agree_on_values(both: LoadedModels, size: tuple[int, int, int]) -> None:
+def test_backends_agree_on_values(both: LoadedModels, size: tuple[int, int, int]) -> None:
     images = batch(*size)
     ours, theirs = (both.get(ref(name)).forward(images, LAYERS) for name in ("patterns", "script"))
     assert both.get(ref("script")).stored.manifest.engine == "torchscript"
@@ -62,7 +62,7 @@ def test_engines_agree_on_values(both: LoadedModels, size: tuple[int, int, int])
 @pytest.mark.parametrize("rule", list(ReluRule))
 @pytest.mark.parametrize("layer", ["features.relu3_2", "classifier", "log_probabilities"])
 @pytest.mark.parametrize("size", [(2, 96, 96), (1, 96, 96), (2, 70, 101)])
-def test_engines_agree_on_gradients(
+def test_backends_agree_on_gradients(
     both: LoadedModels, rule: ReluRule, layer: str, size: tuple[int, int, int]
 ) -> None:
     images = batch(*size)
@@ -76,7 +76,7 @@ def test_engines_agree_on_gradients(
 
 
 @pytest.mark.parametrize("wrt", ["features.relu3_2", "features.pool4"])
-def test_engines_agree_on_gradients_by_a_layer(both: LoadedModels, wrt: str) -> None:
+def test_backends_agree_on_gradients_by_a_layer(both: LoadedModels, wrt: str) -> None:
     images = batch(2)
     cotangent = np.random.default_rng(1).normal(size=(2, 53)).astype(np.float32)
     ours, theirs = (
@@ -151,7 +151,7 @@ def test_sessions_stay_within_their_budget() -> None:
     assert len(models.sessions) == 2
 
 
-def test_unloading_frees_engine_and_sessions() -> None:
+def test_unloading_frees_backend_and_sessions() -> None:
     models = load()
     backend = weakref.ref(models.get(ref()))
     models.get(ref()).forward(batch(1), ["classifier"])
