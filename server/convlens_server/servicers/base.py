@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
+from convlens_server.collections.gateway import CollectionGateway
+from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.quick.inference_service import InferenceService, Replies, Streamed
 from convlens_server.serving.validation import validate
 
 M = TypeVar("M", bound=Message)
 
 
+class Gateways(NamedTuple):
+    """The gateways that servicers hand their calls on to.
+
+    Attributes:
+        inference: runs networks in worker threads.
+        jobs: reaches the job store, and makes room for calls that last as long as a job.
+        collections: reaches the index and the files of collections.
+        is_ready: tells whether the server takes calls.
+    """
+
+    inference: InferenceService
+    jobs: JobGateway
+    collections: CollectionGateway
+    is_ready: Callable[[], bool]
+
+
 class InferenceServicer:
     """A servicer whose RPCs run networks, or read what lies in the model repository."""
 
-    def __init__(self, inference: InferenceService) -> None:
-        self.inference = inference
+    def __init__(self, gateways: Gateways) -> None:
+        self.inference = gateways.inference
 
 
 S = TypeVar("S", bound=InferenceServicer)

@@ -11,11 +11,9 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import collection_pb2_grpc
 from convlens_server.collections import pictures
-from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.collections.search import CollectionSearch
-from convlens_server.jobs.job_gateway import JobGateway
-from convlens_server.quick.inference_service import InferenceService, Streamed
-from convlens_server.servicers.base import validated
+from convlens_server.quick.inference_service import Streamed
+from convlens_server.servicers.base import Gateways, validated
 from convlens_server.serving.validation import validate
 from convlens_workers.collections import CollectionIndex, FeatureSet
 
@@ -23,10 +21,10 @@ from convlens_workers.collections import CollectionIndex, FeatureSet
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Fills, lists, searches and maps collections."""
 
-    def __init__(self, inference: InferenceService, jobs: JobGateway, collections: CollectionGateway) -> None:
-        self._inference, self._jobs, self._collections = inference, jobs, collections
-        self._run = inference.executor.run
-        self._search = CollectionSearch(inference, collections)
+    def __init__(self, gateways: Gateways) -> None:
+        self._inference, self._jobs, self._collections, _ = gateways
+        self._run = self._inference.executor.run
+        self._search = CollectionSearch(self._inference, self._collections)
 
     @property
     def _index(self) -> CollectionIndex:

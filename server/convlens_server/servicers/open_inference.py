@@ -9,7 +9,7 @@ shape of the value of a layer (parameter "layer", by default the logits), and gi
 # ruff: noqa: N802 (the methods are named as in the proto)
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,6 @@ from convlens.inference import open_inference_pb2_grpc
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import PROBABILITIES, Manifest
 from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.inference_service import InferenceService
 from convlens_server.quick.input_tensors import (
     COTANGENT,
     FP32,
@@ -30,7 +29,7 @@ from convlens_server.quick.input_tensors import (
     read_inputs,
     read_parameters,
 )
-from convlens_server.servicers.base import InferenceServicer, computed
+from convlens_server.servicers.base import Gateways, InferenceServicer, computed
 from convlens_server.serving.raw_request import Kind, RawRequest, reference
 from convlens_server.serving.request_context import phase, reads
 
@@ -41,16 +40,11 @@ Output = pb.ModelInferResponse.InferOutputTensor
 
 
 class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Tells what there is, and runs passes.
+    """Tells what the server has, and runs passes."""
 
-    Args:
-        inference: runs the passes.
-        is_ready: tells whether the server takes calls.
-    """
-
-    def __init__(self, inference: InferenceService, is_ready: Callable[[], bool]) -> None:
-        super().__init__(inference)
-        self._is_ready = is_ready
+    def __init__(self, gateways: Gateways) -> None:
+        super().__init__(gateways)
+        self._is_ready = gateways.is_ready
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Any) -> pb.ServerLiveResponse:
         """Say that the server lives: it answers."""

@@ -9,7 +9,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
 from convlens.errors import InvalidArgument
-from convlens_server.jobs.job_gateway import JobGateway
+from convlens_server.servicers.base import Gateways
 from convlens_workers.jobs import to_operation
 from convlens_workers.jobs.record import parse_filter
 
@@ -21,8 +21,8 @@ MAX_PAGE: Final = 1000
 class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
     """Shows, awaits, cancels and deletes jobs."""
 
-    def __init__(self, jobs: JobGateway) -> None:
-        self._jobs = jobs
+    def __init__(self, gateways: Gateways) -> None:
+        self._jobs = gateways.jobs
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Any

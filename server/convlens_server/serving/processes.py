@@ -38,10 +38,7 @@ async def supervise(settings: ServerSettings) -> None:
         Internal: a process has ended by itself, or badly.
     """
     check_free(settings.listen)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signal()
     children = [await _start(settings, index) for index in range(settings.processes)]
     ends = [asyncio.create_task(child.wait()) for child in children]
     try:
@@ -56,6 +53,14 @@ async def supervise(settings: ServerSettings) -> None:
         raise Internal(f"process {ended} ended by itself")
     if bad := [child for child in children if child.returncode]:
         raise Internal(f"process {bad[0].pid} ended with code {bad[0].returncode}")
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that is set when SIGTERM or SIGINT comes."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
 
 
 def environment(settings: ServerSettings, index: int) -> dict[str, str]:

@@ -25,13 +25,11 @@ from convlens.v1 import (
     style_pb2_grpc,
     unit_pb2_grpc,
 )
-from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.jobs.admission import Limits
-from convlens_server.jobs.job_gateway import JobGateway
-from convlens_server.quick.inference_service import InferenceService
 from convlens_server.servicers.admin import AdminServicer
 from convlens_server.servicers.attack import AttackServicer
 from convlens_server.servicers.attribution import AttributionServicer
+from convlens_server.servicers.base import Gateways
 from convlens_server.servicers.collection import CollectionServicer
 from convlens_server.servicers.inspection import InspectionServicer
 from convlens_server.servicers.job import JobServicer
@@ -40,27 +38,6 @@ from convlens_server.servicers.open_inference import OpenInferenceServicer
 from convlens_server.servicers.operations import OperationsServicer
 from convlens_server.servicers.style import StyleServicer
 from convlens_server.servicers.unit import UnitServicer
-
-
-class Gateways(NamedTuple):
-    """The gateways that servicers hand their calls on to.
-
-    Attributes:
-        inference: runs networks in worker threads.
-        jobs: reaches the job store, and makes room for calls that last as long as a job.
-        collections: reaches the index and the files of collections.
-        is_ready: tells whether the server takes calls.
-    """
-
-    inference: InferenceService
-    jobs: JobGateway
-    collections: CollectionGateway
-    is_ready: Callable[[], bool]
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of one job, from the settings."""
-        return Limits(self.inference.settings.max_job_pixels, self.inference.settings.max_job_cost)
 
 
 class Service(NamedTuple):
@@ -92,34 +69,24 @@ class Service(NamedTuple):
         register(self.servicer(gateways), server)
 
 
+def _job_servicer(gateways: Gateways) -> JobServicer:
+    settings = gateways.inference.settings
+    limits = Limits(settings.max_job_pixels, settings.max_job_cost)
+    return JobServicer(gateways.inference, gateways.jobs, gateways.collections, limits)
+
+
 TABLE: Final = (
-    Service(model_pb2_grpc, lambda to: ModelServicer(to.inference)),
-    Service(inspection_pb2_grpc, lambda to: InspectionServicer(to.inference), ("Classify", "GetActivations")),
-    Service(
-        attribution_pb2_grpc,
-        lambda to: AttributionServicer(to.inference),
-        ("Attribute", "CheckRandomisation"),
-    ),
-    Service(attack_pb2_grpc, lambda to: AttackServicer(to.inference), ("Attack", "MeasureRobustness")),
-    Service(style_pb2_grpc, lambda to: StyleServicer(to.inference), ("Stylise",)),
-    Service(unit_pb2_grpc, lambda to: UnitServicer(to.inference), ("GetUnitPatterns", "GetDiscrepancyMaps")),
-    Service(
-        collection_pb2_grpc,
-        lambda to: CollectionServicer(to.inference, to.jobs, to.collections),
-        needs_redis=True,
-    ),
-    Service(
-        job_pb2_grpc,
-        lambda to: JobServicer(to.inference, to.jobs, to.collections, to.limits),
-        needs_redis=True,
-    ),
-    Service(operations_pb2_grpc, lambda to: OperationsServicer(to.jobs), needs_redis=True),
-    Service(admin_pb2_grpc, lambda to: AdminServicer(to.inference)),
-    Service(
-        open_inference_pb2_grpc,
-        lambda to: OpenInferenceServicer(to.inference, to.is_ready),
-        ("ModelInfer",),
-    ),
+    Service(model_pb2_grpc, ModelServicer),
+    Service(inspection_pb2_grpc, InspectionServicer, ("Classify", "GetActivations")),
+    Service(attribution_pb2_grpc, AttributionServicer, ("Attribute", "CheckRandomisation")),
+    Service(attack_pb2_grpc, AttackServicer, ("Attack", "MeasureRobustness")),
+    Service(style_pb2_grpc, StyleServicer, ("Stylise",)),
+    Service(unit_pb2_grpc, UnitServicer, ("GetUnitPatterns", "GetDiscrepancyMaps")),
+    Service(collection_pb2_grpc, CollectionServicer, needs_redis=True),
+    Service(job_pb2_grpc, _job_servicer, needs_redis=True),
+    Service(operations_pb2_grpc, OperationsServicer, needs_redis=True),
+    Service(admin_pb2_grpc, AdminServicer),
+    Service(open_inference_pb2_grpc, OpenInferenceServicer, ("ModelInfer",)),
 )
 SERVICES: Final = tuple(service.descriptor.full_name for service in TABLE)
 LONG_SERVICES: Final = frozenset(service.descriptor.full_name for service in TABLE if service.needs_redis)
