@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any, NamedTuple, TypeVar
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from convlens_server.collections.gateway import CollectionGateway
@@ -79,7 +80,12 @@ def validated(
     return serve
 
 
+@cache
+def _field_names(message: Descriptor) -> tuple[str, ...]:
+    return tuple(message.fields_by_name)
+
+
 def mirror(message: type[M], source: object, **given: Any) -> M:
     """A message with the `given` fields, and else the attributes of `source` that are named as its fields."""
-    names = message.DESCRIPTOR.fields_by_name.keys() - given.keys()
-    return message(**{name: getattr(source, name) for name in names if hasattr(source, name)}, **given)
+    names = [name for name in _field_names(message.DESCRIPTOR) if name not in given]
+    return message(**{name: getattr(source, name) for name in names}, **given)
