@@ -13,6 +13,7 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.repository import StoredModel
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 
 class Backend(Protocol):

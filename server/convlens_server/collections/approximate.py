@@ -17,10 +17,10 @@ from threading import Lock
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens.errors import FailedPrecondition
 from convlens.v1 import collection_pb2
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Table
 from convlens_server.collections.nearest import Near, closest, nearest_to_each
 
@@ -35,8 +35,6 @@ EXPANSIONS: Final = (64, 128, 256, 512, 1024)
 KEPT: Final = 32
 """The number of indexes that are kept on disk."""
 METRICS: Final[dict[int, str]] = {collection_pb2.METRIC_COSINE: "cos", collection_pb2.METRIC_L2: "l2sq"}
-
-F32 = NDArray[np.float32]
 
 _building: Final = Lock()
 

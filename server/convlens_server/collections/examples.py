@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, job_pb2, target_pb2
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Shards, Table
 from convlens_server.collections.top_activations import strongest_rows
 from convlens_workers.collections import FeatureSet
@@ -20,8 +20,6 @@ from convlens_workers.collections.pooling import dimension
 PATH: Final = "feature_visualisation"
 MOST: Final = 1024
 """Examples of one job: they are all in the worker's memory at once."""
-
-F32 = NDArray[np.float32]
 
 
 class Ranking(NamedTuple):

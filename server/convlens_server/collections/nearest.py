@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens.v1 import collection_pb2
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Positions, Table
-
-F32 = NDArray[np.float32]
 
 
 class Near(NamedTuple):

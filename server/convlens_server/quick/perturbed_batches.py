@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens_models.graphs.autodiff import ReluRule
-from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.targets import Target
 
 BATCH_PIXELS: Final = 400_000
 """8 images of 224 x 224: more at once make a pass no faster, and a gradient needs much memory for each."""
 
-F64 = NDArray[np.float64]
 PerturbedBatch = Callable[[slice], F32]
 """Gives the perturbed images of a range of positions, (n, 3, H, W); called in order, once a position."""
 

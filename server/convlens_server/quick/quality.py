@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens_models.manifest import PROBABILITIES
-from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.perturbed_batches import batches, values
 from convlens_server.quick.targets import Target, one_hot
 from convlens_server.techniques import ATTRIBUTIONS
@@ -70,7 +69,7 @@ def _measured(backend: Backend, target: Target) -> Target:
     return Target(PROBABILITIES, one_hot(target.classes, len(backend.stored.manifest.labels)), target.classes)
 
 
-def _curves(backend: Backend, image: F32, measured: Target, ranking: F32, steps: int) -> NDArray[np.float64]:
+def _curves(backend: Backend, image: F32, measured: Target, ranking: F32, steps: int) -> F64:
     """The values of insertion and deletion at 0 to `steps`, (2, steps + 1)."""
     rank = np.empty(ranking.size, np.int64)
     rank[np.argsort(-ranking, axis=None, kind="stable")] = np.arange(ranking.size)

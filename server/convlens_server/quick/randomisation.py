@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from convlens.v1 import attribution_pb2
 from convlens_models import tensors
 from convlens_models.repository import WEIGHTS, StoredModel
-from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.attribution import Requested, apply, resolve
 from convlens_server.quick.targets import Target
 
@@ -87,7 +87,7 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(first @ second / scale) if scale else math.nan
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+def _ranks(values: NDArray[Any]) -> F64:
     """The ranks of all values, less their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse.ravel()]

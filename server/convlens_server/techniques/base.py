@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.targets import Target
 
 __all__ = [
     "F32",
+    "F64",
     "Attack",
     "AttackGoal",
     "Attacked",
