@@ -61,11 +61,10 @@ docs: install
 	$(BIN)/python protos/googleapis.py .buf/googleapis
 	touch $@
 
-SERVICES := admin attack attribution collection inspection job model style unit
-INFERENCE := protos/convlens/inference/open_inference.proto
+PROTOS := $(wildcard protos/convlens/*/*.proto)
 proto: .buf/ready
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos protos/convlens/v1/*.proto $(INFERENCE)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICES:%=protos/convlens/v1/%.proto) $(INFERENCE)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --python_out=protos --mypy_out=quiet:protos $(PROTOS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -I.buf/googleapis --grpc_python_out=protos --mypy_grpc_out=quiet:protos $$(grep -l '^service ' $(PROTOS))
 	$(BIN)/python protos/comments.py .buf/googleapis
 
 # What the images hold: one lock file a target, for linux/amd64. `make locks UPGRADE=--upgrade` takes newer versions.

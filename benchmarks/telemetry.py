@@ -1,4 +1,4 @@
-"""What seeing inside costs: CPU time that each layer adds to a call. `python -m benchmarks.telemetry`."""
+"""What observing costs: CPU time that each middleware adds to a call. `python -m benchmarks.telemetry`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from convlens_server.serving.interceptors import OfCall, logged, within
-from convlens_server.serving.request_context import Call, Context, Layer, add
+from convlens_server.serving.request_context import Middleware, RequestContext, ServicerContext, add
 from convlens_server.telemetry.metrics import Metrics
 from convlens_server.telemetry.traces import traced
 from convlens_workers.telemetry.logs import configure
@@ -40,26 +40,27 @@ class Nowhere(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-async def microseconds(*layers: Layer) -> float:
+async def microseconds(*middleware: Middleware) -> float:
     """CPU time of a call with four phases, the least of many rounds."""
 
-    async def proceed(_: Call) -> None:
+    async def proceed(_: RequestContext) -> None:
         for phase in ("queue", "decode", "compute", "encode"):
             add(phase, 0.001)
 
-    serve, least = within(layers, proceed), float("inf")
+    serve, least = within(middleware, proceed), float("inf")
     for _ in range(ROUNDS):
         began = time.thread_time()
         for _ in range(CALLS):
-            await serve(Call(METHOD, cast(Context, Nobody())))
+            await serve(RequestContext(METHOD, cast(ServicerContext, Nobody())))
         least = min(least, (time.thread_time() - began) / CALLS)
     return least * 1e6
 
 
 async def main() -> None:
     bare = await microseconds()
-    for name, layer in (("access log", logged), ("metrics", Metrics().layer), ("span, not recorded", traced)):
-        print(f"{name:22} {await microseconds(layer) - bare:5.1f} us", file=sys.stdout)
+    measured = {"access log": logged, "metrics": Metrics().middleware, "span, not recorded": traced}
+    for name, middleware in measured.items():
+        print(f"{name:22} {await microseconds(middleware) - bare:5.1f} us", file=sys.stdout)
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
     trace.set_tracer_provider(provider)

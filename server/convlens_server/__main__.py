@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 
 from pydantic import ValidationError
@@ -13,7 +12,7 @@ from convlens.errors import ConvLensError
 from convlens_server.serving.app import App
 from convlens_server.serving.interceptors import OfCall
 from convlens_server.serving.malloc import keep_freed_memory
-from convlens_server.serving.processes import supervise
+from convlens_server.serving.processes import stop_signal, supervise
 from convlens_server.settings import ServerSettings
 from convlens_workers.telemetry.logs import configure
 from convlens_workers.telemetry.tracing import exporting
@@ -21,19 +20,16 @@ from convlens_workers.telemetry.tracing import exporting
 
 async def serve(settings: ServerSettings) -> None:
     """Serve until a signal comes."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signal()
     async with await App.start(settings) as app:
-        lanes = "both lanes" if settings.redis else "quick lane only"
-        print(f"convlens-server ready on {app.address} ({lanes})", flush=True)
+        services = "both lanes" if settings.redis else "quick lane only"
+        print(f"convlens-server ready on {app.address} ({services})", flush=True)
         await stopping.wait()
         logging.getLogger("convlens.server").info("draining, for at most %g s", settings.grace)
 
 
 def main() -> None:
-    """Entry point; every setting is an environment variable, see `ServerSettings`."""
+    """Run the server; every setting is an environment variable, see `ServerSettings`."""
     try:
         settings = ServerSettings()
         configure(settings.log_level, settings.log_format, OfCall())

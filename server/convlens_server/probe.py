@@ -14,35 +14,36 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-PATIENCE: Final = 3.0
+TIMEOUT: Final = 3.0
+"""Seconds in which the server must answer."""
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
-"""What an address that listens on all interfaces is called by its neighbours."""
+"""Addresses of this machine for servers that listen on all interfaces."""
 
 
 def address() -> str:
-    """Where to ask, "host:port"."""
+    """The address of this machine's server, as "host:port"."""
     listen = os.environ.get("CONVLENS_HEALTH_LISTEN") or os.environ.get("CONVLENS_LISTEN") or "127.0.0.1:8500"
     host, _, port = listen.rpartition(":")
     return f"{EVERYWHERE.get(host, host)}:{port}"
 
 
-def status(target: str, service: str, patience: float = PATIENCE) -> str:
-    """What the server says of the service, "SERVING" when all is well; else the reason there is no answer."""
+def status(target: str, service: str, timeout: float = TIMEOUT) -> str:
+    """The status of the service, "SERVING" when all is well, or the reason why there is no answer."""
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=service)
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=patience)
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point."""
+    """Print the status of a service, and return the exit code."""
     service = arguments[0] if arguments else "readiness"
-    found = status(address(), service)
-    print(f"{service} on {address()}: {found}")
-    return 0 if found == "SERVING" else 1
+    answer = status(address(), service)
+    print(f"{service} on {address()}: {answer}")
+    return 0 if answer == "SERVING" else 1
 
 
 if __name__ == "__main__":

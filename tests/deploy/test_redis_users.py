@@ -18,7 +18,8 @@ from support.redis_server import free_port, redis_binary
 from support.worker_process import WorkerProcess, eventually
 
 from convlens.v1 import collection_pb2, job_pb2
-from convlens_server.cache.response_cache import OVERHEAD, ReplyCache
+from convlens_server.cache.reply_cache import OVERHEAD, ReplyCache
+from convlens_server.settings import ServerSettings
 from convlens_workers.collections import CollectionIndex
 from convlens_workers.jobs import JobStore
 from convlens_workers.settings import WorkerSettings
@@ -181,18 +182,24 @@ async def test_front_end_keeps_collections(guarded: Guarded, owner: str) -> None
 def test_front_end_remembers_replies(guarded: Guarded) -> None:
     guarded.denied()
     room = 2 * (OVERHEAD + 10)  # For two.
-    bodies = ReplyCache(guarded.url("frontend"), 0.5, 100, room)
+    settings = ServerSettings.model_construct(  # Not validated, so that sizes may be fractions.
+        redis=guarded.url("frontend"),
+        cache_seconds=0.5,
+        cache_entry_kilobytes=100 / 2**10,
+        cache_megabytes=room / 2**20,
+    )
+    replies = ReplyCache(settings)
     try:
         for name in ("first", "second", "third", "third"):
-            bodies.put(name, name.encode())
-        bodies.flush()
-        assert [bodies.get(name) for name in ("first", "second", "third")] == [None, b"second", b"third"]
-        eventually(lambda: bodies.get("third") is None)
-        bodies.put("fourth", b"fourth")  # Tidies up after those whose time has come.
-        bodies.flush()
-        assert bodies.get("fourth") == b"fourth"
+            replies.put(name, name.encode())
+        replies.flush()
+        assert [replies.get(name) for name in ("first", "second", "third")] == [None, b"second", b"third"]
+        eventually(lambda: replies.get("third") is None)
+        replies.put("fourth", b"fourth")  # Tidies up after those whose time has come.
+        replies.flush()
+        assert replies.get("fourth") == b"fourth"
     finally:
-        bodies.close()
+        replies.close()
     assert guarded.denied() == []
 
 

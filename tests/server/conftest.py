@@ -25,7 +25,7 @@ def manifest() -> Manifest:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """A server with the quick lane, the embedded model, and two versions of a copy of it."""
+    """A server without Redis, with the embedded model, and two versions of a copy of it."""
     root = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         add_copy(root, "copy", version)

@@ -23,9 +23,9 @@ from convlens_models.repository import MANIFEST, ModelRepository
 from convlens_server.backends.base import F32, Backend
 from convlens_server.backends.batching import Batcher
 from convlens_server.backends.models import LoadedModels
-from convlens_server.backends.providers import Compute, on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_server.serving import cancellation
-from convlens_server.serving.app import LANES_ON_GPU, lanes
+from convlens_server.serving.executor import THREADS_ON_GPU, worker_threads
 from convlens_server.settings import ServerSettings
 
 REF = model_pb2.ModelRef(name="patterns")
@@ -33,7 +33,7 @@ REF = model_pb2.ModelRef(name="patterns")
 
 @pytest.fixture(scope="module")
 def backend() -> Backend:
-    return LoadedModels(ModelRepository(), on_cpu(1), session_bytes=1e9, max_models=2).get(REF)
+    return LoadedModels(ModelRepository(), Compute(lambda: 1), ServerSettings(max_models=2)).get(REF)
 
 
 class Watched:
@@ -298,11 +298,11 @@ def test_the_manifest_says_how_and_the_digest_stays(tmp_path: Path) -> None:
     text = (tmp_path / "batched" / "1" / MANIFEST).read_text()
     assert Manifest.model_validate_json(text).batching == Batching(max_batch=4)
     for compute, name, kind in (
-        (on_cpu(1), "batched", "OnnxBackend"),
+        (Compute(lambda: 1), "batched", "OnnxBackend"),
         (Compute(lambda: 1, batching=True), "copy", "OnnxBackend"),
         (Compute(lambda: 1, batching=True), "batched", "Batcher"),
     ):
-        models = LoadedModels(ModelRepository(tmp_path), compute, session_bytes=1e9, max_models=2)
+        models = LoadedModels(ModelRepository(tmp_path), compute, ServerSettings(max_models=2))
         assert type(models.get(model_pb2.ModelRef(name=name))).__name__ == kind
 
 
@@ -325,8 +325,8 @@ def test_a_server_that_batches_gives_the_same_answers(tmp_path: Path) -> None:
         assert "batched" not in {model.name for model in client.loaded_models()}
 
 
-def test_with_a_gpu_there_are_lanes_for_a_batch_and_the_next() -> None:
-    assert lanes(ServerSettings(redis=""), on_gpu=True) >= LANES_ON_GPU
-    assert lanes(ServerSettings(redis="", lanes=3), on_gpu=True) == 3
-    assert lanes(ServerSettings(redis="", lanes=3), on_gpu=False) == 3
-    assert 2 * Batching().max_batch == LANES_ON_GPU
+def test_with_a_gpu_there_are_threads_for_a_batch_and_the_next() -> None:
+    assert worker_threads(ServerSettings(redis=""), on_gpu=True) >= THREADS_ON_GPU
+    assert worker_threads(ServerSettings(redis="", lanes=3), on_gpu=True) == 3
+    assert worker_threads(ServerSettings(redis="", lanes=3), on_gpu=False) == 3
+    assert 2 * Batching().max_batch == THREADS_ON_GPU

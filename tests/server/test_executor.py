@@ -1,4 +1,4 @@
-"""Lanes: what runs, what waits, and what nobody waits for any more."""
+"""The worker threads: what runs, what waits, and what nobody waits for any more."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from convlens.errors import Cancelled, ResourceExhausted
 from convlens_server.serving import request_context
 from convlens_server.serving.cancellation import interruptible
 from convlens_server.serving.executor import Executor
+from convlens_server.settings import ServerSettings
 
 
 @pytest.fixture
 def executor() -> Iterator[Executor]:
-    executor = Executor(lanes=1, max_waiting=2)
+    executor = Executor(ServerSettings(lanes=1, max_waiting=2, redis=""))
     yield executor
     executor.close()
 
 
 class Busy:
-    """Work that holds its lane until it is released."""
+    """Work that holds its worker thread until it is released."""
 
     def __init__(self) -> None:
         self.started, self.released = threading.Event(), threading.Event()
@@ -157,7 +158,7 @@ class Context:
 def calling(method: str, left: float | None = None) -> None:
     """What this task does from now on is that call."""
     request_context.current.set(
-        request_context.RequestContext(method, cast("request_context.Context", Context(left)))
+        request_context.RequestContext(method, cast("request_context.ServicerContext", Context(left)))
     )
 
 
@@ -175,7 +176,7 @@ async def test_a_refused_call_is_told_how_long_the_queue_is(executor: Executor) 
 
 
 async def test_a_queue_is_long_by_the_time_that_its_calls_take() -> None:
-    executor, busy = Executor(lanes=1, max_waiting=100, max_wait=0.5), Busy()
+    executor, busy = Executor(ServerSettings(lanes=1, max_waiting=100, max_wait=0.5, redis="")), Busy()
     calling("slow")
     await executor.run(time.sleep, 0.3)
     calling("quick")
@@ -216,7 +217,9 @@ async def test_what_would_come_too_late_is_not_computed(executor: Executor) -> N
 
 
 async def test_large_requests_wait_only_as_far_as_memory_goes() -> None:
-    executor, busy = Executor(lanes=1, max_waiting=100, max_bytes=1000), Busy()
+    # Not validated, so that the bound may be a fraction of a MiB.
+    settings = ServerSettings.model_construct(lanes=1, max_waiting_megabytes=1000 / 2**20)
+    executor, busy = Executor(settings), Busy()
     request_context.received.set(5000)
     assert await executor.run(int) == 0  # It need not wait.
     request_context.received.set(400)
@@ -240,7 +243,7 @@ async def test_large_requests_wait_only_as_far_as_memory_goes() -> None:
 
 
 async def test_a_stream_whose_reader_rests_holds_nobody() -> None:
-    executor = Executor(lanes=1, max_waiting=0, max_streams=2)
+    executor = Executor(ServerSettings(lanes=1, max_waiting=0, max_streams=2, redis=""))
     resting = [executor.stream(iter, [1, 2]) for _ in range(2)]
     assert [await anext(stream) for stream in resting] == [1, 1]
     assert (executor.admitted, executor.busy) == (2, 0)

@@ -22,7 +22,8 @@ from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_client.cli import main
 from convlens_server.identity.keys import ApiKeys, KeyFile, issue
 from convlens_server.identity.settings import IdentitySettings
-from convlens_server.serving.app import SERVICES, is_loopback
+from convlens_server.serving.app import is_loopback
+from convlens_server.serving.services import SERVICES
 
 ISSUER, AUDIENCE = "https://issuer.example", "convlens"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection",)

@@ -129,9 +129,9 @@ def test_other_sizes_are_computed_at_their_size(stub, attribution, reference, si
     request = inspection_pb2.GetActivationsRequest(images=tensors(batch), layers=[LAYER])
     _, found = tensors_of(stub.GetActivations(request))
     assert np.allclose(found[LAYER], reference(batch)[LAYER], atol=1e-4)
-    aim = {"neuron": {"layer": LAYER, "channel": 5, "y": found[LAYER].shape[2] - 1, "x": 1}}
+    target = {"neuron": {"layer": LAYER, "channel": 5, "y": found[LAYER].shape[2] - 1, "x": 1}}
     result, maps = attribute(
-        attribution, tensors(batch), attribution_pb2.Attribution(gradient={}, target=aim)
+        attribution, tensors(batch), attribution_pb2.Attribution(gradient={}, target=target)
     )
     assert maps["0.gradient"].shape == batch.shape
     assert result.targets[0].values == pytest.approx(found[LAYER][:, 5, -1, 1], abs=1e-4)
@@ -139,7 +139,7 @@ def test_other_sizes_are_computed_at_their_size(stub, attribution, reference, si
 
 def test_one_request_gives_the_same_as_several(attribution, batch):
     """Shared passes change nothing."""
-    aims = [
+    targets = [
         {},
         {"class_score": {"index": 3}},
         {"log_probability": {}},
@@ -147,8 +147,8 @@ def test_one_request_gives_the_same_as_several(attribution, batch):
         {"neuron": {"layer": LAYER, "channel": 7, "y": 2, "x": 4}},
     ]
     items = [
-        attribution_pb2.Attribution(target=aim, **{technique: {}})
-        for aim in aims
+        attribution_pb2.Attribution(target=target, **{technique: {}})
+        for target in targets
         for technique in ("gradient", "guided_backprop", "deconvnet")
     ]
     result, maps = attribute(attribution, tensors(batch), *items)
@@ -163,9 +163,15 @@ def test_one_request_gives_the_same_as_several(attribution, batch):
 def test_values_are_those_of_the_targets(attribution, batch, reference, manifest: Manifest):
     values = reference(batch)
     predicted = values[manifest.output].argmax(axis=1)
-    aims = [{}, {"log_probability": {"index": 3}}, {"neuron": {"layer": LAYER, "channel": 7, "y": 2, "x": 4}}]
+    targets = [
+        {},
+        {"log_probability": {"index": 3}},
+        {"neuron": {"layer": LAYER, "channel": 7, "y": 2, "x": 4}},
+    ]
     result, _ = attribute(
-        attribution, tensors(batch), *(attribution_pb2.Attribution(gradient={}, target=aim) for aim in aims)
+        attribution,
+        tensors(batch),
+        *(attribution_pb2.Attribution(gradient={}, target=target) for target in targets),
     )
     score, log_probability, neuron = result.targets
     assert list(score.class_indices) == list(predicted)
@@ -178,8 +184,8 @@ def test_values_are_those_of_the_targets(attribution, batch, reference, manifest
 
 def test_gradient_predicts_small_changes(attribution, batch, reference):
     """f(x + h) - f(x) = <gradient, h> for a small h, which no rule but the gradient's own obeys."""
-    aim = attribution_pb2.Attribution(gradient={}, target={"class_score": {"index": 3}})
-    result, maps = attribute(attribution, tensors(batch[:1]), aim)
+    target = attribution_pb2.Attribution(gradient={}, target={"class_score": {"index": 3}})
+    result, maps = attribute(attribution, tensors(batch[:1]), target)
     gradient = maps["0.gradient"].astype(np.float64)
     step = np.clip(batch[:1] + 1e-3 * gradient / np.abs(gradient).max(), 0, 1).astype(np.float32)
     change = reference(step)["classifier"][0, 3] - result.targets[0].values[0]
@@ -188,8 +194,8 @@ def test_gradient_predicts_small_changes(attribution, batch, reference):
 
 def test_a_neuron_sees_its_receptive_field_and_nothing_else(attribution, batch, manifest: Manifest):
     layer = manifest.layer("features.relu2")
-    aim = {"neuron": {"layer": layer.name, "channel": 1, "y": 9, "x": 14}}
-    _, maps = attribute(attribution, tensors(batch), attribution_pb2.Attribution(gradient={}, target=aim))
+    target = {"neuron": {"layer": layer.name, "channel": 1, "y": 9, "x": 14}}
+    _, maps = attribute(attribution, tensors(batch), attribution_pb2.Attribution(gradient={}, target=target))
     touched = np.argwhere(np.abs(maps["0.gradient"]).sum(axis=(0, 1)))
     reach = (layer.receptive_field - 1) / 2
     for axis, position in enumerate((9, 14)):

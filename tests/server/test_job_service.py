@@ -285,7 +285,7 @@ def test_cancel_and_delete(stubs, worker, dream) -> None:
         assert isinstance(error_of(method, missing), errors.NotFound)
 
 
-def test_without_redis_only_the_quick_lane_serves(channel: grpc.Channel, image, dream) -> None:
+def test_without_redis_only_quick_services_serve(channel: grpc.Channel, image, dream) -> None:
     stubs = Stubs(channel)
     for method, request in (
         (stubs.jobs.SubmitJob, dream()),
@@ -337,7 +337,7 @@ def test_so_many_wait_for_jobs_and_no_more(settings, dream) -> None:
             assert full.retry_after
         watching.cancel()
         until = time.monotonic() + 10
-        while app._long._under_way and time.monotonic() < until:
+        while app._jobs._under_way and time.monotonic() < until:
             time.sleep(0.01)
         assert stubs.operations.WaitOperation(waits).name == name
 

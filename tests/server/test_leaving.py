@@ -18,7 +18,7 @@ from convlens_server.serving.app import App
 
 @pytest.fixture(scope="module")
 def narrow() -> Iterator[App]:
-    """A server with one lane, where nobody may wait."""
+    """A server with one worker thread, where nobody may wait."""
     with serving(threads=1, lanes=1, max_waiting=0) as app:
         yield app
 
@@ -89,7 +89,7 @@ def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> No
     time.sleep(1.5)  # A reader that reads takes a fifth of that.
     assert (narrow.executor.admitted, narrow.executor.busy) == (1, 0)
     stub = attribution_pb2_grpc.AttributionServiceStub(channel)
-    assert len(tensors_of(stub.Attribute(SHORT))[1]) == 1  # The one lane is free for others.
+    assert len(tensors_of(stub.Attribute(SHORT))[1]) == 1  # The one thread is free for others.
     _, found = tensors_of([first, *call])
     assert [value.shape for value in found.values()] == [(1, 40, 512, 512)] * 2
     assert settled(narrow)

@@ -51,7 +51,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_readiness_of_the_long_lane_is_that_of_redis(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_readiness_of_long_services_is_that_of_redis(redis_server: RedisServer, tmp_path: Path) -> None:
     with serving(redis=redis_server.url, artifacts=str(tmp_path)) as app:
         names = ("", "liveness", "readiness", "quick", "long", "convlens.v1.JobService")
         assert asked(app.address, *names) == [SERVING] * 6
@@ -66,7 +66,7 @@ def test_readiness_of_the_long_lane_is_that_of_redis(redis_server: RedisServer, 
         assert eventually(app.address, "convlens.v1.JobService", SERVING)
 
 
-def test_without_redis_there_is_no_long_lane_to_be_ready() -> None:
+def test_without_redis_long_services_are_not_ready() -> None:
     with serving() as app:
         assert asked(app.address, "readiness", "quick", "long") == [SERVING, SERVING, NOT_SERVING]
 
@@ -135,7 +135,7 @@ def test_cpus_are_those_of_the_container(files: dict[str, str], wanted: float, t
 
 
 @pytest.mark.parametrize(
-    ("calls", "lanes", "threads"),
+    ("calls", "cpus", "threads"),
     [
         (1, 2, 2),
         (2, 2, 1),
@@ -148,22 +148,25 @@ def test_cpus_are_those_of_the_container(files: dict[str, str], wanted: float, t
         (99, 12, 1),
     ],
 )
-def test_a_call_alone_has_all_cpus_and_many_share_them(calls: int, lanes: int, threads: int) -> None:
-    executor = Executor(lanes, 1000)
+def test_a_call_alone_has_all_cpus_and_many_share_them(calls: int, cpus: int, threads: int) -> None:
+    executor = Executor(ServerSettings(lanes=cpus, threads=cpus, redis=""))
     executor.busy = calls
-    cpus = lanes
-    assert executor.threads(cpus) == threads
-    assert executor.threads(cpus) * min(calls, lanes) <= cpus
+    assert executor.threads() == threads
+    assert executor.threads() * min(calls, cpus) <= cpus
     executor.close()
+
+
+def device(name: str, megabytes: int = 0) -> ServerSettings:
+    return ServerSettings(device=name, device_megabytes=megabytes, redis="")
 
 
 def test_cuda_where_it_works() -> None:
     def works(_: object) -> None: ...
 
-    assert [name for name, _ in choose("auto", 0, works)] == [CUDA, CPU]
-    (name, options), _ = choose("cuda:1", 1 << 30, works)
+    assert [name for name, _ in choose(device("auto"), works)] == [CUDA, CPU]
+    (name, options), _ = choose(device("cuda:1", megabytes=1 << 10), works)
     assert (name, options["device_id"], options["gpu_mem_limit"]) == (CUDA, 1, 1 << 30)
-    assert choose("cpu", 0, works) == [(CPU, {})]
+    assert choose(device("cpu"), works) == [(CPU, {})]
 
 
 def test_the_cpu_where_cuda_does_not_work(caplog: pytest.LogCaptureFixture) -> None:
@@ -171,10 +174,10 @@ def test_the_cpu_where_cuda_does_not_work(caplog: pytest.LogCaptureFixture) -> N
         raise FailedPrecondition("no driver")
 
     with caplog.at_level("INFO"):
-        assert choose("auto", 0, fails) == [(CPU, {})]
+        assert choose(device("auto"), fails) == [(CPU, {})]
     assert [record.message for record in caplog.records] == ["computing on the CPU: no driver"]
     with pytest.raises(FailedPrecondition, match="device = 'cuda:1': no driver"):
-        choose("cuda:1", 0, fails)
+        choose(device("cuda:1"), fails)
 
 
 def test_a_provider_is_tried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

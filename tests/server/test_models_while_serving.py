@@ -24,8 +24,9 @@ from convlens_models.importing.publish import seal
 from convlens_models.repository import MANIFEST, WEIGHTS, ModelRepository
 from convlens_models.tensors import index
 from convlens_server.backends.models import LoadedModels
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_server.identity.keys import KeyFile, issue
+from convlens_server.settings import ServerSettings
 
 
 def replace(root: Path, name: str, version: int, bias: float) -> None:
@@ -83,9 +84,9 @@ def test_the_commands(served: Client, capsys: pytest.CaptureFixture[str]) -> Non
         assert "copy/1" in capsys.readouterr().out
 
 
-def test_an_engine_goes_on_with_what_it_was_loaded_from(root: Path) -> None:
+def test_a_backend_goes_on_with_what_it_was_loaded_from(root: Path) -> None:
     """Also what it has not built yet, and when its files are another version's by then, or nobody's."""
-    models = LoadedModels(ModelRepository(root), on_cpu(1), session_bytes=1e9, max_models=4)
+    models = LoadedModels(ModelRepository(root), Compute(lambda: 1), ServerSettings(max_models=4))
     image = np.random.default_rng(0).random((1, 3, 96, 96), np.float32)
     ref = model_pb2.ModelRef(name="copy")
     expected = models.get(ref).forward(image, ["classifier"])["classifier"]
@@ -104,7 +105,7 @@ def test_an_engine_goes_on_with_what_it_was_loaded_from(root: Path) -> None:
 
 
 def test_a_damaged_model_is_waited_for_only_while_it_is_loaded(root: Path) -> None:
-    models = LoadedModels(ModelRepository(root), on_cpu(1), session_bytes=1e9, max_models=4)
+    models = LoadedModels(ModelRepository(root), Compute(lambda: 1), ServerSettings(max_models=4))
     ref = model_pb2.ModelRef(name="copy")
     models.get(ref)
     manifest = root / "copy" / "1" / "manifest.json"

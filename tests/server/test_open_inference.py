@@ -23,7 +23,7 @@ from convlens_models.repository import ModelRepository
 from convlens_server.backends.base import Backend
 from convlens_server.backends.cache import LruCache
 from convlens_server.backends.onnx_backend import OnnxBackend
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_server.serving.app import App
 
 PEERS = Path(f"{sys.prefix}-peers") / "bin" / "python"
@@ -38,7 +38,7 @@ def stub(app: App) -> Iterator[open_inference_pb2_grpc.GRPCInferenceServiceStub]
 
 @pytest.fixture(scope="module")
 def backend() -> Backend:
-    return OnnxBackend(ModelRepository().get(), LruCache(1e9), on_cpu(1))
+    return OnnxBackend(ModelRepository().get(), LruCache(1e9), Compute(lambda: 1))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from convlens.v1 import model_pb2, model_pb2_grpc
-from convlens_server.serving.app import LONG_SERVICES, SERVICES
+from convlens_server.serving.services import LONG_SERVICES, SERVICES
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -151,12 +151,15 @@ def test_log_probability_and_neurons_agree_with_autograd(real_channel, stored, p
     stub = attribution_pb2_grpc.AttributionServiceStub(real_channel)
     exact = load_network(stored).double()
     layer = "features.7"
-    aims = [{"log_probability": {"index": 281}}, {"neuron": {"layer": layer, "channel": 9, "y": 4, "x": 11}}]
+    targets = [
+        {"log_probability": {"index": 281}},
+        {"neuron": {"layer": layer, "channel": 9, "y": 4, "x": 11}},
+    ]
     for photo in photos[::100]:
         request = attribution_pb2.AttributeRequest(
             model=MODEL,
             images=[image_pb2.Image(encoded=photo.read_bytes())],
-            attributions=[attribution_pb2.Attribution(gradient={}, target=aim) for aim in aims],
+            attributions=[attribution_pb2.Attribution(gradient={}, target=target) for target in targets],
         )
         _, tensors = tensors_of(stub.Attribute(request))
         pixels = inputs([photo], stored).double().requires_grad_()

@@ -251,10 +251,10 @@ TARGETS: dict[str, tuple[dict[str, Any], str, Callable[[torch.Tensor], torch.Ten
 }
 
 
-@pytest.mark.parametrize("aim", TARGETS)
-def test_targets_agree_with_float64(patterns: Subject, aim: str) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_agree_with_float64(patterns: Subject, target: str) -> None:
     """The value, a gradient, a path integral and a difference of every target."""
-    arm, layer, scalar = TARGETS[aim]
+    arm, layer, scalar = TARGETS[target]
     items = [
         {"gradient": {}},
         {"integrated_gradients": {"steps": 5}},
@@ -280,7 +280,7 @@ def test_targets_agree_with_float64(patterns: Subject, aim: str) -> None:
         agree(found, reference, close)
     for told in result.targets:
         assert told.values == pytest.approx(value(batch).detach().numpy(), abs=1e-5)
-        assert bool(told.class_indices) == (aim in {"class score", "log-probability"})
+        assert bool(told.class_indices) == (target in {"class score", "log-probability"})
 
 
 def test_integrated_gradients_tell_how_far_they_are_from_complete(patterns: Subject) -> None:

@@ -24,10 +24,11 @@ from support.worker_by_hand import WorkerByHand
 from convlens.errors import ConvLensError, NotFound, ResourceExhausted, Unauthenticated, Unavailable
 from convlens_client import Client
 from convlens_server.identity.keys import KeyFile, issue
-from convlens_server.identity.principal import Principal
+from convlens_server.identity.principal import Principal, current
 from convlens_server.serving import request_context
 from convlens_server.serving.app import App
 from convlens_server.serving.quotas import Quotas
+from convlens_server.settings import ServerSettings
 from convlens_workers.settings import WorkerSettings
 
 
@@ -248,18 +249,18 @@ def test_a_replaced_certificate_counts_without_a_restart(authority: Authority, t
 
 
 async def call_of(tenant: str, quotas: Quotas, within: Any = None) -> None:
-    call = request_context.RequestContext("/m", SimpleNamespace(), principal=Principal(tenant, tenant))
-    request_context.current.set(call)
+    context = request_context.RequestContext("/m", SimpleNamespace())
+    current.set(Principal(tenant, tenant))
 
     async def proceed(_: request_context.RequestContext) -> None:
         if within is not None:
             await within
 
-    await quotas.layer(call, proceed)
+    await quotas.middleware(context, proceed)
 
 
 async def test_a_tenant_has_so_many_calls_at_once() -> None:
-    quotas, done = Quotas(0, 2), asyncio.Event()
+    quotas, done = Quotas(ServerSettings(tenant_calls=2, redis="")), asyncio.Event()
     running = [asyncio.create_task(call_of("red", quotas, done.wait())) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted, match="2 calls under way") as raised:
@@ -273,7 +274,7 @@ async def test_a_tenant_has_so_many_calls_at_once() -> None:
 
 async def test_a_tenant_makes_so_many_calls_a_second() -> None:
     now = 0.0
-    quotas = Quotas(2.0, 0, lambda: now)
+    quotas = Quotas(ServerSettings(tenant_rate=2.0, redis=""), lambda: now)
     for _ in range(20):
         await call_of("red", quotas)
     with pytest.raises(ResourceExhausted) as raised:

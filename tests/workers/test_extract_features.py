@@ -19,7 +19,7 @@ from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_server.backends.cache import LruCache
 from convlens_server.backends.onnx_backend import OnnxBackend
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_workers.collections import CollectionFiles, FeatureSet
 from convlens_workers.networks import Networks
 from convlens_workers.retry_proxy import RetryProxy
@@ -120,7 +120,9 @@ def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: P
     found = files.features("c", FeatureSet(manifest.digest, layer, MEAN), shards[2])
     images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shards[2])]
     batch = np.stack([to_input(image, manifest) for image in images])
-    engine = OnnxBackend(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), on_cpu(1))
+    engine = OnnxBackend(
+        ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), Compute(lambda: 1)
+    )
     expected = engine.forward(batch, [layer])[layer].mean(axis=(2, 3))
     np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""What a quick technique sees of a network, whatever runs it."""
+"""The protocol by which quick techniques use a network, whatever runs it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.repository import StoredModel
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 
 class Backend(Protocol):
@@ -53,4 +54,4 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Free what it holds; a call after this loads it again."""
+        """Free the memory of the network; a call after this loads it again."""

@@ -1,4 +1,4 @@
-"""Concurrent calls of one graph as one pass: an backend around an backend, for GPUs.
+"""A backend around a backend that runs concurrent calls of one graph as one pass, for GPUs.
 
 Calls whose passes are of one graph and one shape of image form a group. The first of them leads: it waits
 until the group is full or the delay has passed, then for the pass before, during which others may still join,
@@ -25,7 +25,7 @@ from convlens_server.serving import cancellation
 from convlens_server.serving.request_context import phase
 
 Pass = Callable[..., Sequence[F32]]
-"""From arrays to arrays, the images of each along its first axis."""
+"""Computes arrays from arrays, the images of each along its first axis."""
 
 FULL_RETRY: Final = 0.1
 """Seconds after which a call that found the queue full should come back."""
@@ -33,7 +33,7 @@ FULL_RETRY: Final = 0.1
 
 @dataclass(eq=False)
 class Ticket:
-    """One call's part in a group."""
+    """The part of one call in a group: its arrays, and later its results."""
 
     arrays: Sequence[F32]
     group: Group | None = None
@@ -42,13 +42,13 @@ class Ticket:
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """The number of the call's images."""
         return len(self.arrays[0])
 
 
 @dataclass(eq=False)
 class Group:
-    """Calls that become one pass. `caller` leaves when all of them have left."""
+    """Calls that become one pass; its `caller` leaves when all of them have left."""
 
     run: Pass
     tickets: list[Ticket] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Group:
 
     @property
     def images(self) -> int:
-        """Of all calls."""
+        """The number of the images of all calls."""
         return sum(ticket.images for ticket in self.tickets)
 
 
@@ -73,7 +73,7 @@ class Batcher:
     """
 
     def __init__(self, backend: Backend, settings: Batching) -> None:
-        self._engine = backend
+        self._backend = backend
         self._settings = settings
         self._changed = Condition()
         self._running = Lock()
@@ -83,47 +83,49 @@ class Batcher:
     @property
     def stored(self) -> StoredModel:
         """The version of the model that it runs."""
-        return self._engine.stored
+        return self._backend.stored
 
     def forward(self, images: F32, layers: Sequence[str]) -> dict[str, F32]:
         """The value of each layer, from one pass."""
         wanted = sorted(set(layers))
 
         def run(images: F32) -> list[F32]:
-            found = self._engine.forward(images, wanted)
-            return [found[layer] for layer in wanted]
+            values = self._backend.forward(images, wanted)
+            return [values[layer] for layer in wanted]
 
         values = dict(zip(wanted, self._join(("forward", *wanted), run, images), strict=True))
         return {layer: values[layer] for layer in layers}
 
     def gradient(self, images: F32, layer: str, cotangent: F32, rule: ReluRule) -> tuple[F32, F32]:
         """The layer's value, and the gradient of <value, cotangent> to the images."""
-
-        def run(images: F32, cotangent: F32) -> Sequence[F32]:
-            return self._engine.gradient(images, layer, cotangent, rule)
-
-        value, gradient = self._join(("gradient", layer, rule), run, images, cotangent)
+        value, gradient = self._join(
+            ("gradient", layer, rule),
+            lambda images, cotangent: self._backend.gradient(images, layer, cotangent, rule),
+            images,
+            cotangent,
+        )
         return value, gradient
 
     def inner_gradient(self, images: F32, layer: str, cotangent: F32, wrt: str) -> tuple[F32, F32, F32]:
         """The values of `layer` and `wrt`, and the gradient of <value, cotangent> to the latter."""
-
-        def run(images: F32, cotangent: F32) -> Sequence[F32]:
-            return self._engine.inner_gradient(images, layer, cotangent, wrt)
-
-        value, at, gradient = self._join(("inner", layer, wrt), run, images, cotangent)
-        return value, at, gradient
+        value, inner, gradient = self._join(
+            ("inner", layer, wrt),
+            lambda images, cotangent: self._backend.inner_gradient(images, layer, cotangent, wrt),
+            images,
+            cotangent,
+        )
+        return value, inner, gradient
 
     def with_weights(self, folder: Path) -> Backend:
         """The backend with other weights, which are one call's own: nobody could join."""
-        return self._engine.with_weights(folder)
+        return self._backend.with_weights(folder)
 
     def close(self) -> None:
-        """Free what the backend holds."""
-        self._engine.close()
+        """Free the memory of the backend."""
+        self._backend.close()
 
     def _join(self, graph: tuple[Hashable, ...], run: Pass, *arrays: F32) -> Sequence[F32]:
-        """What `run` makes of these arrays, in a pass with those of others."""
+        """The results of `run` for these arrays, in a pass with those of other calls."""
         ticket = Ticket(arrays)
         if ticket.images >= self._settings.max_batch or len(arrays[-1]) != ticket.images:
             return run(*arrays)
@@ -201,7 +203,7 @@ class Batcher:
                 self._changed.wait_for(lambda: group.done or ticket.left)
 
     def _leave(self, ticket: Ticket) -> None:
-        """What has not begun does without this caller; what nobody waits for any more is stopped."""
+        """Take this caller out of a pass that has not begun, or stop one that nobody waits for any more."""
         with self._changed:
             ticket.left, group = True, ticket.group
             if group is not None and not group.begun:

@@ -15,7 +15,7 @@ class LruCache(Generic[K, V]):
     """Values that are built once, though many threads ask, and dropped when they weigh more than `capacity`.
 
     Args:
-        capacity: what the values may weigh together; the newest one stays, whatever its weight.
+        capacity: the largest sum of weights; the newest value stays, whatever its weight.
         dropped: called with every value that is dropped or discarded.
     """
 
@@ -31,7 +31,7 @@ class LruCache(Generic[K, V]):
 
     @property
     def weight(self) -> float:
-        """What the values weigh together."""
+        """The sum of the weights of all values."""
         return sum(weight for _, weight in self._values.values())
 
     def get(self, key: K, build: Callable[[], tuple[V, float]]) -> V:
@@ -62,7 +62,7 @@ class LruCache(Generic[K, V]):
         """Drop the values whose key is unwanted."""
         with self._lock:
             gone = [self._values.pop(key)[0] for key in list(self._values) if unwanted(key)]
-        self._tell(gone)
+        self._report(gone)
 
     def _keep(self, key: K, value: V, weight: float) -> None:
         gone = []
@@ -70,9 +70,9 @@ class LruCache(Generic[K, V]):
             self._values[key] = (value, weight)
             while len(self._values) > 1 and self.weight > self._capacity:
                 gone.append(self._values.popitem(last=False)[1][0])
-        self._tell(gone)
+        self._report(gone)
 
-    def _tell(self, gone: list[V]) -> None:
+    def _report(self, gone: list[V]) -> None:
         if self._dropped is not None:
             for value in gone:
                 self._dropped(value)

@@ -14,21 +14,23 @@ from convlens_server.backends.batching import Batcher
 from convlens_server.backends.cache import LruCache
 from convlens_server.backends.onnx_backend import OnnxBackend, Sessions
 from convlens_server.backends.providers import Compute
+from convlens_server.settings import ServerSettings
 
-PATIENCE: Final = 0.5
+REPLACEMENT_TIME: Final = 0.5
 """Seconds that a loaded model may be absent or incomplete on disk while somebody replaces it."""
-LOOK_AGAIN: Final = 0.01
+RETRY_INTERVAL: Final = 0.01
+"""Seconds between two attempts to load a model that is being replaced."""
 
 Key = tuple[str, int, str]
 
 
 class Loaded(NamedTuple):
-    """A version in memory.
+    """A version of a model in memory.
 
     Attributes:
         stored: the version.
-        sessions: that are kept ready.
-        bytes: what they hold of their own.
+        sessions: the number of sessions that are kept ready for it.
+        bytes: the bytes that these hold of their own.
     """
 
     stored: StoredModel
@@ -43,19 +45,19 @@ class LoadedModels:
     unloaded or replaced meanwhile.
 
     Args:
-        repository: where the models are.
-        compute: what passes run on.
-        session_bytes: what all ONNX Runtime sessions together may hold of their own.
-        max_models: models that are kept loaded; the longest unused one is unloaded first.
+        repository: the folder of the models.
+        compute: the hardware that passes run on.
+        settings: say how many models are kept loaded, of which the longest unused one is unloaded first, and
+            how many MiB all ONNX Runtime sessions together may hold of their own.
     """
 
-    def __init__(
-        self, repository: ModelRepository, compute: Compute, *, session_bytes: float, max_models: int
-    ) -> None:
+    def __init__(self, repository: ModelRepository, compute: Compute, settings: ServerSettings) -> None:
         self.repository = repository
-        self.sessions: Sessions = LruCache(session_bytes)
+        self.sessions: Sessions = LruCache(settings.session_megabytes * (1 << 20))
         self._compute = compute
-        self._engines: LruCache[Key, Backend] = LruCache(max_models, lambda backend: backend.close())
+        self._backends: LruCache[Key, Backend] = LruCache(
+            settings.max_models, lambda backend: backend.close()
+        )
 
     def get(self, ref: model_pb2.ModelRef) -> Backend:
         """The backend of a model; the newest version unless the reference says which; blocks.
@@ -64,7 +66,7 @@ class LoadedModels:
             NotFound: no such model or version.
             DataLoss: a file of it does not match its digest.
         """
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + REPLACEMENT_TIME
         while True:
             try:
                 return self._get(ref)
@@ -74,46 +76,46 @@ class LoadedModels:
                 if time.monotonic() > until:
                     self.unload(ref)
                     raise
-            time.sleep(LOOK_AGAIN)
+            time.sleep(RETRY_INTERVAL)
 
     def unload(self, ref: model_pb2.ModelRef) -> list[Loaded]:
-        """Free the memory of a version, or of all of a model; the next call loads it again. What is gone."""
+        """Free a version, or all of a model, and return what is gone; the next call loads it again."""
         keys = self._matching(ref)
         gone = [item for item in self.loaded() if _key(item.stored) in keys]
-        self._engines.discard(keys.__contains__)
+        self._backends.discard(keys.__contains__)
         return gone
 
     def loaded(self) -> list[Loaded]:
-        """What is in memory, by name and version."""
+        """The versions that are in memory, in the order of names and versions."""
         weights: dict[Key, list[float]] = {}
         for (backend, *_), _, weight in self.sessions.held():
             if isinstance(backend, OnnxBackend):
                 weights.setdefault(_key(backend.stored), []).append(weight)
-        found = [
+        models = [
             Loaded(backend.stored, len(weights.get(key, ())), sum(weights.get(key, ())))
-            for key, backend, _ in self._engines.held()
+            for key, backend, _ in self._backends.held()
         ]
-        return sorted(found, key=lambda item: _key(item.stored))
+        return sorted(models, key=lambda model: _key(model.stored))
 
     def close(self) -> None:
-        """Unload everything."""
-        self._engines.discard(lambda _: True)
+        """Unload all models."""
+        self._backends.discard(lambda _: True)
 
     def _get(self, ref: model_pb2.ModelRef) -> Backend:
         stored = self.repository.get(ref.name, ref.version if ref.HasField("version") else None)
-        return self._engines.get(_key(stored), lambda: (self._load(stored), 1))
+        return self._backends.get(_key(stored), lambda: (self._load(stored), 1))
 
     def _load(self, stored: StoredModel) -> Backend:
         backend = BACKENDS[stored.manifest.engine](self, stored)
         for name in stored.manifest.files:  # Nobody has replaced them between the check and the reading.
             stored.file(name)
         new = _key(stored)
-        self._engines.discard(lambda key: key[:2] == new[:2] and key != new)
+        self._backends.discard(lambda key: key[:2] == new[:2] and key != new)
         return backend
 
     def _matching(self, ref: model_pb2.ModelRef) -> set[Key]:
         name, versioned = ref.name or DEFAULT_MODEL, ref.HasField("version")
-        keys = (key for key, _, _ in self._engines.held())
+        keys = (key for key, _, _ in self._backends.held())
         return {key for key in keys if key[0] == name and (not versioned or key[1] == ref.version)}
 
     def _onnx(self, stored: StoredModel) -> Backend:

@@ -29,7 +29,7 @@ Sizes = tuple[int | None, int, int]
 LARGE: Final = 3 * 2_000_000
 """Numbers in a batch beyond which memory is given back after the pass; to fault it in again is slow."""
 GRAPH_BYTES: Final = 1 << 19
-"""What a session takes beside its kernels, about: many for small layers would otherwise weigh nothing."""
+"""Bytes that a session takes beside its kernels, about: many for small layers would else weigh nothing."""
 
 
 class OnnxBackend:
@@ -46,7 +46,7 @@ class OnnxBackend:
     Args:
         stored: the version of the model.
         sessions: the cache of all models; a session weighs the bytes that it holds of its own.
-        compute: what passes run on; a session is built for each number of threads that it says.
+        compute: the hardware that passes run on; each number of threads has sessions of its own.
         weights: folder of the weights; by default the model's own.
     """
 
@@ -115,7 +115,7 @@ class OnnxBackend:
         return (1 if count == 1 else None, height, width) if (height, width) == (side, side) else None
 
     def _session(
-        self, what: tuple[Hashable, ...], build: Callable[[], onnx.ModelProto]
+        self, graph: tuple[Hashable, ...], build: Callable[[], onnx.ModelProto]
     ) -> ort.InferenceSession:
         sessions, threads = self._sessions, self._compute.threads()
 
@@ -129,7 +129,7 @@ class OnnxBackend:
             own = sum(_own_bytes(tensor) for tensor in model.graph.initializer)
             return self._compute.check(session), own + GRAPH_BYTES
 
-        session = sessions.get((self, threads, *what), open_session)
+        session = sessions.get((self, threads, *graph), open_session)
         if sessions is not self._sessions:  # Closed meanwhile, maybe before this session was kept.
             sessions.discard(lambda key: key[0] is self)
         return session
@@ -194,6 +194,6 @@ def _run(
 
 
 def _own_bytes(tensor: onnx.TensorProto) -> int:
-    """What a session copies: kernels, into its own layout. Matrices stay where they are."""
+    """The bytes of a tensor that a session copies: of kernels, into its own layout, but not of matrices."""
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return math.prod(tensor.dims) * itemsize if len(tensor.dims) > 2 else 0

@@ -48,7 +48,7 @@ class TorchScriptBackend:
             return self._network.inner_gradient(images, layer, cotangent, wrt)
 
     def with_weights(self, folder: Path) -> TorchScriptBackend:
-        """Refused: the weights are inside `model.ts`."""
+        """Raise FailedPrecondition: the weights are inside `model.ts`."""
         name = self.stored.manifest.name
         raise FailedPrecondition(
             f"model {name!r} runs as TorchScript, whose weights cannot be replaced; "
@@ -56,8 +56,8 @@ class TorchScriptBackend:
         )
 
     def close(self) -> None:
-        """Nothing to free that does not go with this object."""
+        """Do nothing: all memory goes with this object."""
 
 
 def _between_passes() -> None:
-    """A pass of TorchScript cannot be stopped; the next one is not begun."""
+    """Do nothing: a pass of TorchScript cannot be stopped, and the next one is not begun."""

@@ -1,4 +1,4 @@
-"""Models made ready before anybody asks for them."""
+"""Loading models before the first call that needs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convlens_server.backends.models import LoadedModels
 
 
 def reference(name: str) -> model_pb2.ModelRef:
-    """What "name" or "name/version" in a setting means."""
+    """The model that a setting names as "name" or "name/version"."""
     name, _, version = name.partition("/")
     return model_pb2.ModelRef(name=name, version=int(version)) if version else model_pb2.ModelRef(name=name)
 

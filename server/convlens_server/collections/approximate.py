@@ -11,26 +11,30 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens.errors import FailedPrecondition
 from convlens.v1 import collection_pb2
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Table
-from convlens_server.collections.nearest import DISTANCES, Near, closest
+from convlens_server.collections.nearest import Near, closest, nearest_to_each
 
 RECALL: Final = 0.95
+"""The share of the exact neighbours that a search must find on average."""
 AT: Final = 10
+"""The number of neighbours over which the recall is measured."""
 PROBES: Final = 100
+"""The number of rows whose neighbours are searched to measure it."""
 EXPANSIONS: Final = (64, 128, 256, 512, 1024)
+"""Widths of the search, in candidates, from which the first that is good enough is taken."""
 KEPT: Final = 32
+"""The number of indexes that are kept on disk."""
 METRICS: Final[dict[int, str]] = {collection_pb2.METRIC_COSINE: "cos", collection_pb2.METRIC_L2: "l2sq"}
-
-F32 = NDArray[np.float32]
 
 _building: Final = Lock()
 
@@ -56,57 +60,39 @@ def _build(path: Path, table: Table, metric: int) -> None:
     _make_room(path.parent)
     count = len(table.order)
     step = max(1, count // PROBES)
-    probes: dict[int, F32] = {}
+    probes: list[F32] = []
     index = None
     for positions, features in table.blocks():
         if index is None:
             index = _library().Index(ndim=features.values.shape[1], metric=METRICS[metric], dtype="f32")
         index.add(positions, features.values, threads=1)
-        probes |= {
-            int(position): row
-            for position, row in zip(positions, features.values, strict=True)
-            if position % step == 0 and position // step < PROBES
-        }
+        probes.extend(features.values[(positions % step == 0) & (positions // step < PROBES)])
     expansion, recall = _widened(index, table, probes, metric)
     _write(path, lambda target: index.save(str(target)))  # type: ignore[union-attr]
     facts = json.dumps({"expansion": expansion, "recall": recall})
     _write(path.with_suffix(".json"), lambda target: target.write_text(facts))
 
 
-def _widened(index: Any, table: Table, probes: dict[int, F32], metric: int) -> tuple[int, float]:
+def _widened(index: Any, table: Table, probes: Sequence[F32], metric: int) -> tuple[int, float]:
     """The first width of search whose recall is good enough, and its recall."""
-    exact = _exact(table, probes, metric)
+    exact = [set(near.positions) for near in nearest_to_each(table, probes, AT, metric)]
     expansion, recall = EXPANSIONS[0], 0.0
     for expansion in EXPANSIONS:
         index.expansion_search = expansion
-        found = {
-            probe: set(_search(index, row, AT, metric).positions.tolist()) for probe, row in probes.items()
-        }
-        recall = float(np.mean([len(found[probe] & exact[probe]) / len(exact[probe]) for probe in probes]))
+        shares = [
+            len(rows.intersection(_search(index, probe, AT, metric).positions)) / len(rows)
+            for probe, rows in zip(probes, exact, strict=True)
+        ]
+        recall = float(np.mean(shares))
         if recall >= RECALL:
             break
     return expansion, recall
 
 
-def _exact(table: Table, probes: dict[int, F32], metric: int) -> dict[int, set[int]]:
-    """The nearest rows of all probes, in one pass over the table."""
-    nothing = Near(np.zeros(0, np.int64), np.zeros(0, np.float32))
-    best = dict.fromkeys(probes, nothing)
-    for positions, features in table.blocks():
-        for probe, row in probes.items():
-            distances = DISTANCES[metric](features.values, row)
-            best[probe] = closest(
-                np.concatenate([best[probe].positions, positions]),
-                np.concatenate([best[probe].distances, distances]),
-                AT,
-            )
-    return {probe: set(near.positions.tolist()) for probe, near in best.items()}
-
-
 def _search(index: Any, query: F32, k: int, metric: int) -> Near:
-    found = index.search(query, k)
-    distances = np.sqrt(found.distances) if metric == collection_pb2.METRIC_L2 else found.distances
-    return closest(found.keys.astype(np.int64), np.asarray(distances, np.float32), k)
+    matches = index.search(query, k)
+    distances = np.sqrt(matches.distances) if metric == collection_pb2.METRIC_L2 else matches.distances
+    return closest(matches.keys.astype(np.int64), np.asarray(distances, np.float32), k)
 
 
 def _write(path: Path, save: Any) -> None:

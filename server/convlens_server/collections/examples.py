@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, job_pb2, target_pb2
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Shards, Table
 from convlens_server.collections.top_activations import strongest_rows
 from convlens_workers.collections import FeatureSet
@@ -21,11 +21,9 @@ PATH: Final = "feature_visualisation"
 MOST: Final = 1024
 """Examples of one job: they are all in the worker's memory at once."""
 
-F32 = NDArray[np.float32]
-
 
 class Ranking(NamedTuple):
-    """How images are ranked: the value of a target from each row (n, D) of the features of its layer."""
+    """A way to rank images: by the value of a target, from the rows (n, D) of the features of its layer."""
 
     pooling: int
     value: Callable[[F32], F32]

@@ -23,7 +23,7 @@ Known = LruCache[str, list[str]]
 
 
 class Shards:
-    """Which images the shards of a collection are about."""
+    """The lists of images of a collection's shards."""
 
     def __init__(self, files: CollectionFiles, known: Known | None = None) -> None:
         self.files = files
@@ -43,7 +43,7 @@ class Shards:
         return self._known.get(shard, read)
 
     def covered(self, collection: str, which: FeatureSet) -> set[str]:
-        """The images that have features."""
+        """The SHA-256 of the images that have features."""
         finished = self.files.finished(collection, which)
         return {image for shard in finished for image in self.images(collection, shard)}
 
@@ -53,9 +53,10 @@ class Table:
     """The features of all images of a collection: a matrix whose rows are the images in their order.
 
     Attributes:
-        collection: its id.
-        which: the features.
-        order: SHA-256 of the images.
+        shards: reads the files of the features.
+        collection: the collection's id.
+        which: the layer and the pooling of the features.
+        order: the SHA-256 of each image.
     """
 
     shards: Shards
@@ -75,8 +76,8 @@ class Table:
             rows = [row for row, image in enumerate(images) if image in missing]
             positions = np.array([missing.pop(images[row]) for row in rows], np.int64)
             if rows:
-                found = self.shards.files.features(self.collection, self.which, shard)
-                yield positions, Features(found.values[rows], found.positions[rows], found.width)
+                features = self.shards.files.features(self.collection, self.which, shard)
+                yield positions, Features(features.values[rows], features.positions[rows], features.width)
 
     def check(self) -> None:
         """Raises FailedPrecondition when there are images without features; says which job makes them."""
@@ -92,15 +93,15 @@ class Table:
             raise FailedPrecondition(f"collection {self.collection!r} has no images", reason="NO_FEATURES")
 
     def row(self, position: int) -> NDArray[np.float32]:
-        """One row, (D,)."""
+        """The row of the image at `position`, (D,)."""
         for positions, features in self.blocks():
-            if (found := np.flatnonzero(positions == position)).size:
-                return np.asarray(features.values[found[0]])
+            if position in positions:
+                return np.asarray(features.values[positions == position][0])
         raise InvalidArgument.of("name", position, f"an image among {len(self.order)}")
 
     @property
     def key(self) -> str:
-        """What changes when the rows do."""
+        """A name of the table, 32 hexadecimal digits that change when the rows do."""
         text = "\n".join((self.collection, self.which.key, *self.order))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -1,4 +1,4 @@
-"""What every call about a collection goes through: index and files, if this server has them."""
+"""The gateway of calls about collections: their index and their files, if this server has them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convlens_workers.jobs.connection import connect
 
 
 class CollectionGateway:
-    """The collections of whoever calls; they need the Redis and the artifact store of the long lane."""
+    """The collections of the current caller; they need the Redis and the artifact store of jobs."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
@@ -25,7 +25,7 @@ class CollectionGateway:
 
     @property
     def index(self) -> CollectionIndex:
-        """The index. Raises FailedPrecondition when this server was started without Redis."""
+        """The index of collections. Raises FailedPrecondition when this server was started without Redis."""
         if self._redis is None:
             text = "this server has no collections: CONVLENS_REDIS is empty"
             raise FailedPrecondition(text, reason="NO_LONG_LANE")
@@ -33,12 +33,12 @@ class CollectionGateway:
 
     @property
     def files(self) -> CollectionFiles:
-        """Files and features."""
+        """The files of the images, and of their features."""
         return self._shards.files.of(owner())
 
     @property
     def shards(self) -> Shards:
-        """The lists of images that features come by."""
+        """The lists of the images that each file of features is about."""
         return self._shards.of(self.files)
 
     @cached_property
@@ -47,10 +47,10 @@ class CollectionGateway:
 
     @property
     def indexes(self) -> Path:
-        """Folder of this server's own search indexes."""
+        """The folder of this server's own search indexes."""
         return self.settings.indexes or Path(platformdirs.user_cache_dir("convlens")) / "indexes"
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis."""
         if self._redis is not None:
             await self._redis.aclose()

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.measures.seeds import folded
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Table
 
 PCA_DIMENSION: Final = 4096
+"""The most values of a vector, since memory grows with their square."""
 TSNE_IMAGES: Final = 20_000
+"""The most images that t-SNE takes."""
 TSNE_START: Final = 50
 """Principal components that t-SNE sees, as in its authors' own code: the rest is noise, and memory."""
-
-F32 = NDArray[np.float32]
 
 
 def pca(table: Table, components: int = 2) -> tuple[F32, F32]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens.v1 import collection_pb2
+from convlens_server.backends.base import F32
 from convlens_server.collections.features import Positions, Table
-
-F32 = NDArray[np.float32]
 
 
 class Near(NamedTuple):
@@ -41,12 +39,18 @@ DISTANCES: Final[Mapping[int, Callable[[F32, F32], F32]]] = {
 
 def nearest(table: Table, query: F32, k: int, metric: int) -> Near:
     """The `k` rows that are nearest to the query (D,)."""
-    best = Near(np.zeros(0, np.int64), np.zeros(0, np.float32))
+    (near,) = nearest_to_each(table, [query], k, metric)
+    return near
+
+
+def nearest_to_each(table: Table, queries: Iterable[F32], k: int, metric: int) -> list[Near]:
+    """The `k` rows that are nearest to each of the queries (D,), in one pass over the table."""
+    queries = list(queries)
+    best = [Near(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
     for positions, features in table.blocks():
-        distances = DISTANCES[metric](features.values, query)
-        best = closest(
-            np.concatenate([best.positions, positions]), np.concatenate([best.distances, distances]), k
-        )
+        for i, query in enumerate(queries):
+            distances = np.concatenate([best[i].distances, DISTANCES[metric](features.values, query)])
+            best[i] = closest(np.concatenate([best[i].positions, positions]), distances, k)
     return best
 
 

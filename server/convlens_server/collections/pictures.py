@@ -14,12 +14,13 @@ from convlens.v1 import collection_pb2, unit_pb2
 from convlens_server.backends.base import F32
 
 LONGEST: Final = 32
-"""Times that the longer side may be the shorter one: beyond it no network's input can be cut out."""
+"""The most that the longer side may be of the shorter one, so that a network's input can be cut out."""
 PEAK: Final = 99.5
+"""The percentile of |values| that is drawn in full colour."""
 
 
 def examine(file: collection_pb2.NamedFile, max_bytes: int) -> collection_pb2.CollectionImage:
-    """What there is to know about a file that a network will be able to see.
+    """Name, digest and size of an image that a network will be able to take.
 
     Raises:
         InvalidArgument: too large, undecodable, or a strip.

@@ -1,4 +1,4 @@
-"""Who calls: a middleware around every call that lets nobody in unless they show who they are."""
+"""The identity of callers: a middleware around every call that lets in only those who show who they are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from convlens.errors import PermissionDenied, Unauthenticated
 from convlens_server.identity.certificates import certified
 from convlens_server.identity.keys import PREFIX, ApiKeys
-from convlens_server.identity.principal import ADMIN, ANYBODY, Principal, owner, principal
+from convlens_server.identity.principal import ADMIN, ANYBODY, Principal, current, owner, principal
 from convlens_server.identity.settings import IdentitySettings
 from convlens_server.identity.tokens import Tokens
-from convlens_server.serving.request_context import Context, Proceed, RequestContext
+from convlens_server.serving.request_context import Proceed, RequestContext, ServicerContext
 
 __all__ = [
     "ADMIN",
@@ -33,18 +33,7 @@ class Identity:
 
     def __init__(self, settings: IdentitySettings) -> None:
         self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
-        self._tokens = (
-            Tokens(
-                settings.jwt_keys,
-                issuer=settings.jwt_issuer,
-                audience=settings.jwt_audience,
-                algorithms=settings.jwt_algorithms,
-                tenant_claim=settings.jwt_tenant_claim,
-                roles_claim=settings.jwt_roles_claim,
-            )
-            if settings.jwt_keys
-            else None
-        )
+        self._tokens = Tokens(settings.jwt_keys, settings) if settings.jwt_keys else None
         self._certificates = settings.tls_client_authorities is not None
         self._admins = settings.admins
 
@@ -53,22 +42,21 @@ class Identity:
         """Whether anybody may call."""
         return not (self._keys or self._tokens or self._certificates)
 
-    async def middleware(self, call: RequestContext, proceed: Proceed) -> Any:
-        """Says who calls. Raises Unauthenticated."""
-        found = ANYBODY if self.open else self._identify(call.context)
-        roles = found.roles | ({ADMIN} if found.tenant in self._admins else set())
-        call.principal = Principal(found.name, found.tenant, frozenset(roles))
-        return await proceed(call)
+    async def middleware(self, context: RequestContext, proceed: Proceed) -> Any:
+        """Set the current principal. Raises Unauthenticated."""
+        caller = ANYBODY if self.open else self._identify(context.servicer_context)
+        roles = caller.roles | ({ADMIN} if caller.tenant in self._admins else set())
+        current.set(Principal(caller.name, caller.tenant, frozenset(roles)))
+        return await proceed(context)
 
-    def _identify(self, context: Context) -> Principal:
+    def _identify(self, context: ServicerContext) -> Principal:
         presented = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        if len(presented) > 1:
+            return _refuse("more than one is given")
         if presented:
-            return (
-                self._check(str(presented[0])) if len(presented) == 1 else _refuse("more than one is given")
-            )
-        if self._certificates and (found := certified(context)):
-            return found
-        return _refuse("none is given")
+            return self._check(str(presented[0]))
+        certificate = certified(context) if self._certificates else None
+        return certificate or _refuse("none is given")
 
     def _check(self, presented: str) -> Principal:
         scheme, _, credential = presented.partition(" ")
@@ -76,11 +64,9 @@ class Identity:
             return _refuse('the scheme is not "Bearer"')
         if credential.startswith(PREFIX) and self._keys:
             return self._keys.check(credential)
-        return (
-            self._tokens.check(credential)
-            if self._tokens
-            else _refuse("it is of no kind that this server takes")
-        )
+        if self._tokens:
+            return self._tokens.check(credential)
+        return _refuse("it is of no kind that this server takes")
 
 
 def _refuse(why: str) -> Principal:
@@ -88,6 +74,6 @@ def _refuse(why: str) -> Principal:
 
 
 def require_role(role: str) -> None:
-    """Raises PermissionDenied unless the caller has the role."""
+    """Raise PermissionDenied unless the caller has the role."""
     if role not in principal().roles:
         raise PermissionDenied(f"this needs the role {role!r}", reason="ROLE_MISSING")

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
-
 import grpc
 
 from convlens_server.identity.principal import Principal
 from convlens_server.identity.reloading import Reloading
-from convlens_server.serving.request_context import Context
+from convlens_server.identity.settings import IdentitySettings
+from convlens_server.serving.request_context import ServicerContext
 
 
-class Pems(NamedTuple):
-    """Certificate chain and private key of the server, and the authorities of clients where they need one."""
-
-    certificate: Path
-    key: Path
-    client_authorities: Path | None = None
-
-
-def server_credentials(pems: Pems) -> grpc.ServerCredentials:
+def server_credentials(settings: IdentitySettings) -> grpc.ServerCredentials | None:
     """Credentials that follow their files: a handshake uses what lies there then, if it can be read.
 
-    Raises OSError when a file cannot be read now.
+    None where the settings name no certificate. Raises OSError when a file cannot be read now.
     """
-    files = [Reloading(path, bytes) for path in pems if path is not None]
+    if settings.tls_certificate is None:
+        return None
+    paths = (settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
+    files = [Reloading(path, bytes) for path in paths if path is not None]
 
     def read() -> grpc.ServerCertificateConfiguration:
         certificate, key, *authorities = (file.value for file in files)
@@ -34,12 +27,12 @@ def server_credentials(pems: Pems) -> grpc.ServerCredentials:
         )
 
     return grpc.dynamic_ssl_server_credentials(
-        read(), read, require_client_authentication=pems.client_authorities is not None
+        read(), read, require_client_authentication=settings.tls_client_authorities is not None
     )
 
 
-def certified(context: Context) -> Principal | None:
-    """Whose certificate the connection was made with: the tenant is its common name."""
+def certified(context: ServicerContext) -> Principal | None:
+    """The principal whose certificate the connection was made with: the tenant is its common name."""
     names = list(context.auth_context().get("x509_common_name", []))
     name = names[0].decode(errors="replace") if names else ""
     return Principal(f"certificate:{name}", name) if name else None

@@ -34,7 +34,7 @@ def new(
 
 
 def _write(file: Path, keys: KeyFile) -> None:
-    """Whole or not at all, for its owner's eyes."""
+    """Write the file as a whole or not at all, for its owner alone to read."""
     with tempfile.NamedTemporaryFile("w", dir=file.resolve().parent, delete=False) as beside:
         beside.write(keys.model_dump_json(indent=2) + "\n")
     Path(beside.name).replace(file)

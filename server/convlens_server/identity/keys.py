@@ -22,11 +22,11 @@ from convlens_server.identity.reloading import Reloading
 
 PREFIX: Final = "clk_"
 NOBODY: Final = "0" * 64
-ROLE: Final = r"^[a-z]{1,32}$"
+"""The hash that a key is compared with when the file has none of that name."""
 
 
 class Key(BaseModel):
-    """An entry of the file."""
+    """An entry of the file of keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class Key(BaseModel):
 
 
 class KeyFile(BaseModel):
-    """The file."""
+    """The content of the file of keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class KeyFile(BaseModel):
 
 
 class ApiKeys:
-    """The keys in a file. Raises what reading it raises when made."""
+    """The keys in a file. Making it raises OSError or ValueError when the file cannot be used."""
 
     def __init__(self, path: Path) -> None:
         self._keys = Reloading(
@@ -54,15 +54,15 @@ class ApiKeys:
         )
 
     def check(self, presented: str) -> Principal:
-        """Whose key it is; takes the same time for one that is wrong and one that is not there.
+        """The principal whose key it is; a wrong key takes as long as one that is not there.
 
         Raises:
             Unauthenticated: unknown, wrong or expired.
         """
         id_ = presented.removeprefix(PREFIX).partition("_")[0]
         key = self._keys.value.get(id_)
-        found = hashlib.sha256(presented.encode()).hexdigest()
-        right = hmac.compare_digest(found, key.sha256 if key else NOBODY)
+        digest = hashlib.sha256(presented.encode()).hexdigest()
+        right = hmac.compare_digest(digest, key.sha256 if key else NOBODY)
         if key is None or not right:
             raise Unauthenticated("the API key is not known here", reason="BAD_KEY")
         if key.expires and key.expires <= datetime.now(UTC):

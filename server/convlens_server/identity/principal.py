@@ -1,12 +1,11 @@
-"""Who calls, and what is theirs."""
+"""Who makes the current call, and what is theirs."""
 
 from __future__ import annotations
 
 import hashlib
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
-
-from convlens_server.serving import request_context
 
 ADMIN: Final = "admin"
 """The role that loads and unloads models."""
@@ -14,12 +13,12 @@ ADMIN: Final = "admin"
 
 @dataclass(frozen=True)
 class Principal:
-    """Whoever calls.
+    """Someone who calls, once the credentials have been checked.
 
     Attributes:
-        name: for logs.
+        name: who it is, for logs.
         tenant: whose jobs, collections and caches they may use; "" where everything is everybody's.
-        roles: what else they may do.
+        roles: names of what else they may do.
     """
 
     name: str
@@ -30,14 +29,16 @@ class Principal:
 ANYBODY: Final = Principal("anybody", "", frozenset({ADMIN}))
 """Who calls a server that asks for no credentials."""
 
+current: ContextVar[Principal | None] = ContextVar("principal", default=None)
+"""Who makes the call that this task or thread works for, once that is known."""
+
 
 def principal() -> Principal:
     """Who makes the current call."""
-    call = request_context.current.get()
-    return call.principal if call and call.principal else ANYBODY
+    return current.get() or ANYBODY
 
 
 def owner() -> str:
-    """The tenant of the current call as it stands in names of things that are kept: "" or 16 hex digits."""
+    """The tenant of the current call as names of stored things have it: "" or 16 hexadecimal digits."""
     tenant = principal().tenant
     return hashlib.sha256(tenant.encode()).hexdigest()[:16] if tenant else ""

@@ -10,28 +10,28 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-LOOK_EVERY: Final = 1.0
-"""Seconds between looks at the files."""
+POLL_INTERVAL: Final = 1.0
+"""Seconds between two looks at a file."""
 
 log = logging.getLogger("convlens.identity")
 
 
 class Reloading(Generic[T]):
-    """What `read` makes of a file, anew when it has changed; a bad file leaves what was there."""
+    """A value that `read` makes of a file, anew when it has changed; a bad file leaves the old value."""
 
     def __init__(self, path: Path, read: Callable[[bytes], T]) -> None:
         self._path = path
         self._read = read
         self._seen = self._state()
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         self._value = read(path.read_bytes())
 
     @property
     def value(self) -> T:
-        """As of now."""
+        """The value of the newest good file."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_EVERY:
-            self._looked = now
+        if now - self._polled >= POLL_INTERVAL:
+            self._polled = now
             self._refresh()
         return self._value
 
@@ -48,7 +48,7 @@ class Reloading(Generic[T]):
 
     def _state(self) -> tuple[int, int, int]:
         try:
-            found = self._path.stat()  # Follows the links by which Kubernetes replaces mounted files.
+            stat = self._path.stat()  # Follows the links by which Kubernetes replaces mounted files.
         except OSError:
             return 0, 0, 0
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino

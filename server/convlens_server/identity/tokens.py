@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +10,10 @@ import jwt
 from convlens.errors import Unauthenticated
 from convlens_server.identity.principal import Principal
 from convlens_server.identity.reloading import Reloading
+from convlens_server.identity.settings import IdentitySettings
 
 LEEWAY: Final = 30
-"""Seconds that clocks may differ by."""
+"""Seconds by which the clocks of issuer and server may differ."""
 REQUIRED: Final = ("exp", "iss", "aud", "sub")
 
 
@@ -22,38 +22,28 @@ class Tokens:
 
     Args:
         keys: file of the issuer's public keys, a JSON Web Key Set.
-        issuer, audience: that the token must name.
-        algorithms: that it may be signed with; asymmetric ones, or a public key could sign.
-        tenant_claim, roles_claim: claims that say whose it is, and what they may do.
+        settings: say which issuer and audience a token must name, which algorithms it may be signed with,
+            and which claims hold the tenant and the roles.
     """
 
-    def __init__(
-        self,
-        keys: Path,
-        *,
-        issuer: str,
-        audience: str,
-        algorithms: Sequence[str],
-        tenant_claim: str = "tenant",
-        roles_claim: str = "roles",
-    ) -> None:
+    def __init__(self, keys: Path, settings: IdentitySettings) -> None:
         self._keys = Reloading(keys, _key_set)
-        self._issuer, self._audience, self._algorithms = issuer, audience, list(algorithms)
-        self._tenant_claim, self._roles_claim = tenant_claim, roles_claim
+        self._settings = settings
 
     def check(self, token: str) -> Principal:
-        """Whose token it is.
+        """The principal whose token it is.
 
         Raises:
             Unauthenticated: expired, not signed by the issuer, for somebody else, or without a tenant.
         """
+        settings = self._settings
         try:
             claims = jwt.decode(
                 token,
                 self._key(token),
-                algorithms=self._algorithms,
-                issuer=self._issuer,
-                audience=self._audience,
+                algorithms=settings.jwt_algorithms,
+                issuer=settings.jwt_issuer,
+                audience=settings.jwt_audience,
                 leeway=LEEWAY,
                 options={"require": list(REQUIRED)},
             )
@@ -62,9 +52,9 @@ class Tokens:
         except (jwt.InvalidTokenError, jwt.PyJWTError) as error:
             kind = type(error).__name__.removesuffix("Error")
             raise Unauthenticated(f"the token is not valid here: {kind}", reason="BAD_TOKEN") from None
-        tenant, roles = claims.get(self._tenant_claim), claims.get(self._roles_claim, [])
+        tenant, roles = claims.get(settings.jwt_tenant_claim), claims.get(settings.jwt_roles_claim, [])
         if not isinstance(tenant, str) or not 0 < len(tenant) <= 128:
-            raise Unauthenticated(f"the token has no claim {self._tenant_claim!r}", reason="BAD_TOKEN")
+            raise Unauthenticated(f"the token has no claim {settings.jwt_tenant_claim!r}", reason="BAD_TOKEN")
         named = [role for role in roles if isinstance(role, str)] if isinstance(roles, list) else []
         return Principal(f"token:{str(claims['sub'])[:128]}", tenant, frozenset(named))
 

@@ -1,4 +1,4 @@
-"""Several attributions of one request, with as few passes of the network as they need."""
+"""The attributions of one request, computed with as few passes of the network as they need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Requested = Sequence[attribution_pb2.Attribution]
 def attribute(
     backend: Backend, images: F32, requested: Requested, quality_steps: int = 0
 ) -> Iterator[tuple[str, F32, attribution_pb2.AttributedTarget]]:
-    """Each attribution under its name, with what there is to say about it, computed as they are taken.
+    """Each attribution with its name and its part of the reply, computed when it is asked for.
 
     Args:
         quality_steps: steps of insertion and deletion; 0 leaves them out.
@@ -29,16 +29,18 @@ def attribute(
     resolved = resolve(backend, images, requested)
     for position, (target, item) in enumerate(zip(resolved, requested, strict=True)):
         name = technique_of(item)
-        found = apply(backend, images, target, item, f"attributions[{position}]")
-        answer = attribution_pb2.AttributedTarget(values=found.values.tolist(), class_indices=target.classes)
-        if found.residuals is not None:
-            answer.completeness_residuals.extend(found.residuals.tolist())
+        attributed = apply(backend, images, target, item, f"attributions[{position}]")
+        reply = attribution_pb2.AttributedTarget(
+            values=attributed.values.tolist(), class_indices=target.classes
+        )
+        if attributed.residuals is not None:
+            reply.completeness_residuals.extend(attributed.residuals.tolist())
         if quality_steps:
-            ranking = quality.importance(name, found.attribution)
+            ranking = quality.importance(name, attributed.attribution)
             scores = quality.score(backend, images, target, ranking, quality_steps)
-            answer.insertion.extend(scores.insertion.tolist())
-            answer.deletion.extend(scores.deletion.tolist())
-        yield f"{position}.{name}", found.attribution, answer
+            reply.insertion.extend(scores.insertion.tolist())
+            reply.deletion.extend(scores.deletion.tolist())
+        yield f"{position}.{name}", attributed.attribution, reply
 
 
 def resolve(backend: Backend, images: F32, requested: Requested) -> list[targets.Target]:
@@ -57,14 +59,14 @@ def resolve(backend: Backend, images: F32, requested: Requested) -> list[targets
 def apply(
     backend: Backend, images: F32, target: targets.Target, item: attribution_pb2.Attribution, path: str
 ) -> Attributed:
-    """One attribution.
+    """Compute one attribution.
 
     Raises:
         InvalidArgument: names the field by its path in the request, which begins with `path`.
     """
     name = technique_of(item)
     try:
-        return ATTRIBUTIONS[name](backend, images, target, getattr(item, name))
+        return ATTRIBUTIONS[name].compute(backend, images, target, getattr(item, name))
     except InvalidArgument as error:
         here = f"{path}.{name}."
         raise InvalidArgument(here + error.message, field=here + error.field, reason=error.reason) from error

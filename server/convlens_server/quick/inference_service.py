@@ -1,4 +1,4 @@
-"""What every quick call goes through: admission, pictures, a lane to compute in."""
+"""The service that quick calls use: models, decoded pictures, and worker threads to compute in."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
 from convlens_server.backends.base import F32, Backend
 from convlens_server.backends.models import LoadedModels
-from convlens_server.cache.response_cache import CachingExecutor
+from convlens_server.cache.caching_executor import CachingExecutor
 from convlens_server.quick import images as pictures
 from convlens_server.serving.executor import Executor
 from convlens_server.serving.request_context import phase, timed
 from convlens_server.serving.validation import validate
+from convlens_server.settings import ServerSettings
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Message)
 
 Replies = Iterator[Message | Iterator[bytes]]
-"""What lanes give for a stream: messages, and those of `parts`."""
+"""The replies of a stream as worker threads compute them: messages, and iterators of `parts`."""
 Streamed = AsyncIterator[Any]
-"""What gRPC is given: messages, some of them serialised already."""
+"""The replies of a stream as gRPC gets them: messages, some of them serialised already."""
 
 
 @dataclass(frozen=True)
 class InferenceService:
-    """The loaded models, the threads, and the limits that the quick servicers share."""
+    """The loaded models, the worker threads, and the limits that the quick servicers share."""
 
     models: LoadedModels
     executor: Executor | CachingExecutor
-    max_batch_pixels: int
-    max_value_bytes: int = 1 << 30
+    settings: ServerSettings
 
     def stored(self, ref: model_pb2.ModelRef) -> StoredModel:
         """The version of the model that a request names; blocks."""
@@ -62,13 +62,18 @@ class InferenceService:
         backend = self.backend(request.model, task=task)  # type: ignore[attr-defined]
         return validate(request, backend.stored.manifest), backend
 
+    def admit_images(self, request: R) -> tuple[R, Backend, F32]:
+        """As `admit`, with the pictures in the field `images`, (N, 3, H, W) in [0, 1]; blocks."""
+        request, backend = self.admit(request)
+        return request, backend, self.batch(request.images, backend)  # type: ignore[attr-defined]
+
     def batch(self, images: Sequence[image_pb2.Image], backend: Backend, field: str = "images[{}]") -> F32:
         """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
         with phase("decode"):
-            return pictures.batch(images, backend.stored.manifest, self.max_batch_pixels, field)
+            return pictures.batch(images, backend.stored.manifest, self.settings.max_batch_pixels, field)
 
     async def stream(self, function: Callable[P, Replies], *args: P.args, **kwargs: P.kwargs) -> Streamed:
-        """What a generator gives, computed in a lane; tensors are cut here, which is no more than copying.
+        """The replies of a generator that runs in a worker thread; tensors are cut here, which only copies.
 
         Raises:
             ResourceExhausted: as `Executor.stream`.
@@ -88,8 +93,8 @@ class InferenceService:
         shapes = [manifest.layer(name, field).shape for name in set(layers)]
         values = sum(math.prod(shape) * (scale if len(shape) > 1 else 1) for shape in shapes)
         needed = len(images) * values * images.itemsize
-        if needed > self.max_value_bytes:
-            allowed = f"at most {self.max_value_bytes >> 20} MiB: fewer layers, images or pixels"
+        if needed > self.settings.max_value_megabytes << 20:
+            allowed = f"at most {self.settings.max_value_megabytes} MiB: fewer layers, images or pixels"
             raise InvalidArgument.of(field, f"values of {needed / (1 << 20):.0f} MiB", allowed)
 
 

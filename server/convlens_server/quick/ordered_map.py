@@ -1,4 +1,4 @@
-"""Streams in, streams out: work on several items at once, with answers in order and memory bounded."""
+"""A map over a stream that works on several items at once, with results in order and bounded memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ R = TypeVar("R")
 END: Final[Any] = object()
 
 
-async def in_order(
-    items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], ahead: int
+async def ordered_map(
+    work: Callable[[T], Awaitable[R]], items: AsyncIterator[T], ahead: int
 ) -> AsyncGenerator[R]:
     """`work(item)` for each item, in the order of the items, at most `ahead` of them under way.
 
@@ -42,5 +42,5 @@ async def in_order(
 
 
 async def _next(items: AsyncIterator[T]) -> T:
-    found: T = await anext(items, END)
-    return found
+    item: T = await anext(items, END)
+    return item

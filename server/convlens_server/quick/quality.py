@@ -1,4 +1,4 @@
-"""How well a map ranks the pixels: insertion and deletion.
+"""Insertion and deletion: two measures of how well a map ranks the pixels.
 
 Petsiuk, Das, Saenko: RISE: Randomized input sampling for explanation (2018), arXiv:1806.07421, section 4.1.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlens_models.manifest import PROBABILITIES
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.perturbed_batches import chunks, values
+from convlens_server.backends.base import F32, F64, Backend
+from convlens_server.quick.perturbed_batches import batches, values
 from convlens_server.quick.targets import Target, one_hot
+from convlens_server.techniques import ATTRIBUTIONS
 
 GREY: Final = 0.5
 BLUR: Final = 5 / 224
 """Deviation and radius of the blur, as a share of the image's smaller side: the authors' 11 pixels at 224."""
-
-SENSITIVITIES: Final = {"gradient", "guided_backprop", "deconvnet", "smoothgrad", "guided_grad_cam"}
-"""Techniques whose signs say in which direction a pixel counts, rather than whether."""
 
 
 class Quality(NamedTuple):
@@ -31,12 +28,12 @@ class Quality(NamedTuple):
 
 
 def importance(technique: str, attribution: F32) -> F32:
-    """What ranks the pixels of maps (N, C, H, W), (N, H, W).
+    """The numbers that rank the pixels of maps (N, C, H, W), as (N, H, W).
 
     The largest |channel| of a sensitivity, as in its picture; the sum over the channels of an attribution,
     whose negative parts speak against the target.
     """
-    if technique in SENSITIVITIES:
+    if ATTRIBUTIONS[technique].sensitivity:
         return np.asarray(np.abs(attribution).max(axis=1))
     return np.asarray(attribution.sum(axis=1))
 
@@ -50,7 +47,7 @@ def score(backend: Backend, images: F32, target: Target, ranking: F32, steps: in
     that is 0.
     """
     curves = [
-        _curves(backend, image, _judge(backend, target.of(i)), ranking[i], steps)
+        _curves(backend, image, _measured(backend, target.of(i)), ranking[i], steps)
         for i, image in enumerate(images)
     ]
     if not target.classes:
@@ -65,23 +62,23 @@ def score(backend: Backend, images: F32, target: Target, ranking: F32, steps: in
     return Quality(insertion, deletion)
 
 
-def _judge(backend: Backend, target: Target) -> Target:
-    """What is measured: the probability of a class, or the target itself."""
+def _measured(backend: Backend, target: Target) -> Target:
+    """The target whose value is measured: the probability of a class, or the target itself."""
     if not target.classes:
         return target
     return Target(PROBABILITIES, one_hot(target.classes, len(backend.stored.manifest.labels)), target.classes)
 
 
-def _curves(backend: Backend, image: F32, judge: Target, ranking: F32, steps: int) -> NDArray[np.float64]:
+def _curves(backend: Backend, image: F32, measured: Target, ranking: F32, steps: int) -> F64:
     """The values of insertion and deletion at 0 to `steps`, (2, steps + 1)."""
-    place = np.empty(ranking.size, np.int64)
-    place[np.argsort(-ranking, axis=None, kind="stable")] = np.arange(ranking.size)
-    changed = place.reshape(ranking.shape) < (np.arange(steps + 1) * ranking.size // steps)[:, None, None]
+    rank = np.empty(ranking.size, np.int64)
+    rank[np.argsort(-ranking, axis=None, kind="stable")] = np.arange(ranking.size)
+    changed = rank.reshape(ranking.shape) < (np.arange(steps + 1) * ranking.size // steps)[:, None, None]
     grey = np.full_like(image, GREY)
     curves = np.empty((2, steps + 1))
     for curve, before, after in zip(curves, (blurred(image), image), (image, grey), strict=True):
-        for part in chunks(steps + 1, ranking.size):
-            curve[part] = values(backend, judge, np.where(changed[part, None], after, before))
+        for part in batches(steps + 1, ranking.size):
+            curve[part] = values(backend, measured, np.where(changed[part, None], after, before))
     return curves
 
 

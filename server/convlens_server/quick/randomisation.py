@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from convlens.v1 import attribution_pb2
 from convlens_models import tensors
 from convlens_models.repository import WEIGHTS, StoredModel
-from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.attribution import Requested, apply, resolve
 from convlens_server.quick.targets import Target
 
@@ -55,9 +55,9 @@ def cascade(
 
 def weighted_layers(stored: StoredModel) -> list[tuple[str, list[str]]]:
     """The layers with a kernel, from the top down, each with the names of its weights."""
-    known = tensors.index(stored.file(WEIGHTS))
+    entries = tensors.index(stored.file(WEIGHTS))
     weights = {
-        node.output[0]: [name for name in node.input[1:] if name in known]
+        node.output[0]: [name for name in node.input[1:] if name in entries]
         for node in stored.forward().graph.node
         if node.op_type in KERNELS
     }
@@ -70,10 +70,10 @@ def weighted_layers(stored: StoredModel) -> list[tuple[str, list[str]]]:
 
 def redraw(file: Path, keys: Sequence[str], rng: np.random.Generator) -> None:
     """Replace tensors of a safetensors file by normal noise of their own mean and deviation."""
-    known = tensors.index(file)
+    entries = tensors.index(file)
     data = np.memmap(file, np.uint8, mode="r+")
     for key in keys:
-        entry = known[key]
+        entry = entries[key]
         values = data[entry.offset : entry.offset + entry.length].view(tensors.DTYPES[entry.dtype][0])
         mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
         values[:] = mean + deviation * rng.standard_normal(values.size, np.float32)
@@ -87,8 +87,8 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(first @ second / scale) if scale else math.nan
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks around their mean."""
+def _ranks(values: NDArray[Any]) -> F64:
+    """The ranks of all values, less their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse.ravel()]
     return np.asarray(ranks - ranks.mean(), np.float64)

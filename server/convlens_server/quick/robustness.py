@@ -1,4 +1,4 @@
-"""The accuracy that an attack leaves, epsilon by epsilon, and what speaks against believing it."""
+"""The accuracy that an attack leaves, epsilon by epsilon, and alarms that speak against believing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_models.measures.certificate import AttackGoal
 from convlens_server.backends.base import F32, Backend
 from convlens_server.techniques import ATTACKS
-from convlens_server.techniques.descent import BALLS, GROUP_PIXELS
+from convlens_server.techniques.descent import BALLS, groups
 
 LINF: Final = tuple(step / 255 for step in (0, 0.5, 1, 2, 4, 8, 16, 255))
 L2: Final = (0, 0.125, 0.25, 0.5, 1, 2, 4)
@@ -52,14 +52,15 @@ def measure(
         )
         points.append(point)
         yield attack_pb2.MeasureRobustnessResponse(point=point)
-    found = alarms(points, len(images), len(backend.stored.manifest.labels), ball.diagonal(images))
-    yield attack_pb2.MeasureRobustnessResponse(alarms=found)
+    classes = len(backend.stored.manifest.labels)
+    raised = alarms(points, len(images), classes, ball.diagonal(images))
+    yield attack_pb2.MeasureRobustnessResponse(alarms=raised)
 
 
 def alarms(
     points: Sequence[attack_pb2.RobustnessPoint], count: int, classes: int, whole_range: float
 ) -> attack_pb2.RobustnessAlarms:
-    """What speaks against the accuracies of `count` images; `whole_range` is the epsilon that allows all."""
+    """Signs that the accuracies of `count` images mislead; `whole_range` is the epsilon that allows all."""
     rises = np.diff([point.accuracy for point in points])
     last = points[-1]
     guessed = math.ceil(count / classes)
@@ -91,10 +92,8 @@ def _series(epsilons: Sequence[float], norm: int, diagonal: float) -> Sequence[f
 
 
 def _right(backend: Backend, images: F32, goal: AttackGoal) -> NDArray[np.bool_]:
-    """Whether each image is taken for its label."""
-    size = max(1, GROUP_PIXELS // images[0, 0].size)
+    """Whether the network takes each image for its label, (N,)."""
     values = [
-        backend.forward(images[i : i + size], [LOG_PROBABILITIES])[LOG_PROBABILITIES]
-        for i in range(0, len(images), size)
+        backend.forward(images[group], [LOG_PROBABILITIES])[LOG_PROBABILITIES] for group in groups(images)
     ]
     return ~goal.met(np.concatenate(values).argmax(axis=1))

@@ -1,4 +1,4 @@
-"""Targets of a request become cotangents, the goals of its attacks become classes."""
+"""The targets of a request resolved to cotangents, and the goals of its attacks to classes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Target:
     """A scalar an image: the inner product of a layer's value with a cotangent.
 
     Attributes:
-        layer: the layer that it is read from.
-        cotangent: of the shape of the layer's value, (N, C, H, W) or (N, C).
-        classes: class that is meant for each image; empty for targets that are no classes.
+        layer: the layer that the scalar is read from.
+        cotangent: an array of the shape of the layer's value, (N, C, H, W) or (N, C).
+        classes: the class that is meant for each image; empty for targets that are no classes.
     """
 
     layer: str
@@ -39,12 +39,12 @@ class Target:
         return np.asarray(product.reshape(len(product), -1).sum(axis=1))
 
     def of(self, position: int) -> Target:
-        """That of the one image at `position`."""
+        """The target of the one image at `position`."""
         only = slice(position, position + 1)
         return Target(self.layer, self.cotangent[only], self.classes[only])
 
     def repeated(self, count: int) -> Target:
-        """That of so many copies of an image, given the one of the image."""
+        """The target of `count` copies of an image, from the target of the image."""
         shape = (count, *self.cotangent.shape[1:])
         return Target(self.layer, np.broadcast_to(self.cotangent, shape), self.classes * count)
 

@@ -1,4 +1,4 @@
-"""Where in each image a unit is strongest, and what it sees there."""
+"""The position of each image where a unit is strongest, with what it sees there."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ def locate(value: F32, layer: Layer, channel: int, size: Size) -> list[unit_pb2.
     Raises:
         InvalidArgument: the layer has no spatial axes, or no such channel.
     """
-    return [
-        unit_pb2.UnitHit(
-            value=hit.value,
-            y=hit.y,
-            x=hit.x,
-            box=unit_pb2.Box(**receptive_field(layer, hit.y, hit.x, size).clipped(size)._asdict()),
-        )
-        for hit in strongest(channel_map(value, layer.name, channel))
-    ]
+    return [hit(layer, *place, size) for place in strongest(channel_map(value, layer.name, channel))]
+
+
+def hit(layer: Layer, value: float, y: int, x: int, size: Size) -> unit_pb2.UnitHit:
+    """A position of a layer with its value, and its receptive field clipped to an image of `size`."""
+    box = receptive_field(layer, y, x, size).clipped(size)
+    return unit_pb2.UnitHit(value=value, y=y, x=x, box=unit_pb2.Box(**box._asdict()))
 
 
 def box_of(hit: unit_pb2.UnitHit) -> Box:

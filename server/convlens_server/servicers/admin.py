@@ -1,5 +1,6 @@
 """convlens.v1.AdminService."""
 
+# ruff: noqa: N802 (the methods are named as in the proto)
 from __future__ import annotations
 
 from typing import Any
@@ -9,56 +10,47 @@ from convlens.v1 import admin_pb2, admin_pb2_grpc
 from convlens_server.backends.models import Loaded
 from convlens_server.backends.warming import warm
 from convlens_server.identity import ADMIN, require_role
-from convlens_server.quick.inference_service import InferenceService
+from convlens_server.servicers.base import InferenceServicer, mirror
 from convlens_server.serving.validation import validate
 
 
-class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    """What the server holds in memory."""
+class AdminServicer(InferenceServicer, admin_pb2_grpc.AdminServiceServicer):
+    """The models that the server holds in memory; all calls need the role "admin"."""
 
-    def __init__(self, lane: InferenceService) -> None:
-        self._models, self._executor = lane.models, lane.executor
-
-    async def LoadModel(  # noqa: N802
+    async def LoadModel(
         self, request: admin_pb2.LoadModelRequest, context: Any
     ) -> admin_pb2.LoadModelResponse:
         """Load a model and run it once."""
         require_role(ADMIN)
-        return await self._executor.run(self._load, validate(request))
+        return await self.inference.executor.run(self._load, validate(request))
 
-    async def UnloadModel(  # noqa: N802
+    async def UnloadModel(
         self, request: admin_pb2.UnloadModelRequest, context: Any
     ) -> admin_pb2.UnloadModelResponse:
         """Free the memory of a model."""
         require_role(ADMIN)
-        return await self._executor.run(self._unload, validate(request))
+        return await self.inference.executor.run(self._unload, validate(request))
 
-    async def ListLoadedModels(  # noqa: N802
+    async def ListLoadedModels(
         self, request: admin_pb2.ListLoadedModelsRequest, context: Any
     ) -> admin_pb2.ListLoadedModelsResponse:
-        """What is in memory."""
+        """List the models that are in memory."""
         require_role(ADMIN)
-        return admin_pb2.ListLoadedModelsResponse(models=[_message(item) for item in self._models.loaded()])
+        return admin_pb2.ListLoadedModelsResponse(models=map(_message, self.inference.models.loaded()))
 
     def _load(self, request: admin_pb2.LoadModelRequest) -> admin_pb2.LoadModelResponse:
-        stored = warm(self._models, request.model).stored
-        held = {item.stored.path: item for item in self._models.loaded()}
+        models = self.inference.models
+        stored = warm(models, request.model).stored
+        held = {item.stored.path: item for item in models.loaded()}
         return admin_pb2.LoadModelResponse(model=_message(held.get(stored.path, Loaded(stored, 0, 0))))
 
     def _unload(self, request: admin_pb2.UnloadModelRequest) -> admin_pb2.UnloadModelResponse:
-        gone = self._models.unload(request.model)
+        gone = self.inference.models.unload(request.model)
         if not gone:
             name, version = request.model.name, request.model.version
             raise NotFound(f"model {name!r}{f' version {version}' if version else ''} is not loaded")
-        return admin_pb2.UnloadModelResponse(models=[_message(item) for item in gone])
+        return admin_pb2.UnloadModelResponse(models=map(_message, gone))
 
 
 def _message(item: Loaded) -> admin_pb2.LoadedModel:
-    manifest = item.stored.manifest
-    return admin_pb2.LoadedModel(
-        name=manifest.name,
-        version=manifest.version,
-        digest=manifest.digest,
-        sessions=item.sessions,
-        bytes=int(item.bytes),
-    )
+    return mirror(admin_pb2.LoadedModel, item.stored.manifest, sessions=item.sessions, bytes=int(item.bytes))

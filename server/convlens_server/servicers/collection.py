@@ -1,239 +1,139 @@
 """convlens.v1.CollectionService."""
 
+# ruff: noqa: N802 (the methods are named as in the proto)
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from convlens.errors import InvalidArgument
 from convlens.v1 import collection_pb2 as pb
-from convlens.v1 import collection_pb2_grpc, image_pb2, inspection_pb2, model_pb2
-from convlens_models.manifest import Manifest
-from convlens_models.preprocess import to_input
-from convlens_server.collections import maps, pictures
-from convlens_server.collections.approximate import approximate
-from convlens_server.collections.features import Table
-from convlens_server.collections.gateway import CollectionGateway
-from convlens_server.collections.nearest import F32, Near, nearest
-from convlens_server.collections.top_activations import Top, hit, top_activations
-from convlens_server.jobs.job_gateway import JobGateway
-from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens.v1 import collection_pb2_grpc
+from convlens_server.collections import pictures
+from convlens_server.collections.search import CollectionSearch
+from convlens_server.quick.inference_service import Streamed
+from convlens_server.servicers.base import Gateways, validated
 from convlens_server.serving.validation import validate
-from convlens_server.techniques.unit_patterns import unit_patterns
-from convlens_workers.collections import FeatureSet
-from convlens_workers.collections.pooling import pool
+from convlens_workers.collections import CollectionIndex, FeatureSet
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Fills, lists, searches and maps collections."""
 
-    def __init__(self, quick: InferenceService, long: JobGateway, lane: CollectionGateway) -> None:
-        self._quick = quick
-        self._long = long
-        self._lane = lane
+    def __init__(self, gateways: Gateways) -> None:
+        self._inference, self._jobs, self._collections, _ = gateways
+        self._run = self._inference.executor.run
+        self._search = CollectionSearch(self._inference, self._collections)
 
-    async def CreateCollection(  # noqa: N802
-        self, request: pb.CreateCollectionRequest, context: Any
-    ) -> pb.CreateCollectionResponse:
-        """A new collection."""
-        request = validate(request)
-        return pb.CreateCollectionResponse(collection=await self._lane.index.create(request.id))
+    @property
+    def _index(self) -> CollectionIndex:
+        return self._collections.index
 
-    async def GetCollection(  # noqa: N802
-        self, request: pb.GetCollectionRequest, context: Any
-    ) -> pb.GetCollectionResponse:
-        """One collection."""
-        request = validate(request)
-        found = await self._lane.index.get(request.id)
-        order = await self._lane.index.order(request.id)
-        await self._quick.executor.run(self._count_features, found, order)
-        return pb.GetCollectionResponse(collection=found)
+    @validated
+    async def CreateCollection(self, request: pb.CreateCollectionRequest) -> pb.CreateCollectionResponse:
+        """Make a new collection."""
+        return pb.CreateCollectionResponse(collection=await self._index.create(request.id))
 
-    async def ListCollections(  # noqa: N802
-        self, request: pb.ListCollectionsRequest, context: Any
-    ) -> pb.ListCollectionsResponse:
-        """A page of collections."""
-        request = validate(request)
-        found, token = await self._lane.index.collections(request.page_size, request.page_token)
-        return pb.ListCollectionsResponse(collections=found, next_page_token=token)
+    @validated
+    async def GetCollection(self, request: pb.GetCollectionRequest) -> pb.GetCollectionResponse:
+        """Describe one collection, with the number of images that have features of each kind."""
+        collection = await self._index.get(request.id)
+        await self._run(self._count_features, collection, await self._index.order(request.id))
+        return pb.GetCollectionResponse(collection=collection)
 
-    async def DeleteCollection(  # noqa: N802
-        self, request: pb.DeleteCollectionRequest, context: Any
-    ) -> pb.DeleteCollectionResponse:
+    @validated
+    async def ListCollections(self, request: pb.ListCollectionsRequest) -> pb.ListCollectionsResponse:
+        """List a page of collections."""
+        page, token = await self._index.collections(request.page_size, request.page_token)
+        return pb.ListCollectionsResponse(collections=page, next_page_token=token)
+
+    @validated
+    async def DeleteCollection(self, request: pb.DeleteCollectionRequest) -> pb.DeleteCollectionResponse:
         """Remove a collection with all its files."""
-        request = validate(request)
-        await self._lane.index.delete(request.id)
-        await asyncio.to_thread(self._lane.files.drop, request.id)
+        await self._index.delete(request.id)
+        await asyncio.to_thread(self._collections.files.drop, request.id)
         return pb.DeleteCollectionResponse()
 
-    async def AddImages(  # noqa: N802
+    async def AddImages(
         self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Any
     ) -> AsyncIterator[pb.AddImagesResponse]:
         """Take in images, and acknowledge each; a client goes on with another server when this one ends."""
         collection = ""
-        with self._long.room():
-            async for request in self._long.until_stopping(request_iterator):
+        with self._jobs.room():
+            async for request in self._jobs.until_stopping(request_iterator):
                 request = validate(request)  # noqa: PLW2901
                 if request.WhichOneof("part") == "collection":
                     if collection:
                         raise InvalidArgument.of("collection", request.collection, "sent once, first")
-                    collection = (await self._lane.index.get(request.collection)).id
+                    collection = (await self._index.get(request.collection)).id
                 elif not collection:
                     raise InvalidArgument.of("image", request.image.name, "sent after the collection's id")
                 else:
                     yield await self._add(collection, request.image)
 
-    async def ListImages(  # noqa: N802
-        self, request: pb.ListImagesRequest, context: Any
-    ) -> pb.ListImagesResponse:
-        """A page of images."""
-        request = validate(request)
-        images, token = await self._lane.index.page(request.id, request.page_size, request.page_token)
+    @validated
+    async def ListImages(self, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
+        """List a page of images."""
+        images, token = await self._index.page(request.id, request.page_size, request.page_token)
         return pb.ListImagesResponse(images=images, next_page_token=token)
 
-    async def GetImage(self, request: pb.GetImageRequest, context: Any) -> pb.GetImageResponse:  # noqa: N802
-        """One image's file, or a thumbnail."""
-        request = validate(request)
-        image = await self._lane.index.named(request.id, request.image)
-        encoded = await self._quick.executor.run(self._file, request.id, image.digest, request.thumbnail)
+    @validated
+    async def GetImage(self, request: pb.GetImageRequest) -> pb.GetImageResponse:
+        """Send one image's file, or a thumbnail."""
+        image = await self._index.named(request.id, request.image)
+        encoded = await self._run(self._search.file, request.id, image.digest, request.thumbnail)
         return pb.GetImageResponse(image=image, encoded=encoded)
 
-    async def FindNearest(  # noqa: N802
-        self, request: pb.FindNearestRequest, context: Any
-    ) -> pb.FindNearestResponse:
-        """The nearest neighbours of an image."""
-        request = validate(request)
-        own = await self._lane.index.named(request.id, request.name) if request.name else None
-        order = await self._lane.index.order(request.id)  # Read last, so that it has the image by that name.
-        near, recall, table = await self._quick.executor.run(
-            self._nearest, request, order, own.digest if own else ""
-        )
-        digests = [table.order[position] for position in near.positions]
-        images = await self._lane.index.images(request.id, digests)
-        neighbours = [
-            pb.Neighbour(image=images[digest], distance=distance)
-            for digest, distance in zip(digests, near.distances, strict=True)
-            if digest in images
-        ]
+    @validated
+    async def FindNearest(self, request: pb.FindNearestRequest) -> pb.FindNearestResponse:
+        """Find the nearest neighbours of an image."""
+        own = (await self._index.named(request.id, request.name)).digest if request.name else ""
+        order = await self._index.order(request.id)  # Read last, so that it has the image by that name.
+        neighbours, recall = await self._run(self._search.nearest, request, order, own)
+        images = await self._index.images(request.id, [item.image.digest for item in neighbours])
+        neighbours = [item for item in neighbours if item.image.digest in images]
+        for item in neighbours:
+            item.image.CopyFrom(images[item.image.digest])
         if request.thumbnail:
-            await self._quick.executor.run(self._add_thumbnails, request.id, neighbours, request.thumbnail)
+            await self._run(self._search.add_thumbnails, request.id, neighbours, request.thumbnail)
         return pb.FindNearestResponse(neighbours=neighbours, recall_at_10=recall)
 
-    async def FindTopActivations(  # noqa: N802
-        self, request: pb.FindTopActivationsRequest, context: Any
+    @validated
+    async def FindTopActivations(
+        self, request: pb.FindTopActivationsRequest
     ) -> pb.FindTopActivationsResponse:
-        """The images that excite a unit most."""
-        request = validate(request)
-        order = await self._lane.index.order(request.id)
-        found = await self._quick.executor.run(self._top, request, order)
-        images = await self._lane.index.images(request.id, [digest for digest, _ in found])
-        for digest, activation in found:
-            activation.image.CopyFrom(images.get(digest, pb.CollectionImage(digest=digest)))
-        return pb.FindTopActivationsResponse(activations=[activation for _, activation in found])
+        """Find the images that excite a unit most."""
+        order = await self._index.order(request.id)
+        activations = await self._run(self._search.top_activations, request, order)
+        images = await self._index.images(request.id, [item.image.digest for item in activations])
+        for item in activations:
+            item.image.CopyFrom(images.get(item.image.digest, item.image))
+        return pb.FindTopActivationsResponse(activations=activations)
 
-    async def MapCollection(  # noqa: N802
-        self, request: pb.MapCollectionRequest, context: Any
-    ) -> Streamed:
-        """Where each image lies on a plane."""
+    async def MapCollection(self, request: pb.MapCollectionRequest, context: Any) -> Streamed:
+        """Send the place of each image on a plane."""
         request = validate(request)
-        order = await self._lane.index.order(request.id)
-        async for reply in self._quick.stream(self._map, request, order):
+        order = await self._index.order(request.id)
+        async for reply in self._inference.stream(self._search.map, request, order):
             yield reply
 
     async def _add(self, collection: str, file: pb.NamedFile) -> pb.AddImagesResponse:
         try:
-            image = await self._quick.executor.run(self._store, collection, file)
+            image = await self._run(self._store, collection, file)
         except InvalidArgument as error:
             return pb.AddImagesResponse(image=pb.CollectionImage(name=file.name), error=error.message)
-        kept, duplicate = await self._lane.index.add(collection, image)
+        kept, duplicate = await self._index.add(collection, image)
         return pb.AddImagesResponse(image=kept, duplicate=duplicate)
 
     def _store(self, collection: str, file: pb.NamedFile) -> pb.CollectionImage:
-        image = pictures.examine(file, self._lane.settings.max_image_bytes)
-        self._lane.files.put_image(collection, file.encoded)
+        image = pictures.examine(file, self._collections.settings.max_image_bytes)
+        self._collections.files.put_image(collection, file.encoded)
         return image
 
     def _count_features(self, collection: pb.Collection, order: Sequence[str]) -> None:
-        for found in collection.features:
-            which = FeatureSet(self._quick.stored(found.model).manifest.digest, found.layer, found.pooling)
-            found.images = len(self._lane.shards.covered(collection.id, which).intersection(order))
-
-    def _file(self, collection: str, digest: str, side: int) -> bytes:
-        data = self._lane.files.image(collection, digest)
-        return pictures.thumbnail(data, side) if side else data
-
-    def _add_thumbnails(self, collection: str, neighbours: Sequence[pb.Neighbour], side: int) -> None:
-        for neighbour in neighbours:
-            neighbour.thumbnail = self._file(collection, neighbour.image.digest, side)
-
-    def _table(
-        self, collection: str, manifest: Manifest, layer: str, pooling: int, order: Sequence[str]
-    ) -> Table:
-        which = FeatureSet(manifest.digest, layer, pooling or inspection_pb2.POOLING_MEAN)
-        table = Table(self._lane.shards, collection, which, order)
-        table.check()
-        return table
-
-    def _manifest(self, model: model_pb2.ModelRef) -> Manifest:
-        return self._quick.stored(model).manifest
-
-    def _nearest(
-        self, request: pb.FindNearestRequest, order: Sequence[str], own: str
-    ) -> tuple[Near, float, Table]:
-        manifest = self._manifest(request.features.model)
-        request = validate(request, manifest)
-        features = request.features
-        table = self._table(request.id, manifest, features.layer, features.pooling, order)
-        metric = request.metric or pb.METRIC_COSINE
-        query = table.row(table.order.index(own)) if own else self._vector(request, manifest)
-        k = request.k + bool(own)
-        if request.approximate:
-            near, recall = approximate(self._lane.indexes, table, query, k, metric)
-        else:
-            near, recall = nearest(table, query, k, metric), 1.0
-        keep = [position for position in range(len(near.positions)) if order[near.positions[position]] != own]
-        return Near(near.positions[keep][: request.k], near.distances[keep][: request.k]), recall, table
-
-    def _vector(self, request: pb.FindNearestRequest, manifest: Manifest) -> F32:
-        features = request.features
-        backend = self._quick.backend(features.model, "features.model")
-        pixels = to_input(request.image, manifest)[None]
-        value = backend.forward(pixels, [features.layer])[features.layer]
-        return np.asarray(pool(value, features.pooling or inspection_pb2.POOLING_MEAN).values[0])
-
-    def _top(
-        self, request: pb.FindTopActivationsRequest, order: Sequence[str]
-    ) -> list[tuple[str, pb.TopActivation]]:
-        manifest = self._manifest(request.model)
-        request = validate(request, manifest)
-        table = self._table(request.id, manifest, request.layer, inspection_pb2.POOLING_MAX, order)
-        found = top_activations(table, request.channel, request.k)
-        return [(order[top.position], self._activation(request, manifest, order, top)) for top in found]
-
-    def _activation(
-        self, request: pb.FindTopActivationsRequest, manifest: Manifest, order: Sequence[str], top: Top
-    ) -> pb.TopActivation:
-        file = self._lane.files.image(request.id, order[top.position])
-        pixels = to_input(image_pb2.Image(encoded=file), manifest)
-        place = hit(top, manifest.layer(request.layer), (pixels.shape[1], pixels.shape[2]))
-        activation = pb.TopActivation(hit=place, crop=pictures.crop(pixels, place.box))
-        if request.with_patterns:
-            backend = self._quick.backend(request.model)
-            (found,) = unit_patterns(backend, pixels[None], request.layer, request.channel)
-            activation.pattern = pictures.signed(found.pattern)
-        return activation
-
-    def _map(self, request: pb.MapCollectionRequest, order: Sequence[str]) -> Replies:
-        manifest = self._manifest(request.features.model)
-        request = validate(request, manifest)
-        features = request.features
-        table = self._table(request.id, manifest, features.layer, features.pooling, order)
-        if request.projection == pb.PROJECTION_TSNE:
-            tensors = {"map": maps.unit_square(maps.tsne(table, request.perplexity, request.seed))}
-        else:
-            points, shares = maps.pca(table)
-            tensors = {"map": maps.unit_square(points), "explained_variance": shares}
-        yield parts(pb.MapCollectionResponse, tensors)
+        for features in collection.features:
+            digest = self._inference.stored(features.model).manifest.digest
+            which = FeatureSet(digest, features.layer, features.pooling)
+            covered = self._collections.shards.covered(collection.id, which)
+            features.images = len(covered.intersection(order))

@@ -1,30 +1,22 @@
 """convlens.v1.StyleService."""
 
+# ruff: noqa: N802 (the methods are named as in the proto)
 from __future__ import annotations
-
-from typing import Any
 
 from convlens.v1 import style_pb2, style_pb2_grpc
 from convlens_models.preprocess import to_input
-from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.quick.inference_service import Replies, parts
+from convlens_server.servicers.base import InferenceServicer, streamed
 from convlens_server.techniques.stylise import stylise
 
 
-class StyleServicer(style_pb2_grpc.StyleServiceServicer):
-    """Images painted by style networks."""
+class StyleServicer(InferenceServicer, style_pb2_grpc.StyleServiceServicer):
+    """Images in the style of style networks."""
 
-    def __init__(self, lane: InferenceService) -> None:
-        self._lane = lane
-
-    async def Stylise(  # noqa: N802
-        self, request: style_pb2.StyliseRequest, context: Any
-    ) -> Streamed:
-        """One image in the style of the network."""
-        async for reply in self._lane.stream(self._stylise, request):
-            yield reply
-
-    def _stylise(self, request: style_pb2.StyliseRequest) -> Replies:
-        request, backend = self._lane.admit(request, "style")
+    @streamed
+    def Stylise(self, request: style_pb2.StyliseRequest) -> Replies:
+        """Render one image in the style of the network."""
+        request, backend = self.inference.admit(request, "style")
         image = to_input(request.image, backend.stored.manifest, "keep", "image")
-        painted = stylise(backend, image, request.tile)
-        yield parts(style_pb2.StyliseResponse, {"image": painted[None]})
+        stylised = stylise(backend, image, request.tile)
+        yield parts(style_pb2.StyliseResponse, {"image": stylised[None]})

@@ -1,4 +1,4 @@
-"""Callers who leave: what computes for them stops, without any technique knowing about it."""
+"""Callers who leave: the computation for them stops, without any technique knowing about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convlens.errors import Cancelled
 
 
 class Caller:
-    """Whoever waits for a piece of work; `leave` may come from another thread at any moment."""
+    """Someone who waits for a piece of work; `leave` may be called by another thread at any moment."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -19,7 +19,7 @@ class Caller:
         self._interrupts: list[Callable[[], None]] = []
 
     def leave(self) -> None:
-        """Interrupt what computes for this caller, now and from now on."""
+        """Interrupt all computation for this caller, now and from now on."""
         with self._lock:
             self._left = True
             for interrupt in self._interrupts:
@@ -40,7 +40,7 @@ class Caller:
 
 
 current: ContextVar[Caller | None] = ContextVar("caller", default=None)
-"""The caller that this thread computes for; the executor sets it, engines look at it at every pass."""
+"""The caller that this thread computes for; the executor sets it, backends look at it at every pass."""
 
 
 @contextmanager

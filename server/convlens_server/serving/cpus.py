@@ -1,4 +1,4 @@
-"""How many CPUs this process may use."""
+"""The number of CPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs that this process may run on, no more than its cgroup's quota, which a container's limit sets."""
+    """The CPUs that this process may run on, at most its cgroup's quota, which a container's limit sets."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, _quota(cgroup))))
 
 
 def _quota(cgroup: Path) -> float:
-    """CPUs' worth of time that the cgroup may use, version 2 or 1; infinite where nothing is said."""
+    """The CPU seconds a second that the cgroup, of version 2 or 1, may use; infinite without a quota."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Whether this server lives, and what it is ready for: grpc.health.v1 that tells the truth.
+"""The server's health for grpc.health.v1: whether it lives, and which services are ready.
 
 | service | SERVING while |
 |---|---|
@@ -19,8 +19,8 @@ from grpc_health.v1 import health, health_pb2
 
 from convlens.errors import ConvLensError
 
-LOOK_EVERY: Final = 2.0
-"""Seconds between looks at Redis."""
+PROBE_INTERVAL: Final = 2.0
+"""Seconds between two probes of Redis."""
 LIVENESS: Final = "liveness"
 QUICK: Final = ("", "readiness", "quick")
 LONG: Final = ("long",)
@@ -29,11 +29,11 @@ log = logging.getLogger("convlens.health")
 
 
 class Health:
-    """What the probes are told.
+    """Tells probes which services serve.
 
     Args:
-        quick, long: full names of the services of each lane.
-        ping: raises a ConvLensError when the long lane cannot be used; None where there is none.
+        quick, long: full names of the services that need no Redis, and of those that do.
+        ping: raises a ConvLensError when Redis cannot be used; None where there is none.
     """
 
     def __init__(
@@ -42,38 +42,38 @@ class Health:
         self.servicer = health.aio.HealthServicer()
         self._quick, self._long = (*QUICK, *quick), (*LONG, *long)
         self._ping = ping
-        self._looking: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self.is_ready = False
 
     async def alive(self) -> None:
-        """The server listens, and is ready for nothing yet."""
-        await self._tell((LIVENESS,), serving=True)
-        await self._tell((*self._quick, *self._long), serving=False)
+        """Report that the server listens, and is ready for nothing yet."""
+        await self._report((LIVENESS,), serving=True)
+        await self._report((*self._quick, *self._long), serving=False)
 
     async def ready(self) -> None:
-        """The models are warm; from now on the long lane is as Redis is."""
-        await self._tell(self._quick, serving=True)
+        """Report that the models are warm; from now on the long services are as Redis is."""
+        await self._report(self._quick, serving=True)
         self.is_ready = True
         if self._ping is not None:
-            await self._look(self._ping, None)
-            self._looking = asyncio.create_task(self._keep_looking(self._ping))
+            reachable = await self._probe(self._ping, None)
+            self._probing = asyncio.create_task(self._keep_probing(self._ping, reachable))
 
     async def draining(self) -> None:
-        """No more calls, please."""
+        """Report that the server takes no more calls."""
         self.is_ready = False
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._probing is not None:
+            self._probing.cancel()
             with suppress(asyncio.CancelledError):
-                await self._looking
-        await self._tell((*self._quick, *self._long), serving=False)
+                await self._probing
+        await self._report((*self._quick, *self._long), serving=False)
 
-    async def _keep_looking(self, ping: Callable[[], Awaitable[None]]) -> None:
-        before: bool | None = None
+    async def _keep_probing(self, ping: Callable[[], Awaitable[None]], reachable: bool) -> None:
         while True:
-            before = await self._look(ping, before)
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(PROBE_INTERVAL)
+            reachable = await self._probe(ping, reachable)
 
-    async def _look(self, ping: Callable[[], Awaitable[None]], before: bool | None) -> bool:
+    async def _probe(self, ping: Callable[[], Awaitable[None]], before: bool | None) -> bool:
+        """Whether Redis answers now; reports the long services if that is other than `before`."""
         try:
             await ping()
             now = True
@@ -84,10 +84,10 @@ class Health:
         if now and before is False:
             log.info("the long lane is ready again")
         if now is not before:
-            await self._tell(self._long, serving=now)
+            await self._report(self._long, serving=now)
         return now
 
-    async def _tell(self, services: Sequence[str], *, serving: bool) -> None:
+    async def _report(self, services: Sequence[str], *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         for service in services:
             await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)

@@ -1,4 +1,4 @@
-"""How this process keeps the memory of replies that it has sent."""
+"""Settings of malloc, so that the memory of replies that were sent is used again."""
 
 from __future__ import annotations
 

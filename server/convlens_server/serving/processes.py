@@ -1,4 +1,4 @@
-"""Several servers behind one port: processes that share it, begin together and end together.
+"""Several server processes that share one port, begin together and end together.
 
 The kernel spreads connections over them (SO_REUSEPORT); a client's channel is one connection. None is started
 again: when one ends by itself the others are drained, and whatever started all of them starts all again.
@@ -22,8 +22,8 @@ from typing import Final
 from convlens.errors import Internal, Unavailable
 from convlens_server.settings import ServerSettings
 
-READY: Final = re.compile(rb"convlens-server ready on (?P<address>\S+) \((?P<lanes>.*)\)\n")
-LATER: Final = 10.0
+READY: Final = re.compile(rb"convlens-server ready on (?P<address>\S+) \((?P<services>.*)\)\n")
+KILL_DELAY: Final = 10.0
 """Seconds beyond the grace after which a process that drains is killed."""
 PR_SET_PDEATHSIG: Final = 1
 
@@ -38,10 +38,7 @@ async def supervise(settings: ServerSettings) -> None:
         Internal: a process has ended by itself, or badly.
     """
     check_free(settings.listen)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signal()
     children = [await _start(settings, index) for index in range(settings.processes)]
     ends = [asyncio.create_task(child.wait()) for child in children]
     try:
@@ -50,16 +47,24 @@ async def supervise(settings: ServerSettings) -> None:
         early = [child for child in children if child.returncode is not None]
         log.info("draining %d processes, for at most %g s", len(children) - len(early), settings.grace)
     finally:
-        await _end(children, ends, settings.grace + LATER)
+        await _end(children, ends, settings.grace + KILL_DELAY)
     if not stopping.is_set():
-        told = ", ".join(f"{child.pid} with code {child.returncode}" for child in early)
-        raise Internal(f"process {told} ended by itself")
+        ended = ", ".join(f"{child.pid} with code {child.returncode}" for child in early)
+        raise Internal(f"process {ended} ended by itself")
     if bad := [child for child in children if child.returncode]:
         raise Internal(f"process {bad[0].pid} ended with code {bad[0].returncode}")
 
 
+def stop_signal() -> asyncio.Event:
+    """An event that is set when SIGTERM or SIGINT comes."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
 def environment(settings: ServerSettings, index: int) -> dict[str, str]:
-    """What the environment of a process says beside that of all: its share of the CPUs, its own ports."""
+    """The variables in which a process differs from the others: its share of the CPUs, and its own ports."""
     return {
         "CONVLENS_PROCESSES": "1",
         "CONVLENS_SHARE_PORT": "1",
@@ -71,23 +76,22 @@ def environment(settings: ServerSettings, index: int) -> dict[str, str]:
 
 
 def share(total: int, processes: int, index: int) -> int:
-    """That of one of them; at least 1."""
+    """The part of `total` that the process at `index` gets, which is at least 1."""
     return max(1, total // processes + (index < total % processes))
 
 
 def beside(listen: str, index: int) -> str:
-    """ "host:port" with the port so many further; empty stays empty."""
+    """The address "host:port" with a port that is `index` higher; empty stays empty."""
     host, _, port = listen.rpartition(":")
     return f"{host}:{int(port) + index}" if listen else ""
 
 
 def check_free(listen: str) -> None:
-    """Raises Unavailable unless nobody listens there: others could share the port too, by mistake."""
+    """Raise Unavailable if somebody listens there already, with whom the port would be shared by mistake."""
     host, _, port = listen.rpartition(":")
     try:
-        family, kind, *_, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[
-            0
-        ]
+        addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        family, kind, *_, address = addresses[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
@@ -108,21 +112,21 @@ async def _start(settings: ServerSettings, index: int) -> Process:
 
 
 def _drain_with_parent() -> Callable[[], None] | None:
-    """On Linux a process also drains when the parent is killed."""
+    """The function that has a new process drain when its parent is killed; None where there is no prctl."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     return None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ready(children: Sequence[Process]) -> None:
-    """Prints the one ready line when all have said theirs."""
-    found = [READY.fullmatch(await _line(child)) for child in children]
-    if all(found) and (first := found[0]):
-        address, lanes = (first[name].decode() for name in ("address", "lanes"))
-        print(f"convlens-server ready on {address} ({lanes}, {len(children)} processes)", flush=True)
+    """Print one ready line when all processes have printed theirs."""
+    lines = [READY.fullmatch(await _line(child)) for child in children]
+    if all(lines) and (first := lines[0]):
+        address, services = (first[name].decode() for name in ("address", "services"))
+        print(f"convlens-server ready on {address} ({services}, {len(children)} processes)", flush=True)
 
 
 async def _pass_on(children: Sequence[Process]) -> None:
-    """What else they print."""
+    """Pass on whatever else the processes print."""
 
     async def one(child: Process) -> None:
         while line := await _line(child):
@@ -151,7 +155,7 @@ async def _until(
 
 
 async def _end(children: Sequence[Process], ends: Sequence[asyncio.Task[int]], seconds: float) -> None:
-    """Have all drain; kill those that do not."""
+    """Have all processes drain, and kill those that have not ended after so many seconds."""
     for child in children:
         if child.returncode is None:
             child.terminate()

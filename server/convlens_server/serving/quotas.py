@@ -1,4 +1,4 @@
-"""How much of this server one tenant may take: calls a second, and calls at the same time."""
+"""Limits on what one tenant takes of this server: calls a second, and calls at the same time."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from typing import Any, Final
 
 from convlens.errors import ResourceExhausted
 from convlens_server.identity.principal import principal
+from convlens_server.identity.settings import IdentitySettings
 from convlens_server.serving.request_context import Proceed, RequestContext
 
 BURST: Final = 10.0
 """Seconds of its rate that a tenant may use up at once."""
 REMEMBERED: Final = 10_000
-"""Tenants whose last calls are remembered."""
+"""The number of tenants whose last calls are remembered."""
 BUSY_RETRY: Final = 1.0
+"""Seconds after which a tenant with too many calls under way is told to come back."""
 
 
 class Quotas:
-    """A token bucket and a count for each tenant.
+    """A token bucket, and a count of the calls under way, for each tenant.
 
     Args:
-        rate: calls a second; 0 for no limit.
-        at_once: calls under way; 0 for no limit.
-        clock: seconds.
+        settings: say how many calls a second, and how many at once, a tenant may make.
+        clock: tells the time in seconds.
     """
 
-    def __init__(self, rate: float, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._at_once, self._clock = rate, at_once, clock
+    def __init__(self, settings: IdentitySettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._at_once, self._clock = settings.tenant_rate, settings.tenant_calls, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._under_way: Counter[str] = Counter()
 
-    async def middleware(self, call: RequestContext, proceed: Proceed) -> Any:
-        """Lets a call through. Raises ResourceExhausted with the time after which there is room again."""
+    async def middleware(self, context: RequestContext, proceed: Proceed) -> Any:
+        """Let a call through. Raises ResourceExhausted with the time after which there is room again."""
         tenant = principal().tenant
         if self._at_once and self._under_way[tenant] >= self._at_once:
             most = f"tenant {tenant!r} has {self._at_once} calls under way, the most it may"
@@ -42,7 +43,7 @@ class Quotas:
             self._take(tenant)
         self._under_way[tenant] += 1
         try:
-            return await proceed(call)
+            return await proceed(context)
         finally:
             self._under_way[tenant] -= 1
             if not self._under_way[tenant]:

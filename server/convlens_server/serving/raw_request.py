@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from convlens.errors import InvalidArgument
 from convlens.inference import open_inference_pb2 as pb
@@ -18,41 +18,42 @@ from convlens.v1 import model_pb2
 from convlens_models.importing.publish import GRADIENT
 
 RAW: Final = field_number(pb.ModelInferRequest, "raw_input_contents") << 3 | DELIMITED
-"""How a field of raw contents begins."""
+"""The tag that a field of raw contents begins with."""
 MOST_FIELDS: Final = 64
-"""Fields that are looked at; what follows is left to protobuf, which is faster at many small ones."""
+"""The fields that are looked at; the rest is left to protobuf, which is faster at many small ones."""
 LARGEST_KEPT: Final = 4096
-"""Bytes of a message without raw contents that is kept parsed."""
+"""The length in bytes up to which a message without raw contents is kept parsed."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a model is here: its name without the ending, and its ending."""
+    """The name of a model in this protocol: its name in the repository, and what its ending makes of it."""
 
     name: str
     ending: str
 
     @classmethod
     def of(cls, name: str) -> Kind:
-        """From the name that a client uses; the repository has no names that end so."""
+        """The parts of the name that a client uses; the repository has no names that end so."""
         return cls(name.removesuffix(GRADIENT), GRADIENT) if name.endswith(GRADIENT) else cls(name, "")
 
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request.
+    """An inference request.
 
     Attributes:
-        message: all but the raw contents; others may have the same, so that nobody may change it.
-        raw: the raw contents.
+        message: all but the raw contents; other requests may share it, so that nobody may change it.
+        raw: the raw contents, one for each input.
     """
 
+    DESCRIPTOR: ClassVar = pb.ModelInferRequest.DESCRIPTOR
     message: pb.ModelInferRequest
     raw: tuple[memoryview | bytes, ...]
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """From the wire. Raises google.protobuf.message.DecodeError."""
+        """The request in `data` from the wire. Raises google.protobuf.message.DecodeError."""
         view, rest, raw, done, position = memoryview(data), [], [], 0, 0
         for _ in range(MOST_FIELDS):
             begin, end = value_at(data, position)
@@ -69,11 +70,11 @@ class RawRequest:
 
     @property
     def model(self) -> model_pb2.ModelRef:
-        """The model that is asked. Raises InvalidArgument."""
+        """The model that the request names. Raises InvalidArgument."""
         return reference(Kind.of(self.message.model_name).name, self.message.model_version, "model_version")
 
     def stated(self) -> Iterator[bytes | memoryview]:
-        """What the reply follows from, beside the model: all but the version and the call's own id."""
+        """The parts of the request that its reply follows from: all but the version and the call's own id."""
         head = pb.ModelInferRequest()
         head.CopyFrom(self.message)
         for field in ("id", "model_version", "raw_input_contents"):
@@ -84,7 +85,7 @@ class RawRequest:
 
 
 def reference(name: str, number: str, field: str) -> model_pb2.ModelRef:
-    """The model that a name and a version, empty for the newest, mean. Raises InvalidArgument."""
+    """The model of a name and a version, which is empty for the newest. Raises InvalidArgument."""
     if not number:
         return model_pb2.ModelRef(name=name)
     if not (number.isascii() and number.isdecimal() and 0 < len(number) < 10):

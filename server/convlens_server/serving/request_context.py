@@ -1,4 +1,4 @@
-"""A call while it is served: what is known of it, wherever the code is that works for it."""
+"""The context of a request while it is served, which all code that works for it can reach."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 
-if TYPE_CHECKING:
-    from convlens_server.identity.principal import Principal
-
-Context = grpc.aio.ServicerContext[Any, Any]
+ServicerContext = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
 GAP: Final = 0.0005
-"""Seconds between two stretches of a phase below which they are one interval."""
+"""Two stretches of a phase with fewer seconds between them are one interval."""
 MOST_INTERVALS: Final = 64
+"""The number of intervals that are kept of one call."""
 END: Final[Any] = object()
 
 
@@ -31,53 +29,52 @@ class RequestContext:
 
     Attributes:
         method: "/package.Service/Method".
-        context: gRPC's.
+        servicer_context: gRPC's own context of the call.
         kind: "unary_unary", "unary_stream", "stream_unary" or "stream_stream".
-        request: the message, or the stream of them.
-        id: for logs and errors; the same in both.
-        started: on the clock of `time.perf_counter`.
-        code: how it has ended, as gRPC names it.
-        reason: the error's, where it has ended in one of ours.
-        principal: who makes it, once that is known.
-        phases: seconds spent in "queue", "cache", "decode", "compute", "encode".
-        cache: what the response cache did for it: "hit", "miss" or "error"; "" where it was not asked.
-        intervals: the first of these, as they were: phase, begin and end on the clock of `started`.
+        request: the message, or the stream of messages, that the client sends.
+        id: the call's name in logs and in errors, the same in both.
+        started: when the call began, in seconds on the clock of `time.perf_counter`.
+        code: the name of the gRPC status that the call has ended with.
+        reason: the reason of the ConvLensError that the call has ended with, if it has.
+        cache: what the reply cache did for the call: "hit", "miss" or "error"; "" where it was not asked.
+        phases: seconds spent in "queue", "cache", "decode", "compute" and "encode".
+        intervals: the first stretches of these phases: name, begin and end on the clock of `started`.
     """
 
     method: str
-    context: Context
+    servicer_context: ServicerContext
     kind: str = "unary_unary"
     request: Any = None
     id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
     code: str = "OK"
     reason: str = ""
-    principal: Principal | None = None
     cache: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
 
     def header(self, name: str) -> str:
-        """The client's metadata of that name; "" unless there is exactly one, of text."""
-        found = [value for key, value in self.context.invocation_metadata() or () if key == name]
-        return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
+        """The client's metadata of that name; "" unless there is exactly one value, of text."""
+        metadata = self.servicer_context.invocation_metadata() or ()
+        values = [value for key, value in metadata if key == name]
+        return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
     @property
     def seconds(self) -> float:
-        """How long it has taken so far."""
+        """The seconds since the call began."""
         return time.perf_counter() - self.started
 
 
 Proceed = Callable[[RequestContext], Awaitable[Any]]
-"""Serves a call: what it gives is the reply, if there is one and it is not a stream."""
+"""Serves a call and returns the reply, or None where replies are a stream."""
 Middleware = Callable[[RequestContext, Proceed], Awaitable[Any]]
-"""Something that happens around every call, as errors, identity, quotas and metrics."""
+"""Runs code around every call, as for errors, identity, quotas and metrics; calls the rest by `Proceed`."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def reads(deserialize: Callable[[bytes], Any]) -> Callable[[Method], Method]:
-    """A servicer's method that takes what `deserialize` makes of a request, instead of protobuf's message."""
+    """Have a servicer's method take what `deserialize` makes of a request, instead of protobuf's message."""
 
     def mark(method: Method) -> Method:
         method.deserialize = deserialize  # type: ignore[attr-defined]
@@ -86,19 +83,19 @@ def reads(deserialize: Callable[[bytes], Any]) -> Callable[[Method], Method]:
     return mark
 
 
-current: ContextVar[RequestContext | None] = ContextVar("call", default=None)
-"""The call that this task or thread works for."""
+current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
+"""The request that this task or thread works for."""
 received: ContextVar[int] = ContextVar("received", default=0)
-"""Bytes of the request message that this task got last."""
+"""The length in bytes of the request message that this task got last."""
 
 
 def afterwards(function: Callable[..., object], *args: object) -> None:
-    """RequestContext a function in the current task's context as soon as gRPC has been given the reply."""
+    """Call a function in the current task's context as soon as gRPC has been given the reply."""
     asyncio.get_running_loop().call_soon(function, *args)
 
 
 class phase:  # noqa: N801 - used as a function is.
-    """Counts the time within it as that phase of the current call, if there is one."""
+    """Counts the seconds within the block as a phase of the current call, if there is one."""
 
     __slots__ = ("_began", "_name")
 
@@ -116,7 +113,7 @@ class phase:  # noqa: N801 - used as a function is.
 
 
 def timed(name: str, items: Iterable[T]) -> Iterator[T]:
-    """The same items; counts the making of each as that phase."""
+    """The same items, where the making of each counts as that phase of the current call."""
     iterator = iter(items)
     while True:
         with phase(name):
@@ -127,13 +124,13 @@ def timed(name: str, items: Iterable[T]) -> Iterator[T]:
 
 
 def add(name: str, seconds: float) -> None:
-    """Adds a stretch that ends now to a phase of the current call, if there is one."""
-    call = current.get()
-    if call is None:
+    """Add a stretch of `seconds` that ends now to a phase of the current call, if there is one."""
+    context = current.get()
+    if context is None:
         return
-    call.phases[name] = call.phases.get(name, 0.0) + seconds
-    now = time.perf_counter()
-    if call.intervals and call.intervals[-1][0] == name and now - seconds - call.intervals[-1][2] < GAP:
-        call.intervals[-1] = (name, call.intervals[-1][1], now)
-    elif len(call.intervals) < MOST_INTERVALS:
-        call.intervals.append((name, now - seconds, now))
+    context.phases[name] = context.phases.get(name, 0.0) + seconds
+    now, intervals = time.perf_counter(), context.intervals
+    if intervals and intervals[-1][0] == name and now - seconds - intervals[-1][2] < GAP:
+        intervals[-1] = (name, intervals[-1][1], now)
+    elif len(intervals) < MOST_INTERVALS:
+        intervals.append((name, now - seconds, now))

@@ -58,7 +58,7 @@ def _walk(message: Message, manifest: Manifest | None, path: str) -> None:
 
 @cache
 def _checks(descriptor: Descriptor) -> tuple[Check, ...]:
-    """What there is to check in a message of this type, read from its options once."""
+    """The checks of a message of this type, read from its options once."""
     oneofs = [
         _one_required(oneof.name, [arm.name for arm in oneof.fields])
         for oneof in descriptor.oneofs
@@ -112,17 +112,10 @@ def _fill(message: Message, field: FieldDescriptor, bounds: bounds_pb2.Bounds, p
 
 def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, Manifest | None, str], None]:
     """The check of one value; the numbers in a repeated field's bounds are about its count."""
+    if field.message_type:
+        return _resized if bounds.short_side else _walk
     limits = Limits.of(bounds_pb2.Bounds() if field.is_repeated else bounds, field.type)
     names = {value.number: value.name for value in field.enum_type.values} if field.enum_type else {}
-
-    def message(value: Any, manifest: Manifest | None, path: str) -> None:
-        if (
-            bounds.short_side
-            and value.WhichOneof("source") == "encoded"
-            and not value.resize.WhichOneof("mode")
-        ):
-            value.resize.short_side.SetInParent()
-        _walk(value, manifest, path)
 
     def text(value: str, manifest: Manifest | None, path: str) -> None:
         limits.check(len(value), value, path)
@@ -145,12 +138,18 @@ def _value(field: FieldDescriptor, bounds: bounds_pb2.Bounds) -> Callable[[Any, 
             raise InvalidArgument.of(path, value, f"between 0 and {last}, the last class of {manifest.name}")
 
     checks: dict[int, Callable[[Any, Manifest | None, str], None]] = {
-        FieldDescriptor.TYPE_MESSAGE: message,
         FieldDescriptor.TYPE_STRING: text,
         FieldDescriptor.TYPE_BYTES: data,
         FieldDescriptor.TYPE_ENUM: enum,
     }
     return checks.get(field.type, number)
+
+
+def _resized(image: Any, manifest: Manifest | None, path: str) -> None:
+    """Check an encoded image that is cut to the model's short side unless it says otherwise."""
+    if image.WhichOneof("source") == "encoded" and not image.resize.WhichOneof("mode"):
+        image.resize.short_side.SetInParent()
+    _walk(image, manifest, path)
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,16 @@ from convlens_server.techniques.rise import rise
 from convlens_server.techniques.smoothgrad import smoothgrad
 
 ATTRIBUTIONS: Final[Mapping[str, Attribution]] = {
-    "gradient": gradient,
-    "guided_backprop": guided_backprop,
-    "deconvnet": deconvnet,
-    "gradient_times_input": gradient_times_input,
-    "integrated_gradients": integrated_gradients,
-    "smoothgrad": smoothgrad,
-    "grad_cam": grad_cam,
-    "guided_grad_cam": guided_grad_cam,
-    "occlusion": occlusion,
-    "rise": rise,
+    "gradient": Attribution(gradient, sensitivity=True),
+    "guided_backprop": Attribution(guided_backprop, sensitivity=True),
+    "deconvnet": Attribution(deconvnet, sensitivity=True),
+    "gradient_times_input": Attribution(gradient_times_input),
+    "integrated_gradients": Attribution(integrated_gradients),
+    "smoothgrad": Attribution(smoothgrad, sensitivity=True),
+    "grad_cam": Attribution(grad_cam),
+    "guided_grad_cam": Attribution(guided_grad_cam, sensitivity=True),
+    "occlusion": Attribution(occlusion),
+    "rise": Attribution(rise),
 }
 ATTACKS: Final[Mapping[str, Attack]] = {
     "fgsm": fgsm,

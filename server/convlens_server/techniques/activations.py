@@ -1,4 +1,4 @@
-"""The values inside a network."""
+"""The activations of layers: the values inside a network."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def _channel(value: F32, channel: int, layer: str) -> F32:
 
 
 def _top(values: dict[str, F32], count: int) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for name, value in values.items():
         means = value.reshape(*value.shape[:2], -1).mean(axis=2)
         best = np.argsort(-means, axis=1, kind="stable")[:, :count]
-        found[name] = value[np.arange(len(value))[:, None], best]
-        found[f"{name}.channels"] = best.astype(np.int32)
-    return found
+        tensors[name] = value[np.arange(len(value))[:, None], best]
+        tensors[f"{name}.channels"] = best.astype(np.int32)
+    return tensors

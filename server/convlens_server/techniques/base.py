@@ -1,9 +1,9 @@
-"""The signature of a quick technique, and what comes back.
+"""The signature of a quick technique, with all the types that it speaks of, and the results.
 
 Every arm of a `technique` oneof is a function `(backend, images, target, params) -> result`: the loaded
 network, the images float32 (N, 3, H, W) in [0, 1], the resolved target or attack goal, and the technique's
-validated message. It computes and returns; decoding, limits, streaming, and leaving callers are not its
-business.
+validated message. It computes and returns; the service decodes images, keeps the limits, streams the results
+and stops what nobody waits for any more.
 """
 
 from __future__ import annotations
@@ -12,27 +12,40 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32, Backend
+from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.targets import Target
 
-AimT_contra = TypeVar("AimT_contra", contravariant=True)
+__all__ = [
+    "F32",
+    "F64",
+    "Attack",
+    "AttackGoal",
+    "Attacked",
+    "Attributed",
+    "Attribution",
+    "Backend",
+    "Target",
+    "Technique",
+]
+
+TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-class Technique(Protocol[AimT_contra, ResultT_co]):
+class Technique(Protocol[TargetT_contra, ResultT_co]):
     """One quick technique; its file is named after its arm of the oneof."""
 
-    def __call__(self, backend: Backend, images: F32, target: AimT_contra, params: Any, /) -> ResultT_co:
-        """Compute. Raises InvalidArgument for what only the network itself can tell."""
+    def __call__(self, backend: Backend, images: F32, target: TargetT_contra, params: Any, /) -> ResultT_co:
+        """Compute the result. Raises InvalidArgument for what only the network itself can tell."""
 
 
 class Attributed(NamedTuple):
-    """A target attributed to the pixels.
+    """The result of an attribution: maps of how the pixels count for a target.
 
     Attributes:
         values: the target's value for each image, (N,).
-        attribution: (N, 3, H, W) or (N, 1, H, W); what it measures the technique says.
-        residuals: sum of the attribution minus what it should be, (N,), where that is known.
+        attribution: the map of each image, (N, 3, H, W) or (N, 1, H, W); its technique tells the unit.
+        residuals: the sum of each map minus what it should be, (N,), where that is known.
     """
 
     values: F32
@@ -41,12 +54,12 @@ class Attributed(NamedTuple):
 
 
 class Attacked(NamedTuple):
-    """Perturbed images.
+    """The result of an attack: perturbed images.
 
     Attributes:
-        adversarial: (N, 3, H, W) in [0, 1].
-        tensors: what else the reply shows, by name.
-        queries: forward and gradient passes spent on each image.
+        adversarial: the perturbed images, (N, 3, H, W) in [0, 1].
+        tensors: other tensors that the reply shows, by name.
+        queries: the number of forward and gradient passes spent on each image.
     """
 
     adversarial: F32
@@ -54,5 +67,16 @@ class Attacked(NamedTuple):
     queries: int
 
 
-Attribution = Technique[Target, Attributed]
+class Attribution(NamedTuple):
+    """A row of the table of attributions.
+
+    Attributes:
+        compute: the technique.
+        sensitivity: whether the map's signs say in which direction a pixel counts, rather than whether.
+    """
+
+    compute: Technique[Target, Attributed]
+    sensitivity: bool = False
+
+
 Attack = Technique[AttackGoal, Attacked]

@@ -8,9 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attack_pb2
-from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32, Backend
-from convlens_server.techniques.base import Attacked
+from convlens_server.techniques.base import F32, Attacked, AttackGoal, Backend
 from convlens_server.techniques.descent import Linf, descend
 
 
@@ -20,7 +18,7 @@ def bim(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Bim)
     The step length is eps / 4 unless given. `tensors` has "gradient_sign", that of the first step.
     """
     step_size = params.step_size if params.HasField("step_size") else params.epsilon / 4
-    found, first = descend(
+    adversarial, first = descend(
         backend,
         images,
         images,
@@ -30,4 +28,4 @@ def bim(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Bim)
         step_size=step_size,
         steps=params.steps,
     )
-    return Attacked(found, {"gradient_sign": np.sign(first)}, queries=params.steps)
+    return Attacked(adversarial, {"gradient_sign": np.sign(first)}, queries=params.steps)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import numpy as np
 
@@ -16,79 +16,61 @@ from convlens_server.backends.base import F32, Backend
 from convlens_server.quick.targets import one_hot
 
 GROUP_PIXELS: Final = 800_000
-"""Pixels in one gradient pass: bounds the memory of an attack, whatever the batch."""
+"""The pixels of one gradient pass, which bound the memory of an attack, whatever the batch."""
 TINY: Final = np.float32(1e-12)
 
 
-class Ball(Protocol):
-    """A norm, as attacks need it. Arrays are (N, 3, H, W); every image has a ball of its own."""
-
-    def direction(self, gradient: F32) -> F32:
-        """The step of length 1 that raises a loss with this gradient most."""
-
-    def project(self, delta: F32, epsilon: float) -> F32:
-        """The nearest point of the ball."""
-
-    def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
-        """Points of the ball, uniformly distributed over it."""
-
-    def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
-        """Noise of length epsilon: signs for L-infinity, a direction for L2."""
-
-    def diagonal(self, images: F32) -> float:
-        """The radius that reaches every picture there is."""
-
-
 class Linf:
-    """|delta| <= epsilon in every pixel value."""
+    """The ball |delta| <= epsilon in every pixel value, one for each image of an array (N, 3, H, W)."""
 
     def direction(self, gradient: F32) -> F32:
-        """sign(g)."""
+        """The step of length 1 that raises a loss with this gradient most: sign(g)."""
         return np.sign(gradient)
 
     def project(self, delta: F32, epsilon: float) -> F32:
-        """Clipped value by value."""
+        """The nearest point of the ball: clipped value by value."""
         return np.clip(delta, -np.float32(epsilon), np.float32(epsilon))
 
     def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
-        """Each value uniform in [-epsilon, epsilon)."""
+        """Points uniformly distributed over the ball: each value uniform in [-epsilon, epsilon)."""
         return np.asarray((random.random(like.shape, np.float32) * 2 - 1) * np.float32(epsilon))
 
     def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
-        """Random signs."""
+        """Noise of length epsilon: random signs."""
         return np.asarray(np.copysign(np.float32(epsilon), random.random(like.shape, np.float32) - 0.5))
 
     def diagonal(self, images: F32) -> float:
-        """1."""
+        """The radius that reaches all pictures there are: 1."""
         return 1.0
 
 
 class L2:
-    """||delta||_2 <= epsilon over all pixel values of an image."""
+    """The ball ||delta||_2 <= epsilon over all pixel values of an image, one for each of an array."""
 
     def direction(self, gradient: F32) -> F32:
-        """g / ||g||."""
+        """The step of length 1 that raises a loss with this gradient most: g / ||g||."""
         return np.asarray(gradient / np.maximum(_length(gradient), TINY))
 
     def project(self, delta: F32, epsilon: float) -> F32:
-        """Shortened to epsilon where longer."""
+        """The nearest point of the ball: shortened to epsilon where longer."""
         shorter: F32 = np.minimum(np.float32(1), np.float32(epsilon) / np.maximum(_length(delta), TINY))
         return np.asarray(delta * shorter)
 
     def inside(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
-        """A random direction, as long as u^(1/d) epsilon with u uniform in [0, 1) and d pixel values."""
+        """Points uniformly distributed over the ball: u^(1/d) epsilon long, u in [0, 1), d pixel values."""
         share = random.random((len(like), 1, 1, 1)) ** (1 / like[0].size)
         return np.asarray(self.surface(random, like, epsilon) * share.astype(np.float32))
 
     def surface(self, random: np.random.Generator, like: F32, epsilon: float) -> F32:
-        """A random direction."""
+        """Noise of length epsilon: a random direction."""
         return self.direction(random.standard_normal(like.shape, np.float32)) * np.float32(epsilon)
 
     def diagonal(self, images: F32) -> float:
-        """sqrt(d) for d pixel values."""
+        """The radius that reaches all pictures there are: sqrt(d) for d pixel values."""
         return math.sqrt(images[0].size)
 
 
+Ball = Linf | L2
 BALLS: Final[Mapping[int, Ball]] = {
     attack_pb2.NORM_UNSPECIFIED: Linf(),
     attack_pb2.NORM_LINF: Linf(),
@@ -119,25 +101,30 @@ def descend(
     Returns:
         The last x, and the gradient g at the first.
     """
-    found, first = start, np.zeros_like(images)
+    current, first = start, np.zeros_like(images)
     length = np.float32(-step_size if goal.targeted else step_size)
     for step in range(steps):
-        gradient = loss_gradient(backend, found, goal)
+        gradient = loss_gradient(backend, current, goal)
         first = first if step else gradient
-        moved = found + length * ball.direction(gradient)
-        found = np.clip(images + ball.project(moved - images, epsilon), 0, 1)
-    return found, first
+        moved = current + length * ball.direction(gradient)
+        current = np.clip(images + ball.project(moved - images, epsilon), 0, 1)
+    return current, first
 
 
 def loss_gradient(backend: Backend, images: F32, goal: AttackGoal) -> F32:
     """dCE/dx for the goal's classes; CE = -log P(class), so the cotangent is -1 at its log-probability."""
     cotangent = -one_hot(goal.classes, len(backend.stored.manifest.labels))
-    size = max(1, GROUP_PIXELS // images[0, 0].size)
     passes = [
-        backend.gradient(images[i : i + size], LOG_PROBABILITIES, cotangent[i : i + size], ReluRule.GRADIENT)
-        for i in range(0, len(images), size)
+        backend.gradient(images[group], LOG_PROBABILITIES, cotangent[group], ReluRule.GRADIENT)
+        for group in groups(images)
     ]
     return np.concatenate([gradient for _, gradient in passes])
+
+
+def groups(images: F32) -> Iterator[slice]:
+    """Ranges of the images that one pass takes each, of at most `GROUP_PIXELS` pixels."""
+    size = max(1, GROUP_PIXELS // images[0, 0].size)
+    return (slice(start, start + size) for start in range(0, len(images), size))
 
 
 def _length(values: F32) -> F32:

@@ -16,13 +16,13 @@ from convlens_server.backends.base import F32, Backend
 
 
 class Discrepancies(NamedTuple):
-    """Where a unit looks.
+    """The discrepancy maps of a unit, which show where it looks.
 
     Attributes:
-        value: of the layer for the images as they are, (N, C, H', W').
-        maps: mean |change| of the unit under the occlusions that cover each pixel, (N, H, W).
-        field: their average, recentred on the unit, over its theoretical receptive field, (S, S).
-        empirical_size: side of the square with the area above the threshold, in pixels.
+        value: the value of the layer for the images as they are, (N, C, H', W').
+        maps: the mean |change| of the unit under the occlusions that cover each pixel, (N, H, W).
+        field: the average of the maps, recentred on the unit, over its theoretical receptive field, (S, S).
+        empirical_size: the side of the square with the area above the threshold, in pixels.
     """
 
     value: F32

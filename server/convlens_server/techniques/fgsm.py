@@ -8,9 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attack_pb2
-from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32, Backend
-from convlens_server.techniques.base import Attacked
+from convlens_server.techniques.base import F32, Attacked, AttackGoal, Backend
 from convlens_server.techniques.descent import loss_gradient
 
 

@@ -19,11 +19,10 @@ def filters(stored: StoredModel, layer: str) -> dict[str, NDArray[Any]]:
     Raises:
         InvalidArgument: the layer has no weights; names some that do.
     """
-    weighted = {found.name: found.weight for found in stored.manifest.layers if found.weight}
+    weighted = {layer.name: layer.weight for layer in stored.manifest.layers if layer.weight}
     weights = stored.weights()
     name = layer or next((name for name, key in weighted.items() if weights[key].ndim == 4), "")
     if name not in weighted:
-        raise InvalidArgument.of(
-            "layer", name, f"a layer with weights, such as {', '.join(list(weighted)[:3])}"
-        )
+        allowed = f"a layer with weights, such as {', '.join(list(weighted)[:3])}"
+        raise InvalidArgument.of("layer", name, allowed)
     return {name: weights[weighted[name]]}

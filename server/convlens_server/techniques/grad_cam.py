@@ -10,10 +10,8 @@ import numpy as np
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
 from convlens_models.manifest import Manifest
-from convlens_server.backends.base import F32, Backend
 from convlens_server.quick.resampling import bilinear
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.techniques.base import F32, Attributed, Backend, Target
 
 
 def grad_cam(backend: Backend, images: F32, target: Target, params: attribution_pb2.GradCam) -> Attributed:

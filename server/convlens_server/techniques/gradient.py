@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from convlens.v1 import attribution_pb2
 from convlens_models.graphs.autodiff import ReluRule
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.techniques.base import F32, Attributed, Backend, Target
 
 
 def gradient(backend: Backend, images: F32, target: Target, params: attribution_pb2.Gradient) -> Attributed:

@@ -6,9 +6,7 @@ Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra: Grad-CAM (2017), arXiv:1610.0
 from __future__ import annotations
 
 from convlens.v1 import attribution_pb2
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.techniques.base import F32, Attributed, Backend, Target
 from convlens_server.techniques.grad_cam import grad_cam
 from convlens_server.techniques.guided_backprop import guided_backprop
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.perturbed_batches import F64, Copies, mean_gradient, values
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.quick.perturbed_batches import PerturbedBatch, mean_gradient, values
+from convlens_server.techniques.base import F32, F64, Attributed, Backend, Target
 
 
 def integrated_gradients(
@@ -36,7 +34,7 @@ def integrated_gradients(
     return Attributed(value, attribution.astype(np.float32), residual.astype(np.float32))
 
 
-def _path(difference: F32, baseline: np.float32, alphas: F64) -> Copies:
+def _path(difference: F32, baseline: np.float32, alphas: F64) -> PerturbedBatch:
     """The images on the straight line from the baseline."""
     steps = alphas.astype(np.float32)[:, None, None, None]
     return lambda part: baseline + steps[part] * difference

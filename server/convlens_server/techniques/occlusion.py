@@ -12,10 +12,8 @@ import numpy as np
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.perturbed_batches import F64, chunks, values
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.quick.perturbed_batches import batches, values
+from convlens_server.techniques.base import F32, F64, Attributed, Backend, Target
 
 Square = tuple[slice, slice]
 
@@ -46,7 +44,7 @@ def occlusion(backend: Backend, images: F32, target: Target, params: attribution
 def _mean_left(backend: Backend, image: F32, target: Target, squares: Sequence[Square], fill: float) -> F64:
     """At each pixel the mean of the target over the squares that cover it, (H, W)."""
     left, covers = np.zeros(image.shape[1:]), np.zeros(image.shape[1:])
-    for part in chunks(len(squares), left.size):
+    for part in batches(len(squares), left.size):
         covered = np.stack([image] * (part.stop - part.start))
         for copy, square in zip(covered, squares[part], strict=True):
             copy[:, *square] = fill
@@ -61,5 +59,5 @@ def _square(y: int, x: int, side: int) -> Square:
 
 
 def _starts(extent: int, window: int, stride: int) -> range:
-    """Where squares begin, so that they cover the whole extent."""
+    """The positions at which squares begin, so that they cover the whole extent."""
     return range(0, extent - window + stride, stride)

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
 from convlens_models.manifest import LOG_PROBABILITIES
-from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32, Backend
-from convlens_server.techniques.base import Attacked
+from convlens_server.techniques.base import F32, Attacked, AttackGoal, Backend
 from convlens_server.techniques.descent import BALLS, descend
 
 EPSILON: Final[Mapping[int, float]] = {
@@ -55,10 +53,10 @@ def pgd(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Pgd)
     if params.restarts > 1:
         rank = _rank(backend, best, goal)
         for _ in range(params.restarts - 1):
-            found, _ = attempt()
-            found_rank = _rank(backend, found, goal)
-            better = found_rank > rank
-            best[better], rank[better] = found[better], found_rank[better]
+            other, _ = attempt()
+            other_rank = _rank(backend, other, goal)
+            better = other_rank > rank
+            best[better], rank[better] = other[better], other_rank[better]
         queries = params.restarts * (params.steps + 1)
     return Attacked(best, {"gradient_sign": np.sign(first)}, queries)
 
@@ -67,14 +65,13 @@ def radius(params: attack_pb2.Pgd) -> float:
     """The epsilon of the request, or the norm's own default."""
     epsilon = params.epsilon if params.HasField("epsilon") else EPSILON[params.norm]
     if params.norm != attack_pb2.NORM_L2 and epsilon > 1:
-        raise InvalidArgument.of(
-            "pgd.epsilon", epsilon, "between 0 and 1 for L-infinity, as pixel values are"
-        )
+        allowed = "between 0 and 1 for L-infinity, as pixel values are"
+        raise InvalidArgument.of("pgd.epsilon", epsilon, allowed)
     return epsilon
 
 
 def _rank(backend: Backend, images: F32, goal: AttackGoal) -> NDArray[np.float64]:
-    """How near each image is to the goal, (N,): those that meet it are first, then cross entropy counts."""
+    """The nearness of each image to the goal, (N,): images that meet it first, then by cross entropy."""
     log_probabilities = backend.forward(images, [LOG_PROBABILITIES])[LOG_PROBABILITIES]
     towards = 1 if goal.targeted else -1
     nearness = towards * log_probabilities[np.arange(len(images)), goal.classes].astype(np.float64)

@@ -10,11 +10,9 @@ import math
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.perturbed_batches import F64, chunks, values
+from convlens_server.quick.perturbed_batches import batches, values
 from convlens_server.quick.resampling import bilinear
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.techniques.base import F32, F64, Attributed, Backend, Target
 
 
 def rise(backend: Backend, images: F32, target: Target, params: attribution_pb2.Rise) -> Attributed:
@@ -37,7 +35,7 @@ def _expected(backend: Backend, image: F32, mean: F32, target: Target, params: a
     height, width = image.shape[1:]
     rng = np.random.default_rng(params.seed)
     weighted, opened = np.zeros((height, width)), np.zeros((height, width))
-    for part in chunks(params.masks, height * width):
+    for part in batches(params.masks, height * width):
         opens = masks(rng, (part.stop - part.start, height, width), params.cells, params.probability)
         behind = values(backend, target, mean + opens[:, None] * (image - mean))
         weighted += np.einsum("n,nhw->hw", behind.astype(np.float64), opens)

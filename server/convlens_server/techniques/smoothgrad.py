@@ -8,18 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.perturbed_batches import Copies, mean_gradient, values
-from convlens_server.quick.targets import Target
-from convlens_server.techniques.base import Attributed
+from convlens_server.quick.perturbed_batches import PerturbedBatch, mean_gradient, values
+from convlens_server.techniques.base import F32, Attributed, Backend, Target
 
 
 def smoothgrad(
     backend: Backend, images: F32, target: Target, params: attribution_pb2.SmoothGrad
 ) -> Attributed:
-    """The mean of dT/dx over `samples` copies x + n, n from N(0, s^2), s = `sigma` (max x - min x).
+    """The mean of dT/dx over `samples` images x + n, n from N(0, s^2), s = `sigma` (max x - min x).
 
-    The copies are not clipped to [0, 1]. Each image sees the noise that it would see alone.
+    The images are not clipped to [0, 1]. Each image sees the noise that it would see alone.
     """
     weights = [1 / params.samples] * params.samples
     attribution = np.empty_like(images)
@@ -29,12 +27,12 @@ def smoothgrad(
     return Attributed(values(backend, target, images), attribution)
 
 
-def _noisy(image: F32, sigma: float, seed: int) -> Copies:
+def _noisy(image: F32, sigma: float, seed: int) -> PerturbedBatch:
     deviation = np.float32(sigma) * np.ptp(image)
     rng = np.random.default_rng(seed)
 
-    def copies(part: slice) -> F32:
+    def perturbed(part: slice) -> F32:
         noise = rng.standard_normal((part.stop - part.start, *image.shape), np.float32)
         return image + deviation * noise
 
-    return copies
+    return perturbed

@@ -1,4 +1,4 @@
-"""Fast style transfer: an image painted by one forward pass of a style network.
+"""Fast style transfer: an image in the style of a network, by one forward pass of it.
 
 Johnson, Alahi, Fei-Fei: Perceptual losses for real-time style transfer and super-resolution (2016),
 arXiv:1603.08155.
@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 
 def stylise(backend: Backend, image: F32, tile: int) -> F32:
-    """The painted image, of the shape of `image`, (3, H, W) in [0, 1].
+    """The stylised image, of the shape of `image`, (3, H, W) in [0, 1].
 
     Sizes that the network does not take are reached by repeating the last row and column, which are cut off
     again. An image larger than `tile` a side goes through in tiles of one size, whose results are blended
@@ -34,25 +34,25 @@ def stylise(backend: Backend, image: F32, tile: int) -> F32:
     padded = np.pad(image, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
     rows, columns = (list(_spans(side, tile)) for side in padded.shape[1:])
     if len(rows) == len(columns) == 1:
-        return _paint(backend, padded)[:, :height, :width]
-    painted, weights = np.zeros_like(padded), np.zeros((1, *padded.shape[1:]), np.float32)
+        return _pass(backend, padded)[:, :height, :width]
+    stylised, weights = np.zeros_like(padded), np.zeros((1, *padded.shape[1:]), np.float32)
     for top, bottom in rows:
         down = _ramp(top, bottom, padded.shape[1])[:, None]
         for left, right in columns:
             weight = down * _ramp(left, right, padded.shape[2])
-            painted[:, top:bottom, left:right] += weight * _paint(backend, padded[:, top:bottom, left:right])
+            stylised[:, top:bottom, left:right] += weight * _pass(backend, padded[:, top:bottom, left:right])
             weights[:, top:bottom, left:right] += weight
-    painted /= weights
-    return np.clip(painted[:, :height, :width], 0, 1)
+    stylised /= weights
+    return np.clip(stylised[:, :height, :width], 0, 1)
 
 
-def _paint(backend: Backend, image: F32) -> F32:
+def _pass(backend: Backend, image: F32) -> F32:
     layer = backend.stored.manifest.output
     return np.asarray(backend.forward(np.ascontiguousarray(image[None]), [layer])[layer][0])
 
 
 def _spans(side: int, tile: int) -> Iterator[Span]:
-    """Where the tiles of an axis begin and end, evenly spread; the whole side where it fits."""
+    """The begin and end of each tile of an axis, evenly spread; the whole side where it fits."""
     tile -= tile % MULTIPLE
     if side <= tile:
         yield 0, side

@@ -1,4 +1,4 @@
-"""What excites a unit: guided backpropagation from its strongest position.
+"""The patterns that excite a unit, by guided backpropagation from its strongest position.
 
 Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for simplicity (2015), arXiv:1412.6806, figure 3.
 """
@@ -16,10 +16,10 @@ from convlens_server.quick.units import box_of, locate
 
 
 class UnitPattern(NamedTuple):
-    """What a unit responds to in one image.
+    """The pattern that a unit responds to in one image.
 
     Attributes:
-        hit: where it is strongest, with its receptive field clipped to the image.
+        hit: the position where it is strongest, with its receptive field clipped to the image.
         pattern: guided backprop of the unit within that box, signed, (3, h, w).
         crop: the pixels of the box, (3, h, w) in [0, 1].
     """

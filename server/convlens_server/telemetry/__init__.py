@@ -1,1 +1,1 @@
-"""Seeing inside the server: metrics, traces and the access log, as layers around every call."""
+"""Seeing inside the server: metrics, traces and the access log, as middleware around every call."""

@@ -1,4 +1,4 @@
-"""What the server tells Prometheus: calls in the names of go-grpc-prometheus, phases, and how full it is.
+"""The metrics that Prometheus reads: calls as go-grpc-prometheus names them, phases, and how full it is.
 
     grpc_server_started_total{grpc_type, grpc_service, grpc_method}
     grpc_server_handled_total{..., grpc_code}     grpc_code as Go writes it: OK, InvalidArgument, Canceled
@@ -7,13 +7,13 @@
     convlens_cache_requests_total{result}         calls looked up in the response cache; hit, miss, error
     convlens_refused_total{reason}                calls and jobs refused with RESOURCE_EXHAUSTED, and why
 
-A call to a method that does not exist reaches no layer, so that nobody can invent label values.
+A call to a method that does not exist reaches no middleware, so that nobody can invent label values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from google.protobuf import descriptor_pool
@@ -35,7 +35,7 @@ CALL_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 300),
 )
-"""Upper bounds in seconds."""
+"""The upper bounds of the buckets, in seconds."""
 PHASE_BUCKETS: Final = (0.0001, 0.0005, *CALL_BUCKETS[:-2])
 RESULTS: Final = ("hit", "miss", "error")
 REASONS: Final = (
@@ -43,54 +43,35 @@ REASONS: Final = (
     *("LONG_CALLS", "JOB_QUEUE_FULL"),
     *("TENANT_RATE", "TENANT_CALLS", "TENANT_LIMIT"),
 )
-"""Those that are told before the first time, as are methods."""
+"""Reasons that are shown before the first refusal, as methods are before their first call."""
 METHOD: Final = ("grpc_type", "grpc_service", "grpc_method")
 
 
 class Metrics:
-    """The one registry of a server, and the layer that fills it."""
+    """The one registry of a server, and the middleware that fills it."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._started = Counter("grpc_server_started", "Calls begun.", METHOD, registry=registry)
-        self._handled = Counter(
-            "grpc_server_handled", "Calls ended, by their status.", (*METHOD, "grpc_code"), registry=registry
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        self._started = counter("grpc_server_started", "Calls begun.", METHOD)
+        self._handled = counter(
+            "grpc_server_handled", "Calls ended, by their status.", (*METHOD, "grpc_code")
         )
-        self._seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "From a call's begin to its end.",
-            METHOD,
-            registry=registry,
-            buckets=CALL_BUCKETS,
-        )
-        self._phases = Histogram(
-            "convlens_phase_seconds",
-            "What a call spent in a phase, all its parts together.",
-            ["phase"],
-            registry=registry,
-            buckets=PHASE_BUCKETS,
-        )
-        for name in PHASES:
-            self._phases.labels(name)
-        self._cache = Counter(
-            "convlens_cache_requests",
-            "Calls looked up in the response cache.",
-            ["result"],
-            registry=registry,
-        )
-        for result in RESULTS:
-            self._cache.labels(result)
-        self._refused = Counter(
-            "convlens_refused", "Refused for want of room.", ["reason"], registry=registry
-        )
-        for reason in REASONS:
-            self._refused.labels(reason)
-        self._child = lru_cache(maxsize=1024)(lambda metric, *labels: metric.labels(*labels))
+        text = "From a call's begin to its end."
+        self._seconds = histogram("grpc_server_handling_seconds", text, METHOD, buckets=CALL_BUCKETS)
+        text = "What a call spent in a phase, all its parts together."
+        self._phases = histogram("convlens_phase_seconds", text, ["phase"], buckets=PHASE_BUCKETS)
+        self._cache = counter("convlens_cache_requests", "Calls looked up in the response cache.", ["result"])
+        self._refused = counter("convlens_refused", "Refused for want of room.", ["reason"])
         self._in_flight = Gauge("convlens_calls_in_flight", "Calls that have not ended.", registry=registry)
+        for metric, values in ((self._phases, PHASES), (self._cache, RESULTS), (self._refused, REASONS)):
+            for value in values:
+                metric.labels(value)
+        self._child = lru_cache(maxsize=1024)(lambda metric, *labels: metric.labels(*labels))
 
     def expect(self, services: Iterable[str]) -> None:
-        """Show their methods before the first call, so that the first is seen as an increase."""
+        """Show the methods of these services before the first call, so that it is seen as an increase."""
         for service in services:
             for method in descriptor_pool.Default().FindServiceByName(service).methods:
                 labels = (TYPES[_kind(method)], service, method.name)
@@ -98,38 +79,38 @@ class Metrics:
                 self._handled.labels(*labels, "OK")
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A value that is asked for at each scrape, in the thread that serves them."""
+        """Show a value that is read at each scrape, in the thread that serves the metrics."""
         Gauge(name, text, registry=self.registry).set_function(read)
 
     def collect(self, collector: Collector) -> None:
-        """Tell also what `collector` knows."""
+        """Show the metrics of a collector too."""
         self.registry.register(collector)
 
     def serve(self, listen: str) -> Callable[[], None]:
-        """Serve them on "host:port", unless that is empty; gives what ends it."""
+        """Serve the metrics on "host:port", unless that is empty; returns the function that ends it."""
         return serve_metrics(listen, self.registry) if listen else lambda: None
 
-    async def middleware(self, call: RequestContext, proceed: Proceed) -> Any:
-        """Counts a call."""
-        labels = _labels(call.method, call.kind)
+    async def middleware(self, context: RequestContext, proceed: Proceed) -> Any:
+        """Count a call, its seconds, and those of its phases."""
+        labels = _labels(context.method, context.kind)
         self._child(self._started, *labels).inc()
         self._in_flight.inc()
         try:
-            return await proceed(call)
+            return await proceed(context)
         finally:
-            afterwards(self._count, call, call.seconds, labels)
+            afterwards(self._count, context, context.seconds, labels)
 
-    def _count(self, call: RequestContext, seconds: float, labels: tuple[str, str, str]) -> None:
+    def _count(self, context: RequestContext, seconds: float, labels: tuple[str, str, str]) -> None:
         child = self._child
         self._in_flight.dec()
-        child(self._handled, *labels, go_name(call.code)).inc()
+        child(self._handled, *labels, go_name(context.code)).inc()
         child(self._seconds, *labels).observe(seconds)
-        for name, spent in call.phases.items():
+        for name, spent in context.phases.items():
             child(self._phases, name).observe(spent)
-        if call.cache:
-            child(self._cache, call.cache).inc()
-        if call.code == "RESOURCE_EXHAUSTED":
-            child(self._refused, call.reason).inc()
+        if context.cache:
+            child(self._cache, context.cache).inc()
+        if context.code == "RESOURCE_EXHAUSTED":
+            child(self._refused, context.reason).inc()
 
 
 @lru_cache(maxsize=256)

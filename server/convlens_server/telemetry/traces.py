@@ -6,49 +6,51 @@ import time
 from typing import Any, Final
 
 import grpc
-from opentelemetry import context, trace
+from opentelemetry import trace
+from opentelemetry.context import attach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from convlens_server.identity.principal import principal
 from convlens_server.serving.request_context import Proceed, RequestContext
 from convlens_workers.telemetry.tracing import following
 
 OURS: Final = frozenset(
     ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 )
-"""Codes that are the server's failures, as OpenTelemetry sees it."""
+"""Status codes that OpenTelemetry counts as failures of the server."""
 
 tracer = trace.get_tracer("convlens.server")
 
 
-async def traced(call: RequestContext, proceed: Proceed) -> Any:
-    """The span of a call; its parent comes as metadata `traceparent`."""
-    parent = following(call.header("traceparent"), call.header("tracestate"))
-    span = tracer.start_span(call.method.lstrip("/"), parent, SpanKind.SERVER)
-    context.attach(trace.set_span_in_context(span, parent))  # The call's task ends with the call.
+async def traced(context: RequestContext, proceed: Proceed) -> Any:
+    """Record a call as a span, whose parent comes as metadata `traceparent`."""
+    parent = following(context.header("traceparent"), context.header("tracestate"))
+    span = tracer.start_span(context.method.lstrip("/"), parent, SpanKind.SERVER)
+    attach(trace.set_span_in_context(span, parent))  # The call's task ends with the call.
     try:
-        return await proceed(call)
+        return await proceed(context)
     finally:
         if span.is_recording():
-            _describe(span, call)
+            _describe(span, context)
         span.end()
 
 
-def _describe(span: Span, call: RequestContext) -> None:
-    service, _, method = call.method.lstrip("/").partition("/")
+def _describe(span: Span, context: RequestContext) -> None:
+    service, _, method = context.method.lstrip("/").partition("/")
     span.set_attributes(
         {
             "rpc.system": "grpc",
             "rpc.service": service,
             "rpc.method": method,
-            "rpc.grpc.status_code": grpc.StatusCode[call.code].value[0],
-            "convlens.request_id": call.id,
-            "convlens.tenant": call.principal.tenant if call.principal else "",
-            **{f"convlens.{phase}_seconds": seconds for phase, seconds in call.phases.items()},
+            "rpc.grpc.status_code": grpc.StatusCode[context.code].value[0],
+            "convlens.request_id": context.id,
+            "convlens.tenant": principal().tenant,
+            **{f"convlens.{phase}_seconds": seconds for phase, seconds in context.phases.items()},
         }
     )
-    if call.code in OURS:
-        span.set_status(Status(StatusCode.ERROR, call.code))
+    if context.code in OURS:
+        span.set_status(Status(StatusCode.ERROR, context.code))
     zero = time.time_ns() - int(time.perf_counter() * 1e9)
-    for phase, began, ended in call.intervals:
+    for phase, began, ended in context.intervals:
         child = tracer.start_span(phase, start_time=zero + int(began * 1e9))
         child.end(zero + int(ended * 1e9))

@@ -18,7 +18,7 @@ from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_server.backends.cache import LruCache
 from convlens_server.backends.onnx_backend import OnnxBackend
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_workers.settings import WorkerSettings
 
 
@@ -56,7 +56,7 @@ def inputs() -> np.ndarray:
 
 @pytest.fixture(scope="package")
 def values(inputs: np.ndarray) -> np.ndarray:
-    backend = OnnxBackend(ModelRepository().get(), LruCache(1e9), on_cpu(1))
+    backend = OnnxBackend(ModelRepository().get(), LruCache(1e9), Compute(lambda: 1))
     return backend.forward(inputs, [LAYER])[LAYER]
 
 

@@ -32,9 +32,11 @@ from convlens.v1 import (
     target_pb2,
 )
 from convlens_client import Client
-from convlens_server.cache.response_cache import CACHEABLE, OVERHEAD, PREFIX, ReplyCache, pack, unpack
+from convlens_server.cache.reply_cache import OVERHEAD, PREFIX, ReplyCache, pack, unpack
 from convlens_server.identity.keys import KeyFile, issue
 from convlens_server.serving.app import App
+from convlens_server.serving.services import CACHEABLE
+from convlens_server.settings import ServerSettings
 
 MODEL = model_pb2.ModelRef(name="copy")
 
@@ -62,6 +64,11 @@ def remembering(redis_server: RedisServer, folder: Path, **settings: Any) -> Ite
     where = {"cache_redis": redis_server.url, "models": folder, "threads": 1}
     with serving(**{**where, "cache_seconds": 60, **settings}) as app:
         yield app
+
+
+def cache_settings(url: str, seconds: float, room: int = 1 << 20) -> ServerSettings:
+    # Not validated, so that the room may be a fraction of a MiB.
+    return ServerSettings.model_construct(redis=url, cache_seconds=seconds, cache_megabytes=room / 2**20)
 
 
 def picture(seed: int = 0) -> image_pb2.Image:
@@ -110,7 +117,7 @@ CASES = [
 def test_a_hit_is_the_miss_byte_for_byte(
     request_: Message, redis_server: RedisServer, kept: redis.Redis, tmp_path: Path
 ) -> None:
-    assert type(request_) in CACHEABLE
+    assert request_.DESCRIPTOR in CACHEABLE
     add_copy(tmp_path, "copy")
     with remembering(redis_server, tmp_path) as app, grpc.insecure_channel(app.address) as channel:
         first = asked(channel, request_)
@@ -227,26 +234,26 @@ def test_a_version_that_came_meanwhile_is_not_kept_as_the_one_before(
 def test_the_total_is_bounded_and_the_oldest_go_first(redis_server: RedisServer, kept: redis.Redis) -> None:
     body, names = b"x" * 10_000, [f"{n:064x}" for n in range(50)]
     room = 10 * (len(body) + OVERHEAD)
-    bodies = ReplyCache(redis_server.url, 60, 1 << 20, room)
+    replies = ReplyCache(cache_settings(redis_server.url, 60, room))
     for name in names:
-        bodies.put(name, body)
-        bodies.put(name, body)  # Twice by two servers at once: once in the sum.
+        replies.put(name, body)
+        replies.put(name, body)  # Twice by two servers at once: once in the sum.
         assert entries(kept) <= 10
         assert int(kept.get(f"{PREFIX}-bytes")) <= room
-    assert [bodies.get(name) is not None for name in names] == [False] * 40 + [True] * 10
-    bodies.put("f" * 64, b"y" * room)  # Never fits; it is not to be mended by dropping all.
-    assert bodies.get("f" * 64) is None
-    bodies.close()
+    assert [replies.get(name) is not None for name in names] == [False] * 40 + [True] * 10
+    replies.put("f" * 64, b"y" * room)  # Never fits; it is not to be mended by dropping all.
+    assert replies.get("f" * 64) is None
+    replies.close()
 
 
 def test_entries_go_by_themselves(redis_server: RedisServer, kept: redis.Redis) -> None:
-    bodies = ReplyCache(redis_server.url, 0.3, 1 << 20, 1 << 20)
-    bodies.put("a" * 64, b"body")
-    assert bodies.get("a" * 64) == b"body"
+    replies = ReplyCache(cache_settings(redis_server.url, 0.3))
+    replies.put("a" * 64, b"body")
+    assert replies.get("a" * 64) == b"body"
     time.sleep(0.4)
-    assert bodies.get("a" * 64) is None
+    assert replies.get("a" * 64) is None
     assert not kept.keys(f"{PREFIX}*")
-    bodies.close()
+    replies.close()
 
 
 def test_a_redis_that_is_away_or_slow_costs_next_to_nothing(

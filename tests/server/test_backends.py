@@ -1,4 +1,4 @@
-"""The two engines: the same numbers; and when models are loaded, loaded again, and let go."""
+"""The two backends: the same numbers; and when models are loaded, loaded again, and let go."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import EMBEDDED, ModelRepository
 from convlens_server.backends.models import LoadedModels
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
 from convlens_server.serving.cancellation import Caller, current
+from convlens_server.settings import ServerSettings
 
 LAYERS = ["features.conv1", "features.relu3_2", "classifier", "probabilities", "log_probabilities"]
 
 
 def load(root: Path | None = None, session_bytes: float = 1e9, max_models: int = 4) -> LoadedModels:
-    return LoadedModels(ModelRepository(root), on_cpu(1), session_bytes=session_bytes, max_models=max_models)
+    # Not validated, so that the bound on sessions may be a fraction of a MiB.
+    settings = ServerSettings.model_construct(session_megabytes=session_bytes / 2**20, max_models=max_models)
+    return LoadedModels(ModelRepository(root), Compute(lambda: 1), settings)
 
 
 def ref(name: str = "patterns") -> model_pb2.ModelRef:
@@ -48,7 +51,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> LoadedModels:
 
 
 @pytest.mark.parametrize("size", [(2, 96, 96), (1, 96, 96), (2, 70, 101)])
-def test_engines_agree_on_values(both: LoadedModels, size: tuple[int, int, int]) -> None:
+def test_backends_agree_on_values(both: LoadedModels, size: tuple[int, int, int]) -> None:
     images = batch(*size)
     ours, theirs = (both.get(ref(name)).forward(images, LAYERS) for name in ("patterns", "script"))
     assert both.get(ref("script")).stored.manifest.engine == "torchscript"
@@ -59,7 +62,7 @@ def test_engines_agree_on_values(both: LoadedModels, size: tuple[int, int, int])
 @pytest.mark.parametrize("rule", list(ReluRule))
 @pytest.mark.parametrize("layer", ["features.relu3_2", "classifier", "log_probabilities"])
 @pytest.mark.parametrize("size", [(2, 96, 96), (1, 96, 96), (2, 70, 101)])
-def test_engines_agree_on_gradients(
+def test_backends_agree_on_gradients(
     both: LoadedModels, rule: ReluRule, layer: str, size: tuple[int, int, int]
 ) -> None:
     images = batch(*size)
@@ -73,7 +76,7 @@ def test_engines_agree_on_gradients(
 
 
 @pytest.mark.parametrize("wrt", ["features.relu3_2", "features.pool4"])
-def test_engines_agree_on_gradients_by_a_layer(both: LoadedModels, wrt: str) -> None:
+def test_backends_agree_on_gradients_by_a_layer(both: LoadedModels, wrt: str) -> None:
     images = batch(2)
     cotangent = np.random.default_rng(1).normal(size=(2, 53)).astype(np.float32)
     ours, theirs = (
@@ -148,7 +151,7 @@ def test_sessions_stay_within_their_budget() -> None:
     assert len(models.sessions) == 2
 
 
-def test_unloading_frees_engine_and_sessions() -> None:
+def test_unloading_frees_backend_and_sessions() -> None:
     models = load()
     backend = weakref.ref(models.get(ref()))
     models.get(ref()).forward(batch(1), ["classifier"])
