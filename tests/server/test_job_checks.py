@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2, job_pb2
 from convlens_models.repository import ModelRepository
-from convlens_server.jobs import job_checks
-from convlens_server.quick import images
 from convlens_server.serving.validation import validate
+from convlens_workers.jobs.pictures import decode_images
+from convlens_workers.jobs.techniques import NAMES, SPECIFICATIONS
+from convlens_workers.jobs.techniques.base import Resources, Submission
 
 MANIFEST = ModelRepository().get().manifest
 SIDE = MANIFEST.input_size
@@ -44,7 +46,9 @@ def vector(*numbers: float) -> dict[str, Any]:
 def submitted(technique: str, fields: dict[str, Any]) -> None:
     request = validate(job_pb2.SubmitJobRequest(**{technique: fields}), MANIFEST)
     params = getattr(request, technique)
-    job_checks.check(technique, params, MANIFEST, images.sizes(params, MANIFEST, technique))
+    sizes = {path: pixels.shape[1:] for path, pixels in decode_images(params, MANIFEST, technique)}
+    resources = Resources(victims={"self": "here:1"}, folders={"f": Path("f")})
+    SPECIFICATIONS[technique].check(Submission(technique, params, MANIFEST, sizes, resources))
 
 
 ONES = [1.0] * CHANNELS
@@ -61,7 +65,7 @@ GOOD = [
     ("feature_visualisation", {**shown(neuron={"layer": LAYER, "y": 500}), "size": 1024}),
     ("feature_visualisation", shown(direction=vector(*ONES))),
     ("texture", {"sample": picture(), "layers": [LAYER], "weights": [2]}),
-    ("texture", {"sample": picture(), "weights": [1, 2, 0]}),
+    ("texture", {"sample": picture(), "weights": [1, 2, *[0] * 6]}),
     (
         "style_transfer",
         {"content": picture(), "styles": [{"image": picture(), "weight": 0}, {"image": picture(24, 19)}]},
@@ -131,6 +135,14 @@ BAD = [
     ),
     ("texture", {"sample": picture(), "layers": [LAYER], "weights": [1, 1]}, "weights", "1 of at least 0"),
     ("texture", {"sample": picture(), "weights": [-1, 1]}, "weights", "at least 0"),
+    ("texture", {"sample": picture(), "weights": [1, 2]}, "weights", "8 of at least 0"),
+    (
+        "style_transfer",
+        {"content": picture(), "styles": [{"image": picture()}], "weights": [1, 2]},
+        "weights",
+        "4 of at least 0",
+    ),
+    ("train_style", {"style": picture(), "name": "x", "folder": "f", "weights": [1]}, "weights", "4 of"),
     (
         "style_transfer",
         {"content": picture(), "styles": [{"image": picture(), "weight": 0}]},
@@ -169,5 +181,6 @@ def test_what_workers_refuse_is_refused(
 
 def test_every_technique_of_the_table_is_one() -> None:
     fields = job_pb2.SubmitJobRequest.DESCRIPTOR.oneofs_by_name["technique"].fields
-    assert set(job_checks.CHECKS) < {field.name for field in fields}
-    assert {technique for technique, *_ in BAD} == set(job_checks.CHECKS)
+    assert set(NAMES) == {field.name for field in fields}
+    ruled = {technique for technique, specification in SPECIFICATIONS.items() if specification.rules}
+    assert {technique for technique, *_ in BAD} <= ruled

@@ -13,8 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
+from convlens_workers.jobs.techniques.adversarial_patch import EVERY
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import camera
 from convlens_workers.techniques.parts.attacks import (
@@ -29,9 +29,6 @@ from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.pixels import Size
 
 Params = adversarial_pb2.AdversarialPatch
-FIELD: Final = "adversarial_patch"
-EVERY: Final = 5
-"""One image in so many judges, where none were given for that."""
 PLACEMENTS: Final = 4
 """On each picture that judges."""
 SHOWN: Final = 8
@@ -52,9 +49,6 @@ def adversarial_patch(task: Task[Params], state: State | None = None) -> Generat
     Returns:
         "disc" (1, 3, S, S) in [0, 1]; "mask" (1, 1, S, S), 1 within the disc and 0 outside; "pictures" (K, 3,
         H, W), at most 8 held-out placements; and "patch", how often it works.
-
-    Raises:
-        InvalidArgument: pictures of different sizes, or fewer than five and none to judge by.
     """
     aim = Objective(task)
     judging = [Judging(aim, number) for number in range(len(aim.judging))]
@@ -192,17 +186,9 @@ class Judging:
 
 
 def pictures(task: Task[Params]) -> tuple[Tensor, Tensor]:
-    """What is learned from, and what is judged by; raises as `adversarial_patch`."""
-    images = stacked(task, f"{FIELD}.images")
-    if not task.params.held_out:
-        chosen = torch.arange(len(images)) % EVERY == EVERY - 1
-        if not chosen.any():
-            allowed = f"given, or {EVERY} images, of which the last is one"
-            raise InvalidArgument.of(f"{FIELD}.held_out", "nothing", allowed)
-        return images[~chosen], images[chosen]
-    judging = stacked(task, f"{FIELD}.held_out")
-    if judging.shape[2:] != images.shape[2:]:
-        height, width = images.shape[2:]
-        found = f"{judging.shape[3]} x {judging.shape[2]} pixels"
-        raise InvalidArgument.of(f"{FIELD}.held_out[0]", found, f"{width} x {height} as the images")
-    return images, judging
+    """What is learned from, and what is judged by, (N, 3, H, W) each."""
+    images = stacked(task, "images")
+    if task.params.held_out:
+        return images, stacked(task, "held_out")
+    judges = torch.arange(len(images)) % EVERY == EVERY - 1
+    return images[~judges], images[judges]

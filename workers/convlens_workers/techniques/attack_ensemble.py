@@ -14,13 +14,12 @@ from convlens_workers.techniques.parts.apgd import Apgd, away, towards
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
     certified,
-    class_indices,
     classifier,
     probabilities,
     stacked,
     untargeted,
 )
-from convlens_workers.techniques.parts.balls import BALLS, radius
+from convlens_workers.techniques.parts.balls import BALLS
 from convlens_workers.techniques.parts.ensemble import Attack, EnsembleBatch
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.square import Square
@@ -46,10 +45,6 @@ def attack_ensemble(task: Task[Params], state: State | None = None) -> Generator
     Returns:
         "original" and "adversarial" (N, 3, H, W), the first point that broke each image, or the image itself
         where none did; report "ensemble".
-
-    Raises:
-        InvalidArgument: pictures of different sizes, labels that are not one a picture, or an epsilon above 1
-            for L-infinity.
     """
     siege = EnsembleStage(task)
     held = yield from optimise(siege.stages(), state, task.seed, task.device)
@@ -62,8 +57,8 @@ class EnsembleStage:
     def __init__(self, task: Task[Params]) -> None:
         self._task, params = task, task.params
         self.classify: Classifier = classifier(task.network)
-        images = stacked(task, "attack_ensemble.images")
-        labels = class_indices(params.labels, len(images), "attack_ensemble.labels").to(task.device)
+        images = stacked(task, "images")
+        labels = torch.tensor(params.labels).to(task.device)
         scores = probabilities(self.classify, images)
         self.right = scores.argmax(1) == labels
         others = scores.scatter(1, labels[:, None], -1.0)
@@ -73,9 +68,8 @@ class EnsembleStage:
     def stages(self) -> list[EnsembleAttack]:
         """Each attack in turn, APGD-T once for each rival; they end where they find no image standing."""
         params = self._task.params
-        asked = params.epsilon if params.HasField("epsilon") else None
-        epsilon = radius(params.norm, asked, "attack_ensemble.epsilon")
         ball, steps = BALLS[params.norm], params.steps
+        epsilon = params.epsilon if params.HasField("epsilon") else ball.epsilon
         attacks: list[Attack] = [Apgd("apgd_ce", self.classify, away, ball, epsilon, steps)]
         attacks += [
             Apgd("apgd_t", self.classify, towards(rival), ball, epsilon, steps)

@@ -22,6 +22,7 @@ from torch import Tensor
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs.techniques.base import Resources, Submission
 from convlens_workers.networks import Networks
 
 Params = TypeVar("Params", bound=Message)
@@ -85,6 +86,15 @@ class Task(Generic[Params]):
     device: torch.device
     collections: CollectionFiles
     host: Host = field(default_factory=Host)
+
+    def submission(self, technique: str) -> Submission:
+        """The job as the server saw it when it was submitted."""
+        host, sizes = (
+            self.host,
+            {path: (image.shape[2], image.shape[3]) for path, image in self.images.items()},
+        )
+        resources = Resources(host.networks.repository, host.victims, host.folders)
+        return Submission(technique, self.params, self.manifest, sizes, resources)
 
 
 @dataclass(frozen=True)

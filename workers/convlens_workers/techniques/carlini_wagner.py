@@ -52,12 +52,9 @@ def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[
     Returns:
         "original", "adversarial" (N, 3, H, W), each the nearest that met its goal by the confidence, or the
         original where none did; "perturbation", their difference x 10 about grey; report "attack".
-
-    Raises:
-        InvalidArgument: images of different sizes, targets or labels of another number.
     """
     params = task.params
-    original = stacked(task, "carlini_wagner.images")
+    original = stacked(task, "images")
     classify = classifier(task.network)
     goal = choose_goal(params, classify, original)
     stages = [Search(classify, original, goal, params)] * params.searches
@@ -69,9 +66,9 @@ def choose_goal(params: Params, classify: Classifier, original: Tensor) -> Attac
     """Towards the targets; else away from the labels, or from what the network predicts."""
     count = len(original)
     if params.targets:
-        return targeted(class_indices(params.targets, count, "carlini_wagner.targets", one_for_all=True))
+        return targeted(class_indices(params.targets, count))
     if params.labels:
-        return untargeted(class_indices(params.labels, count, "carlini_wagner.labels"))
+        return untargeted(class_indices(params.labels, count))
     return untargeted(predicted(classify, original))
 
 

@@ -11,7 +11,6 @@ from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import (
     certified,
-    class_indices,
     classifier,
     cross_entropy,
     gradients,
@@ -42,9 +41,6 @@ def defence_attack(task: Task[Params], state: State | None = None) -> Generator[
 
     Returns:
         "original", "plain" and "adversarial" (N, 3, H, W); report "defence".
-
-    Raises:
-        InvalidArgument: pictures of different sizes, or labels that are not one a picture.
     """
     attack = Attack(task)
     held = yield from optimise([attack], state, task.seed, task.device)
@@ -58,9 +54,8 @@ class Attack:
         params = task.params
         self.steps = params.steps
         self._task = task
-        self._images = stacked(task, "defence_attack.images")
-        labels = class_indices(params.labels, len(self._images), "defence_attack.labels")
-        self._labels = labels.to(task.device)
+        self._images = stacked(task, "images")
+        self._labels = torch.tensor(params.labels).to(task.device)
         self._classify = classifier(task.network)
         self._defend = defence(params.defence)
         self._step_size = params.step_size if params.HasField("step_size") else params.epsilon / 4

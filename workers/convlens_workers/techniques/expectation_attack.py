@@ -27,12 +27,11 @@ from convlens_workers.techniques.parts.attacks import (
     stacked,
     targeted,
 )
-from convlens_workers.techniques.parts.balls import BALLS, moved, radius
+from convlens_workers.techniques.parts.balls import BALLS, moved
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE
 
 Params = adversarial_pb2.ExpectationAttack
-FIELD: Final = "expectation_attack"
 EPSILONS: Final = {attack_pb2.NORM_L2: 8.0}
 USUAL_EPSILON: Final = 16 / 255
 REACH: Final = 2.5
@@ -53,10 +52,6 @@ def expectation_attack(task: Task[Params], state: State | None = None) -> Genera
     Returns:
         "original", "naive" and "adversarial" (N, 3, H, W) in [0, 1]; "angles" (A) in degrees against the
         clock; "probabilities" (3, N, A) of the targets; and "attack", the certificates of "adversarial".
-
-    Raises:
-        InvalidArgument: images of different sizes, targets that do not match them, or epsilon above 1 in
-            L-infinity.
     """
     aim = Objective(task)
     images = [Expectation(aim, position) for position in range(len(aim.images))]
@@ -83,10 +78,10 @@ class Objective:
         params = task.params
         self.task = task
         self.params = params
-        self.images = stacked(task, f"{FIELD}.images")
-        self.targets = class_indices(params.targets, len(self.images), f"{FIELD}.targets", one_for_all=True)
-        given = params.epsilon if params.HasField("epsilon") else EPSILONS.get(params.norm, USUAL_EPSILON)
-        self.epsilon = radius(params.norm, given, f"{FIELD}.epsilon")
+        self.images = stacked(task, "images")
+        self.targets = class_indices(params.targets, len(self.images))
+        usual = EPSILONS.get(params.norm, USUAL_EPSILON)
+        self.epsilon = params.epsilon if params.HasField("epsilon") else usual
         self.classify: Classifier = classifier(task.network)
 
     @cached_property

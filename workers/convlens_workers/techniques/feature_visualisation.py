@@ -42,7 +42,7 @@ def feature_visualisation(task: Task[Params], state: State | None = None) -> Gen
         collection is named, "examples" (objectives x examples, 3, H, W), and the report `visualisation`.
 
     Raises:
-        InvalidArgument: an objective that the model does not have.
+        InvalidArgument: a neuron outside its layer's map, where the size is not the model's own.
         NotFound: an example was deleted meanwhile.
     """
     make = PARAMETRISATIONS[task.params.parametrisation]

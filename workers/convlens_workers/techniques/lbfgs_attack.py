@@ -50,13 +50,10 @@ def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[St
     Returns:
         "original", "adversarial" (N, 3, H, W); "perturbation", their difference x 10 about grey; report
         "attack". An image that never reached its target is the one that the last c gave.
-
-    Raises:
-        InvalidArgument: images of different sizes, targets that are neither one nor one an image.
     """
     params = task.params
-    original = stacked(task, "lbfgs_attack.images")
-    targets = class_indices(params.targets, len(original), "lbfgs_attack.targets", one_for_all=True)
+    original = stacked(task, "images")
+    targets = class_indices(params.targets, len(original))
     classify = classifier(task.network)
     stages = [
         Searches(classify, original, index, int(target), params) for index, target in enumerate(targets)

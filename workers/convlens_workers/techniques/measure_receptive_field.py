@@ -39,7 +39,6 @@ def measure_receptive_field(
         unit in each image; "sizes" (2), the theoretical and the empirical one in pixels.
 
     Raises:
-        InvalidArgument: the layer has no spatial axes, no such channel, or a patch that does not fit.
         NotFound: an image was deleted meanwhile.
     """
     images = _images(task)
@@ -83,7 +82,6 @@ def _probes(task: Task[Params], images: F32) -> tuple[list[Hit], list[Probe]]:
     """Where the unit is strongest in each image, and the occlusions for it; the job's seed is added."""
     settings = task.params.discrepancy
     patches = Patches(settings.patch, settings.stride, settings.seed + task.seed)
-    patches.check((images.shape[2], images.shape[3]))
     hits = [strongest(_forward(task)(image[None]))[0] for image in images]
     layer = task.manifest.layer(task.params.layer)
     return hits, [

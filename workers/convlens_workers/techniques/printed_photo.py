@@ -12,12 +12,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import camera
 from convlens_workers.techniques.parts.attacks import (
-    class_indices,
     classifier,
     cross_entropy,
     gradients,
@@ -32,7 +30,6 @@ from convlens_workers.techniques.parts.optimisers import VARIABLE
 from convlens_workers.techniques.parts.pixels import blur
 
 Params = adversarial_pb2.PrintedPhoto
-FIELD: Final = "printed_photo"
 EPSILONS: Final = (4 / 255, 8 / 255, 16 / 255)
 LEVEL: Final = 1 / 255
 """Length of a step of the attacks that iterate."""
@@ -58,10 +55,6 @@ def printed_photo(task: Task[Params], state: State | None = None) -> Generator[S
 
     Returns:
         "photographs" (A, E, 3, H, W), the first picture; and "printed", shares of success and destruction.
-
-    Raises:
-        InvalidArgument: pictures of different sizes, labels that do not match them, or epsilons that do not
-            rise within (0, 1].
     """
     aim = Objective(task)
     cells = [(attack, epsilon) for attack in ATTACKS for epsilon in aim.epsilons]
@@ -91,10 +84,9 @@ class Objective:
         self.task = task
         self.params = task.params
         self.classify = classifier(task.network)
-        self.images = stacked(task, f"{FIELD}.images")
-        labels = class_indices(task.params.labels, len(self.images), f"{FIELD}.labels")
-        self.labels = labels.to(self.images.device)
-        self.epsilons = epsilons(task.params)
+        self.images = stacked(task, "images")
+        self.labels = torch.tensor(task.params.labels).to(self.images.device)
+        self.epsilons = list(task.params.epsilons or EPSILONS)
         found = probabilities(self.classify, self.images)
         self.right = found.argmax(1) == self.labels
         self.unlikely = found.argmin(1)
@@ -221,13 +213,3 @@ class Photographing:
 def kept(held: State) -> State:
     """What is told in the end."""
     return {name: held[name] for name in (JUDGED, UNDONE, SHOWN) if name in held}
-
-
-def epsilons(params: Params) -> list[float]:
-    """Those asked for, or the usual ones; raises as `printed_photo`."""
-    asked = list(params.epsilons) or list(EPSILONS)
-    for position, (before, epsilon) in enumerate(zip([0.0, *asked], asked, strict=False)):
-        if not before < epsilon <= 1:
-            allowed = f"above {round(before, 6)} and at most 1"
-            raise InvalidArgument.of(f"{FIELD}.epsilons[{position}]", round(epsilon, 6), allowed)
-    return asked

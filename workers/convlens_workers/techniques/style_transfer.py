@@ -14,8 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
+from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.base import FeatureNetwork, State, Step, Task
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
 from convlens_workers.techniques.parts.image_optimisation import (
@@ -25,7 +25,6 @@ from convlens_workers.techniques.parts.image_optimisation import (
     features,
     scales,
 )
-from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import (
     Loss,
@@ -86,10 +85,6 @@ def style_transfer(
 
     Returns:
         "image" of the content's size.
-
-    Raises:
-        InvalidArgument: layers and weights that do not match, styles without weight.
-        FailedPrecondition: no layers given, and the network has no ReLUs.
     """
     params, content = task.params, task.images["content"]
     method = METHODS[params.method]
@@ -121,17 +116,13 @@ class Source:
         self.network = network
         self._params, self._compare = params, method.compare
         self._content = images["content"]
-        self._layers = layer_weights(
-            list(params.layers) or style_layers(task.manifest), list(params.weights), "style_transfer.weights"
-        )
+        self._layers = layer_weights(params, task.manifest, style_layers)
         self._content_layer = params.content_layer or content_layer(task.manifest)
         self._styles = [
             (style.weight, images[f"styles[{i}].image"], images.get(f"styles[{i}].mask"))
             for i, style in enumerate(params.styles)
         ]
         self._whole = sum(weight for weight, _, _ in self._styles)
-        if self._whole <= 0:
-            raise InvalidArgument.of("style_transfer.styles", "weights of 0", "at least one weight above 0")
 
     def parts(self, size: Size) -> Callable[[], Sequence[Part]]:
         """The losses for a picture of `size`."""

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
-from convlens_workers.jobs.victims import address_of
+from convlens_workers.jobs.techniques.substitute import address_of
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import stacked
 from convlens_workers.techniques.parts.loop import Losses, optimise
@@ -56,12 +56,11 @@ def substitute(task: Task[Params], state: State | None = None) -> Generator[Step
         "adversarial" (N, 3, H, W), as the victim saw them; "weights.safetensors", uint8; report "substitute".
 
     Raises:
-        InvalidArgument: a victim that the operator has not allowed, or pictures of different sizes.
         FailedPrecondition: the victim refuses.
         Unavailable: the victim is away.
     """
     address = address_of(task.params.victim, task.host.victims)
-    seeds, held_out = stacked(task, "substitute.images"), stacked(task, "substitute.held_out")
+    seeds, held_out = stacked(task, "images"), stacked(task, "held_out")
     pupil = SubstituteModel(len(task.manifest.labels), task.device)
     with opened(address, task.manifest) as victim:
         questions = QuerySet(task.params, pixels(seeds), pixels(held_out), pupil, task.seed)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import job_pb2
+from convlens_workers.jobs.techniques.layers import activations, layer_weights
 from convlens_workers.techniques.base import State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
 from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
-from convlens_workers.techniques.parts.layers import activations, layer_weights
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
@@ -38,14 +38,9 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
 
     Returns:
         "image" (1, 3, height, width) in [0, 1].
-
-    Raises:
-        InvalidArgument: layers and weights that do not match.
-        FailedPrecondition: no layers given, and the network has no ReLUs.
     """
     params, sample = task.params, task.images["sample"]
-    layers = list(params.layers) or activations(task.manifest)
-    weights = layer_weights(layers, list(params.weights), "texture.weights")
+    weights = layer_weights(params, task.manifest, activations)
     network = task.network if params.max_pooling else task.network.average_pooled()
 
     def stage(size: Size) -> ImageOptimisation:

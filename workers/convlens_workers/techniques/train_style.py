@@ -7,16 +7,15 @@ arXiv:1603.08155.
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens.errors import FailedPrecondition
 from convlens.v1 import model_pb2, style_pb2
-from convlens_models.importing import publish
-from convlens_models.importing.style_import import MIN_SIZE, STYLE, add_style
+from convlens_models.importing.style_import import MIN_SIZE, add_style
+from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import distributed_training, ranks
 from convlens_workers.techniques.parts.image_dataset import (
@@ -25,7 +24,6 @@ from convlens_workers.techniques.parts.image_dataset import (
     collection_dataset,
     folder_dataset,
 )
-from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.perceptual import Perceptual
@@ -33,7 +31,6 @@ from convlens_workers.techniques.parts.pixels import resize
 from convlens_workers.techniques.parts.style_network import StyleNetwork
 
 Params = style_pb2.TrainStyle
-FIELD: Final = "train_style"
 ORDER: Final = "order"
 """The pictures that are still to come in this round, shuffled."""
 TAKEN: Final = "optimiser.step"
@@ -63,13 +60,12 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
         "image", the preview painted; "train_style", which names the network in the repository.
 
     Raises:
-        InvalidArgument: a name that is taken or unusable, an unknown folder, layers and weights that do not
-            match.
-        FailedPrecondition: no picture that can be read, no layers given and no ReLUs, or a worker without a
-            model repository.
+        FailedPrecondition: no picture that can be read, or a worker without a model repository.
         NotFound: the collection was deleted meanwhile.
     """
-    root = _root(task)
+    root = task.host.networks.repository.root
+    if root is None:
+        raise FailedPrecondition("this worker has no model repository of its own to put the network in")
     training = Training(task)
     if (count := distributed_training.processes(task.params.batch, task.device)) > 1:
         last = yield from distributed_training.follow(task, state, count)
@@ -91,14 +87,11 @@ class Training:
         self._params, self._device = params, task.device
         self._style_network = StyleNetwork(params.width)
         self._adam = adam(params.learning_rate)
-        self._dataset = gallery(task)
-        layers = layer_weights(
-            list(params.layers) or style_layers(task.manifest), list(params.weights), f"{FIELD}.weights"
-        )
+        self._dataset = image_dataset(task)
         self._losses = Perceptual(
             task.network,
             _style(task),
-            layers=layers,
+            layers=layer_weights(params, task.manifest, style_layers),
             content_layer=params.content_layer or content_layer(task.manifest),
             weights={"style": 1.0, "content": params.content_weight, "tv": params.tv_weight},
         )
@@ -156,26 +149,12 @@ class Training:
         return resize(image, (max(MIN_SIZE, height), max(MIN_SIZE, width)))
 
 
-def gallery(task: Task[Params]) -> ImageDataset:
-    """The pictures that the task learns from. Raises InvalidArgument for a folder that is not allowed."""
-    params, folders = task.params, task.host.folders
+def image_dataset(task: Task[Params]) -> ImageDataset:
+    """The pictures that the task learns from."""
+    params = task.params
     if params.WhichOneof("source") == "collection":
         return collection_dataset(task.collections, params.collection, params.shards)
-    if params.folder not in folders:
-        allowed = (
-            f"one of {', '.join(sorted(folders))}" if folders else "a collection: no folder is allowed here"
-        )
-        raise InvalidArgument.of(f"{FIELD}.folder", params.folder, allowed)
-    return folder_dataset(folders[params.folder], params.folder)
-
-
-def _root(task: Task[Params]) -> Path:
-    """Folder of the model repository, where the name must be free for a style network."""
-    repository = task.host.networks.repository
-    publish.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
-    if repository.root is None:
-        raise FailedPrecondition("this worker has no model repository of its own to put the network in")
-    return repository.root
+    return folder_dataset(task.host.folders[params.folder], params.folder)
 
 
 def _style(task: Task[Params]) -> Tensor:

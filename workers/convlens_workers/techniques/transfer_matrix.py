@@ -7,13 +7,12 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, model_pb2
 from convlens_models.manifest import Manifest
+from convlens_workers.jobs.techniques.transfer_matrix import scaled_size
 from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts.attacks import (
     Classifier,
-    class_indices,
     classifier,
     cross_entropy,
     gradients,
@@ -48,8 +47,6 @@ def transfer_matrix(task: Task[Params], state: State | None = None) -> Generator
         accuracies, the request's model first.
 
     Raises:
-        InvalidArgument: pictures of different sizes, labels that are not one a picture, a model with other
-            classes, or one that does not take pictures of that size.
         NotFound, FailedPrecondition: a model that is not there any more, or cannot be differentiated.
     """
     panel = Panel(task)
@@ -63,13 +60,10 @@ class Panel:
     def __init__(self, task: Task[Params]) -> None:
         params = task.params
         self.params, self._task = params, task
-        self.images = stacked(task, "transfer_matrix.images")
-        labels = class_indices(params.labels, len(self.images), "transfer_matrix.labels")
-        self.labels = labels.to(task.device)
+        self.images = stacked(task, "images")
+        self.labels = torch.tensor(params.labels).to(task.device)
         own = model_pb2.ModelRef(name=task.manifest.name, version=task.manifest.version)
         self.models = [own, *params.models]
-        for place in range(1, len(self.models)):
-            self._check(place)
 
     def stages(self) -> list[Row]:
         """One for each model that is attacked."""
@@ -78,7 +72,8 @@ class Panel:
     def classify(self, number: int) -> Classifier:
         """The model in that place; kept by the host as long as it has room."""
         network, manifest = self._get(number)
-        classify, size = classifier(network), self._size(manifest)
+        height, width = self.images.shape[2:]
+        classify, size = classifier(network), scaled_size((height, width), self._task.manifest, manifest)
         return lambda images: classify(resize(images, size))
 
     def right(self, images: Tensor) -> Tensor:
@@ -96,23 +91,6 @@ class Panel:
         if place == 0:
             return self._task.network, self._task.manifest
         return self._task.host.networks.get(self.models[place])
-
-    def _size(self, manifest: Manifest) -> tuple[int, int]:
-        ratio = manifest.input_size / self._task.manifest.input_size
-        height, width = self.images.shape[2:]
-        return round(height * ratio), round(width * ratio)
-
-    def _check(self, place: int) -> None:
-        own, (_, manifest) = self._task.manifest, self._get(place)
-        field = f"transfer_matrix.models[{place - 1}]"
-        if manifest.labels != own.labels:
-            raise InvalidArgument.of(field, manifest.name, f"a model with the classes of {own.name}")
-        side, found = manifest.input_size, self._size(manifest)
-        if not manifest.dynamic_size and found != (side, side):
-            shown = f"{manifest.name}, for pictures of {found[1]} x {found[0]} pixels"
-            raise InvalidArgument.of(
-                field, shown, f"pictures of {side} x {side}, the one size that it accepts"
-            )
 
 
 class Row:
