@@ -15,7 +15,7 @@ from convlens_workers.techniques.base import State, Step, Task
 from convlens_workers.techniques.parts.animation import eight_bit, webp, zoomed
 from convlens_workers.techniques.parts.guide import guided
 from convlens_workers.techniques.parts.loop import Losses, optimise
-from convlens_workers.techniques.parts.pixels import Size, resize, roll, unit_mean
+from convlens_workers.techniques.parts.pixels import Size, resize, roll, scaled, unit_mean
 from convlens_workers.techniques.parts.pyramid import equalised
 from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
@@ -40,10 +40,6 @@ def deepdream(
       over the whole picture: a step is as long as without tiles.
     - `laplacian`: g with all bands of its pyramid at one strength, then divided by its mean|g|.
     - `frames`: each but the first starts from the one before, enlarged by `zoom` about its centre.
-
-    Args:
-        task: `images["image"]`, and `images["guide"]` if there is one, (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
 
     Returns:
         "image" of shape (1, 3, H, W) in [0, 1], the last frame. Of several frames also "frame.0000" and so
@@ -95,11 +91,10 @@ class Dream:
         guide = self.task.images.get("guide")
         if guide is None:
             return None
-        height, width = guide.shape[2:]
-        wanted, least = self.task.manifest.input_size, smallest_side(self.task.manifest)
-        ratio = min(1.0, max(wanted / max(height, width), least / min(height, width)))
+        sides, manifest = guide.shape[2:], self.task.manifest
+        ratio = min(1.0, max(manifest.input_size / max(sides), smallest_side(manifest) / min(sides)))
         with torch.no_grad():
-            return self._features(resize(guide, (round(height * ratio), round(width * ratio))))
+            return self._features(scaled(guide, ratio, least=1))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOpt
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.pixels import Size, resize
+from convlens_workers.techniques.parts.pixels import Size, scaled
 
 Params = job_pb2.Texture
 SMALLEST_SIDE: Final = 128
@@ -32,10 +32,6 @@ OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
 def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, dict[str, Tensor]]:
     """Noise, changed until its Gram matrices are those of the sample; then its colours too.
 
-    Args:
-        task: `images["sample"]` of shape (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
-
     Returns:
         "image" (1, 3, height, width) in [0, 1].
     """
@@ -45,10 +41,7 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
 
     def stage(size: Size) -> ImageOptimisation:
         def parts() -> list[Part]:
-            ratio = size[0] / full[0]
-            height, width = sample.shape[2:]
-            small = resize(sample, (max(8, round(height * ratio)), max(8, round(width * ratio))))
-            values = features(network, small, weights)
+            values = features(network, scaled(sample, size[0] / full[0], least=8), weights)
             return [Part(name, name, weights[name], gram_loss(gram(value))) for name, value in values.items()]
 
         optimiser = OPTIMISERS[params.optimiser](params.learning_rate)

@@ -17,17 +17,11 @@ from convlens.v1 import model_pb2, style_pb2
 from convlens_models.importing.style_import import MIN_SIZE, add_style
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import distributed_training, ranks
-from convlens_workers.techniques.parts.image_dataset import (
-    WHERE,
-    ImageDataset,
-    collection_dataset,
-    folder_dataset,
-)
+from convlens_workers.techniques.parts import distributed_training, image_dataset, ranks
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.perceptual import Perceptual
-from convlens_workers.techniques.parts.pixels import resize
+from convlens_workers.techniques.parts.pixels import scaled
 from convlens_workers.techniques.parts.style_network import StyleNetwork
 
 Params = style_pb2.TrainStyle
@@ -50,11 +44,6 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
 
     by Adam, where G are Gram matrices and F the features of the content layer, each the mean over the batch.
     Every picture is seen once before any is seen again. Where there are several GPUs, they share each batch.
-
-    Args:
-        task: `images["style"]`, and `images["preview"]` if there is one. `params.shards` list the
-            pictures of a collection.
-        state: of the last step, to go on from.
 
     Returns:
         "image", the preview painted; "train_style", which names the network in the repository.
@@ -87,7 +76,7 @@ class Training:
         self._params, self._device = params, task.device
         self._style_network = StyleNetwork(params.width)
         self._adam = adam(params.learning_rate)
-        self._dataset = image_dataset(task)
+        self._dataset = _dataset(task)
         self._losses = Perceptual(
             task.network,
             _style(task),
@@ -100,10 +89,8 @@ class Training:
 
     def start(self, _last: State, rng: torch.Generator) -> State:
         """Random weights."""
-        return {
-            VARIABLE: self._style_network.begin(rng).to(self._device),
-            ORDER: torch.empty(0, dtype=torch.int64),
-        }
+        weights = self._style_network.begin(rng).to(self._device)
+        return {VARIABLE: weights, ORDER: torch.empty(0, dtype=torch.int64)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """One step of Adam on the next pictures."""
@@ -113,8 +100,8 @@ class Training:
             painted = self._style_network.paint(ranks.shared(vector), crops)
             return self._losses(painted, crops)
 
-        found, losses = self._adam.step(held, evaluate)
-        return {**found, ORDER: order}, {name: ranks.mean(value) for name, value in losses.items()}
+        after, losses = self._adam.step(held, evaluate)
+        return {**after, ORDER: order}, {name: ranks.mean(value) for name, value in losses.items()}
 
     def picture(self, held: State) -> Tensor:
         """The preview, painted anew every now and then."""
@@ -129,7 +116,7 @@ class Training:
             return self._style_network.paint(held[VARIABLE], self._preview)
 
     def weights(self, held: State) -> State:
-        """Those of the network."""
+        """The weights of the network by the keys of its `state_dict`."""
         return self._style_network.weights(held[VARIABLE])
 
     def _draw(self, order: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -137,29 +124,27 @@ class Training:
         wanted = self._params.batch
         while len(order) < wanted:
             order = torch.cat([order, torch.randperm(len(self._dataset), generator=rng)])
-        where = torch.rand(wanted, WHERE, generator=rng)
+        where = torch.rand(wanted, image_dataset.WHERE, generator=rng)
         mine = slice(ranks.rank(), wanted, ranks.count())
         drawn = zip(order[:wanted][mine].tolist(), where[mine].tolist(), strict=True)
         crops = [self._dataset.crop(number, self._params.size, place) for number, place in drawn]
         return torch.stack(crops).to(self._device), order[wanted:].clone()
 
     def _first(self) -> Tensor:
+        """The first picture to learn from, (1, 3, H, W), as large as the network needs it."""
         image = self._dataset.picture(0, PREVIEW_SIDE)[None].to(self._device)
-        height, width = image.shape[2:]
-        return resize(image, (max(MIN_SIZE, height), max(MIN_SIZE, width)))
+        return scaled(image, 1.0, least=MIN_SIZE)
 
 
-def image_dataset(task: Task[Params]) -> ImageDataset:
+def _dataset(task: Task[Params]) -> image_dataset.ImageDataset:
     """The pictures that the task learns from."""
     params = task.params
     if params.WhichOneof("source") == "collection":
-        return collection_dataset(task.collections, params.collection, params.shards)
-    return folder_dataset(task.host.folders[params.folder], params.folder)
+        return image_dataset.collection_dataset(task.collections, params.collection, params.shards)
+    return image_dataset.folder_dataset(task.host.folders[params.folder], params.folder)
 
 
 def _style(task: Task[Params]) -> Tensor:
     """The style's picture at the size at which it is learned."""
-    style, low = task.images["style"], task.manifest.min_size
-    height, width = style.shape[2:]
-    ratio = (task.params.style_size or task.params.size) / max(height, width)
-    return resize(style, (max(low, round(height * ratio)), max(low, round(width * ratio))))
+    style, side = task.images["style"], task.params.style_size or task.params.size
+    return scaled(style, side / max(style.shape[2:]), least=task.manifest.min_size)

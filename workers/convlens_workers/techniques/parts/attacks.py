@@ -85,6 +85,11 @@ def groups(images: Tensor) -> list[slice]:
     return [slice(first, first + size) for first in range(0, len(images), size)]
 
 
+def share(hits: Tensor) -> float:
+    """The share of `hits` that are true."""
+    return float(hits.float().mean())
+
+
 def perturbation(original: Tensor, adversarial: Tensor) -> Tensor:
     """The change ten times enlarged about grey, for eyes; what leaves [0, 1] is cut off."""
     return (0.5 + 10 * (adversarial - original)).clamp(0, 1)
