@@ -28,7 +28,7 @@ SHOWN: Final = 8
 """Placements that are shown at most."""
 DISC, PLACED = "disc", "placements"
 KINDS: Final = ("success", "noise_success", "clean_success")
-"""Of what is judged: the patch, a patch of noise, and none."""
+"""What is judged: the patch, a patch of noise, and the pictures as they are."""
 
 
 def adversarial_patch(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:

@@ -24,8 +24,9 @@ INSIDE: Final = 0.999999
 EDGE: Final = 1e-4
 """Margin of logits by which a goal must be met, so that rounding in another batch does not undo it."""
 CHECKS: Final = 10
+"""How often in a search its loss is looked at."""
 PROGRESS: Final = 0.9999
-"""Of its loss at the last of ten checks, which a search must have got below to go on."""
+"""A search goes on while its loss falls below this share of that at the check before."""
 
 
 def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
@@ -155,7 +156,7 @@ class Search:
         }
 
     def picture(self, held: State) -> Tensor:
-        """The first image as it is."""
+        """The first image under attack."""
         return to_pixels(to_tanh(self.original[:1]) + held[VARIABLE][:1])
 
 

@@ -125,7 +125,7 @@ class Octave:
         return {**held, IMAGE: moved}, values
 
     def picture(self, held: State) -> Tensor:
-        """The picture as it is."""
+        """The picture under way."""
         return held[IMAGE]
 
 
@@ -145,10 +145,10 @@ def octaves(task: Task[job_pb2.DeepDream]) -> list[Size]:
 
 
 def with_frame(held: State, number: int) -> State:
-    """With the picture kept as a finished frame: at 8 bits, as the video has it, and small in checkpoints."""
+    """The state with the picture as a finished frame: in 8 bits as the video has it, small in checkpoints."""
     return {**held, frame_name(number): eight_bit(held[IMAGE])}
 
 
 def frame_name(number: int) -> str:
-    """As artifacts are called."""
+    """The name of a frame's artifact."""
     return f"{FRAME}{number:04}"

@@ -24,9 +24,12 @@ from convlens_workers.techniques.parts.transforms import robust
 
 Params = job_pb2.FeatureVisualisation
 REDIRECTED_STEPS: Final = 16
+"""Steps at the start whose gradients get through closed ReLUs."""
 JITTER: Final = 8
+"""Pixels by which the plain way shifts pictures at most."""
 ADAM_RATE: Final = 0.05
 STEP: Final = 0.2
+"""Length of a step of the plain way in standard deviations of the pixels."""
 FINISHED: Final = "finished"
 
 
@@ -83,7 +86,7 @@ class Objective:
         return self.compare(*self.value(images))
 
     def compare(self, value: Tensor, features: Tensor) -> tuple[Tensor, Losses]:
-        """The same, from the objective and the features of each image."""
+        """What is to become small, and its parts, from the objective and the features of each image."""
         losses = {"objective": value.mean()}
         if len(value) == 1 or not self.task.params.diversity:
             return -value.sum(), losses

@@ -21,6 +21,7 @@ from convlens_workers.techniques.parts.loop import Losses, optimise
 Params = adversarial_pb2.LbfgsAttack
 F64 = NDArray[np.float64]
 TENFOLD: Final = 10.0
+"""Factor by which c changes until it is bounded from both sides."""
 TOLERANCE: Final = 1e-6
 """Relative fall of the objective in an iteration below which it has converged."""
 EVALUATIONS: Final = 2
@@ -65,7 +66,7 @@ class Searches:
     steps: int
 
     def start(self, last: State, _rng: torch.Generator) -> State:
-        """No c tried yet."""
+        """The images themselves, and the first c."""
         count = len(self.original)
         nearest = last or {
             "adversarial": self.original,
@@ -79,7 +80,7 @@ class Searches:
         }
 
     def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
-        """One c."""
+        """The search with one c."""
         constant = float(held["constant"])
         tried = search(self.classify, self.original[self.index], self.target, constant, self.params.steps)
         bounds = {name: float(held[name]) for name in ("low", "high")}

@@ -27,12 +27,12 @@ LEVEL: Final = 1 / 255
 """Length of a step of the attacks that iterate."""
 BALL: Final = Linf()
 SIDE: Final = 227
-"""Of a picture whose blur is the parameter's; larger ones are blurred more."""
+"""Side in pixels of a picture whose blur is the parameter's; larger ones are blurred more."""
 SHOWN: Final = "photographs"
 JUDGED, UNDONE, CURRENT, TAKEN = "judged", "undone", "current", "taken"
-"""Of each series of photographs: prints that count, and photographs of them seen rightly.
+"""Of each series of photographs the numbers of prints judged, and of photographs of them seen rightly.
 
-And of this series: which prints count, and photographs of each so far."""
+Then of the series under way: which prints are judged, and photographs of each so far."""
 
 
 def printed_photo(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:

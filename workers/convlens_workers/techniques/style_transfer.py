@@ -134,13 +134,13 @@ class Source:
         return [*parts, Part("content", layer, params.content_weight, losses.content_loss(content))]
 
     def begin(self, size: Size, rng: torch.Generator) -> Tensor:
-        """The content, or noise."""
+        """The content, or noise where that is asked for, at `size`."""
         if self._params.noise_start:
             return torch.rand(1, 3, *size, generator=rng).to(self._content)
         return self._coloured(resize(self._content, size))
 
     def _coloured(self, image: Tensor) -> Tensor:
-        """Without colours where only light and dark are to be transferred."""
+        """The image, without its colours where only light and dark are to be transferred."""
         grey = self._params.colours == job_pb2.COLOURS_LUMINANCE
         return luminance(image).expand_as(image).contiguous() if grey else image
 

@@ -20,7 +20,7 @@ from convlens_workers.techniques.parts.pixels import Size, scaled
 
 Params = job_pb2.Texture
 SMALLEST_SIDE: Final = 128
-"""Of picture and sample. Below it, fine textures are noise, and deep layers have too few positions."""
+"""Pixels of picture and sample. Below it fine textures are noise, and deep layers have too few positions."""
 RATIO: Final = 2.0
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
     job_pb2.OPTIMISER_UNSPECIFIED: lambda _: lbfgs(),

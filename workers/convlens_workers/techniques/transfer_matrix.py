@@ -86,7 +86,7 @@ class Row:
         self.steps = panel.params.steps
 
     def start(self, last: State, _: torch.Generator) -> State:
-        """The images as they are."""
+        """The images themselves."""
         panel, count = self._panel, len(self._panel.models)
         empty = torch.full((count, count), torch.nan)
         kept = last or {"right": panel.right(panel.images), "matrix": empty, "noise": empty}
