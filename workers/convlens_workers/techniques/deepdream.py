@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.deepdream import dream_layers, smallest_side
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.animation import eight_bit, webp, zoomed
 from convlens_workers.techniques.parts.guide import guided
 from convlens_workers.techniques.parts.loop import Losses, optimise
@@ -19,13 +19,12 @@ from convlens_workers.techniques.parts.pixels import Size, resize, roll, scaled,
 from convlens_workers.techniques.parts.pyramid import equalised
 from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
+Params = job_pb2.DeepDream
 IMAGE, START, FRAME, VIDEO = "image", "start", "frame.", "zoom.webp"
 """In the state and the result: the picture, what its frame started from, the frames before, the file."""
 
 
-def deepdream(
-    task: Task[job_pb2.DeepDream], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def deepdream(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Gradient ascent on sum_l ||a_l(x)||_2 over octaves, from the smallest to the picture's own size.
 
     Each step moves x by `step_size` / 255 times g / mean|g|, with g that of a randomly rolled picture, and
@@ -61,7 +60,7 @@ def deepdream(
 class Dream:
     """What is amplified, of any picture."""
 
-    task: Task[job_pb2.DeepDream]
+    task: Task[Params]
     layers: list[str]
 
     def values(self, image: Tensor) -> dict[str, Tensor]:
@@ -136,7 +135,7 @@ def next_octave(image: Tensor, start: Tensor, size: Size) -> Tensor:
     return (resize(start, size) + resize(detail, size)).clamp(0, 1)
 
 
-def octaves(task: Task[job_pb2.DeepDream]) -> list[Size]:
+def octaves(task: Task[Params]) -> list[Size]:
     """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
     height, width = task.images[IMAGE].shape[2:]
     scales = [task.params.octave_scale**-n for n in reversed(range(task.params.octaves))]

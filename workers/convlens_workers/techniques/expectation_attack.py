@@ -5,7 +5,7 @@ Athalye, Engstrom, Ilyas, Kwok: Synthesizing robust adversarial examples (2018),
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -25,6 +25,9 @@ EPSILONS: Final = {attack_pb2.NORM_L2: 8.0}
 USUAL_EPSILON: Final = 16 / 255
 REACH: Final = 2.5
 """How often all steps together cross the radius: a step is this x epsilon / steps (Madry et al. 2018)."""
+View = Callable[[Tensor, slice], Tensor]
+"""Images (n, 3, H, W) as seen in those of the views that a slice names; or one image, in all of these."""
+ALL: Final = slice(None)
 NAIVE, FOUND, CURVE = "naive", "adversarial", "probabilities"
 
 
@@ -85,21 +88,10 @@ class Objective:
         return moved(original, x - length * ball.direction(gradient), ball, self.epsilon)
 
     def viewed(self, rng: torch.Generator, count: int, angle: float | None = None) -> View:
-        """`count` random views, at one angle in degrees if it is given."""
+        """`count` random views, all at one angle in degrees if it is given."""
         ranges, size = self.params.transforms, (self.images.shape[2], self.images.shape[3])
-        return View(camera.poses(ranges, count, size, rng, angle), camera.light(ranges, count, size, rng))
-
-
-@dataclass(frozen=True)
-class View:
-    """Poses, and the light in which they are seen."""
-
-    pose: Tensor
-    light: camera.Light
-
-    def __call__(self, images: Tensor, which: slice = slice(None)) -> Tensor:
-        """Images (n, 3, H, W), those of the views `which`; or one image, in all these views."""
-        return self.light(camera.seen(images, self.pose[which]), which)
+        pose, light = camera.poses(ranges, count, size, rng, angle), camera.light(ranges, count, size, rng)
+        return lambda images, which: light(camera.seen(images, pose[which]), which)
 
 
 @dataclass(frozen=True)
@@ -192,7 +184,7 @@ class AtAngle:
     def _probabilities(self, view: View, images: Tensor) -> Tensor:
         """The mean probability of each image's target over all views, (N)."""
         classify, targets = self.objective.classify, self.objective.targets.to(images.device)
-        means = [attacks.probabilities(classify, view(image[None])).mean(0) for image in images]
+        means = [attacks.probabilities(classify, view(image[None], ALL)).mean(0) for image in images]
         return torch.stack(means).gather(1, targets[:, None])[:, 0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from convlens.v1 import job_pb2
 from convlens_workers.collections import Features, FeatureSet
 from convlens_workers.collections.pooling import pool
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 
 BATCH: Final = 16
 """Images that go through the network at once."""
@@ -23,9 +23,7 @@ Params = job_pb2.ExtractFeatures
 Rows = dict[FeatureSet, Features]
 
 
-def extract_features(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def extract_features(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Pool the layers' values for every image of the shards that nobody has done yet.
 
     Any number of jobs may go through the same shards: each takes the next one that is neither done nor

@@ -13,7 +13,7 @@ from convlens.v1 import job_pb2
 from convlens_models.measures.discrepancy import Forward, Patches, Probe, average, empirical_size, probe
 from convlens_models.measures.receptive_field import theoretical_size
 from convlens_models.measures.units import F32, Hit, channel_map, strongest
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 
 Params = job_pb2.MeasureReceptiveField
 
@@ -21,9 +21,7 @@ DIM = 0.2
 """Brightness of the preview where the unit does not look."""
 
 
-def measure_receptive_field(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def measure_receptive_field(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Discrepancy maps (Zhou et al. 2015, arXiv:1412.6856) of images, recentred on the unit and averaged.
 
     A step is one pass of the network, with some occlusions of one image; the state holds the changes that

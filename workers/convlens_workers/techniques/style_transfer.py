@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
-from convlens_workers.techniques.base import FeatureNetwork, State, Step, Task
+from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts import losses
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
 from convlens_workers.techniques.parts.image_optimisation import (
@@ -71,9 +71,7 @@ METHODS: Final = {
 }
 
 
-def style_transfer(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def style_transfer(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """A picture whose deep features are the content's, and the statistics of all of them the styles'.
 
     Returns:

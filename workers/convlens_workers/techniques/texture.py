@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.layers import activations, layer_weights
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
 from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
 from convlens_workers.techniques.parts.loop import optimise
@@ -29,7 +29,7 @@ OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
 }
 
 
-def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, dict[str, Tensor]]:
+def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Noise, changed until its Gram matrices are those of the sample; then its colours too.
 
     Returns:

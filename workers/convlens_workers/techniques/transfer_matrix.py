@@ -39,24 +39,22 @@ def transfer_matrix(task: Task[Params], state: State | None = None) -> Generator
         NotFound, FailedPrecondition: a model that is not there any more, or cannot be differentiated.
     """
     panel = Panel(task)
-    held = yield from optimise(panel.stages(), state, task.seed, task.device)
-    return panel.results(held)
+    rows = [Row(panel, number) for number in range(len(panel.models))]
+    held = yield from optimise(rows, state, task.seed, task.device)
+    accuracies = held["right"].float().mean(1).tolist()
+    report = adversarial_pb2.TransferReport(models=panel.models, accuracies=accuracies)
+    return {"matrix": held["matrix"], "noise": held["noise"], "transfer": report}
 
 
 class Panel:
     """The models and the images."""
 
     def __init__(self, task: Task[Params]) -> None:
-        params = task.params
-        self.params, self._task = params, task
+        self.params, self._task = task.params, task
         self.images = attacks.stacked(task, "images")
-        self.labels = torch.tensor(params.labels).to(task.device)
+        self.labels = torch.tensor(task.params.labels).to(task.device)
         own = model_pb2.ModelRef(name=task.manifest.name, version=task.manifest.version)
-        self.models = [own, *params.models]
-
-    def stages(self) -> list[Row]:
-        """One row for each model that is attacked."""
-        return [Row(self, number) for number in range(len(self.models))]
+        self.models = [own, *task.params.models]
 
     def classify(self, number: int) -> attacks.Classifier:
         """Log-probabilities of the model in that place, which the host keeps as long as it has room."""
@@ -70,12 +68,6 @@ class Panel:
         """Whether each model (rows) classifies each image as its label, (A, N)."""
         classifiers = map(self.classify, range(len(self.models)))
         return torch.stack([attacks.predicted(classify, images) == self.labels for classify in classifiers])
-
-    def results(self, held: State) -> Results:
-        """The artifacts and the report, from the last state."""
-        accuracies = held["right"].float().mean(1).tolist()
-        report = adversarial_pb2.TransferReport(models=self.models, accuracies=accuracies)
-        return {"matrix": held["matrix"], "noise": held["noise"], "transfer": report}
 
 
 class Row:

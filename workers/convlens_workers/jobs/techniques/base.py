@@ -52,6 +52,7 @@ class Submission:
         params: the technique's message.
         manifest: of the request's model.
         sizes: height and width of each picture in `params`, by its path, as "styles[0].mask".
+        resources: of the server or the worker that looks at the job.
     """
 
     technique: str

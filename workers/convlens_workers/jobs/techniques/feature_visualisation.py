@@ -75,15 +75,14 @@ def examples_fit(job: Submission) -> None:
     """The examples of all objectives fit into the worker's memory."""
     params, count = job.params, len(job.params.objectives)
     if params.collection and count * params.examples > MOST_EXAMPLES:
-        raise job.refused(
-            "examples", params.examples, f"at most {MOST_EXAMPLES // count} for {count} objectives"
-        )
+        allowed = f"at most {MOST_EXAMPLES // count} for {count} objectives"
+        raise job.refused("examples", params.examples, allowed)
 
 
 def examples_have_one_term(job: Submission) -> None:
     """Objectives that images are ranked by have one term each."""
-    for position, objective in enumerate(job.params.objectives if job.params.collection else ()):
-        if len(objective.terms) > 1:
+    for position, objective in enumerate(job.params.objectives):
+        if job.params.collection and len(objective.terms) > 1:
             shown = f"{len(objective.terms)} terms"
             raise job.refused(f"objectives[{position}].terms", shown, "one, where a collection is named")
 
