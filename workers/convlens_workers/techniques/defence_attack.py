@@ -60,10 +60,7 @@ class BothAttacks:
         seen = {PLAIN: held[PLAIN], ADAPTIVE: self._defend(held[ADAPTIVE])}
         following, losses = {}, {}
         for name, images in held.items():
-            values, gradient = attacks.gradients(
-                seen[name],
-                lambda some, which: attacks.cross_entropy(self._classify(some), self._labels[which]),
-            )
+            values, gradient = attacks.loss_gradients(self._classify, seen[name], self._labels)
             to = images + self._step_size * BALL.direction(gradient)
             following[name] = moved(self._images, to, BALL, self._task.params.epsilon)
             losses[name] = values.mean()

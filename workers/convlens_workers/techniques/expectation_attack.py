@@ -108,9 +108,7 @@ class Naive:
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step towards the targets."""
         objective, x = self.objective, held[NAIVE]
-        values, gradient = attacks.gradients(
-            x, lambda some, which: attacks.cross_entropy(objective.classify(some), objective.targets[which])
-        )
+        values, gradient = attacks.loss_gradients(objective.classify, x, objective.targets)
         return {NAIVE: objective.stepped(objective.images, x, gradient)}, {"naive": values.mean()}
 
     def picture(self, held: State) -> Tensor:

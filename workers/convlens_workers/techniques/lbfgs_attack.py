@@ -131,9 +131,7 @@ def search(classify: attacks.Classifier, original: Tensor, target: int, constant
     def objective(pixels: F64) -> tuple[float, F64]:
         nonlocal entropy
         image = torch.from_numpy(pixels).to(original).view(1, *original.shape)
-        value, gradient = attacks.gradients(
-            image, lambda some, _: attacks.cross_entropy(classify(some), wanted)
-        )
+        value, gradient = attacks.loss_gradients(classify, image, wanted)
         entropy = float(value)
         change = pixels - start
         slope = gradient.cpu().numpy().astype(np.float64).ravel()

@@ -141,9 +141,7 @@ class Attacking:
         """A step of signs."""
         objective, attack, x = self.objective, self.attack, held[VARIABLE]
         classes = objective.labels if attack.sign > 0 else objective.unlikely
-        values, gradient = attacks.gradients(
-            x, lambda some, which: attacks.cross_entropy(objective.classify(some), classes[which])
-        )
+        values, gradient = attacks.loss_gradients(objective.classify, x, classes)
         to = x + attack.sign * attack.length(self.epsilon) * BALL.direction(gradient)
         step = moved(objective.images, to, BALL, self.epsilon)
         return {**held, VARIABLE: step}, {attack.name: values.mean()}

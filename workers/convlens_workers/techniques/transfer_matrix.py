@@ -88,9 +88,7 @@ class Row:
         """A step up the cross entropy."""
         panel, epsilon = self._panel, self._panel.params.epsilon
         classify = panel.classify(self._number)
-        values, gradient = attacks.gradients(
-            held["found"], lambda some, which: attacks.cross_entropy(classify(some), panel.labels[which])
-        )
+        values, gradient = attacks.loss_gradients(classify, held["found"], panel.labels)
         size, number = epsilon if self.steps == 1 else epsilon * STEP, held["number"] + 1
         step = moved(panel.images, held["found"] + size * BALL.direction(gradient), BALL, epsilon)
         after = {**held, "found": step, "number": number}

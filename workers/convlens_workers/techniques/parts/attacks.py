@@ -79,6 +79,11 @@ def gradients(images: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     return torch.cat(values), torch.cat(found)
 
 
+def loss_gradients(classify: Classifier, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross entropy of each image's class, (N), and its gradient, (N, 3, H, W)."""
+    return gradients(images, lambda some, which: cross_entropy(classify(some), classes[which]))
+
+
 def groups(images: Tensor) -> list[slice]:
     """Parts of a batch (N, 3, H, W) that fit through a network at once, in order."""
     size = max(1, GROUP // (images.shape[2] * images.shape[3]))
