@@ -1,31 +1,30 @@
-"""What the preparation of a job gets from this server: the caller's collections and their features."""
+"""What the preparation of a job gets from this server: the collection that it names, and its features."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convlens.v1 import collection_pb2, model_pb2
-from convlens_models.manifest import Manifest
 from convlens_server.collections.features import Table
 from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.collections.top_activations import strongest_rows
 from convlens_workers.collections import FeatureSet
 from convlens_workers.collections.files import SHARD
-from convlens_workers.jobs.techniques.base import Preparation, Ranking
+from convlens_workers.jobs.techniques.base import Preparation, Ranking, Submission
 
 
-def preparation(
-    collections: CollectionGateway, run: Callable[..., Awaitable[None]], manifest: Manifest
-) -> Preparation:
-    """The collections of whoever calls, and their features of the model that `manifest` describes.
+async def preparation(collections: CollectionGateway, job: Submission) -> Preparation:
+    """The collection that the job names, if it names one, of those of whoever calls. Raises NotFound."""
+    index, shards, loop = collections.index, collections.shards, asyncio.get_running_loop()
+    collection, manifest = getattr(job.params, "collection", ""), job.manifest
+    order = await index.order(collection) if collection else []
 
-    Args:
-        run: calls what blocks.
-    """
-    index, shards = collections.index, collections.shards
+    def covered(layer: str, pooling: Any) -> set[str]:
+        return shards.covered(collection, FeatureSet(manifest.digest, layer, pooling))
 
-    async def describe(collection: str, dimensions: Mapping[tuple[str, Any], int]) -> None:
+    def describe(dimensions: Mapping[tuple[str, Any], int]) -> None:
         model = model_pb2.ModelRef(name=manifest.name, version=manifest.version)
         sets = {
             FeatureSet(manifest.digest, layer, pooling).key: collection_pb2.FeatureSet(
@@ -33,22 +32,17 @@ def preparation(
             )
             for (layer, pooling), dimension in dimensions.items()
         }
-        await index.describe(collection, sets)
+        asyncio.run_coroutine_threadsafe(index.describe(collection, sets), loop).result()
 
-    def covered(collection: str, layer: str, pooling: int) -> set[str]:
-        return shards.covered(collection, FeatureSet(manifest.digest, layer, pooling))
-
-    def strongest(
-        collection: str, order: Sequence[str], ranking: Ranking, count: int
-    ) -> list[tuple[str, float]]:
+    def strongest(ranking: Ranking, count: int) -> list[tuple[str, float]]:
         features = FeatureSet(manifest.digest, ranking.layer, ranking.pooling)
         table = Table(shards, collection, features, order)
         table.check()
-        rows = strongest_rows(table, lambda found: ranking.value(found.values)[:, None], count)
+        rows = strongest_rows(table, lambda block: ranking.value(block.values)[:, None], count)
         return [(order[int(position)], float(value)) for position, value in rows]
 
-    def put_shards(collection: str, images: Sequence[str]) -> list[str]:
+    def put_shards(images: Sequence[str]) -> list[str]:
         starts = range(0, len(images), SHARD)
         return [shards.files.put_shard(collection, images[start : start + SHARD]) for start in starts]
 
-    return Preparation(index.order, describe, run, covered, strongest, put_shards)
+    return Preparation(order, covered, describe, strongest, put_shards)

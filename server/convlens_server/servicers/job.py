@@ -46,7 +46,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         resolved, job, cost = await run(self._resolve, request)
         specification, digest = SPECIFICATIONS[job.technique], job.manifest.digest
         sent = request.SerializeToString(deterministic=True)
-        await specification.prepare(job, preparation(self._collections, run, job.manifest))
+        if specification.prepare:
+            await run(specification.prepare, job, await preparation(self._collections, job))
         _own_collection(job.params)
         record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
         with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.

@@ -7,7 +7,7 @@ The worker applies them again before it starts the technique, which therefore ch
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -82,34 +82,26 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the server does for a job before it queues it, with the collections of whoever submits it.
+    """What the server does, before it queues a job, with the collection that the job names; functions block.
 
     Attributes:
-        order: gives the SHA-256 of a collection's images in the order in which they were added, or raises
-            NotFound.
-        describe: remembers which features a collection will have: lengths of vectors by layer and pooling.
-        run: calls a function that blocks, as those below do.
-        covered: gives the SHA-256 of the images that have features, for a collection, layer and pooling.
-        strongest: gives SHA-256 and value of so many images of a collection in its order, those with the
-            largest values, largest first; raises FailedPrecondition for images without features.
-        put_shards: stores a collection's images as lists that workers go through one by one; gives the
-            lists' names.
+        order: SHA-256 of the collection's images in the order in which they were added.
+        covered: gives the SHA-256 of the images that have features of a layer and a pooling.
+        describe: remembers which features there will be: lengths of vectors by layer and pooling.
+        strongest: gives SHA-256 and value of so many images with the largest values, largest first; raises
+            FailedPrecondition for images without features.
+        put_shards: stores images as lists that workers go through one by one; gives the lists' names.
     """
 
-    order: Callable[[str], Awaitable[Sequence[str]]]
-    describe: Callable[[str, Mapping[tuple[str, int], int]], Awaitable[None]]
-    run: Callable[..., Awaitable[None]]
-    covered: Callable[[str, str, int], set[str]]
-    strongest: Callable[[str, Sequence[str], Ranking, int], list[tuple[str, float]]]
-    put_shards: Callable[[str, Sequence[str]], list[str]]
+    order: Sequence[str]
+    covered: Callable[[str, int], set[str]]
+    describe: Callable[[Mapping[tuple[str, int], int]], None]
+    strongest: Callable[[Ranking, int], list[tuple[str, float]]]
+    put_shards: Callable[[Sequence[str]], list[str]]
 
 
 Rule = Callable[[Submission], None]
 """Raises InvalidArgument, which names the field, or FailedPrecondition."""
-
-
-async def _nothing(job: Submission, server: Preparation) -> None:
-    """Prepare nothing."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +112,15 @@ class Specification:
         rules: what its fields have to do with each other, with the model and with the pictures.
         cost: multiply-adds of a job; 0 stands for "not known".
         complete: fills in what the request leaves open and the rules look at; blocks; at submission alone.
-        prepare: fills in what only the server knows, once the job has passed the rules and is affordable.
+        prepare: fills in what only the server knows, once the job has passed the rules and is affordable;
+            blocks.
         helpers: further jobs that are queued beside it, given the request and the operation's name.
     """
 
     rules: tuple[Rule, ...] = ()
     cost: Callable[[Submission], float] = lambda _: 0.0
     complete: Callable[[Submission], None] = lambda _: None
-    prepare: Callable[[Submission, Preparation], Awaitable[None]] = _nothing
+    prepare: Callable[[Submission, Preparation], None] | None = None
     helpers: Callable[[job_pb2.SubmitJobRequest, str], Iterable[job_pb2.SubmitJobRequest]] = lambda *_: ()
 
     def check(self, job: Submission) -> None:

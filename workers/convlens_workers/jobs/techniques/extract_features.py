@@ -48,21 +48,15 @@ def complete(job: Submission) -> None:
     job.params.poolings.extend(dict.fromkeys(poolings))
 
 
-async def prepare(job: Submission, server: Preparation) -> None:
+def prepare(job: Submission, server: Preparation) -> None:
     """Fill in the shards of the images that lack any of the features, and remember which there will be."""
-    order = await server.order(job.params.collection)
-    await server.run(_plan, job, server, order)
-    await server.describe(job.params.collection, dimensions(job))
-
-
-def _plan(job: Submission, server: Preparation, order: list[str]) -> None:
-    params = job.params
-    covered = set.intersection(*(server.covered(params.collection, *which) for which in dimensions(job)))
-    missing = [digest for digest in order if digest not in covered]
+    params, sets = job.params, dimensions(job)
+    covered = set.intersection(*(server.covered(layer, pooling) for layer, pooling in sets))
     del params.shards[:]
-    params.shards.extend(server.put_shards(params.collection, missing))
+    params.shards.extend(server.put_shards([digest for digest in server.order if digest not in covered]))
     params.parts = max(1, min(params.parts, len(params.shards)))
     params.part = 0
+    server.describe(sets)
 
 
 def helpers(request: job_pb2.SubmitJobRequest, operation: str) -> Iterator[job_pb2.SubmitJobRequest]:

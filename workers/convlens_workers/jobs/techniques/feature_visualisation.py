@@ -105,23 +105,19 @@ def cost(job: Submission) -> float:
     return optimisation_cost(job, params.steps, len(params.objectives) * params.variants * side**2)
 
 
-async def prepare(job: Submission, server: Preparation) -> None:
+def prepare(job: Submission, server: Preparation) -> None:
     """Fill in, for each objective, the images of the collection in which it is largest, strongest first.
 
     Raises:
         FailedPrecondition: images without features; says which job makes them.
     """
-    if job.params.collection:
-        await server.run(_select, job, server, await server.order(job.params.collection))
-
-
-def _select(job: Submission, server: Preparation, order: Sequence[str]) -> None:
     params = job.params
+    if not params.collection:
+        return
     del params.dataset_examples[:]
     for objective in params.objectives:
         (term,) = objective.terms
-        chosen = server.strongest(params.collection, order, _ranking(term, job.manifest), params.examples)
-        images, values = zip(*chosen, strict=True)
+        images, values = zip(*server.strongest(_ranking(term, job.manifest), params.examples), strict=True)
         params.dataset_examples.add(values=values, images=images)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from convlens.v1 import inspection_pb2
@@ -32,21 +31,16 @@ def cost(job: Submission) -> float:
     return float(params.k * patches * manifest.multiply_adds * (field / manifest.input_size) ** 2)
 
 
-async def prepare(job: Submission, server: Preparation) -> None:
+def prepare(job: Submission, server: Preparation) -> None:
     """Fill in the `k` images of the collection that excite the unit most, strongest first.
 
     Raises:
         FailedPrecondition: images without features.
     """
-    await server.run(_select, job, server, await server.order(job.params.collection))
-
-
-def _select(job: Submission, server: Preparation, order: Sequence[str]) -> None:
     params = job.params
     ranking = Ranking(params.layer, inspection_pb2.POOLING_MAX, lambda rows: rows[:, params.channel])
     del params.images[:]
-    strongest = server.strongest(params.collection, order, ranking, params.k)
-    params.images.extend(digest for digest, _ in strongest)
+    params.images.extend(digest for digest, _ in server.strongest(ranking, params.k))
 
 
 SPECIFICATION: Final = Specification((unit_exists, patches_fit), cost, prepare=prepare)

@@ -32,7 +32,7 @@ def cost(job: Submission) -> float:
     return optimisation_cost(job, params.steps, params.batch * params.size**2, beside=trained)
 
 
-async def prepare(job: Submission, server: Preparation) -> None:
+def prepare(job: Submission, server: Preparation) -> None:
     """Fill in lists of the collection's pictures as they are now.
 
     Raises:
@@ -41,10 +41,9 @@ async def prepare(job: Submission, server: Preparation) -> None:
     params = job.params
     del params.shards[:]
     if params.WhichOneof("source") == "collection":
-        order = await server.order(params.collection)
-        if not order:
+        if not server.order:
             raise FailedPrecondition(f"collection {params.collection!r} has no pictures to learn from")
-        await server.run(lambda: params.shards.extend(server.put_shards(params.collection, order)))
+        params.shards.extend(server.put_shards(server.order))
 
 
 SPECIFICATION: Final = Specification(
