@@ -44,19 +44,19 @@ def adversarial_patch(task: Task[Params], state: State | None = None) -> Generat
     numbers = range(len(objective.judging))
     learning, judging = Learning(objective, task.params.steps), [Judging(objective, i) for i in numbers]
     held = yield from optimise([learning, *judging], state, task.seed, task.device)
-    pictures = torch.cat([objective.judged(number, held[DISC])[:1] for number in numbers[:SHOWN]])
+    shown = torch.cat([objective.judged(number, held[DISC])[:1] for number in numbers[:SHOWN]])
     placements = int(held[PLACED])
     report = adversarial_pb2.PatchReport(
         **{name: float(held[name]) / max(1, placements) for name in KINDS}, placements=placements
     )
-    return {DISC: held[DISC], "mask": objective.mask, "pictures": pictures, "patch": report}
+    return {DISC: held[DISC], "mask": objective.mask, "pictures": shown, "patch": report}
 
 
 class Objective:
     """What the patch is made from, and judged by."""
 
     def __init__(self, task: Task[Params]) -> None:
-        self.task = task
+        self.seed = task.seed
         self.params = task.params
         self.classify = attacks.classifier(task.network)
         self.learning, self.judging = pictures(task)
@@ -89,7 +89,7 @@ class Objective:
 
     def judged(self, number: int, patch: Tensor | None) -> Tensor:
         """A picture that judges, with `patch` in each of its places, or without any."""
-        rng = camera.held_out(self.task.seed, number)
+        rng = camera.held_out(self.seed, number)
         pose = self.placed(PLACEMENTS, rng)
         light = camera.light(self.params.transforms, PLACEMENTS, self.size, rng)
         image = self.judging[number : number + 1].expand(PLACEMENTS, -1, -1, -1)
@@ -97,7 +97,7 @@ class Objective:
 
     def noise(self, number: int) -> Tensor:
         """A patch of noise, another one for each picture."""
-        rng = camera.held_out(self.task.seed, -1 - number)
+        rng = camera.held_out(self.seed, -1 - number)
         return torch.rand(1, 3, self.side, self.side, generator=rng).to(self.learning)
 
 

@@ -74,10 +74,7 @@ class Searches:
             "queries": torch.zeros(count, dtype=torch.int64),
         }
         bounds = {"low": 0.0, "high": math.inf, "constant": self.params.initial_constant}
-        return {
-            **nearest,
-            **{name: torch.tensor(value, dtype=torch.float64) for name, value in bounds.items()},
-        }
+        return nearest | {name: torch.tensor(value, dtype=torch.float64) for name, value in bounds.items()}
 
     def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
         """The search with one c."""
