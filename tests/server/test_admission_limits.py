@@ -74,8 +74,8 @@ def test_the_cost_of_a_picture_made_from_nothing_is_that_of_its_pixels() -> None
 
 def test_the_cost_of_a_training_is_that_of_both_networks() -> None:
     one = cost(style_pb2.TrainStyle(steps=1, batch=1, size=MANIFEST.input_size, width=32), 7)
-    painter = 153_792  # Multiply-adds a pixel: 9 x 9 x 3 x 32 + 3 x 3 x 32 x 64 / 4 + ...
-    assert one == pytest.approx(3 * (MANIFEST.multiply_adds + painter * PIXELS))
+    style_network = 153_792  # Multiply-adds a pixel: 9 x 9 x 3 x 32 + 3 x 3 x 32 x 64 / 4 + ...
+    assert one == pytest.approx(3 * (MANIFEST.multiply_adds + style_network * PIXELS))
     params = style_pb2.TrainStyle(steps=10, batch=4, size=MANIFEST.input_size, width=32)
     assert cost(params, 7) == pytest.approx(40 * one)
 
@@ -91,10 +91,10 @@ def test_attacks_of_several_runs_cost_all_of_them() -> None:
 
 def test_a_substitute_costs_its_training_and_the_answers() -> None:
     shape = (1, 3, 64, 64)
-    pupil = sum(
+    copy = sum(
         output[0].numel() * kernel[0].numel() for kernel, output in convolutions(build(5), torch.zeros(shape))
     )
-    assert pytest.approx(pupil / 64**2) == SUBSTITUTE_MODEL
+    assert pytest.approx(copy / 64**2) == SUBSTITUTE_MODEL
     params = adversarial_pb2.Substitute(
         images=[{}] * 3, held_out=[{}], rounds=2, epochs=10, queries=10
     )  # The data: 3, 6, 10.
