@@ -25,8 +25,9 @@ from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.patterns.train import HELD_OUT
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
-from convlens_server.jobs.transfer import resolve
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs.techniques.base import Resources, Submission
+from convlens_workers.jobs.techniques.transfer_matrix import complete
 from convlens_workers.networks import Networks
 from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import Host, Results, Task
@@ -120,7 +121,7 @@ def transfer(options: argparse.Namespace) -> None:
         epsilon=options.epsilon,
         steps=options.steps or 20,
     )
-    resolve(params, stored.manifest, repository)
+    complete(Submission("transfer_matrix", params, stored.manifest, resources=Resources(repository)))
     cpu, files = torch.device("cpu"), CollectionFiles("memory:///")
     named = {f"images[{place}]": image[None] for place, image in enumerate(images)}
     host = Host(Networks(repository, cpu, limit=len(params.models)))

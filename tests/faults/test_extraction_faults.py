@@ -18,9 +18,9 @@ from support.tiny_model import NAME
 from support.worker_process import Spawn
 
 from convlens.v1 import job_pb2, model_pb2
-from convlens_server.collections.extraction import helpers
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.jobs import JobStore
+from convlens_workers.jobs.techniques.extract_features import helpers
 from convlens_workers.settings import WorkerSettings
 
 SHARD = 40

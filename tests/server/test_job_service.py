@@ -165,14 +165,14 @@ def test_watch_follows_a_job_until_it_ends(stubs, worker, dream) -> None:
     assert next(events).metadata.state == QUEUED
     attempt = worker.take()
     assert next(events).metadata.state == RUNNING
-    worker.fail(attempt, errors.Internal("the engine broke"))
+    worker.fail(attempt, errors.Internal("the device process broke"))
     last = next(events)
     assert last.metadata.state == FAILED
-    assert last.error.message == "the engine broke"
+    assert last.error.message == "the device process broke"
     assert list(events) == []
     operation = stubs.get(name)
     assert operation.done
-    assert errors.from_status(operation.error).message == "the engine broke"
+    assert errors.from_status(operation.error).message == "the device process broke"
 
 
 def test_watch_refuses_what_it_does_not_know(stubs, dream) -> None:
@@ -285,7 +285,7 @@ def test_cancel_and_delete(stubs, worker, dream) -> None:
         assert isinstance(error_of(method, missing), errors.NotFound)
 
 
-def test_without_redis_only_quick_services_serve(channel: grpc.Channel, image, dream) -> None:
+def test_without_redis_only_quick_calls_are_served(channel: grpc.Channel, image, dream) -> None:
     stubs = Stubs(channel)
     for method, request in (
         (stubs.jobs.SubmitJob, dream()),

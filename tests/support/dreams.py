@@ -11,8 +11,8 @@ from convlens_models.network import Network
 from convlens_models.repository import StoredModel
 from convlens_server.serving.validation import validate
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Step, Task
-from convlens_workers.techniques.deepdream import deepdream
 
 
 def photo(height: int = 48, width: int = 64) -> Tensor:
@@ -37,7 +37,7 @@ def make_task(
 
 
 def run(task: Task) -> tuple[list[Step], Tensor]:
-    steps, results = techniques.run(deepdream(task))
+    steps, results = techniques.run(begin("deepdream", task))
     return steps, results["image"]
 
 

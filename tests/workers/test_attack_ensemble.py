@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, attack_pb2
-from convlens_workers.techniques.attack_ensemble import attack_ensemble
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.parts.apgd import Apgd, away, checkpoints, towards
 from convlens_workers.techniques.parts.attacks import classifier
 from convlens_workers.techniques.parts.balls import BALLS, length
@@ -189,7 +189,7 @@ def ensemble(count: int, epsilon: float, **changes: Any):
 def test_what_falls_is_wrong_and_what_stands_is_untouched() -> None:
     task = ensemble(8, 1.5 / 255)
     task.params.labels[0] = (task.params.labels[0] + 1) % 10  # Wrong before.
-    found = techniques.finished(attack_ensemble(task))
+    found = techniques.finished(begin("attack_ensemble", task))
     report, original, adversarial = found["ensemble"], found["original"], found["adversarial"]
     labels = torch.tensor(task.params.labels)
     guesses = classifier(task.network)(adversarial).argmax(1)
@@ -214,10 +214,10 @@ def test_what_falls_is_wrong_and_what_stands_is_untouched() -> None:
 @pytest.mark.parametrize("norm", [LINF, L2])
 def test_resumed_while_images_fall_it_ends_in_the_same_bytes(norm: int) -> None:
     task = ensemble(4, 4 / 255 if norm == LINF else 4.0, norm=norm, steps=3, queries=3)
-    steps, whole = techniques.run(attack_ensemble(task))
+    steps, whole = techniques.run(begin("attack_ensemble", task))
     assert (whole["original"] != whole["adversarial"]).any()
     for step in steps[::2]:
-        resumed = techniques.finished(attack_ensemble(task, step.state))
+        resumed = techniques.finished(begin("attack_ensemble", task, step.state))
         assert torch.equal(resumed["adversarial"], whole["adversarial"])
         assert resumed["ensemble"] == whole["ensemble"]
 
@@ -228,7 +228,7 @@ def test_it_leaves_no_more_than_foolbox_s_pgd() -> None:
         import foolbox
     epsilon = 1.5 / 255
     task = ensemble(8, epsilon, steps=10, queries=0)
-    report = techniques.finished(attack_ensemble(task))["ensemble"]
+    report = techniques.finished(begin("attack_ensemble", task))["ensemble"]
     model = foolbox.PyTorchModel(task.network, bounds=(0, 1), device="cpu")
     images = torch.cat([task.images[f"images[{i}]"] for i in range(8)])
     torch.manual_seed(0)
@@ -240,4 +240,4 @@ def test_it_leaves_no_more_than_foolbox_s_pgd() -> None:
 
 def test_an_epsilon_that_was_meant_as_levels_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"attack_ensemble\.epsilon"):
-        techniques.finished(attack_ensemble(ensemble(1, 8.0)))
+        techniques.finished(begin("attack_ensemble", ensemble(1, 8.0)))

@@ -15,7 +15,7 @@ from support.adversarial import drawings, make_task, photos
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
-from convlens_workers.techniques.defence_attack import defence_attack
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.parts.defences import bit_depth, defence, jpeg, total_variation
 
 
@@ -59,7 +59,7 @@ def test_what_it_reports_can_be_measured_again() -> None:
             images=images, labels=labels, defence={"bit_depth": {"bits": 3}}, epsilon=4 / 255, steps=6
         ),
     )
-    found = techniques.finished(defence_attack(task))
+    found = techniques.finished(begin("defence_attack", task))
     report, network = found["defence"], task.network
     labels = torch.tensor(task.params.labels)
 
@@ -87,7 +87,7 @@ def test_labels_are_one_an_image() -> None:
         ),
     )
     with pytest.raises(InvalidArgument, match=r"defence_attack\.labels"):
-        techniques.finished(defence_attack(task))
+        techniques.finished(begin("defence_attack", task))
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_behind_jpeg_bpda_leaves_a_quarter_of_what_plain_pgd_leaves(data: Path) 
             images=images, labels=labels, defence={"jpeg": {"quality": 75}}, epsilon=0.5 / 255, steps=40
         ),
     )
-    report = techniques.finished(defence_attack(task))["defence"]
+    report = techniques.finished(begin("defence_attack", task))["defence"]
     assert report.clean_accuracy > 0.8
     assert report.undefended_accuracy == 0
     assert report.plain_accuracy >= 0.4

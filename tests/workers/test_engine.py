@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convlens.errors import FailedPrecondition, ResourceExhausted, from_status
 from convlens.v1 import job_pb2
-from convlens_workers import device_process
+from convlens_workers import device_process, techniques
 from convlens_workers.jobs import ArtifactStore
 from convlens_workers.messages import (
     Configure,
@@ -44,7 +44,7 @@ class EngineInThread:
         self.store = ArtifactStore(artifacts.as_uri())
 
     def start(self, technique: Technique) -> None:
-        self._patch.setitem(device_process.TECHNIQUES, "deepdream", technique)
+        self._patch.setitem(techniques.TECHNIQUES, "deepdream", technique)
         digest = self.store.put(ID, "request", dream(1).SerializeToString(deterministic=True))
         self.tell(Start(ID, digest, ()))
 

@@ -18,8 +18,8 @@ from convlens.v1 import job_pb2
 from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Step, Task
-from convlens_workers.techniques.feature_visualisation import feature_visualisation
 from convlens_workers.techniques.parts import objectives
 from convlens_workers.techniques.parts.camera import GREY
 from convlens_workers.techniques.parts.loop import generator
@@ -45,7 +45,7 @@ def make_task(models: Path, *wanted: job_pb2.Objective, **params: object) -> Tas
 
 
 def run(task: Task) -> tuple[list[Step], dict[str, Tensor]]:
-    return techniques.run(feature_visualisation(task))
+    return techniques.run(begin("feature_visualisation", task))
 
 
 @pytest.mark.parametrize("kind", [job_pb2.PARAMETRISATION_FOURIER, job_pb2.PARAMETRISATION_PIXELS])

@@ -21,10 +21,10 @@ from convlens_models.importing.onnx_import import add_onnx
 from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs.techniques import layers
 from convlens_workers.networks import Networks
 from convlens_workers.onnx_network import KEPT, OnnxNetwork
 from convlens_workers.techniques.base import Task
-from convlens_workers.techniques.parts import layers
 from convlens_workers.techniques.texture import texture
 
 ARCHITECTURE = "squeezenet1_0"  # Overlapping max pools, branches, and a ReLU before the last pool.

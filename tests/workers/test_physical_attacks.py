@@ -18,7 +18,7 @@ from torch import Tensor
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_server.serving.validation import validate
-from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.adversarial_patch import PLACEMENTS, Objective
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts.loop import generator
@@ -46,7 +46,7 @@ def task_of(message: Message, images: list[Tensor] | None = None) -> Task:
 
 
 def run(name: str, task: Task) -> tuple[list[Step], dict[str, Any]]:
-    return techniques.run(TECHNIQUES[name](task, None))
+    return techniques.run(begin(name, task))
 
 
 def pictures(count: int) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Results, Step, Task
 from convlens_workers.techniques.carlini_wagner import carlini_wagner
 from convlens_workers.techniques.lbfgs_attack import following, lbfgs_attack, search
@@ -60,7 +61,8 @@ def images() -> Tensor:
 def run(technique: Technique, params: Message, network: Any, manifest: Manifest, images: Tensor) -> Results:
     pictures = {f"images[{i}]": image[None] for i, image in enumerate(images)}
     params.images.extend([image_pb2.Image()] * len(images))
-    steps = technique(Task(params, network, manifest, pictures, 0, CPU, CollectionFiles("memory:///")))
+    task = Task(params, network, manifest, pictures, 0, CPU, CollectionFiles("memory:///"))
+    steps = begin(technique.__name__, task)
     return techniques.finished(steps)
 
 
@@ -213,7 +215,7 @@ def test_images_of_other_sizes_are_named(linear: Network, manifest: Manifest) ->
     pictures = {"images[0]": torch.zeros(1, 3, 16, 16), "images[1]": torch.zeros(1, 3, 16, 20)}
     task = Task(params, linear, manifest, pictures, 0, CPU, CollectionFiles("memory:///"))
     with pytest.raises(InvalidArgument, match=r"lbfgs_attack\.images\[1\].*20 x 16.*16 x 16"):
-        next(lbfgs_attack(task))
+        next(begin("lbfgs_attack", task))
 
 
 def foolbox_l2(network: Network, images: Tensor, classes: Tensor, targeted: bool, params: Any) -> Tensor:

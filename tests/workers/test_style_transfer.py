@@ -23,10 +23,10 @@ from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.device_process import decode_images
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
 from convlens_workers.techniques.parts.losses import content_loss, gram, mean, wasserstein_loss
-from convlens_workers.techniques.style_transfer import style_transfer
 
 REAL = "squeezenet1_0"
 LAYERS = ["features.relu1", "features.relu3_1"]
@@ -64,7 +64,7 @@ def pictures() -> dict[str, Tensor]:
 
 
 def run(task: Task) -> tuple[list[Step], Tensor]:
-    steps, results = techniques.run(style_transfer(task))
+    steps, results = techniques.run(begin("style_transfer", task))
     return steps, results["image"]
 
 

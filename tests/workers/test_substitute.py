@@ -19,10 +19,10 @@ from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Host, State, Step, Task
 from convlens_workers.techniques.parts.query_set import as_noisy, pixels
 from convlens_workers.techniques.parts.substitute_model import SubstituteModel
-from convlens_workers.techniques.substitute import substitute
 
 SEEDS, HELD_OUT, ROUNDS, BUDGET = 40, 6, 2, 100
 
@@ -60,7 +60,7 @@ def task(victim: tuple[OneModel, str], tiny_models: Path) -> Task[adversarial_pb
 
 
 def run(task: Task, state: State | None = None) -> tuple[list[Step], dict]:
-    return techniques.run(substitute(task, state))
+    return techniques.run(begin("substitute", task, state))
 
 
 def test_it_asks_each_picture_once_and_within_its_budget(task: Task, victim: tuple[OneModel, str]) -> None:

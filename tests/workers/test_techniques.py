@@ -20,7 +20,7 @@ from convlens_workers.collections import CollectionFiles
 from convlens_workers.messages import Checkpointed, Progress, Stop
 from convlens_workers.networks import Networks
 from convlens_workers.step_runner import StepRunner
-from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques import TECHNIQUES, begin
 from convlens_workers.techniques.base import Host, Results, State, Step, Task
 
 
@@ -43,7 +43,7 @@ def make_task(case: Case, models: Path, seed: int = 0) -> Task:
 
 
 def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], Results]:
-    return techniques.run(TECHNIQUES[case.technique](task, state))
+    return techniques.run(begin(case.technique, task, state))
 
 
 def equal(first: Results, second: Results) -> bool:

@@ -18,13 +18,13 @@ from convlens.v1 import job_pb2
 from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs.techniques import layers
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Step, Task
-from convlens_workers.techniques.parts import layers
 from convlens_workers.techniques.parts.colours import match_histogram
 from convlens_workers.techniques.parts.image_optimisation import Frame, features, framed, scales
 from convlens_workers.techniques.parts.losses import gram, gram_error, gram_loss, total_variation
 from convlens_workers.techniques.parts.optimisers import adam, lbfgs
-from convlens_workers.techniques.texture import texture
 
 ENDS = (slice(8), slice(-8, None))
 
@@ -42,7 +42,7 @@ def make_task(models: Path, sample: Tensor, **params: object) -> Task:
 
 
 def run(task: Task) -> tuple[list[Step], Tensor]:
-    steps, results = techniques.run(texture(task))
+    steps, results = techniques.run(begin("texture", task))
     return steps, results["image"]
 
 

@@ -23,6 +23,7 @@ from convlens_server.serving.validation import validate
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.device_process import decode_images
 from convlens_workers.networks import Networks
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Host, Results, State, Step, Task
 from convlens_workers.techniques.parts import distributed_training
 from convlens_workers.techniques.parts.image_dataset import ImageDataset, folder_dataset
@@ -83,7 +84,7 @@ def stripes() -> Tensor:
 
 
 def run(task: Task, state: State | None = None) -> tuple[list[Step], Results]:
-    return techniques.run(train_style(task, state))
+    return techniques.run(begin("train_style", task, state))
 
 
 def whole(step: Step, content: float = 0.1, tv: float = 0.1) -> float:

@@ -13,11 +13,13 @@ from support.repository import add_copy
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_models.repository import ModelRepository
-from convlens_server.jobs import transfer
+from convlens_workers.jobs.techniques.base import Resources, Submission
+from convlens_workers.jobs.techniques.transfer_matrix import classes_are_shared, complete
 from convlens_workers.networks import Networks
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Host
 from convlens_workers.techniques.parts.balls import length
-from convlens_workers.techniques.transfer_matrix import noise_like, transfer_matrix
+from convlens_workers.techniques.transfer_matrix import noise_like
 
 OWN = ModelRepository().get().manifest
 
@@ -35,7 +37,7 @@ def matrix(root: Path, *models: str, epsilon: float = 4 / 255):
         ),
         host,
     )
-    return techniques.finished(transfer_matrix(task))
+    return techniques.finished(begin("transfer_matrix", task))
 
 
 def test_a_copy_falls_for_what_its_original_falls_for(tmp_path: Path) -> None:
@@ -83,7 +85,10 @@ def test_the_server_picks_models_of_the_same_classes(tmp_path: Path) -> None:
 
     def picked(*models: dict) -> list[tuple[str, int]]:
         params = adversarial_pb2.TransferMatrix(models=models)
-        return [(model.name, model.version) for model in transfer.resolve(params, OWN, repository).models]
+        job = Submission("transfer_matrix", params, OWN, resources=Resources(repository))
+        complete(job)
+        classes_are_shared(job)
+        return [(model.name, model.version) for model in params.models]
 
     assert picked() == [("copy", 2)]
     assert picked({"name": "copy", "version": 1}, {"name": "patterns"}) == [

@@ -18,7 +18,7 @@ from convlens_models.manifest import Manifest
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers import victims
-from convlens_workers.jobs.victims import address_of
+from convlens_workers.jobs.techniques.substitute import address_of
 from convlens_workers.victims import opened, parts
 
 SHAPE = (70, 40, 48, 3)

@@ -33,18 +33,18 @@ from convlens.errors import (
     Unavailable,
     to_status,
 )
-from convlens.v1 import image_pb2, job_pb2
+from convlens.v1 import job_pb2
 from convlens_models.manifest import Manifest
-from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository, default_root
 from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs import pictures
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
 from convlens_workers.retry_proxy import RetryProxy
 from convlens_workers.step_runner import StepRunner
-from convlens_workers.techniques import TECHNIQUES
+from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Host, Results, State, Task
 from convlens_workers.telemetry.logs import configure
 
@@ -109,7 +109,7 @@ class Engine:
         technique = request.WhichOneof("technique") or ""
         network, manifest = self._networks.get(request.model)
         params = getattr(request, technique)
-        images = decode_images(params, manifest, self._device)
+        images = decode_images(params, manifest, self._device, technique)
         task = Task(
             params, network, manifest, images, request.seed, self._device, self._collections, self._host
         )
@@ -121,7 +121,7 @@ class Engine:
             driver = StepRunner(
                 self._send, self._asked, save, self._config.checkpoint_interval, lambda: not inexact
             )
-            return driver.run(TECHNIQUES[technique](task, state))
+            return driver.run(begin(technique, task, state))
 
     def _saver(self, operation: str, origin: Origin) -> Callable[[State], str | None]:
         def save(state: State) -> str | None:
@@ -183,21 +183,11 @@ def understood(data: bytes) -> job_pb2.SubmitJobRequest:
 
 
 def decode_images(
-    params: Message, manifest: Manifest, device: torch.device, path: str = ""
+    params: Message, manifest: Manifest, device: torch.device, technique: str = ""
 ) -> dict[str, Tensor]:
-    """Every picture in `params`, by path, as "styles[0].mask": (1, 3, H, W) in [0, 1] on `device`."""
-    if isinstance(params, image_pb2.Image):
-        return {path: torch.tensor(to_input(params, manifest, "keep", path))[None].to(device)}
-    found: dict[str, Tensor] = {}
-    for field, value in params.ListFields():
-        here = f"{path}.{field.name}" if path else field.name
-        if field.type == field.TYPE_MESSAGE:
-            items = (
-                {f"{here}[{i}]": one for i, one in enumerate(value)} if field.is_repeated else {here: value}
-            )
-            for place, item in items.items():
-                found |= decode_images(item, manifest, device, place)
-    return found
+    """Every picture in a technique's message, by path, as "styles[0].mask": (1, 3, H, W) in [0, 1]."""
+    images = pictures.decode_images(params, manifest, technique)
+    return {path: torch.tensor(pixels)[None].to(device) for path, pixels in images}
 
 
 def choose_device(name: str) -> torch.device:

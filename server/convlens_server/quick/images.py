@@ -1,21 +1,16 @@
-"""A request's pictures: to one batch for a quick call, looked at before a job."""
+"""The pictures of a quick call, as one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.preprocess import to_input
 from convlens_server.backends.base import F32
-
-Size = tuple[int, int]
-"""Height and width."""
 
 
 def batch(
@@ -46,28 +41,3 @@ def batch(
             raise InvalidArgument.of(here, shown, f"{height} x {width} pixels, as {field.format(0)}")
         stacked[position] = pixels
     return stacked
-
-
-def sizes(message: Message, manifest: Manifest, path: str) -> dict[str, Size]:
-    """Height and width of each picture of a job, by path; refuses one that a worker could not use.
-
-    Args:
-        message: the technique's message; every `Image` in it is decoded, with `keep` as default resize.
-        path: of the message in the request.
-
-    Raises:
-        InvalidArgument: as `to_input`.
-    """
-    if isinstance(message, image_pb2.Image):
-        _, height, width = to_input(message, manifest, "keep", path).shape
-        return {path: (height, width)}
-    found: dict[str, Size] = {}
-    for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
-            here = f"{path}.{field.name}"
-            many = (
-                {f"{here}[{i}]": item for i, item in enumerate(value)} if field.is_repeated else {here: value}
-            )
-            for place, item in many.items():
-                found |= sizes(item, manifest, place)
-    return found

@@ -15,7 +15,7 @@ from support.server_thread import serving
 
 from convlens import errors
 from convlens.v1 import job_pb2
-from convlens_server.collections import extraction
+from convlens_server.jobs import preparation
 from convlens_workers.jobs import JobRecord, JobStore
 
 
@@ -32,7 +32,7 @@ def test_a_cancel_reaches_all_helpers_though_there_was_no_room_for_one(
         return await submit(self, request, **how)
 
     monkeypatch.setattr(JobStore, "submit", no_room_for_the_first)
-    monkeypatch.setattr(extraction, "SHARD", 1)
+    monkeypatch.setattr(preparation, "SHARD", 1)
     settings = {"redis": shared_redis.url, "artifacts": str(tmp_path), "queue": "without-workers"}
     with serving(**settings) as app, grpc.insecure_channel(app.address) as channel:
         place = Place(channel)

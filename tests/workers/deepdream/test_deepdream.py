@@ -9,10 +9,10 @@ from support.dreams import make_task, photo, run, values
 from convlens.errors import InvalidArgument
 from convlens_models.network import Network, load_network
 from convlens_models.repository import StoredModel
+from convlens_workers.jobs.techniques.deepdream import dream_layers
 from convlens_workers.techniques.base import Task
 from convlens_workers.techniques.deepdream import (
     Dream,
-    dream_layers,
     next_octave,
     octaves,
 )
@@ -34,7 +34,7 @@ def test_the_layer_is_amplified(network: Network, stored: StoredModel) -> None:
 
 def test_the_reported_loss_is_the_norm_of_the_rolled_picture(network: Network, stored: StoredModel) -> None:
     task = make_task(network, stored, layers=["features.relu2", "features.relu4_1"])
-    _, losses = Dream(task, dream_layers(task)).direction(photo(), generator(0))
+    _, losses = Dream(task, dream_layers(task.params, task.manifest)).direction(photo(), generator(0))
     rolled = roll(photo(), random_shift(8, generator(0)))
     expected = {name: value.norm() for name, value in network.taps(rolled, losses).items()}
     assert losses == expected

@@ -14,7 +14,8 @@ from support.dreams import make_task, photo, run
 from convlens.errors import InvalidArgument
 from convlens_models.network import Network
 from convlens_models.repository import StoredModel
-from convlens_workers.techniques.deepdream import MOST_PIXELS, deepdream
+from convlens_workers.jobs.techniques.deepdream import MOST_PIXELS
+from convlens_workers.techniques.deepdream import deepdream
 from convlens_workers.techniques.parts.animation import zoomed
 
 

@@ -8,12 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2
-from convlens_models.manifest import Layer
 from convlens_workers.collections.files import Features
-
-MAX_DIMENSION: Final = 32768
 
 F32 = NDArray[np.float32]
 
@@ -47,13 +43,3 @@ POOLINGS: Final[Mapping[int, Callable[[F32, int], Features]]] = {
     inspection_pb2.POOLING_MAX: _max,
     inspection_pb2.POOLING_FLATTEN: _flatten,
 }
-
-
-def dimension(layer: Layer, pooling: int, field: str) -> int:
-    """Length of the vectors at the model's input size. Raises InvalidArgument where they are too long."""
-    flat = pooling == inspection_pb2.POOLING_FLATTEN
-    size = int(np.prod(layer.shape)) if flat else layer.shape[0]
-    if size > MAX_DIMENSION:
-        shown = f"{size} values of {layer.name}"
-        raise InvalidArgument.of(field, shown, f"at most {MAX_DIMENSION} values a vector")
-    return size

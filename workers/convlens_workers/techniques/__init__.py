@@ -1,42 +1,24 @@
-"""The long techniques, one file each, by their name in SubmitJobRequest."""
+"""The long techniques: `NAME.NAME` for each arm of SubmitJobRequest.technique."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Generator
+from importlib import import_module
+from typing import Any, Final
 
-from convlens_workers.techniques.adversarial_patch import adversarial_patch
-from convlens_workers.techniques.attack_ensemble import attack_ensemble
-from convlens_workers.techniques.base import Technique
-from convlens_workers.techniques.carlini_wagner import carlini_wagner
-from convlens_workers.techniques.deepdream import deepdream
-from convlens_workers.techniques.defence_attack import defence_attack
-from convlens_workers.techniques.expectation_attack import expectation_attack
-from convlens_workers.techniques.extract_features import extract_features
-from convlens_workers.techniques.feature_visualisation import feature_visualisation
-from convlens_workers.techniques.lbfgs_attack import lbfgs_attack
-from convlens_workers.techniques.measure_receptive_field import measure_receptive_field
-from convlens_workers.techniques.printed_photo import printed_photo
-from convlens_workers.techniques.style_transfer import style_transfer
-from convlens_workers.techniques.substitute import substitute
-from convlens_workers.techniques.texture import texture
-from convlens_workers.techniques.train_style import train_style
-from convlens_workers.techniques.transfer_matrix import transfer_matrix
+from convlens_workers.jobs.techniques import NAMES, SPECIFICATIONS
+from convlens_workers.techniques.base import Results, State, Step, Task, Technique
 
 TECHNIQUES: Final[dict[str, Technique]] = {
-    "adversarial_patch": adversarial_patch,
-    "attack_ensemble": attack_ensemble,
-    "carlini_wagner": carlini_wagner,
-    "deepdream": deepdream,
-    "defence_attack": defence_attack,
-    "expectation_attack": expectation_attack,
-    "extract_features": extract_features,
-    "feature_visualisation": feature_visualisation,
-    "lbfgs_attack": lbfgs_attack,
-    "measure_receptive_field": measure_receptive_field,
-    "printed_photo": printed_photo,
-    "style_transfer": style_transfer,
-    "substitute": substitute,
-    "texture": texture,
-    "train_style": train_style,
-    "transfer_matrix": transfer_matrix,
+    name: getattr(import_module(f"{__name__}.{name}"), name) for name in NAMES
 }
+
+
+def begin(technique: str, task: Task[Any], state: State | None = None) -> Generator[Step, None, Results]:
+    """The steps of a technique, once its rules have been found to hold.
+
+    Raises:
+        InvalidArgument, FailedPrecondition: as the server refuses such a job when it is submitted.
+    """
+    SPECIFICATIONS[technique].check(task.submission(technique))
+    return TECHNIQUES[technique](task, state)

@@ -13,31 +13,22 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
+from convlens_workers.jobs.techniques.adversarial_patch import EVERY
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import camera
-from convlens_workers.techniques.parts.attacks import (
-    classifier,
-    cross_entropy,
-    gradients,
-    predicted,
-    stacked,
-)
+from convlens_workers.techniques.parts import attacks, camera
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.pixels import Size
 
 Params = adversarial_pb2.AdversarialPatch
-FIELD: Final = "adversarial_patch"
-EVERY: Final = 5
-"""One image in so many judges, where none were given for that."""
 PLACEMENTS: Final = 4
-"""On each picture that judges."""
+"""How often the patch is placed on each picture that judges."""
 SHOWN: Final = 8
+"""Placements that are shown at most."""
 DISC, PLACED = "disc", "placements"
 KINDS: Final = ("success", "noise_success", "clean_success")
-"""Of what is judged: the patch, a patch of noise, and none."""
+"""What is judged: the patch, a patch of noise, and the pictures as they are."""
 
 
 def adversarial_patch(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
@@ -45,35 +36,29 @@ def adversarial_patch(task: Task[Params], state: State | None = None) -> Generat
 
     Pixels are clipped to [0, 1] after each step.
 
-    Args:
-        task: "images[i]", and "held_out[i]" or none, of one size, (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
-
     Returns:
         "disc" (1, 3, S, S) in [0, 1]; "mask" (1, 1, S, S), 1 within the disc and 0 outside; "pictures" (K, 3,
         H, W), at most 8 held-out placements; and "patch", how often it works.
-
-    Raises:
-        InvalidArgument: pictures of different sizes, or fewer than five and none to judge by.
     """
-    aim = Objective(task)
-    judging = [Judging(aim, number) for number in range(len(aim.judging))]
-    held = yield from optimise([Learning(aim), *judging], state, task.seed, task.device)
-    shown = [aim.judged(number, held[DISC])[:1] for number in range(min(SHOWN, len(aim.judging)))]
+    objective = Objective(task)
+    numbers = range(len(objective.judging))
+    learning, judging = Learning(objective, task.params.steps), [Judging(objective, i) for i in numbers]
+    held = yield from optimise([learning, *judging], state, task.seed, task.device)
+    shown = torch.cat([objective.judged(number, held[DISC])[:1] for number in numbers[:SHOWN]])
     placements = int(held[PLACED])
     report = adversarial_pb2.PatchReport(
         **{name: float(held[name]) / max(1, placements) for name in KINDS}, placements=placements
     )
-    return {DISC: held[DISC], "mask": aim.mask, "pictures": torch.cat(shown), "patch": report}
+    return {DISC: held[DISC], "mask": objective.mask, "pictures": shown, "patch": report}
 
 
 class Objective:
     """What the patch is made from, and judged by."""
 
     def __init__(self, task: Task[Params]) -> None:
-        self.task = task
+        self.seed = task.seed
         self.params = task.params
-        self.classify = classifier(task.network)
+        self.classify = attacks.classifier(task.network)
         self.learning, self.judging = pictures(task)
         self.size: Size = (self.learning.shape[2], self.learning.shape[3])
         self.side = max(1, round(task.params.size * min(self.size)))
@@ -99,12 +84,12 @@ class Objective:
     def covered(self, images: Tensor, patches: Tensor, pose: Tensor) -> Tensor:
         """Images (N, 3, H, W) with patches (N or 1, 3, S, S) on them."""
         disc = torch.cat([patches * self.mask, self.mask.expand(len(patches), -1, -1, -1)], 1)
-        found = camera.seen(disc, pose, self.size, around=0)
-        return images * (1 - found[:, 3:]) + found[:, :3]
+        placed = camera.seen(disc, pose, self.size, around=0)
+        return images * (1 - placed[:, 3:]) + placed[:, :3]
 
     def judged(self, number: int, patch: Tensor | None) -> Tensor:
         """A picture that judges, with `patch` in each of its places, or without any."""
-        rng = camera.held_out(self.task.seed, number)
+        rng = camera.held_out(self.seed, number)
         pose = self.placed(PLACEMENTS, rng)
         light = camera.light(self.params.transforms, PLACEMENTS, self.size, rng)
         image = self.judging[number : number + 1].expand(PLACEMENTS, -1, -1, -1)
@@ -112,7 +97,7 @@ class Objective:
 
     def noise(self, number: int) -> Tensor:
         """A patch of noise, another one for each picture."""
-        rng = camera.held_out(self.task.seed, -1 - number)
+        rng = camera.held_out(self.seed, -1 - number)
         return torch.rand(1, 3, self.side, self.side, generator=rng).to(self.learning)
 
 
@@ -120,89 +105,74 @@ class Objective:
 class Learning:
     """The patch, made better step by step."""
 
-    aim: Objective
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.aim.params.steps
+    objective: Objective
+    steps: int
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """Grey."""
-        side = self.aim.side
-        return {VARIABLE: self.aim.learning.new_full((1, 3, side, side), camera.GREY)}
+        """A grey patch."""
+        side = self.objective.side
+        return {VARIABLE: self.objective.learning.new_full((1, 3, side, side), camera.GREY)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step of Adam along a gradient that was taken in groups, which bounds the memory."""
-        aim, count = self.aim, self.aim.params.samples
-        chosen = torch.randint(len(aim.learning), (count,), generator=rng)
-        pose = aim.placed(count, rng)
-        light = camera.light(aim.params.transforms, count, aim.size, rng)
-        target = torch.full((count,), aim.params.target)
+        objective, params = self.objective, self.objective.params
+        count, images = params.samples, objective.learning
+        chosen = torch.randint(len(images), (count,), generator=rng)
+        pose = objective.placed(count, rng)
+        light = camera.light(params.transforms, count, objective.size, rng)
+        target = torch.full((count,), params.target)
 
-        values, gradient = gradients(
-            held[VARIABLE].expand(count, -1, -1, -1),
-            lambda patches, which: cross_entropy(
-                aim.classify(light(aim.covered(aim.learning[chosen[which]], patches, pose[which]), which)),
-                target[which],
-            ),
-        )
-        gradient = gradient.mean(0, keepdim=True)
-        rate = aim.params.learning_rate
-        found, _ = adam(rate).step(held, lambda x: ((x * gradient).sum(), {}))
-        return {**found, VARIABLE: found[VARIABLE].clamp(0, 1)}, {"cross_entropy": values.mean()}
+        def loss(patches: Tensor, which: slice) -> Tensor:
+            seen = light(objective.covered(images[chosen[which]], patches, pose[which]), which)
+            return attacks.cross_entropy(objective.classify(seen), target[which])
+
+        values, gradients = attacks.gradients(held[VARIABLE].expand(count, -1, -1, -1), loss)
+        gradient = gradients.mean(0, keepdim=True)
+        after, _ = adam(params.learning_rate).step(held, lambda x: ((x * gradient).sum(), {}))
+        return {**after, VARIABLE: after[VARIABLE].clamp(0, 1)}, {"cross_entropy": values.mean()}
 
     def picture(self, held: State) -> Tensor:
         """The disc on white."""
-        return held[VARIABLE] * self.aim.mask + 1 - self.aim.mask
+        return held[VARIABLE] * self.objective.mask + 1 - self.objective.mask
 
 
 @dataclass(frozen=True)
 class Judging:
     """One picture that no step has seen, in places that no step has drawn."""
 
-    aim: Objective
+    objective: Objective
     number: int
-
-    @property
-    def steps(self) -> int:
-        """One: all its places."""
-        return 1
+    steps = 1
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The patch, and what it has done so far."""
-        zero = torch.tensor(0, device=self.aim.learning.device)
+        zero = torch.tensor(0, device=self.objective.learning.device)
         counts = {name: last.get(name, zero) for name in (*KINDS, PLACED)}
         return {DISC: last.get(DISC, last.get(VARIABLE, zero)), **counts}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
-        """Counts, unless the picture is of the target itself."""
-        aim, number = self.aim, self.number
-        image = aim.judging[number : number + 1]
-        if int(predicted(aim.classify, image)) == aim.params.target:
+        """The counts with those of all places, unless the picture is of the target itself."""
+        objective, number, target = self.objective, self.number, self.objective.params.target
+        image = objective.judging[number : number + 1]
+        if int(attacks.predicted(objective.classify, image)) == target:
             return held, {}
-        pictures = [aim.judged(number, patch) for patch in (held[DISC], aim.noise(number), None)]
-        hits = [(predicted(aim.classify, some) == aim.params.target).sum() for some in pictures]
-        counts = {name: held[name] + hit for name, hit in zip(KINDS, hits, strict=True)}
+        patches = (held[DISC], objective.noise(number), None)
+        counts = {
+            name: held[name]
+            + (attacks.predicted(objective.classify, objective.judged(number, patch)) == target).sum()
+            for name, patch in zip(KINDS, patches, strict=True)
+        }
         return {**held, **counts, PLACED: held[PLACED] + PLACEMENTS}, {}
 
     def picture(self, held: State) -> Tensor:
-        """The first place."""
-        return self.aim.judged(self.number, held[DISC])[:1]
+        """The picture with the patch in the first of its places."""
+        return self.objective.judged(self.number, held[DISC])[:1]
 
 
 def pictures(task: Task[Params]) -> tuple[Tensor, Tensor]:
-    """What is learned from, and what is judged by; raises as `adversarial_patch`."""
-    images = stacked(task, f"{FIELD}.images")
-    if not task.params.held_out:
-        chosen = torch.arange(len(images)) % EVERY == EVERY - 1
-        if not chosen.any():
-            allowed = f"given, or {EVERY} images, of which the last is one"
-            raise InvalidArgument.of(f"{FIELD}.held_out", "nothing", allowed)
-        return images[~chosen], images[chosen]
-    judging = stacked(task, f"{FIELD}.held_out")
-    if judging.shape[2:] != images.shape[2:]:
-        height, width = images.shape[2:]
-        found = f"{judging.shape[3]} x {judging.shape[2]} pixels"
-        raise InvalidArgument.of(f"{FIELD}.held_out[0]", found, f"{width} x {height} as the images")
-    return images, judging
+    """What is learned from, and what is judged by, (N, 3, H, W) each."""
+    images = attacks.stacked(task, "images")
+    if task.params.held_out:
+        return images, attacks.stacked(task, "held_out")
+    judges = torch.arange(len(images)) % EVERY == EVERY - 1
+    return images[~judges], images[judges]

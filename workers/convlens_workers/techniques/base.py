@@ -15,13 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 from torch import Tensor
 
+from convlens.v1 import image_pb2
 from convlens_models.manifest import Manifest
+from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.jobs.techniques.base import Resources, Submission
 from convlens_workers.networks import Networks
 
 Params = TypeVar("Params", bound=Message)
@@ -85,6 +90,18 @@ class Task(Generic[Params]):
     device: torch.device
     collections: CollectionFiles
     host: Host = field(default_factory=Host)
+
+    def collection_images(self, digests: Iterable[str]) -> NDArray[np.float32]:
+        """Images of `params.collection` as the network gets them, (N, 3, H, W) in [0, 1]. Raises NotFound."""
+        collection = self.params.collection  # type: ignore[attr-defined]
+        files = (self.collections.image(collection, digest) for digest in digests)
+        return np.stack([to_input(image_pb2.Image(encoded=file), self.manifest) for file in files])
+
+    def submission(self, technique: str) -> Submission:
+        """The job as the server saw it when it was submitted."""
+        sizes = {path: (image.shape[2], image.shape[3]) for path, image in self.images.items()}
+        resources = Resources(self.host.networks.repository, self.host.victims, self.host.folders)
+        return Submission(technique, self.params, self.manifest, sizes, resources)
 
 
 @dataclass(frozen=True)

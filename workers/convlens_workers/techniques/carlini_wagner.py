@@ -13,17 +13,7 @@ from torch import Tensor
 from convlens.v1 import adversarial_pb2
 from convlens_models.measures.certificate import AttackGoal
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts.attacks import (
-    Classifier,
-    class_indices,
-    classifier,
-    gradients,
-    predicted,
-    smallest_changes,
-    stacked,
-    targeted,
-    untargeted,
-)
+from convlens_workers.techniques.parts import attacks
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 
@@ -34,8 +24,9 @@ INSIDE: Final = 0.999999
 EDGE: Final = 1e-4
 """Margin of logits by which a goal must be met, so that rounding in another batch does not undo it."""
 CHECKS: Final = 10
+"""How often in a search its loss is looked at."""
 PROGRESS: Final = 0.9999
-"""Of its loss at the last of ten checks, which a search must have got below to go on."""
+"""A search goes on while its loss falls below this share of that at the check before."""
 
 
 def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
@@ -45,34 +36,27 @@ def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[
     largest other one's. Each search takes all steps from the image on; then c of each image grows tenfold,
     or halves its interval. As in Foolbox, except that every image stops alone when its loss stops falling.
 
-    Args:
-        task: `images["images[i]"]`, all of one size.
-        state: of the last step, to go on from.
-
     Returns:
         "original", "adversarial" (N, 3, H, W), each the nearest that met its goal by the confidence, or the
         original where none did; "perturbation", their difference x 10 about grey; report "attack".
-
-    Raises:
-        InvalidArgument: images of different sizes, targets or labels of another number.
     """
     params = task.params
-    original = stacked(task, "carlini_wagner.images")
-    classify = classifier(task.network)
+    original = attacks.stacked(task, "images")
+    classify = attacks.classifier(task.network)
     goal = choose_goal(params, classify, original)
-    stages = [Search(classify, original, goal, params)] * params.searches
+    stages = [Search(classify, original, goal, params, params.steps)] * params.searches
     held = yield from optimise(stages, state, task.seed, task.device)
-    return smallest_changes(classify, task.manifest, original, held, goal)
+    return attacks.smallest_changes(classify, task.manifest, original, held, goal)
 
 
-def choose_goal(params: Params, classify: Classifier, original: Tensor) -> AttackGoal:
+def choose_goal(params: Params, classify: attacks.Classifier, original: Tensor) -> AttackGoal:
     """Towards the targets; else away from the labels, or from what the network predicts."""
     count = len(original)
     if params.targets:
-        return targeted(class_indices(params.targets, count, "carlini_wagner.targets", one_for_all=True))
+        return attacks.targeted(attacks.class_indices(params.targets, count))
     if params.labels:
-        return untargeted(class_indices(params.labels, count, "carlini_wagner.labels"))
-    return untargeted(predicted(classify, original))
+        return attacks.untargeted(attacks.class_indices(params.labels, count))
+    return attacks.untargeted(attacks.predicted(classify, original))
 
 
 @dataclass(frozen=True)
@@ -84,32 +68,25 @@ class Search:
     smallest that met; `adversarial` and `l2`, the nearest yet; `queries`. Adam's memory; `tick`, steps taken.
     """
 
-    classify: Classifier
+    classify: attacks.Classifier
     original: Tensor
     goal: AttackGoal
     params: Params
-
-    @property
-    def steps(self) -> int:
-        """Of Adam."""
-        return self.params.steps
+    steps: int
 
     def start(self, last: State, _rng: torch.Generator) -> State:
         """At the images, with the next c."""
         count, device = len(self.original), self.original.device
-        found = {name: last[name] for name in ("adversarial", "l2", "queries") if last} or {
+        best = {name: last[name] for name in ("adversarial", "l2", "queries") if last} or {
             "adversarial": self.original,
             "l2": torch.full((count,), math.inf, device=device),
             "queries": torch.zeros(count, dtype=torch.int64, device=device),
         }
         first = torch.full((count,), self.params.initial_constant, device=device)
-        bounds = (
-            narrowed(last)
-            if last
-            else {"low": torch.zeros_like(first), "high": torch.full_like(first, math.inf), "constant": first}
-        )
+        widest = {"low": torch.zeros_like(first), "high": torch.full_like(first, math.inf), "constant": first}
+        bounds = narrowed(last) if last else widest
         return {
-            **found,
+            **best,
             **bounds,
             VARIABLE: torch.zeros_like(self.original),
             "met": torch.zeros(count, dtype=torch.bool, device=device),
@@ -140,14 +117,11 @@ class Search:
             margins.append(margin.detach())
             return constant[part] * margin.clamp_min(0) + (image - zero).square().sum((1, 2, 3))
 
-        values, slopes = gradients(held[VARIABLE][where], loss)
+        values, slopes = attacks.gradients(held[VARIABLE][where], loss)
         gradient = torch.zeros_like(held[VARIABLE]).index_copy(0, where, slopes)
         new, _ = adam(self.params.learning_rate).step(held, lambda x: ((x * gradient).sum(), {}))
-        return (
-            new
-            | self.nearest(held, where, torch.cat(reached), torch.cat(margins))
-            | self.checked(held, where, values)
-        )
+        nearest = self.nearest(held, where, torch.cat(reached), torch.cat(margins))
+        return new | nearest | self.checked(held, where, values)
 
     def margin(self, log_probabilities: Tensor, where: Tensor) -> Tensor:
         """By how much each image still misses its goal in logits, the confidence included, (n)."""
@@ -182,7 +156,7 @@ class Search:
         }
 
     def picture(self, held: State) -> Tensor:
-        """The first image as it is."""
+        """The first image under attack."""
         return to_pixels(to_tanh(self.original[:1]) + held[VARIABLE][:1])
 
 

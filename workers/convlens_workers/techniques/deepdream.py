@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.jobs.techniques.deepdream import dream_layers, smallest_side
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.animation import eight_bit, webp, zoomed
 from convlens_workers.techniques.parts.guide import guided
 from convlens_workers.techniques.parts.loop import Losses, optimise
-from convlens_workers.techniques.parts.pixels import Size, resize, roll, unit_mean
+from convlens_workers.techniques.parts.pixels import Size, resize, roll, scaled, unit_mean
 from convlens_workers.techniques.parts.pyramid import equalised
 from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
-SMALLEST_SIDE: Final = 32
-MOST_PIXELS: Final = 1 << 27
-"""Of all frames of a video together: what its checkpoints and its result may hold."""
+Params = job_pb2.DeepDream
 IMAGE, START, FRAME, VIDEO = "image", "start", "frame.", "zoom.webp"
 """In the state and the result: the picture, what its frame started from, the frames before, the file."""
 
 
-def deepdream(
-    task: Task[job_pb2.DeepDream], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def deepdream(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Gradient ascent on sum_l ||a_l(x)||_2 over octaves, from the smallest to the picture's own size.
 
     Each step moves x by `step_size` / 255 times g / mean|g|, with g that of a randomly rolled picture, and
@@ -45,36 +40,27 @@ def deepdream(
     - `laplacian`: g with all bands of its pyramid at one strength, then divided by its mean|g|.
     - `frames`: each but the first starts from the one before, enlarged by `zoom` about its centre.
 
-    Args:
-        task: `images["image"]`, and `images["guide"]` if there is one, (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
-
     Returns:
         "image" of shape (1, 3, H, W) in [0, 1], the last frame. Of several frames also "frame.0000" and so
         on, alike but rounded to 8 bits, and "zoom.webp", the bytes of a file.
-
-    Raises:
-        InvalidArgument: no layer given, and the model has no dream layers; channels of several layers, or
-            that its layer does not have; a tile too small for the network; more frames than fit.
     """
-    check(task)
-    # 0 frames: a request from before there were any.
-    count, sizes, dream = max(1, task.params.frames), octaves(task), Dream(task, dream_layers(task))
-    stages = [Octave(dream, size, frame) for frame in range(count) for size in sizes]
+    params, dream = task.params, Dream(task, dream_layers(task.params, task.manifest))
+    count, sizes = max(1, params.frames), octaves(task)  # 0 frames: a request from before there were any.
+    stages = [Octave(dream, size, frame, params.steps) for frame in range(count) for size in sizes]
     last = yield from optimise(stages, state, task.seed, task.device)
     if count == 1:
         return {IMAGE: last[IMAGE]}
     kept = with_frame(last, count - 1)
     frames = [kept[frame_name(number)] for number in range(count)]
     shown = {frame_name(number): frame / 255 for number, frame in enumerate(frames)}
-    return {IMAGE: last[IMAGE], **shown, VIDEO: webp(frames, task.params.frame_rate)}
+    return {IMAGE: last[IMAGE], **shown, VIDEO: webp(frames, params.frame_rate)}
 
 
 @dataclass(frozen=True)
 class Dream:
     """What is amplified, of any picture."""
 
-    task: Task[job_pb2.DeepDream]
+    task: Task[Params]
     layers: list[str]
 
     def values(self, image: Tensor) -> dict[str, Tensor]:
@@ -104,11 +90,10 @@ class Dream:
         guide = self.task.images.get("guide")
         if guide is None:
             return None
-        height, width = guide.shape[2:]
-        wanted, least = self.task.manifest.input_size, smallest(self.task)
-        ratio = min(1.0, max(wanted / max(height, width), least / min(height, width)))
+        sides, manifest = guide.shape[2:], self.task.manifest
+        ratio = min(1.0, max(manifest.input_size / max(sides), smallest_side(manifest) / min(sides)))
         with torch.no_grad():
-            return self._features(resize(guide, (round(height * ratio), round(width * ratio))))
+            return self._features(scaled(guide, ratio, least=1))
 
 
 @dataclass(frozen=True)
@@ -118,11 +103,7 @@ class Octave:
     dream: Dream
     size: Size
     frame: int
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.dream.task.params.steps
+    steps: int
 
     def start(self, last: State, _rng: torch.Generator) -> State:
         """The picture, with the detail of the octave before; or the frame before, enlarged."""
@@ -143,37 +124,8 @@ class Octave:
         return {**held, IMAGE: moved}, values
 
     def picture(self, held: State) -> Tensor:
-        """The picture as it is."""
+        """The picture under way."""
         return held[IMAGE]
-
-
-def check(task: Task[job_pb2.DeepDream]) -> None:
-    """Refuse what only the model and the size of the picture tell."""
-    params, least = task.params, 2 * smallest(task)
-    if 0 < params.tile < least:
-        raise InvalidArgument.of("deepdream.tile", params.tile, f"0, or at least {least}")
-    height, width = task.images[IMAGE].shape[2:]
-    most = max(1, MOST_PIXELS // (height * width))
-    if params.frames > most:
-        raise InvalidArgument.of(
-            "deepdream.frames", params.frames, f"at most {most} of {height} x {width} pixels"
-        )
-
-
-def dream_layers(task: Task[job_pb2.DeepDream]) -> list[str]:
-    """The layers to amplify; refuses channels that they do not have."""
-    layers = list(task.params.layers) or list(task.manifest.dream_layers)
-    if not layers:
-        raise InvalidArgument.of("deepdream.layers", [], f"set: {task.manifest.name} has no dream layers")
-    channels = list(task.params.channels)
-    if channels and len(layers) > 1:
-        raise InvalidArgument.of("deepdream.layers", layers, "only one, as there are channels")
-    count = task.manifest.layer(layers[0], "deepdream.layers[0]").shape[0]
-    for position, channel in enumerate(channels):
-        if not 0 <= channel < count:
-            allowed = f"between 0 and {count - 1}, the last channel of {layers[0]}"
-            raise InvalidArgument.of(f"deepdream.channels[{position}]", channel, allowed)
-    return layers
 
 
 def next_octave(image: Tensor, start: Tensor, size: Size) -> Tensor:
@@ -183,24 +135,19 @@ def next_octave(image: Tensor, start: Tensor, size: Size) -> Tensor:
     return (resize(start, size) + resize(detail, size)).clamp(0, 1)
 
 
-def octaves(task: Task[job_pb2.DeepDream]) -> list[Size]:
+def octaves(task: Task[Params]) -> list[Size]:
     """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
     height, width = task.images[IMAGE].shape[2:]
     scales = [task.params.octave_scale**-n for n in reversed(range(task.params.octaves))]
     sizes = [(round(height * scale), round(width * scale)) for scale in scales[:-1]]
-    return [size for size in sizes if min(size) >= smallest(task)] + [(height, width)]
-
-
-def smallest(task: Task[job_pb2.DeepDream]) -> int:
-    """The smallest side that is worth while and that the network takes."""
-    return max(SMALLEST_SIDE, task.manifest.min_size if task.manifest.dynamic_size else 0)
+    return [size for size in sizes if min(size) >= smallest_side(task.manifest)] + [(height, width)]
 
 
 def with_frame(held: State, number: int) -> State:
-    """With the picture kept as a finished frame: at 8 bits, as the video has it, and small in checkpoints."""
+    """The state with the picture as a finished frame: in 8 bits as the video has it, small in checkpoints."""
     return {**held, frame_name(number): eight_bit(held[IMAGE])}
 
 
 def frame_name(number: int) -> str:
-    """As artifacts are called."""
+    """The name of a frame's artifact."""
     return f"{FRAME}{number:04}"

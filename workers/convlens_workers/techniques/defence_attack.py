@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts.attacks import (
-    certified,
-    class_indices,
-    classifier,
-    cross_entropy,
-    gradients,
-    predicted,
-    stacked,
-    untargeted,
-)
-from convlens_workers.techniques.parts.balls import BALLS, moved
+from convlens_workers.techniques.parts import attacks
+from convlens_workers.techniques.parts.balls import Linf, moved
 from convlens_workers.techniques.parts.defences import defence
 from convlens_workers.techniques.parts.loop import Losses, optimise
 
 Params = adversarial_pb2.DefenceAttack
-BALL = BALLS[0]
+BALL: Final = Linf()
 PLAIN, ADAPTIVE = "plain", "adversarial"
 
 
@@ -36,32 +28,24 @@ def defence_attack(task: Task[Params], state: State | None = None) -> Generator[
     taken. Both attacks start at the same random point of the ball and take all their steps; their last points
     are judged.
 
-    Args:
-        task: `images["images[i]"]`, all of one size.
-        state: of the last step, to go on from.
-
     Returns:
         "original", "plain" and "adversarial" (N, 3, H, W); report "defence".
-
-    Raises:
-        InvalidArgument: pictures of different sizes, or labels that are not one a picture.
     """
-    attack = Attack(task)
-    held = yield from optimise([attack], state, task.seed, task.device)
-    return attack.results(held)
+    both = BothAttacks(task)
+    held = yield from optimise([both], state, task.seed, task.device)
+    return both.results(held)
 
 
-class Attack:
-    """Both attacks, side by side."""
+class BothAttacks:
+    """The two attacks, side by side: the one stage of the loop."""
 
     def __init__(self, task: Task[Params]) -> None:
         params = task.params
         self.steps = params.steps
         self._task = task
-        self._images = stacked(task, "defence_attack.images")
-        labels = class_indices(params.labels, len(self._images), "defence_attack.labels")
-        self._labels = labels.to(task.device)
-        self._classify = classifier(task.network)
+        self._images = attacks.stacked(task, "images")
+        self._labels = torch.tensor(params.labels).to(task.device)
+        self._classify = attacks.classifier(task.network)
         self._defend = defence(params.defence)
         self._step_size = params.step_size if params.HasField("step_size") else params.epsilon / 4
 
@@ -75,11 +59,9 @@ class Attack:
         """A step of each."""
         seen = {PLAIN: held[PLAIN], ADAPTIVE: self._defend(held[ADAPTIVE])}
         following, losses = {}, {}
-        for name, found in held.items():
-            values, gradient = gradients(
-                seen[name], lambda some, which: cross_entropy(self._classify(some), self._labels[which])
-            )
-            to = found + self._step_size * BALL.direction(gradient)
+        for name, images in held.items():
+            values, gradient = attacks.loss_gradients(self._classify, seen[name], self._labels)
+            to = images + self._step_size * BALL.direction(gradient)
             following[name] = moved(self._images, to, BALL, self._task.params.epsilon)
             losses[name] = values.mean()
         return following, losses
@@ -89,20 +71,20 @@ class Attack:
         return held[ADAPTIVE][:1]
 
     def results(self, held: State) -> Results:
-        """Artifacts and report."""
+        """The artifacts and the report, from the last state."""
         original, plain, adaptive = self._images, held[PLAIN], held[ADAPTIVE]
-        clean, bare = self._right(original, defended=True), self._right(original, defended=False)
+        clean, bare = self._right(self._defended, original), self._right(self._classify, original)
         report = adversarial_pb2.DefenceReport(
-            clean_accuracy=_share(clean),
-            plain_accuracy=_share(clean & self._right(plain, defended=True)),
-            accuracy=_share(clean & self._right(adaptive, defended=True)),
-            undefended_accuracy=_share(bare & self._right(plain, defended=False)),
-            certificates=certified(
+            clean_accuracy=attacks.share(clean),
+            plain_accuracy=attacks.share(clean & self._right(self._defended, plain)),
+            accuracy=attacks.share(clean & self._right(self._defended, adaptive)),
+            undefended_accuracy=attacks.share(bare & self._right(self._classify, plain)),
+            certificates=attacks.certified(
                 self._defended,
                 self._task.manifest,
                 original,
                 adaptive,
-                untargeted(self._labels),
+                attacks.untargeted(self._labels),
                 queries=self.steps,
             ),
         )
@@ -111,10 +93,6 @@ class Attack:
     def _defended(self, images: Tensor) -> Tensor:
         return self._classify(self._defend(images))
 
-    def _right(self, images: Tensor, *, defended: bool) -> Tensor:
+    def _right(self, classify: attacks.Classifier, images: Tensor) -> Tensor:
         """Whether each image is classified as its label, (N)."""
-        return predicted(self._defended if defended else self._classify, images) == self._labels
-
-
-def _share(found: Tensor) -> float:
-    return float(found.float().mean())
+        return attacks.predicted(classify, images) == self._labels

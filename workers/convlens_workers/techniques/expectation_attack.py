@@ -5,7 +5,7 @@ Athalye, Engstrom, Ilyas, Kwok: Synthesizing robust adversarial examples (2018),
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -15,28 +15,19 @@ from torch import Tensor
 
 from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import camera
-from convlens_workers.techniques.parts.attacks import (
-    Classifier,
-    certified,
-    class_indices,
-    classifier,
-    cross_entropy,
-    gradients,
-    probabilities,
-    stacked,
-    targeted,
-)
-from convlens_workers.techniques.parts.balls import BALLS, moved, radius
+from convlens_workers.techniques.parts import attacks, camera
+from convlens_workers.techniques.parts.balls import BALLS, moved
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE
 
 Params = adversarial_pb2.ExpectationAttack
-FIELD: Final = "expectation_attack"
 EPSILONS: Final = {attack_pb2.NORM_L2: 8.0}
 USUAL_EPSILON: Final = 16 / 255
 REACH: Final = 2.5
 """How often all steps together cross the radius: a step is this x epsilon / steps (Madry et al. 2018)."""
+View = Callable[[Tensor, slice], Tensor]
+"""Images (n, 3, H, W) as seen in those of the views that a slice names; or one image, in all of these."""
+ALL: Final = slice(None)
 NAIVE, FOUND, CURVE = "naive", "adversarial", "probabilities"
 
 
@@ -46,52 +37,48 @@ def expectation_attack(task: Task[Params], state: State | None = None) -> Genera
     The mean is over transforms t, drawn anew for each step. First the same without transforms, for all
     images at once; then image after image; then the probabilities at each angle, under held-out transforms.
 
-    Args:
-        task: "images[i]" of one size, (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
-
     Returns:
         "original", "naive" and "adversarial" (N, 3, H, W) in [0, 1]; "angles" (A) in degrees against the
         clock; "probabilities" (3, N, A) of the targets; and "attack", the certificates of "adversarial".
-
-    Raises:
-        InvalidArgument: images of different sizes, targets that do not match them, or epsilon above 1 in
-            L-infinity.
     """
-    aim = Objective(task)
-    images = [Expectation(aim, position) for position in range(len(aim.images))]
-    angles = [AtAngle(aim, position) for position in range(task.params.angles)]
-    held = yield from optimise([Naive(aim), *images, *angles], state, task.seed, task.device)
-    found, queries = held[FOUND], task.params.steps * task.params.samples
-    certificates = certified(
-        aim.classify, task.manifest, aim.images, found, targeted(aim.targets), queries=queries
+    objective, steps = Objective(task), task.params.steps
+    images = [Expectation(objective, steps, position) for position in range(len(objective.images))]
+    angles = [AtAngle(objective, position) for position in range(task.params.angles)]
+    held = yield from optimise([Naive(objective, steps), *images, *angles], state, task.seed, task.device)
+    certificates = attacks.certified(
+        objective.classify,
+        task.manifest,
+        objective.images,
+        held[FOUND],
+        attacks.targeted(objective.targets),
+        queries=steps * task.params.samples,
     )
     return {
-        "original": aim.images,
+        "original": objective.images,
         NAIVE: held[NAIVE],
-        FOUND: found,
-        "angles": aim.angles,
+        FOUND: held[FOUND],
+        "angles": objective.angles,
         CURVE: held[CURVE],
         "attack": attack_pb2.AttackResult(certificates=certificates),
     }
 
 
 class Objective:
-    """What is attacked, and how far."""
+    """The images, their targets, and how far an image may be changed."""
 
     def __init__(self, task: Task[Params]) -> None:
         params = task.params
-        self.task = task
+        self.seed = task.seed
         self.params = params
-        self.images = stacked(task, f"{FIELD}.images")
-        self.targets = class_indices(params.targets, len(self.images), f"{FIELD}.targets", one_for_all=True)
-        given = params.epsilon if params.HasField("epsilon") else EPSILONS.get(params.norm, USUAL_EPSILON)
-        self.epsilon = radius(params.norm, given, f"{FIELD}.epsilon")
-        self.classify: Classifier = classifier(task.network)
+        self.images = attacks.stacked(task, "images")
+        self.targets = attacks.class_indices(params.targets, len(self.images))
+        usual = EPSILONS.get(params.norm, USUAL_EPSILON)
+        self.epsilon = params.epsilon if params.HasField("epsilon") else usual
+        self.classify = attacks.classifier(task.network)
 
     @cached_property
     def angles(self) -> Tensor:
-        """Of the curve, in degrees; one alone is upright."""
+        """The angles of the curve in degrees; one alone is upright."""
         reach, count = self.params.transforms.rotation, self.params.angles
         return torch.linspace(-reach, reach, count) if count > 1 else torch.zeros(1)
 
@@ -101,48 +88,31 @@ class Objective:
         return moved(original, x - length * ball.direction(gradient), ball, self.epsilon)
 
     def viewed(self, rng: torch.Generator, count: int, angle: float | None = None) -> View:
-        """`count` random views."""
+        """`count` random views, all at one angle in degrees if it is given."""
         ranges, size = self.params.transforms, (self.images.shape[2], self.images.shape[3])
-        return View(camera.poses(ranges, count, size, rng, angle), camera.light(ranges, count, size, rng))
-
-
-@dataclass(frozen=True)
-class View:
-    """Poses, and the light in which they are seen."""
-
-    pose: Tensor
-    light: camera.Light
-
-    def __call__(self, images: Tensor, which: slice = slice(None)) -> Tensor:
-        """Images (n, 3, H, W), those of the views `which`; or one image, in all these views."""
-        return self.light(camera.seen(images, self.pose[which]), which)
+        pose, light = camera.poses(ranges, count, size, rng, angle), camera.light(ranges, count, size, rng)
+        return lambda images, which: light(camera.seen(images, pose[which]), which)
 
 
 @dataclass(frozen=True)
 class Naive:
     """The attack without transforms, on all images at once."""
 
-    aim: Objective
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.aim.params.steps
+    objective: Objective
+    steps: int
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The images themselves."""
-        return {NAIVE: self.aim.images}
+        return {NAIVE: self.objective.images}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step towards the targets."""
-        aim, x = self.aim, held[NAIVE]
-        values, gradient = gradients(
-            x, lambda some, which: cross_entropy(aim.classify(some), aim.targets[which])
-        )
-        return {NAIVE: aim.stepped(aim.images, x, gradient)}, {"naive": values.mean()}
+        objective, x = self.objective, held[NAIVE]
+        values, gradient = attacks.loss_gradients(objective.classify, x, objective.targets)
+        return {NAIVE: objective.stepped(objective.images, x, gradient)}, {"naive": values.mean()}
 
     def picture(self, held: State) -> Tensor:
-        """The first one."""
+        """The first image under attack."""
         return held[NAIVE][:1]
 
 
@@ -150,18 +120,14 @@ class Naive:
 class Expectation:
     """The attack on one image, under transforms; finished images lie before it in the state."""
 
-    aim: Objective
+    objective: Objective
+    steps: int
     position: int
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.aim.params.steps
 
     @property
     def original(self) -> Tensor:
         """The image, (1, 3, H, W)."""
-        return self.aim.images[self.position : self.position + 1]
+        return self.objective.images[self.position : self.position + 1]
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The image itself."""
@@ -169,17 +135,17 @@ class Expectation:
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step towards the target, as seen under new transforms."""
-        aim, samples, x = self.aim, self.aim.params.samples, held[VARIABLE]
-        view, target = aim.viewed(rng, samples), aim.targets[self.position].expand(samples)
-        values, gradient = gradients(
+        objective, samples, x = self.objective, self.objective.params.samples, held[VARIABLE]
+        view, target = objective.viewed(rng, samples), objective.targets[self.position].expand(samples)
+        values, gradient = attacks.gradients(
             x.expand(samples, -1, -1, -1),
-            lambda some, which: cross_entropy(aim.classify(view(some, which)), target[which]),
+            lambda some, which: attacks.cross_entropy(objective.classify(view(some, which)), target[which]),
         )
-        step = aim.stepped(self.original, x, gradient.mean(0, keepdim=True))
+        step = objective.stepped(self.original, x, gradient.mean(0, keepdim=True))
         return {**held, VARIABLE: step}, {"expectation": values.mean()}
 
     def picture(self, held: State) -> Tensor:
-        """The image as it is."""
+        """The image under attack."""
         return held[VARIABLE]
 
 
@@ -187,43 +153,40 @@ class Expectation:
 class AtAngle:
     """The probability of its target for each image at one angle, the mean over held-out transforms."""
 
-    aim: Objective
+    objective: Objective
     position: int
-
-    @property
-    def steps(self) -> int:
-        """One: all images."""
-        return 1
+    steps = 1
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """What has been found, and the curves so far."""
-        empty = self.aim.images.new_empty(3, len(self.aim.images), 0)
+        """The attacked images, and the curves so far."""
+        empty = self.objective.images.new_empty(3, len(self.objective.images), 0)
         return {NAIVE: last[NAIVE], FOUND: finished(last), CURVE: last.get(CURVE, empty)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
-        """The same transforms for all."""
-        aim, angle = self.aim, self.aim.angles[self.position]
-        rng = camera.held_out(aim.task.seed, self.position)
-        view = aim.viewed(rng, aim.params.held_out, float(angle))
-        values = torch.stack(
-            [self._probabilities(view, some) for some in (aim.images, held[NAIVE], held[FOUND])]
+        """All probabilities at this angle, under the same transforms."""
+        objective, angle = self.objective, self.objective.angles[self.position]
+        view = objective.viewed(
+            camera.held_out(objective.seed, self.position), objective.params.held_out, float(angle)
         )
+        series = (objective.images, held[NAIVE], held[FOUND])
+        values = torch.stack([self._probabilities(view, images) for images in series])
         names = ("p_original", "p_naive", "p_adversarial")
         curve = torch.cat([held[CURVE], values[..., None]], 2)
         return {**held, CURVE: curve}, dict(zip(names, values.mean(1), strict=True))
 
     def picture(self, held: State) -> Tensor:
-        """The first one, turned."""
-        angle, one = self.aim.angles[self.position : self.position + 1], torch.ones(1)
-        first = held[FOUND][:1]
-        return camera.seen(first, camera.turned(angle, one, (first.shape[2], first.shape[3])))
+        """The first image at this angle."""
+        angle, first = self.objective.angles[self.position : self.position + 1], held[FOUND][:1]
+        return camera.seen(first, camera.turned(angle, torch.ones(1), (first.shape[2], first.shape[3])))
 
     def _probabilities(self, view: View, images: Tensor) -> Tensor:
-        found = [probabilities(self.aim.classify, view(image[None])).mean(0) for image in images]
-        return torch.stack(found).gather(1, self.aim.targets.to(images.device)[:, None])[:, 0]
+        """The mean probability of each image's target over all views, (N)."""
+        classify, targets = self.objective.classify, self.objective.targets.to(images.device)
+        means = [attacks.probabilities(classify, view(image[None], ALL)).mean(0) for image in images]
+        return torch.stack(means).gather(1, targets[:, None])[:, 0]
 
 
 def finished(held: State) -> Tensor:
     """The images that have been attacked so far, (n, 3, H, W)."""
     before = held.get(FOUND, held[NAIVE][:0])
-    return torch.cat([before, held[VARIABLE]] if VARIABLE in held else [before])
+    return torch.cat([before, held[VARIABLE]]) if VARIABLE in held else before

@@ -6,34 +6,31 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from convlens.v1 import image_pb2, job_pb2
-from convlens_models.preprocess import to_input
+from convlens.v1 import job_pb2
 from convlens_workers.collections import Features, FeatureSet
 from convlens_workers.collections.pooling import pool
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 
 BATCH: Final = 16
+"""Images that go through the network at once."""
+PARTS: Final = ("values", "positions", "width")
+"""Fields of `Features`."""
 
 Params = job_pb2.ExtractFeatures
 Rows = dict[FeatureSet, Features]
 
 
-def extract_features(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def extract_features(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Pool the layers' values for every image of the shards that nobody has done yet.
 
     Any number of jobs may go through the same shards: each takes the next one that is neither done nor
     claimed, and part 0 in the end also those whose claimant has not finished. Features lie in the
     collection's files, so that what is done stays done, whatever becomes of the job.
 
-    Args:
-        task: `params.shards` are the lists of images.
-        state: of the last step: the shard that it was in, and the rows that it had.
+    The state holds the number of the shard in hand and the rows that it has so far.
 
     Returns:
         "images", int64 (1): images of all shards.
@@ -83,31 +80,21 @@ def _resume(
     task: Task[Params], sets: list[FeatureSet], state: State | None, missing: list[str]
 ) -> tuple[str, Rows] | None:
     """The shard that the state was in, with its rows, if nobody has done it meanwhile."""
-    if state is None:
+    if state is None or (shard := task.params.shards[int(state["shard"])]) not in missing:
         return None
-    shard = task.params.shards[int(state["shard"])]
-    if shard not in missing:
-        return None
-    rows = {
-        which: Features(
-            state[f"{number}.values"].numpy(),
-            state[f"{number}.positions"].numpy(),
-            int(state[f"{number}.width"]),
-        )
-        for number, which in enumerate(sets)
-    }
+    rows: Rows = {}
+    for number, which in enumerate(sets):
+        values, positions, width = (state[f"{number}.{part}"].numpy() for part in PARTS)
+        rows[which] = Features(values, positions, int(width))
     return shard, rows
 
 
 def _state(sets: list[FeatureSet], rows: Rows) -> State:
+    """The rows as tensors."""
     return {
-        name: value
+        f"{number}.{part}": torch.as_tensor(getattr(rows[which], part))
         for number, which in enumerate(sets)
-        for name, value in (
-            (f"{number}.values", torch.from_numpy(rows[which].values)),
-            (f"{number}.positions", torch.from_numpy(rows[which].positions)),
-            (f"{number}.width", torch.tensor(rows[which].width)),
-        )
+        for part in PARTS
     }
 
 
@@ -117,16 +104,11 @@ def _growing(
     """The rows of a shard's images, some more each time, and the last image; goes on from `rows`."""
     start = len(rows[sets[0]].values) if rows else 0
     for first in range(start, len(images), BATCH):
-        batch = _pictures(task, images[first : first + BATCH])
+        inputs = task.collection_images(images[first : first + BATCH])
+        batch = torch.from_numpy(inputs).to(task.device)
         with torch.no_grad():
             taps = task.network.taps(batch, task.params.layers)
         values = {layer: value.float().cpu().numpy() for layer, value in taps.items()}
         more = {which: pool(values[which.layer], which.pooling) for which in sets}
         rows = {which: rows[which].followed_by(more[which]) for which in sets} if rows else more
         yield rows, batch[-1:]
-
-
-def _pictures(task: Task[Params], digests: list[str]) -> Tensor:
-    files = (task.collections.image(task.params.collection, digest) for digest in digests)
-    pictures = [to_input(image_pb2.Image(encoded=file), task.manifest) for file in files]
-    return torch.from_numpy(np.stack(pictures)).to(task.device)

@@ -24,45 +24,44 @@ from convlens_workers.techniques.parts.transforms import robust
 
 Params = job_pb2.FeatureVisualisation
 REDIRECTED_STEPS: Final = 16
+"""Steps at the start whose gradients get through closed ReLUs."""
 JITTER: Final = 8
+"""Pixels by which the plain way shifts pictures at most."""
 ADAM_RATE: Final = 0.05
 STEP: Final = 0.2
+"""Length of a step of the plain way in standard deviations of the pixels."""
 FINISHED: Final = "finished"
 
 
 def feature_visualisation(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Gradient ascent on each objective in turn, all its variants at once.
 
-    Args:
-        task: no pictures.
-        state: of the last step, to go on from.
-
     Returns:
         "images" (objectives x variants, 3, size, size) in [0, 1], and "values", one for each. Where a
         collection is named, "examples" (objectives x examples, 3, H, W), and the report `visualisation`.
 
     Raises:
-        InvalidArgument: an objective that the model does not have.
+        InvalidArgument: a neuron outside its layer's map, where the size is not the model's own.
         NotFound: an example was deleted meanwhile.
     """
-    make = PARAMETRISATIONS[task.params.parametrisation]
-    aims = [
+    params = task.params
+    wanted = [
         Objective(
             task, objectives.terms(item, task.manifest, f"feature_visualisation.objectives[{position}]")
         )
-        for position, item in enumerate(task.params.objectives)
+        for position, item in enumerate(params.objectives)
     ]
-    stages = [make(aim) for aim in aims]
+    stages = [PARAMETRISATIONS[params.parametrisation](objective, params.steps) for objective in wanted]
     last = yield from optimise(stages, state, task.seed, task.device)
     images = finished(last, stages[-1])
     with torch.no_grad():
-        batches = torch.split(images, task.params.variants)
-        values = [aim.value(batch)[0] for aim, batch in zip(aims, batches, strict=True)]
-    made: dict[str, Tensor | Message] = {"images": images, "values": torch.cat(values)}
-    if task.params.collection:
-        made["examples"] = dataset_examples(task, [aim.terms[0] for aim in aims])
-        made["visualisation"] = job_pb2.VisualisationReport(examples=task.params.dataset_examples)
-    return made
+        batches = torch.split(images, params.variants)
+        values = [objective.value(batch)[0] for objective, batch in zip(wanted, batches, strict=True)]
+    results: dict[str, Tensor | Message] = {"images": images, "values": torch.cat(values)}
+    if params.collection:
+        results["examples"] = dataset_examples(task, [objective.terms[0] for objective in wanted])
+        results["visualisation"] = job_pb2.VisualisationReport(examples=params.dataset_examples)
+    return results
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Objective:
         return self.compare(*self.value(images))
 
     def compare(self, value: Tensor, features: Tensor) -> tuple[Tensor, Losses]:
-        """The same, from the objective and the features of each image."""
+        """What is to become small, and its parts, from the objective and the features of each image."""
         losses = {"objective": value.mean()}
         if len(value) == 1 or not self.task.params.diversity:
             return -value.sum(), losses
@@ -100,75 +99,61 @@ class Objective:
 class FourierStage:
     """lucid's way: Fourier coefficients, seen under random transforms; `x` holds the coefficients."""
 
-    aim: Objective
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.aim.task.params.steps
+    objective: Objective
+    steps: int
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """Noise."""
-        count, size = self.aim.task.params.variants, self.aim.size
-        spectrum = noise_spectrum(count, (size, size), rng).to(self.aim.task.device)
+        """The coefficients of noise."""
+        task, size = self.objective.task, self.objective.size
+        spectrum = noise_spectrum(task.params.variants, (size, size), rng).to(task.device)
         return {**kept(last, self), VARIABLE: spectrum, "number": torch.tensor(0)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step of Adam."""
-        number = int(held["number"])
-        network = self.aim.task.network
-        with network.redirected() if number < REDIRECTED_STEPS else nullcontext():
-            found, losses = adam(self.aim.task.params.learning_rate or ADAM_RATE).step(
-                held, lambda x: self.aim.loss(robust(fourier_picture(x, self.aim.size), rng))
+        number, task, size = int(held["number"]), self.objective.task, self.objective.size
+        with task.network.redirected() if number < REDIRECTED_STEPS else nullcontext():
+            after, losses = adam(task.params.learning_rate or ADAM_RATE).step(
+                held, lambda x: self.objective.loss(robust(fourier_picture(x, size), rng))
             )
-        return {**kept(held), **found, "number": torch.tensor(number + 1)}, losses
+        return {**kept(held), **after, "number": torch.tensor(number + 1)}, losses
 
     def pictures(self, held: State) -> Tensor:
-        """Of the coefficients."""
-        return fourier_picture(held[VARIABLE], self.aim.size)
+        """The pictures of the coefficients."""
+        return fourier_picture(held[VARIABLE], self.objective.size)
 
     def picture(self, held: State) -> Tensor:
         """The first variant."""
-        return fourier_picture(held[VARIABLE][:1], self.aim.size)
+        return fourier_picture(held[VARIABLE][:1], self.objective.size)
 
 
 @dataclass(frozen=True)
 class PixelStage:
     """The plain way: ascent on pixels with decay to the mean colour, blur and shifts; keeps the best."""
 
-    aim: Objective
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.aim.task.params.steps
+    objective: Objective
+    steps: int
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The network's zero, its mean colour; variants differ by a little noise."""
-        count, size = self.aim.task.params.variants, self.aim.size
-        noise = torch.randn(count, 3, size, size, generator=rng).to(self.aim.task.device)
+        count, size = self.objective.task.params.variants, self.objective.size
+        noise = torch.randn(count, 3, size, size, generator=rng).to(self.objective.task.device)
         start = self._mean() + (1e-3 * noise if count > 1 else 0 * noise)
         lowest = torch.full((count,), -torch.inf, device=start.device)
-        return {
-            **kept(last, self),
-            VARIABLE: start,
-            "best": start,
-            "value": lowest,
-            "number": torch.tensor(0),
-        }
+        begin = {VARIABLE: start, "best": start, "value": lowest, "number": torch.tensor(0)}
+        return {**kept(last, self), **begin}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step uphill, `learning_rate` standard deviations, root mean square."""
-        params, manifest = self.aim.task.params, self.aim.task.manifest
-        number, network = int(held["number"]) + 1, self.aim.task.network
+        task, number = self.objective.task, int(held["number"]) + 1
+        params, network = task.params, task.network
         x = roll(held[VARIABLE], random_shift(JITTER, rng)).requires_grad_()
         with torch.enable_grad(), network.redirected() if number <= REDIRECTED_STEPS else nullcontext():
-            value, features = self.aim.value(x)
-            loss, losses = self.aim.compare(value, features)
+            value, features = self.objective.value(x)
+            loss, losses = self.objective.compare(value, features)
             (gradient,) = torch.autograd.grad(loss, x)
         seen, value = x.detach(), value.detach()
         size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-        deviation = torch.tensor(manifest.std, device=x.device).view(1, 3, 1, 1)
+        deviation = torch.tensor(task.manifest.std, device=x.device).view(1, 3, 1, 1)
         moved = seen - (params.learning_rate or STEP) * deviation * gradient / size
         moved = self._mean() + (1 - params.decay) * (moved - self._mean())
         if params.blur_every and number % params.blur_every == 0:
@@ -183,7 +168,7 @@ class PixelStage:
         }, {name: part.detach() for name, part in losses.items()}
 
     def pictures(self, held: State) -> Tensor:
-        """The best so far."""
+        """The best pictures so far."""
         return held["best"]
 
     def picture(self, held: State) -> Tensor:
@@ -191,11 +176,12 @@ class PixelStage:
         return held["best"][:1]
 
     def _mean(self) -> Tensor:
-        return torch.tensor(self.aim.task.manifest.mean, device=self.aim.task.device).view(1, 3, 1, 1)
+        task = self.objective.task
+        return torch.tensor(task.manifest.mean, device=task.device).view(1, 3, 1, 1)
 
 
 ObjectiveStage = FourierStage | PixelStage
-PARAMETRISATIONS: Final[dict[int, Callable[[Objective], ObjectiveStage]]] = {
+PARAMETRISATIONS: Final[dict[int, Callable[[Objective, int], ObjectiveStage]]] = {
     job_pb2.PARAMETRISATION_UNSPECIFIED: FourierStage,
     job_pb2.PARAMETRISATION_FOURIER: FourierStage,
     job_pb2.PARAMETRISATION_PIXELS: PixelStage,

@@ -15,26 +15,17 @@ from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts.attacks import (
-    Classifier,
-    class_indices,
-    classifier,
-    cross_entropy,
-    gradients,
-    predicted,
-    smallest_changes,
-    stacked,
-    targeted,
-)
+from convlens_workers.techniques.parts import attacks
 from convlens_workers.techniques.parts.loop import Losses, optimise
 
 Params = adversarial_pb2.LbfgsAttack
 F64 = NDArray[np.float64]
 TENFOLD: Final = 10.0
+"""Factor by which c changes until it is bounded from both sides."""
 TOLERANCE: Final = 1e-6
 """Relative fall of the objective in an iteration below which it has converged."""
 EVALUATIONS: Final = 2
-"""At most so many an iteration, as the line search takes more than one at times."""
+"""Evaluations an iteration at most, as the line search takes more than one at times."""
 
 
 def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
@@ -43,26 +34,20 @@ def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[St
     c grows tenfold until the target is reached, or shrinks tenfold as long as it is; then follows a binary
     search on log c. scipy's minimiser cannot be left half-way, so that a job goes on from whole searches.
 
-    Args:
-        task: `images["images[i]"]`, all of one size.
-        state: of the last step, to go on from.
-
     Returns:
         "original", "adversarial" (N, 3, H, W); "perturbation", their difference x 10 about grey; report
         "attack". An image that never reached its target is the one that the last c gave.
-
-    Raises:
-        InvalidArgument: images of different sizes, targets that are neither one nor one an image.
     """
     params = task.params
-    original = stacked(task, "lbfgs_attack.images")
-    targets = class_indices(params.targets, len(original), "lbfgs_attack.targets", one_for_all=True)
-    classify = classifier(task.network)
+    original = attacks.stacked(task, "images")
+    targets = attacks.class_indices(params.targets, len(original))
+    classify = attacks.classifier(task.network)
     stages = [
-        Searches(classify, original, index, int(target), params) for index, target in enumerate(targets)
+        Searches(classify, original, index, target, params, params.searches)
+        for index, target in enumerate(targets.tolist())
     ]
     held = yield from optimise(stages, state, task.seed, task.device)
-    return smallest_changes(classify, task.manifest, original, held, targeted(targets))
+    return attacks.smallest_changes(classify, task.manifest, original, held, attacks.targeted(targets))
 
 
 @dataclass(frozen=True)
@@ -73,30 +58,26 @@ class Searches:
     `high`, the largest c that failed and the smallest that led to the target; `constant`, the next.
     """
 
-    classify: Classifier
+    classify: attacks.Classifier
     original: Tensor
     index: int
     target: int
     params: Params
-
-    @property
-    def steps(self) -> int:
-        """Values of c."""
-        return self.params.searches
+    steps: int
 
     def start(self, last: State, _rng: torch.Generator) -> State:
-        """No c tried yet."""
+        """The images themselves, and the first c."""
         count = len(self.original)
-        found = last or {
+        nearest = last or {
             "adversarial": self.original,
             "l2": torch.full((count,), math.inf),
             "queries": torch.zeros(count, dtype=torch.int64),
         }
         bounds = {"low": 0.0, "high": math.inf, "constant": self.params.initial_constant}
-        return {**found, **{name: torch.tensor(value, dtype=torch.float64) for name, value in bounds.items()}}
+        return nearest | {name: torch.tensor(value, dtype=torch.float64) for name, value in bounds.items()}
 
     def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
-        """One c."""
+        """The search with one c."""
         constant = float(held["constant"])
         tried = search(self.classify, self.original[self.index], self.target, constant, self.params.steps)
         bounds = {name: float(held[name]) for name in ("low", "high")}
@@ -134,7 +115,7 @@ class Tried:
     queries: int
 
 
-def search(classify: Classifier, original: Tensor, target: int, constant: float, steps: int) -> Tried:
+def search(classify: attacks.Classifier, original: Tensor, target: int, constant: float, steps: int) -> Tried:
     """min CE(x + r, target) + |r|^2 / c over r, with x + r in [0, 1]^d.
 
     That is Szegedy's objective over c, which scipy's tolerances suit better as it does not shrink with c. The
@@ -147,30 +128,19 @@ def search(classify: Classifier, original: Tensor, target: int, constant: float,
     def objective(pixels: F64) -> tuple[float, F64]:
         nonlocal entropy
         image = torch.from_numpy(pixels).to(original).view(1, *original.shape)
-        value, gradient = gradients(image, lambda some, _: cross_entropy(classify(some), wanted))
+        value, gradient = attacks.loss_gradients(classify, image, wanted)
         entropy = float(value)
         change = pixels - start
         slope = gradient.cpu().numpy().astype(np.float64).ravel()
         return entropy + float(change @ change) / constant, slope + 2 * change / constant
 
-    found = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=Bounds(0, 1),
-        options={
-            "maxiter": steps,
-            "maxfun": EVALUATIONS * steps,
-            "ftol": TOLERANCE,
-            "gtol": 0.0,
-        },
-    )
-    image = torch.from_numpy(found.x).to(original).view(original.shape)
+    options = {"maxiter": steps, "maxfun": EVALUATIONS * steps, "ftol": TOLERANCE, "gtol": 0.0}
+    least = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=Bounds(0, 1), options=options)
+    image = torch.from_numpy(least.x).to(original).view(original.shape)
     # Rounding is as long as the change itself: what is reached only between two grey levels is not reached.
-    seen = predicted(classify, torch.stack([image, (image * 255).round() / 255]))
+    seen = attacks.predicted(classify, torch.stack([image, (image * 255).round() / 255]))
     l2 = float(torch.linalg.vector_norm((image - original).double()))
-    return Tried(image, entropy, l2, bool((seen == target).all()), found.nfev + len(seen))
+    return Tried(image, entropy, l2, bool((seen == target).all()), least.nfev + len(seen))
 
 
 def following(low: float, high: float) -> float:

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convlens.v1 import image_pb2, job_pb2
+from convlens.v1 import job_pb2
 from convlens_models.measures.discrepancy import Forward, Patches, Probe, average, empirical_size, probe
 from convlens_models.measures.receptive_field import theoretical_size
 from convlens_models.measures.units import F32, Hit, channel_map, strongest
-from convlens_models.preprocess import to_input
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 
 Params = job_pb2.MeasureReceptiveField
 
@@ -22,27 +21,21 @@ DIM = 0.2
 """Brightness of the preview where the unit does not look."""
 
 
-def measure_receptive_field(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def measure_receptive_field(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Discrepancy maps (Zhou et al. 2015, arXiv:1412.6856) of images, recentred on the unit and averaged.
 
-    A step is one pass of the network, with some occlusions of one image. `measures/discrepancy.py`
-    has the formulas; the quick call computes the same for images that it is sent.
-
-    Args:
-        task: `params.images` are the images of the collection.
-        state: of the last step: the changes that were measured so far.
+    A step is one pass of the network, with some occlusions of one image; the state holds the changes that
+    were measured so far. `measures/discrepancy.py` has the formulas; the quick call computes the same for
+    images that it is sent.
 
     Returns:
         "field" (S, S), "maps" (K, H, W), "images" (K, 3, H, W); "values" (K) and "positions" (K, 2) of the
         unit in each image; "sizes" (2), the theoretical and the empirical one in pixels.
 
     Raises:
-        InvalidArgument: the layer has no spatial axes, no such channel, or a patch that does not fit.
         NotFound: an image was deleted meanwhile.
     """
-    images = _images(task)
+    images = task.collection_images(task.params.images)
     hits, probes = _probes(task, images)
     work = [(number, portion) for number, item in enumerate(probes) for portion in item.passes()]
     ends = list(accumulate(len(item.places) for item in probes))
@@ -56,19 +49,12 @@ def measure_receptive_field(
         state = {"step": torch.tensor(step), "changes": torch.from_numpy(changes.copy())}
         change = {"change": torch.tensor(by_image[number][portion].mean())}
         yield Step(step, len(work), change, _lit(probes[number], by_image[number]), state)
-    maps = [item.discrepancy_map(found) for item, found in zip(probes, by_image, strict=True)]
+    maps = [item.discrepancy_map(changed) for item, changed in zip(probes, by_image, strict=True)]
     return _results(task, hits, images, maps, average(probes, maps))
 
 
-def _images(task: Task[Params]) -> F32:
-    """The images of the collection as the network gets them, (K, 3, H, W)."""
-    collection, files = task.params.collection, task.collections
-    encoded = (files.image(collection, digest) for digest in task.params.images)
-    return np.stack([to_input(image_pb2.Image(encoded=file), task.manifest) for file in encoded])
-
-
 def _forward(task: Task[Params]) -> Forward:
-    """The map of the channel, by the network on its device."""
+    """What gives the map of the channel, by the network on its device."""
     layer = task.params.layer
 
     def forward(batch: F32) -> F32:
@@ -83,7 +69,6 @@ def _probes(task: Task[Params], images: F32) -> tuple[list[Hit], list[Probe]]:
     """Where the unit is strongest in each image, and the occlusions for it; the job's seed is added."""
     settings = task.params.discrepancy
     patches = Patches(settings.patch, settings.stride, settings.seed + task.seed)
-    patches.check((images.shape[2], images.shape[3]))
     hits = [strongest(_forward(task)(image[None]))[0] for image in images]
     layer = task.manifest.layer(task.params.layer)
     return hits, [

@@ -12,19 +12,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import camera
-from convlens_workers.techniques.parts.attacks import (
-    class_indices,
-    classifier,
-    cross_entropy,
-    gradients,
-    predicted,
-    probabilities,
-    stacked,
-)
+from convlens_workers.techniques.parts import attacks, camera
 from convlens_workers.techniques.parts.balls import Linf, moved
 from convlens_workers.techniques.parts.defences import jpeg
 from convlens_workers.techniques.parts.loop import Losses, Stage, optimise
@@ -32,18 +22,17 @@ from convlens_workers.techniques.parts.optimisers import VARIABLE
 from convlens_workers.techniques.parts.pixels import blur
 
 Params = adversarial_pb2.PrintedPhoto
-FIELD: Final = "printed_photo"
 EPSILONS: Final = (4 / 255, 8 / 255, 16 / 255)
 LEVEL: Final = 1 / 255
 """Length of a step of the attacks that iterate."""
 BALL: Final = Linf()
 SIDE: Final = 227
-"""Of a picture whose blur is the parameter's; larger ones are blurred more."""
+"""Side in pixels of a picture whose blur is the parameter's; larger ones are blurred more."""
 SHOWN: Final = "photographs"
 JUDGED, UNDONE, CURRENT, TAKEN = "judged", "undone", "current", "taken"
-"""Of each series of photographs: prints that count, and photographs of them seen rightly.
+"""Of each series of photographs the numbers of prints judged, and of photographs of them seen rightly.
 
-And of this series: which prints count, and photographs of each so far."""
+Then of the series under way: which prints are judged, and photographs of each so far."""
 
 
 def printed_photo(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
@@ -52,57 +41,46 @@ def printed_photo(task: Task[Params], state: State | None = None) -> Generator[S
     FGSM; BIM, and BIM towards the least likely class, by steps of 1/255, min(e + 4, 1.25 e) of them for an
     epsilon of e/255. The n-th photograph of a picture is taken in the same way whatever the attack.
 
-    Args:
-        task: "images[i]" of one size, (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
-
     Returns:
         "photographs" (A, E, 3, H, W), the first picture; and "printed", shares of success and destruction.
-
-    Raises:
-        InvalidArgument: pictures of different sizes, labels that do not match them, or epsilons that do not
-            rise within (0, 1].
     """
-    aim = Objective(task)
-    cells = [(attack, epsilon) for attack in ATTACKS for epsilon in aim.epsilons]
-    stages: list[Stage] = [Photographing(aim, attacked=False)]
+    objective, photographs = Objective(task), task.params.photographs
+    cells = [(attack, epsilon) for attack in ATTACKS for epsilon in objective.epsilons]
+    stages: list[Stage] = [Photographing(objective, photographs, attacked=False)]
     for attack, epsilon in cells:
-        stages += [Attacking(aim, attack, epsilon), Photographing(aim)]
+        stages += [Attacking(objective, attack, epsilon), Photographing(objective, photographs)]
     held = yield from optimise(stages, state, task.seed, task.device)
     judged, undone = held[JUDGED].tolist(), held[UNDONE].tolist()
-    shares = [
-        count / (task.params.photographs * max(1, of)) for count, of in zip(undone, judged, strict=True)
-    ]
-    right = max(1, int(aim.right.sum()))
+    shares = [count / (photographs * max(1, of)) for count, of in zip(undone, judged, strict=True)]
+    right = max(1, int(objective.right.sum()))
     rows = [
         adversarial_pb2.PrintedRow(
             attack=attack.name, epsilon=epsilon, success=successes / right, destruction=destruction
         )
         for (attack, epsilon), successes, destruction in zip(cells, judged[1:], shares[1:], strict=True)
     ]
-    shown = held[SHOWN][1:].view(len(ATTACKS), len(aim.epsilons), *aim.images.shape[1:])
+    shown = held[SHOWN][1:].view(len(ATTACKS), len(objective.epsilons), *objective.images.shape[1:])
     return {SHOWN: shown, "printed": adversarial_pb2.PrintedReport(rows=rows, clean_accuracy=shares[0])}
 
 
 class Objective:
-    """What is attacked, and the camera."""
+    """The pictures that are attacked, and the camera."""
 
     def __init__(self, task: Task[Params]) -> None:
-        self.task = task
+        self.seed = task.seed
         self.params = task.params
-        self.classify = classifier(task.network)
-        self.images = stacked(task, f"{FIELD}.images")
-        labels = class_indices(task.params.labels, len(self.images), f"{FIELD}.labels")
-        self.labels = labels.to(self.images.device)
-        self.epsilons = epsilons(task.params)
-        found = probabilities(self.classify, self.images)
-        self.right = found.argmax(1) == self.labels
-        self.unlikely = found.argmin(1)
+        self.classify = attacks.classifier(task.network)
+        self.images = attacks.stacked(task, "images")
+        self.labels = torch.tensor(task.params.labels).to(self.images.device)
+        self.epsilons = list(task.params.epsilons or EPSILONS)
+        scores = attacks.probabilities(self.classify, self.images)
+        self.right = scores.argmax(1) == self.labels
+        self.unlikely = scores.argmin(1)
 
     def photograph(self, prints: Tensor, number: int) -> Tensor:
         """Prints (N, 3, H, W) as the camera sees them the `number`th time, each in its own way."""
         params, count = self.params, len(prints)
-        rng = camera.held_out(self.task.seed, number)
+        rng = camera.held_out(self.seed, number)
         height, width = prints.shape[2:]
         ranges = adversarial_pb2.Transforms(rotation=params.rotation, perspective=params.perspective)
         pose = camera.filled(camera.poses(ranges, count, (height, width), rng))
@@ -118,15 +96,15 @@ class Attack:
     """One of the three.
 
     Attributes:
-        steps: how many, for an epsilon.
-        length: of each.
-        towards: whether the class is approached, instead of left.
+        steps: how many it takes for an epsilon.
+        length: of each step for an epsilon.
+        sign: 1 where the class is left, -1 where it is approached.
     """
 
     name: str
     steps: Callable[[float], int]
     length: Callable[[float], float]
-    towards: bool = False
+    sign: int = 1
 
 
 def iterations(epsilon: float) -> int:
@@ -138,7 +116,7 @@ def iterations(epsilon: float) -> int:
 ATTACKS: Final = (
     Attack("fgsm", lambda _: 1, lambda epsilon: epsilon),
     Attack("bim", iterations, lambda _: LEVEL),
-    Attack("least_likely", iterations, lambda _: LEVEL, towards=True),
+    Attack("least_likely", iterations, lambda _: LEVEL, sign=-1),
 )
 
 
@@ -146,32 +124,30 @@ ATTACKS: Final = (
 class Attacking:
     """All pictures, by one attack at one epsilon."""
 
-    aim: Objective
+    objective: Objective
     attack: Attack
     epsilon: float
 
     @property
     def steps(self) -> int:
-        """How many."""
+        """Steps of the attack."""
         return self.attack.steps(self.epsilon)
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The pictures themselves."""
-        return {**kept(last), VARIABLE: self.aim.images}
+        return {**kept(last), VARIABLE: self.objective.images}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A step of signs."""
-        aim, x = self.aim, held[VARIABLE]
-        classes = aim.unlikely if self.attack.towards else aim.labels
-        values, gradient = gradients(x, lambda some, which: cross_entropy(aim.classify(some), classes[which]))
-        length = (
-            -self.attack.length(self.epsilon) if self.attack.towards else self.attack.length(self.epsilon)
-        )
-        step = moved(aim.images, x + length * BALL.direction(gradient), BALL, self.epsilon)
-        return {**held, VARIABLE: step}, {self.attack.name: values.mean()}
+        objective, attack, x = self.objective, self.attack, held[VARIABLE]
+        classes = objective.labels if attack.sign > 0 else objective.unlikely
+        values, gradient = attacks.loss_gradients(objective.classify, x, classes)
+        to = x + attack.sign * attack.length(self.epsilon) * BALL.direction(gradient)
+        step = moved(objective.images, to, BALL, self.epsilon)
+        return {**held, VARIABLE: step}, {attack.name: values.mean()}
 
     def picture(self, held: State) -> Tensor:
-        """The first one."""
+        """The first picture under attack."""
         return held[VARIABLE][:1]
 
 
@@ -179,21 +155,17 @@ class Attacking:
 class Photographing:
     """Prints of what was attacked, or of the pictures as they are; each step photographs all of them."""
 
-    aim: Objective
+    objective: Objective
+    steps: int
     attacked: bool = True
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.aim.params.photographs
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The prints; those that were seen rightly before the attack and are not now, are judged."""
-        aim, before = self.aim, kept(last)
-        prints = (last[VARIABLE] if self.attacked else aim.images).div(LEVEL).round().mul(LEVEL)
-        current = torch.ones_like(aim.right)
+        objective, before = self.objective, kept(last)
+        prints = (last[VARIABLE] if self.attacked else objective.images).div(LEVEL).round().mul(LEVEL)
+        current = torch.ones_like(objective.right)
         if self.attacked:
-            current = aim.right & (predicted(aim.classify, prints) != aim.labels)
+            current = objective.right & (attacks.predicted(objective.classify, prints) != objective.labels)
         none = torch.zeros(1, dtype=torch.int64, device=prints.device)
         return {
             VARIABLE: prints,
@@ -201,13 +173,14 @@ class Photographing:
             TAKEN: none,
             JUDGED: torch.cat([before.get(JUDGED, none[:0]), current.sum()[None]]),
             UNDONE: torch.cat([before.get(UNDONE, none[:0]), none]),
-            SHOWN: torch.cat([before.get(SHOWN, prints[:0]), aim.photograph(prints, 0)[:1]]),
+            SHOWN: torch.cat([before.get(SHOWN, prints[:0]), objective.photograph(prints, 0)[:1]]),
         }
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """A photograph of each print."""
-        aim, taken = self.aim, held[TAKEN]
-        seen = predicted(aim.classify, aim.photograph(held[VARIABLE], int(taken))) == aim.labels
+        objective, taken = self.objective, held[TAKEN]
+        photographs = objective.photograph(held[VARIABLE], int(taken))
+        seen = attacks.predicted(objective.classify, photographs) == objective.labels
         undone = (seen & held[CURRENT]).sum()
         counts = torch.cat([held[UNDONE][:-1], held[UNDONE][-1:] + undone])
         share = undone / held[CURRENT].sum().clamp_min(1)
@@ -219,15 +192,5 @@ class Photographing:
 
 
 def kept(held: State) -> State:
-    """What is told in the end."""
+    """What the report and the result are made from."""
     return {name: held[name] for name in (JUDGED, UNDONE, SHOWN) if name in held}
-
-
-def epsilons(params: Params) -> list[float]:
-    """Those asked for, or the usual ones; raises as `printed_photo`."""
-    asked = list(params.epsilons) or list(EPSILONS)
-    for position, (before, epsilon) in enumerate(zip([0.0, *asked], asked, strict=False)):
-        if not before < epsilon <= 1:
-            allowed = f"above {round(before, 6)} and at most 1"
-            raise InvalidArgument.of(f"{FIELD}.epsilons[{position}]", round(epsilon, 6), allowed)
-    return asked

@@ -7,16 +7,18 @@ Classic: Gatys, Ecker & Bethge, CVPR 2016. Best: Katherine Crowson's, by scales 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import FeatureNetwork, State, Step, Task
+from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
+from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
+from convlens_workers.techniques.parts import losses
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
 from convlens_workers.techniques.parts.image_optimisation import (
     PIXELS,
@@ -25,19 +27,10 @@ from convlens_workers.techniques.parts.image_optimisation import (
     features,
     scales,
 )
-from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.parts.loop import optimise
-from convlens_workers.techniques.parts.losses import (
-    Loss,
-    Part,
-    content_loss,
-    gram,
-    gram_loss,
-    total_variation,
-    wasserstein_loss,
-)
+from convlens_workers.techniques.parts.losses import Part
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.pixels import Size, resize
+from convlens_workers.techniques.parts.pixels import Size, resize, scaled
 
 Params = job_pb2.StyleTransfer
 RATIO: Final = math.sqrt(2)
@@ -52,7 +45,7 @@ class Method:
     """What the two methods differ in."""
 
     stage: type[ImageOptimisation]
-    compare: Callable[[Tensor, Tensor | None], Loss]
+    compare: Callable[[Tensor, Tensor | None], losses.Loss]
     optimiser: Callable[[Params], Optimiser]
     scales: int
     pooled: float
@@ -60,7 +53,7 @@ class Method:
 
 BEST: Final = Method(
     AveragedImageOptimisation,
-    wasserstein_loss,
+    losses.wasserstein_loss,
     lambda params: adam(params.learning_rate, BETAS),
     MOST_SCALES,
     POOLED,
@@ -69,27 +62,20 @@ METHODS: Final = {
     job_pb2.STYLE_METHOD_UNSPECIFIED: BEST,
     job_pb2.STYLE_METHOD_BEST: BEST,
     job_pb2.STYLE_METHOD_CLASSIC: Method(
-        ImageOptimisation, lambda style, mask: gram_loss(gram(style), mask), lambda _: lbfgs(), 1, 1.0
+        ImageOptimisation,
+        lambda style, mask: losses.gram_loss(losses.gram(style), mask),
+        lambda _: lbfgs(),
+        1,
+        1.0,
     ),
 }
 
 
-def style_transfer(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def style_transfer(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """A picture whose deep features are the content's, and the statistics of all of them the styles'.
-
-    Args:
-        task: `images["content"]`, `images["styles[i].image"]`, and `images["styles[i].mask"]` where there
-            are masks.
-        state: of the last step, to go on from.
 
     Returns:
         "image" of the content's size.
-
-    Raises:
-        InvalidArgument: layers and weights that do not match, styles without weight.
-        FailedPrecondition: no layers given, and the network has no ReLUs.
     """
     params, content = task.params, task.images["content"]
     method = METHODS[params.method]
@@ -101,7 +87,7 @@ def style_transfer(
             params.first_steps if position == 0 else params.steps,
             size,
             source.network,
-            source.parts(size),
+            partial(source.parts, size),
             source.begin,
             method.optimiser(params),
         )
@@ -109,8 +95,9 @@ def style_transfer(
     ]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
-    kept = params.colours == job_pb2.COLOURS_LUMINANCE
-    return {"image": with_luminance(content, image) if kept else image}
+    if params.colours == job_pb2.COLOURS_LUMINANCE:
+        image = with_luminance(content, image)
+    return {"image": image}
 
 
 class Source:
@@ -121,58 +108,43 @@ class Source:
         self.network = network
         self._params, self._compare = params, method.compare
         self._content = images["content"]
-        self._layers = layer_weights(
-            list(params.layers) or style_layers(task.manifest), list(params.weights), "style_transfer.weights"
-        )
+        self._layers = layer_weights(params, task.manifest, style_layers)
         self._content_layer = params.content_layer or content_layer(task.manifest)
         self._styles = [
             (style.weight, images[f"styles[{i}].image"], images.get(f"styles[{i}].mask"))
             for i, style in enumerate(params.styles)
         ]
         self._whole = sum(weight for weight, _, _ in self._styles)
-        if self._whole <= 0:
-            raise InvalidArgument.of("style_transfer.styles", "weights of 0", "at least one weight above 0")
 
-    def parts(self, size: Size) -> Callable[[], Sequence[Part]]:
+    def parts(self, size: Size) -> list[Part]:
         """The losses for a picture of `size`."""
-
-        def make() -> list[Part]:
-            parts = [Part("tv", PIXELS, self._params.tv_weight, total_variation)]
-            for number, (weight, image, mask) in enumerate(self._styles):
-                share = weight / self._whole
-                where = None if mask is None else luminance(resize(mask, size))
-                values = features(self.network, self._style(image, size), self._layers)
-                parts += [
-                    Part(
-                        f"style{number}.{name}",
-                        name,
-                        share * self._layers[name],
-                        self._compare(v, where),
-                    )
-                    for name, v in values.items()
-                ]
-            layer, content = self._content_layer, self._coloured(resize(self._content, size))
-            found = features(self.network, content, [layer])[layer]
-            return [*parts, Part("content", layer, self._params.content_weight, content_loss(found))]
-
-        return make
+        params, layer = self._params, self._content_layer
+        parts = [Part("tv", PIXELS, params.tv_weight, losses.total_variation)]
+        for number, (weight, image, mask) in enumerate(self._styles):
+            share = weight / self._whole
+            where = None if mask is None else luminance(resize(mask, size))
+            values = features(self.network, self._style(image, size), self._layers)
+            parts += [
+                Part(f"style{number}.{name}", name, share * self._layers[name], self._compare(value, where))
+                for name, value in values.items()
+            ]
+        content = features(self.network, self._coloured(resize(self._content, size)), [layer])[layer]
+        return [*parts, Part("content", layer, params.content_weight, losses.content_loss(content))]
 
     def begin(self, size: Size, rng: torch.Generator) -> Tensor:
-        """The content, or noise."""
+        """The content, or noise where that is asked for, at `size`."""
         if self._params.noise_start:
             return torch.rand(1, 3, *size, generator=rng).to(self._content)
         return self._coloured(resize(self._content, size))
 
     def _coloured(self, image: Tensor) -> Tensor:
-        """Without colours where only light and dark are to be transferred."""
+        """The image, without its colours where only light and dark are to be transferred."""
         grey = self._params.colours == job_pb2.COLOURS_LUMINANCE
         return luminance(image).expand_as(image).contiguous() if grey else image
 
     def _style(self, image: Tensor, size: Size) -> Tensor:
         """A style, as large as the picture along the longer side, in the colours that it shall give."""
-        height, width = image.shape[2:]
-        ratio = max(size) / max(height, width)
-        small = resize(image, (max(8, round(height * ratio)), max(8, round(width * ratio))))
+        small = scaled(image, max(size) / max(image.shape[2:]), least=8)
         if self._params.colours == job_pb2.COLOURS_COVARIANCE:
             return match_covariance(small, self._content).clamp(0, 1)
         return self._coloured(small)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.jobs.techniques.layers import activations, layer_weights
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
 from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
-from convlens_workers.techniques.parts.layers import activations, layer_weights
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.pixels import Size, resize
+from convlens_workers.techniques.parts.pixels import Size, scaled
 
 Params = job_pb2.Texture
 SMALLEST_SIDE: Final = 128
-"""Of picture and sample. Below it, fine textures are noise, and deep layers have too few positions."""
+"""Pixels of picture and sample. Below it fine textures are noise, and deep layers have too few positions."""
 RATIO: Final = 2.0
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
     job_pb2.OPTIMISER_UNSPECIFIED: lambda _: lbfgs(),
@@ -29,31 +29,19 @@ OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
 }
 
 
-def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, dict[str, Tensor]]:
+def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Noise, changed until its Gram matrices are those of the sample; then its colours too.
-
-    Args:
-        task: `images["sample"]` of shape (1, 3, H, W) in [0, 1].
-        state: of the last step, to go on from.
 
     Returns:
         "image" (1, 3, height, width) in [0, 1].
-
-    Raises:
-        InvalidArgument: layers and weights that do not match.
-        FailedPrecondition: no layers given, and the network has no ReLUs.
     """
     params, sample = task.params, task.images["sample"]
-    layers = list(params.layers) or activations(task.manifest)
-    weights = layer_weights(layers, list(params.weights), "texture.weights")
+    weights = layer_weights(params, task.manifest, activations)
     network = task.network if params.max_pooling else task.network.average_pooled()
 
     def stage(size: Size) -> ImageOptimisation:
         def parts() -> list[Part]:
-            ratio = size[0] / full[0]
-            height, width = sample.shape[2:]
-            small = resize(sample, (max(8, round(height * ratio)), max(8, round(width * ratio))))
-            values = features(network, small, weights)
+            values = features(network, scaled(sample, size[0] / full[0], least=8), weights)
             return [Part(name, name, weights[name], gram_loss(gram(value))) for name, value in values.items()]
 
         optimiser = OPTIMISERS[params.optimiser](params.learning_rate)

@@ -7,33 +7,24 @@ arXiv:1603.08155.
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens.errors import FailedPrecondition
 from convlens.v1 import model_pb2, style_pb2
-from convlens_models.importing import publish
-from convlens_models.importing.style_import import MIN_SIZE, STYLE, add_style
+from convlens_models.importing.style_import import MIN_SIZE, add_style
+from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.base import Results, State, Step, Task
-from convlens_workers.techniques.parts import distributed_training, ranks
-from convlens_workers.techniques.parts.image_dataset import (
-    WHERE,
-    ImageDataset,
-    collection_dataset,
-    folder_dataset,
-)
-from convlens_workers.techniques.parts.layers import content_layer, layer_weights, style_layers
+from convlens_workers.techniques.parts import distributed_training, image_dataset, ranks
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.perceptual import Perceptual
-from convlens_workers.techniques.parts.pixels import resize
+from convlens_workers.techniques.parts.pixels import scaled
 from convlens_workers.techniques.parts.style_network import StyleNetwork
 
 Params = style_pb2.TrainStyle
-FIELD: Final = "train_style"
 ORDER: Final = "order"
 """The pictures that are still to come in this round, shuffled."""
 TAKEN: Final = "optimiser.step"
@@ -54,22 +45,16 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     by Adam, where G are Gram matrices and F the features of the content layer, each the mean over the batch.
     Every picture is seen once before any is seen again. Where there are several GPUs, they share each batch.
 
-    Args:
-        task: `images["style"]`, and `images["preview"]` if there is one. `params.shards` list the
-            pictures of a collection.
-        state: of the last step, to go on from.
-
     Returns:
         "image", the preview painted; "train_style", which names the network in the repository.
 
     Raises:
-        InvalidArgument: a name that is taken or unusable, an unknown folder, layers and weights that do not
-            match.
-        FailedPrecondition: no picture that can be read, no layers given and no ReLUs, or a worker without a
-            model repository.
+        FailedPrecondition: no picture that can be read, or a worker without a model repository.
         NotFound: the collection was deleted meanwhile.
     """
-    root = _root(task)
+    root = task.host.networks.repository.root
+    if root is None:
+        raise FailedPrecondition("this worker has no model repository of its own to put the network in")
     training = Training(task)
     if (count := distributed_training.processes(task.params.batch, task.device)) > 1:
         last = yield from distributed_training.follow(task, state, count)
@@ -91,14 +76,11 @@ class Training:
         self._params, self._device = params, task.device
         self._style_network = StyleNetwork(params.width)
         self._adam = adam(params.learning_rate)
-        self._dataset = gallery(task)
-        layers = layer_weights(
-            list(params.layers) or style_layers(task.manifest), list(params.weights), f"{FIELD}.weights"
-        )
+        self._dataset = _dataset(task)
         self._losses = Perceptual(
             task.network,
             _style(task),
-            layers=layers,
+            layers=layer_weights(params, task.manifest, style_layers),
             content_layer=params.content_layer or content_layer(task.manifest),
             weights={"style": 1.0, "content": params.content_weight, "tv": params.tv_weight},
         )
@@ -107,10 +89,8 @@ class Training:
 
     def start(self, _last: State, rng: torch.Generator) -> State:
         """Random weights."""
-        return {
-            VARIABLE: self._style_network.begin(rng).to(self._device),
-            ORDER: torch.empty(0, dtype=torch.int64),
-        }
+        weights = self._style_network.begin(rng).to(self._device)
+        return {VARIABLE: weights, ORDER: torch.empty(0, dtype=torch.int64)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """One step of Adam on the next pictures."""
@@ -120,8 +100,8 @@ class Training:
             painted = self._style_network.paint(ranks.shared(vector), crops)
             return self._losses(painted, crops)
 
-        found, losses = self._adam.step(held, evaluate)
-        return {**found, ORDER: order}, {name: ranks.mean(value) for name, value in losses.items()}
+        after, losses = self._adam.step(held, evaluate)
+        return {**after, ORDER: order}, {name: ranks.mean(value) for name, value in losses.items()}
 
     def picture(self, held: State) -> Tensor:
         """The preview, painted anew every now and then."""
@@ -136,7 +116,7 @@ class Training:
             return self._style_network.paint(held[VARIABLE], self._preview)
 
     def weights(self, held: State) -> State:
-        """Those of the network."""
+        """The weights of the network by the keys of its `state_dict`."""
         return self._style_network.weights(held[VARIABLE])
 
     def _draw(self, order: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -144,43 +124,27 @@ class Training:
         wanted = self._params.batch
         while len(order) < wanted:
             order = torch.cat([order, torch.randperm(len(self._dataset), generator=rng)])
-        where = torch.rand(wanted, WHERE, generator=rng)
+        where = torch.rand(wanted, image_dataset.WHERE, generator=rng)
         mine = slice(ranks.rank(), wanted, ranks.count())
         drawn = zip(order[:wanted][mine].tolist(), where[mine].tolist(), strict=True)
         crops = [self._dataset.crop(number, self._params.size, place) for number, place in drawn]
         return torch.stack(crops).to(self._device), order[wanted:].clone()
 
     def _first(self) -> Tensor:
+        """The first picture to learn from, (1, 3, H, W), as large as the network needs it."""
         image = self._dataset.picture(0, PREVIEW_SIDE)[None].to(self._device)
-        height, width = image.shape[2:]
-        return resize(image, (max(MIN_SIZE, height), max(MIN_SIZE, width)))
+        return scaled(image, 1.0, least=MIN_SIZE)
 
 
-def gallery(task: Task[Params]) -> ImageDataset:
-    """The pictures that the task learns from. Raises InvalidArgument for a folder that is not allowed."""
-    params, folders = task.params, task.host.folders
+def _dataset(task: Task[Params]) -> image_dataset.ImageDataset:
+    """The pictures that the task learns from."""
+    params = task.params
     if params.WhichOneof("source") == "collection":
-        return collection_dataset(task.collections, params.collection, params.shards)
-    if params.folder not in folders:
-        allowed = (
-            f"one of {', '.join(sorted(folders))}" if folders else "a collection: no folder is allowed here"
-        )
-        raise InvalidArgument.of(f"{FIELD}.folder", params.folder, allowed)
-    return folder_dataset(folders[params.folder], params.folder)
-
-
-def _root(task: Task[Params]) -> Path:
-    """Folder of the model repository, where the name must be free for a style network."""
-    repository = task.host.networks.repository
-    publish.check_kind(repository, task.params.name, STYLE, f"{FIELD}.name")
-    if repository.root is None:
-        raise FailedPrecondition("this worker has no model repository of its own to put the network in")
-    return repository.root
+        return image_dataset.collection_dataset(task.collections, params.collection, params.shards)
+    return image_dataset.folder_dataset(task.host.folders[params.folder], params.folder)
 
 
 def _style(task: Task[Params]) -> Tensor:
     """The style's picture at the size at which it is learned."""
-    style, low = task.images["style"], task.manifest.min_size
-    height, width = style.shape[2:]
-    ratio = (task.params.style_size or task.params.size) / max(height, width)
-    return resize(style, (max(low, round(height * ratio)), max(low, round(width * ratio))))
+    style, side = task.images["style"], task.params.style_size or task.params.size
+    return scaled(style, side / max(style.shape[2:]), least=task.manifest.min_size)

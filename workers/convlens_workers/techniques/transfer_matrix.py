@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, model_pb2
-from convlens_models.manifest import Manifest
-from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
-from convlens_workers.techniques.parts.attacks import (
-    Classifier,
-    class_indices,
-    classifier,
-    cross_entropy,
-    gradients,
-    predicted,
-    stacked,
-)
-from convlens_workers.techniques.parts.balls import BALLS, length, moved
+from convlens_workers.jobs.techniques.transfer_matrix import scaled_size
+from convlens_workers.techniques.base import Results, State, Step, Task
+from convlens_workers.techniques.parts import attacks
+from convlens_workers.techniques.parts.balls import Linf, length, moved
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.pixels import resize
 
 Params = adversarial_pb2.TransferMatrix
-BALL = BALLS[0]
-STEP = 1 / 4
+BALL: Final = Linf()
+STEP: Final = 1 / 4
 """Length of a step over epsilon; a single step goes the whole way."""
 
 
@@ -38,81 +30,44 @@ def transfer_matrix(task: Task[Params], state: State | None = None) -> Generator
     change stand random signs of its L2 length; a sign that would leave [0, 1] is turned, so that the length
     is kept.
 
-    Args:
-        task: `images["images[i]"]`, all of one size; `params.models` name models with the same classes.
-        state: of the last step, to go on from.
-
     Returns:
         "matrix" and "noise" (A, A), rows: the model attacked, columns: the one asked; of the images right on
         both, the share that becomes wrong, NaN where there are none. Report "transfer" has models and
         accuracies, the request's model first.
 
     Raises:
-        InvalidArgument: pictures of different sizes, labels that are not one a picture, a model with other
-            classes, or one that does not take pictures of that size.
         NotFound, FailedPrecondition: a model that is not there any more, or cannot be differentiated.
     """
     panel = Panel(task)
-    held = yield from optimise(panel.stages(), state, task.seed, task.device)
-    return panel.results(held)
+    rows = [Row(panel, number) for number in range(len(panel.models))]
+    held = yield from optimise(rows, state, task.seed, task.device)
+    accuracies = held["right"].float().mean(1).tolist()
+    report = adversarial_pb2.TransferReport(models=panel.models, accuracies=accuracies)
+    return {"matrix": held["matrix"], "noise": held["noise"], "transfer": report}
 
 
 class Panel:
     """The models and the images."""
 
     def __init__(self, task: Task[Params]) -> None:
-        params = task.params
-        self.params, self._task = params, task
-        self.images = stacked(task, "transfer_matrix.images")
-        labels = class_indices(params.labels, len(self.images), "transfer_matrix.labels")
-        self.labels = labels.to(task.device)
+        self.params, self._task = task.params, task
+        self.images = attacks.stacked(task, "images")
+        self.labels = torch.tensor(task.params.labels).to(task.device)
         own = model_pb2.ModelRef(name=task.manifest.name, version=task.manifest.version)
-        self.models = [own, *params.models]
-        for place in range(1, len(self.models)):
-            self._check(place)
+        self.models = [own, *task.params.models]
 
-    def stages(self) -> list[Row]:
-        """One for each model that is attacked."""
-        return [Row(self, number) for number in range(len(self.models))]
-
-    def classify(self, number: int) -> Classifier:
-        """The model in that place; kept by the host as long as it has room."""
-        network, manifest = self._get(number)
-        classify, size = classifier(network), self._size(manifest)
+    def classify(self, number: int) -> attacks.Classifier:
+        """Log-probabilities of the model in that place, which the host keeps as long as it has room."""
+        task, (height, width) = self._task, self.images.shape[2:]
+        model = self.models[number]
+        network, manifest = task.host.networks.get(model) if number else (task.network, task.manifest)
+        classify, size = attacks.classifier(network), scaled_size((height, width), task.manifest, manifest)
         return lambda images: classify(resize(images, size))
 
     def right(self, images: Tensor) -> Tensor:
         """Whether each model (rows) classifies each image as its label, (A, N)."""
-        places = range(len(self.models))
-        return torch.stack([predicted(self.classify(place), images) == self.labels for place in places])
-
-    def results(self, held: State) -> Results:
-        """Artifacts and report."""
-        accuracies = held["right"].float().mean(1).tolist()
-        report = adversarial_pb2.TransferReport(models=self.models, accuracies=accuracies)
-        return {"matrix": held["matrix"], "noise": held["noise"], "transfer": report}
-
-    def _get(self, place: int) -> tuple[FeatureNetwork, Manifest]:
-        if place == 0:
-            return self._task.network, self._task.manifest
-        return self._task.host.networks.get(self.models[place])
-
-    def _size(self, manifest: Manifest) -> tuple[int, int]:
-        ratio = manifest.input_size / self._task.manifest.input_size
-        height, width = self.images.shape[2:]
-        return round(height * ratio), round(width * ratio)
-
-    def _check(self, place: int) -> None:
-        own, (_, manifest) = self._task.manifest, self._get(place)
-        field = f"transfer_matrix.models[{place - 1}]"
-        if manifest.labels != own.labels:
-            raise InvalidArgument.of(field, manifest.name, f"a model with the classes of {own.name}")
-        side, found = manifest.input_size, self._size(manifest)
-        if not manifest.dynamic_size and found != (side, side):
-            shown = f"{manifest.name}, for pictures of {found[1]} x {found[0]} pixels"
-            raise InvalidArgument.of(
-                field, shown, f"pictures of {side} x {side}, the one size that it accepts"
-            )
+        classifiers = map(self.classify, range(len(self.models)))
+        return torch.stack([attacks.predicted(classify, images) == self.labels for classify in classifiers])
 
 
 class Row:
@@ -123,7 +78,7 @@ class Row:
         self.steps = panel.params.steps
 
     def start(self, last: State, _: torch.Generator) -> State:
-        """The images as they are."""
+        """The images themselves."""
         panel, count = self._panel, len(self._panel.models)
         empty = torch.full((count, count), torch.nan)
         kept = last or {"right": panel.right(panel.images), "matrix": empty, "noise": empty}
@@ -133,16 +88,13 @@ class Row:
         """A step up the cross entropy."""
         panel, epsilon = self._panel, self._panel.params.epsilon
         classify = panel.classify(self._number)
-        values, gradient = gradients(
-            held["found"], lambda some, which: cross_entropy(classify(some), panel.labels[which])
-        )
-        size = epsilon if self.steps == 1 else epsilon * STEP
-        found = moved(panel.images, held["found"] + size * BALL.direction(gradient), BALL, epsilon)
-        number = held["number"] + 1
-        following = {**held, "found": found, "number": number}
+        values, gradient = attacks.loss_gradients(classify, held["found"], panel.labels)
+        size, number = epsilon if self.steps == 1 else epsilon * STEP, held["number"] + 1
+        step = moved(panel.images, held["found"] + size * BALL.direction(gradient), BALL, epsilon)
+        after = {**held, "found": step, "number": number}
         if number == self.steps:
-            following |= self._measured(following, rng)
-        return following, {"cross_entropy": values.mean()}
+            after |= self._measured(after, rng)
+        return after, {"cross_entropy": values.mean()}
 
     def picture(self, held: State) -> Tensor:
         """The first image under attack."""
@@ -154,12 +106,10 @@ class Row:
         noise = noise_like(panel.images, held["found"] - panel.images, rng)
         attacked = {"matrix": held["found"], "noise": panel.images + noise}
         both = right & right[self._number]
-        found = {}
+        matrices = {name: held[name].clone() for name in attacked}
         for name, images in attacked.items():
-            share = (both & ~panel.right(images)).sum(1) / both.sum(1)
-            found[name] = held[name].clone()
-            found[name][self._number] = share
-        return found
+            matrices[name][self._number] = (both & ~panel.right(images)).sum(1) / both.sum(1)
+        return matrices
 
 
 def noise_like(images: Tensor, change: Tensor, rng: torch.Generator) -> Tensor:

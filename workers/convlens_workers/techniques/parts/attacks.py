@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
 from convlens_models.measures.certificate import AttackGoal, certify
@@ -31,30 +30,12 @@ GROUP: Final = 800_000
 
 
 def stacked(task: Task[Any], field: str) -> Tensor:
-    """The pictures of a repeated field as one batch (N, 3, H, W); `field` is its path, "bpda.images".
-
-    Raises:
-        InvalidArgument: pictures of different sizes.
-    """
-    name = field.rpartition(".")[2]
-    images = [task.images[f"{name}[{i}]"] for i in range(len(getattr(task.params, name)))]
-    height, width = images[0].shape[2:]
-    for position, image in enumerate(images):
-        if image.shape != images[0].shape:
-            found = f"{image.shape[3]} x {image.shape[2]} pixels"
-            raise InvalidArgument.of(f"{field}[{position}]", found, f"{width} x {height} as the first one")
-    return torch.cat(images)
+    """The pictures of a repeated field, which are of one size, as one batch (N, 3, H, W)."""
+    return torch.cat([task.images[f"{field}[{i}]"] for i in range(len(getattr(task.params, field)))])
 
 
-def class_indices(values: Sequence[int], count: int, field: str, *, one_for_all: bool = False) -> Tensor:
-    """Classes (count), int64, on the CPU: one an image, or where that is allowed one for all.
-
-    Raises:
-        InvalidArgument: as many values as neither; `field` is their path.
-    """
-    if len(values) != count and not (one_for_all and len(values) == 1):
-        allowed = f"{count} items, one an image" + (", or one for all" if one_for_all else "")
-        raise InvalidArgument.of(field, f"{len(values)} items", allowed)
+def class_indices(values: Sequence[int], count: int) -> Tensor:
+    """Classes (count), int64, on the CPU, from one value an image or one for all."""
     return torch.tensor(values).expand(count).clone()
 
 
@@ -98,10 +79,20 @@ def gradients(images: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     return torch.cat(values), torch.cat(found)
 
 
+def loss_gradients(classify: Classifier, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross entropy of each image's class, (N), and its gradient, (N, 3, H, W)."""
+    return gradients(images, lambda some, which: cross_entropy(classify(some), classes[which]))
+
+
 def groups(images: Tensor) -> list[slice]:
     """Parts of a batch (N, 3, H, W) that fit through a network at once, in order."""
     size = max(1, GROUP // (images.shape[2] * images.shape[3]))
     return [slice(first, first + size) for first in range(0, len(images), size)]
+
+
+def share(hits: Tensor) -> float:
+    """The share of `hits` that are true."""
+    return float(hits.float().mean())
 
 
 def perturbation(original: Tensor, adversarial: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
 
 TINY: Final = 1e-12
@@ -72,19 +71,6 @@ BALLS: Final[Mapping[int, Ball]] = {
     attack_pb2.NORM_LINF: Linf(),
     attack_pb2.NORM_L2: L2(),
 }
-
-
-def radius(norm: int, epsilon: float | None, field: str) -> float:
-    """The epsilon of a request at path `field`, or the norm's own.
-
-    Raises:
-        InvalidArgument: above 1 for L-infinity, which would be 8 meant as 8/255.
-    """
-    if epsilon is None:
-        return BALLS[norm].epsilon
-    if norm != attack_pb2.NORM_L2 and epsilon > 1:
-        raise InvalidArgument.of(field, epsilon, "between 0 and 1 for L-infinity, as pixel values are")
-    return epsilon
 
 
 def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:

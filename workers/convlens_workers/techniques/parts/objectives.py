@@ -12,7 +12,11 @@ from torch import Tensor
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, target_pb2
-from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_models.manifest import Manifest
+from convlens_workers.jobs.techniques.feature_visualisation import layer_of
+
+Read = Callable[[Tensor], Tensor]
+"""From the values of a layer (N, C, ...) that of a target for each image, (N)."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,11 @@ class Term:
 
     layer: str
     weight: float
-    read: Callable[[Tensor], Tensor]
+    read: Read
 
 
 def terms(objective: job_pb2.Objective, manifest: Manifest, field: str) -> list[Term]:
-    """The terms of an objective.
-
-    Raises:
-        InvalidArgument: a target that the model does not have; `field` is the objective's path.
-    """
+    """The terms of an objective, whose path is `field`."""
     return [
         _term(item, manifest, f"{field}.terms[{position}].target")
         for position, item in enumerate(objective.terms)
@@ -49,61 +49,43 @@ def total(parts: Sequence[Term], values: Mapping[str, Tensor]) -> Tensor:
 
 def _term(item: job_pb2.WeightedTarget, manifest: Manifest, field: str) -> Term:
     kind = item.target.WhichOneof("target") or ""
-    wanted = getattr(item.target, kind)
-    layer = {"class_score": manifest.output, "log_probability": LOG_PROBABILITIES}.get(kind) or wanted.layer
-    shape = manifest.layer(layer, f"{field}.{kind}.layer").shape
-    return Term(layer, item.weight, READERS[kind](wanted, shape, f"{field}.{kind}"))
+    read = READERS[kind](getattr(item.target, kind), f"{field}.{kind}")
+    return Term(layer_of(item.target, manifest), item.weight, read)
 
 
-def _class(wanted: target_pb2.ClassTarget, _shape: Sequence[int], field: str) -> Callable[[Tensor], Tensor]:
-    if not wanted.HasField("index"):
-        raise InvalidArgument.of(f"{field}.index", "nothing", "given: there is no picture to predict it from")
-    return lambda value: value[:, wanted.index]
+def _class(target: target_pb2.ClassTarget, _field: str) -> Read:
+    return lambda value: value[:, target.index]
 
 
-def _channel(
-    wanted: target_pb2.ChannelTarget, shape: Sequence[int], field: str
-) -> Callable[[Tensor], Tensor]:
-    _check(wanted.channel, shape[0], f"{field}.channel", wanted.layer)
-    return lambda value: value[:, wanted.channel].reshape(len(value), -1).mean(1)
+def _channel(target: target_pb2.ChannelTarget, _field: str) -> Read:
+    return lambda value: value[:, target.channel].reshape(len(value), -1).mean(1)
 
 
-def _neuron(wanted: target_pb2.Neuron, shape: Sequence[int], field: str) -> Callable[[Tensor], Tensor]:
-    _check(wanted.channel, shape[0], f"{field}.channel", wanted.layer)
-
+def _neuron(target: target_pb2.Neuron, field: str) -> Read:
     def read(value: Tensor) -> Tensor:
         height, width = (*value.shape[2:], 1, 1)[:2]
-        _check(wanted.y, height, f"{field}.y", wanted.layer)
-        _check(wanted.x, width, f"{field}.x", wanted.layer)
-        return value.reshape(*value.shape[:2], height, width)[:, wanted.channel, wanted.y, wanted.x]
+        for name, position, extent in (("y", target.y, height), ("x", target.x, width)):
+            if position >= extent:  # Only the network tells how large the map is of other sizes than its own.
+                allowed = f"between 0 and {extent - 1} in {target.layer} at this size"
+                raise InvalidArgument.of(f"{field}.{name}", position, allowed)
+        return value.reshape(*value.shape[:2], height, width)[:, target.channel, target.y, target.x]
 
     return read
 
 
-def _direction(
-    wanted: target_pb2.DirectionTarget, shape: Sequence[int], field: str
-) -> Callable[[Tensor], Tensor]:
-    vector = torch.tensor(wire.from_tensor(wanted.vector, f"{field}.vector"))
-    allowed = f"float32 of shape [{shape[0]}], finite and not all 0"
-    if vector.dtype != torch.float32 or vector.shape != (shape[0],):
-        raise InvalidArgument.of(f"{field}.vector", f"{vector.dtype} of shape {list(vector.shape)}", allowed)
-    if not vector.isfinite().all() or not vector.any():
-        raise InvalidArgument.of(f"{field}.vector", "other numbers", allowed)
+def _direction(target: target_pb2.DirectionTarget, field: str) -> Read:
+    vector = torch.tensor(wire.from_tensor(target.vector, f"{field}.vector"))
     return lambda value: (
         torch.einsum("c,ncp->n", vector.to(value), value.reshape(*value.shape[:2], -1))
         / (value[0, 0].numel())
     )
 
 
-def _check(position: int, extent: int, field: str, layer: str) -> None:
-    if position >= extent:
-        raise InvalidArgument.of(field, position, f"between 0 and {extent - 1} in {layer} at this size")
-
-
-READERS: Final[dict[str, Callable[[Any, Sequence[int], str], Callable[[Tensor], Tensor]]]] = {
+READERS: Final[dict[str, Callable[[Any, str], Read]]] = {
     "class_score": _class,
     "log_probability": _class,
     "neuron": _neuron,
     "channel": _channel,
     "direction": _direction,
 }
+"""By kind of target, given its message and path."""

@@ -11,6 +11,12 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
+def scaled(image: Tensor, ratio: float, least: int) -> Tensor:
+    """`image` (N, C, H, W) with its sides times `ratio`, each of at least `least` pixels."""
+    height, width = (max(least, round(side * ratio)) for side in image.shape[2:])
+    return resize(image, (height, width))
+
+
 def resize(image: Tensor, size: Size) -> Tensor:
     """`image` (N, C, H, W) brought to `size` (height, width), bilinear, with antialiasing."""
     if tuple(image.shape[2:]) == size:

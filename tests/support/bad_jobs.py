@@ -1,0 +1,248 @@
+"""Jobs that break one rule of their technique each, and no other."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convlens import wire
+from convlens.v1 import image_pb2, inspection_pb2, job_pb2
+from convlens_models.repository import ModelRepository
+
+MANIFEST = ModelRepository().get().manifest
+SIDE = MANIFEST.input_size
+LAYER = "features.conv1"
+CHANNELS = MANIFEST.layer(LAYER).shape[0]
+
+
+def picture(height: int = SIDE, width: int = SIDE) -> image_pb2.Image:
+    return image_pb2.Image(tensor=wire.to_tensor(np.full((3, height, width), 0.5, np.float32)))
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "bare": {
+        "layers": [layer for layer in MANIFEST.model_dump()["layers"] if layer["kind"] != "Relu"],
+        "dream_layers": (),
+    },
+    "other": {"labels": [f"class {i}" for i in range(len(MANIFEST.labels))]},
+    "fixed": {"dynamic_size": False, "min_size": SIDE},
+}
+"""Copies of the embedded model by name: without ReLUs, of other classes, and for pictures of one size."""
+VICTIMS = {"self": "here:1"}
+
+
+class BadJob(NamedTuple):
+    """A job, the field that its refusal names, and what it says; a network without ReLUs has no field."""
+
+    technique: str
+    fields: dict[str, Any]
+    field: str
+    text: str
+    model: str = ""
+
+    @property
+    def request(self) -> job_pb2.SubmitJobRequest:
+        model = {"name": self.model}
+        return job_pb2.SubmitJobRequest(model=model, **{self.technique: self.fields})
+
+
+def several(count: int) -> dict[str, Any]:
+    return {"images": [picture()] * count}
+
+
+def dream(**fields: Any) -> dict[str, Any]:
+    return {"image": picture(), **fields}
+
+
+def shown(**target: Any) -> dict[str, Any]:
+    return {"objectives": [{"terms": [{"target": target}]}]}
+
+
+def vector(*numbers: float) -> dict[str, Any]:
+    return {"layer": LAYER, "vector": wire.to_tensor(np.array(numbers, np.float32))}
+
+
+ONES = [1.0] * CHANNELS
+LABELS = [0, 1, 2]
+DEFENCE = {"defence": {"jpeg": {}}}
+TWO_SIZES = {"images": [picture(), picture(SIDE, SIDE + 1)]}
+UNIT = {"channel": {"layer": LAYER, "channel": 1}}
+TRAINING = {"style": picture(), "name": "painter", "folder": "ours"}
+FIELD = {"collection": "c", "layer": LAYER, "channel": 1, "discrepancy": {}}
+ALONE = {"models": [{"name": "patterns"}]}
+
+BAD = (
+    BadJob(
+        "deepdream", dream(layers=[LAYER], channels=[0, CHANNELS]), "channels[1]", f"0 and {CHANNELS - 1}"
+    ),
+    BadJob("deepdream", dream(layers=[LAYER], channels=[-1]), "channels[0]", "between"),
+    BadJob("deepdream", dream(layers=[LAYER, "avgpool"], channels=[0]), "layers", "only one"),
+    BadJob("deepdream", dream(tile=63), "tile", "at least 64"),
+    BadJob("deepdream", {"image": picture(512, 1024), "frames": 257}, "frames", "at most 256 of 512 x 1024"),
+    BadJob("feature_visualisation", shown(), "objectives[0].terms[0].target", "given"),
+    BadJob(
+        "feature_visualisation",
+        shown(class_score={}),
+        "objectives[0].terms[0].target.class_score.index",
+        "given",
+    ),
+    BadJob(
+        "feature_visualisation",
+        shown(channel={"layer": LAYER, "channel": CHANNELS}),
+        "objectives[0].terms[0].target.channel.channel",
+        f"between 0 and {CHANNELS - 1}",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(neuron={"layer": LAYER, "y": SIDE}), "size": SIDE},
+        "objectives[0].terms[0].target.neuron.y",
+        "at this size",
+    ),
+    BadJob(
+        "feature_visualisation",
+        shown(neuron={"layer": "classifier", "x": 1}),
+        "objectives[0].terms[0].target.neuron.x",
+        "between 0 and 0",
+    ),
+    BadJob(
+        "feature_visualisation",
+        shown(direction=vector(1)),
+        "objectives[0].terms[0].target.direction.vector",
+        f"[{CHANNELS}]",
+    ),
+    BadJob(
+        "feature_visualisation",
+        shown(direction=vector(*[0.0] * CHANNELS)),
+        "objectives[0].terms[0].target.direction.vector",
+        "not all 0",
+    ),
+    BadJob(
+        "texture", {"sample": picture(), "layers": [LAYER], "weights": [1, 1]}, "weights", "1 of at least 0"
+    ),
+    BadJob("texture", {"sample": picture(), "weights": [-1, 1]}, "weights", "at least 0"),
+    BadJob("texture", {"sample": picture(), "weights": [1, 2]}, "weights", "8 of at least 0"),
+    BadJob(
+        "style_transfer",
+        {"content": picture(), "styles": [{"image": picture()}], "weights": [1, 2]},
+        "weights",
+        "4 of at least 0",
+    ),
+    BadJob("train_style", {**TRAINING, "weights": [1]}, "weights", "4 of"),
+    BadJob(
+        "style_transfer",
+        {"content": picture(), "styles": [{"image": picture(), "weight": 0}]},
+        "styles",
+        "above 0",
+    ),
+    BadJob("train_style", {**TRAINING, "weights": [0]}, "weights", "not all 0"),
+    BadJob("lbfgs_attack", {**TWO_SIZES, "targets": [1]}, "images[1]", f"{SIDE} x {SIDE} as images[0]"),
+    BadJob(
+        "lbfgs_attack", {**several(3), "targets": [1, 2]}, "targets", "3 items, one an image, or one for all"
+    ),
+    BadJob("carlini_wagner", {**several(3), "labels": [1]}, "labels", "one an image, or none"),
+    BadJob("carlini_wagner", {**several(3), "targets": [1, 2]}, "targets", "one for all, or none"),
+    BadJob(
+        "expectation_attack",
+        {**several(1), "targets": [1], "epsilon": 8},
+        "epsilon",
+        "0 and 1 for L-infinity",
+    ),
+    BadJob("expectation_attack", {**several(2), "targets": [1, 1, 1]}, "targets", "2 items"),
+    BadJob("adversarial_patch", several(4), "held_out", "5 images"),
+    BadJob("adversarial_patch", {**several(1), "held_out": [picture(16, 16)]}, "held_out[0]", "as images[0]"),
+    BadJob("defence_attack", {**several(3), **DEFENCE, "labels": [1]}, "labels", "3 items, one an image"),
+    BadJob("attack_ensemble", {**several(3), "labels": [1]}, "labels", "3 items"),
+    BadJob("attack_ensemble", {**several(1), "labels": [1], "epsilon": 1.5}, "epsilon", "L-infinity"),
+    BadJob("transfer_matrix", {**several(3), "labels": [1], **ALONE}, "labels", "3 items"),
+    BadJob("substitute", {**TWO_SIZES, "held_out": [picture()]}, "images[1]", "as images[0]"),
+    BadJob("printed_photo", {**several(3), "labels": [1, 2]}, "labels", "3 items"),
+    BadJob(
+        "printed_photo", {**several(1), "labels": [1], "epsilons": [0.2, 0.1]}, "epsilons[1]", "above 0.2"
+    ),
+    BadJob("printed_photo", {**several(1), "labels": [1], "epsilons": [0]}, "epsilons[0]", "above 0"),
+    BadJob("deepdream", dream(), "layers", "bare has no dream layers", "bare"),
+    BadJob(
+        "feature_visualisation",
+        {"objectives": [{"terms": [{"target": UNIT}]}] * 32, "collection": "c", "examples": 33},
+        "examples",
+        "at most 32 for 32 objectives",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {"objectives": [{"terms": [{"target": UNIT}, {"target": UNIT}]}], "collection": "c"},
+        "objectives[0].terms",
+        "one, where a collection is named",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(neuron={"layer": LAYER, "y": SIDE}), "size": 2 * SIDE, "collection": "c"},
+        "objectives[0].terms[0].target.neuron.y",
+        "at the model's input size",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(neuron={"layer": "features.relu1"}), "collection": "c"},
+        "objectives[0].terms[0].target.neuron.layer",
+        "at most 32768 values a vector",
+    ),
+    BadJob("texture", {"sample": picture()}, "", "no ReLU layers", "bare"),
+    BadJob(
+        "style_transfer",
+        {"content": picture(), "styles": [{"image": picture()}], "layers": [LAYER], "weights": [-1]},
+        "weights",
+        "at least 0",
+    ),
+    BadJob(
+        "style_transfer",
+        {"content": picture(), "styles": [{"image": picture()}], "layers": [LAYER]},
+        "",
+        "no ReLU layers",
+        "bare",
+    ),
+    BadJob("train_style", {**TRAINING, "layers": [LAYER]}, "", "no ReLU layers", "bare"),
+    BadJob("train_style", {**TRAINING, "name": "patterns"}, "name", "a network for classification"),
+    BadJob("train_style", {**TRAINING, "folder": "theirs"}, "folder", "one of ours"),
+    BadJob("lbfgs_attack", {**several(1), "targets": [1, 2]}, "targets", "1 items, one an image"),
+    BadJob("carlini_wagner", TWO_SIZES, "images[1]", "as images[0]"),
+    BadJob("expectation_attack", {**TWO_SIZES, "targets": [1]}, "images[1]", "as images[0]"),
+    BadJob("defence_attack", {**TWO_SIZES, **DEFENCE, "labels": [1, 2]}, "images[1]", "as images[0]"),
+    BadJob("attack_ensemble", {**TWO_SIZES, "labels": [1, 2]}, "images[1]", "as images[0]"),
+    BadJob("transfer_matrix", {**TWO_SIZES, "labels": [1, 2], **ALONE}, "images[1]", "as images[0]"),
+    BadJob(
+        "transfer_matrix",
+        {**several(1), "labels": [1], "models": [{"name": "other"}]},
+        "models[0]",
+        "the classes of patterns",
+    ),
+    BadJob(
+        "transfer_matrix",
+        {"images": [picture(64, 64)], "labels": [1], "models": [{"name": "fixed"}]},
+        "models[0]",
+        f"pictures of {SIDE} x {SIDE}, the one size that it accepts",
+    ),
+    BadJob(
+        "substitute",
+        {**several(2), "held_out": [picture()], "victim": "mine"},
+        "victim",
+        "CONVLENS_VICTIMS (self)",
+    ),
+    BadJob("printed_photo", {**TWO_SIZES, "labels": [1, 2]}, "images[1]", "as images[0]"),
+    BadJob(
+        "extract_features",
+        {"collection": "c", "layers": ["features.relu1"], "poolings": [inspection_pb2.POOLING_FLATTEN]},
+        "poolings",
+        "at most 32768 values a vector",
+    ),
+    BadJob("measure_receptive_field", {**FIELD, "layer": "classifier"}, "layer", "spatial axes"),
+    BadJob("measure_receptive_field", {**FIELD, "channel": CHANNELS}, "channel", "the last of"),
+    BadJob(
+        "measure_receptive_field", {**FIELD, "discrepancy": {"patch": 97}}, "discrepancy.patch", "at most 96"
+    ),
+    BadJob(
+        "measure_receptive_field",
+        {**FIELD, "discrepancy": {"patch": 3, "stride": 4}},
+        "discrepancy.stride",
+        "at most the patch, 3",
+    ),
+)

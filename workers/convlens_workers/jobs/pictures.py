@@ -1,0 +1,45 @@
+"""The pictures of a job: found in its message by one walk, and decoded one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from convlens.v1 import image_pb2
+from convlens_models.manifest import Manifest
+from convlens_models.preprocess import to_input
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def decode_images(
+    params: Message, manifest: Manifest, technique: str
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The path of every picture in a technique's message, as "styles[0].mask", with its pixels.
+
+    Pixels are (3, H, W) in [0, 1]; pictures without `resize` keep their size.
+
+    Raises:
+        InvalidArgument: as `to_input`; names the field of `technique`.
+    """
+    for path, image in find_images(params):
+        yield path, to_input(image, manifest, "keep", f"{technique}.{path}")
+
+
+def find_images(message: Message, path: str = "") -> Iterator[tuple[str, image_pb2.Image]]:
+    """Every `Image` in a message with its path, in the order of the fields."""
+    if isinstance(message, image_pb2.Image):
+        yield path, message
+        return
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            here = f"{path}.{field.name}" if path else field.name
+            if field.is_repeated:
+                for position, item in enumerate(value):
+                    yield from find_images(item, f"{here}[{position}]")
+            else:
+                yield from find_images(value, here)

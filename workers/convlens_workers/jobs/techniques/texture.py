@@ -1,0 +1,18 @@
+"""Texture synthesis before it is queued: a weight for each layer; all steps on the picture that is made."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost
+from convlens_workers.jobs.techniques.layers import activations, weights_fit
+
+
+def cost(job: Submission) -> float:
+    """All steps at the size that is asked for, by default the sample's."""
+    params = job.params
+    pixels = (params.height or params.width) * (params.width or params.height)
+    return optimisation_cost(job, params.steps, pixels or None)
+
+
+SPECIFICATION: Final = Specification((weights_fit(activations),), cost)
