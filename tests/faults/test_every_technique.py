@@ -119,7 +119,7 @@ async def test_killed_or_cancelled_half_way(case: Case, store: JobStore, worker:
     undisturbed = made(await store.wait(await submit(store, request_of(case)), 200))
     name = await submit(store, request_of(case))
     await until(store, name, checkpointed, 60)
-    worker.engine().kill()
+    worker.device_process().kill()
     killed = await store.wait(name, 200)
     assert killed.metadata.attempt == 2
     assert made(killed) == undisturbed

@@ -117,7 +117,7 @@ async def test_a_watcher_of_a_front_end_that_goes_is_sent_to_another(
             following = asyncio.create_task(follow())
             attempt = worker.take()
             for step in range(1, 21):
-                worker.ledger.update(attempt, {"step": step, "total_steps": 20})
+                worker.store.update(attempt, {"step": step, "total_steps": 20})
                 await asyncio.sleep(0.02)
                 if step == 10:
                     leaving.process.send_signal(signal.SIGTERM)

@@ -148,7 +148,7 @@ async def test_disk_full(settings: WorkerSettings, spawn: Spawn, tmp_path: Path,
             with pytest.raises(OSError, match="No space"):
                 ballast.write_bytes(bytes(8 << 20))
             eventually(lambda: said(worker, "no checkpoint"), 10, worker.describe)
-            worker.engine().kill()
+            worker.device_process().kill()
             await until(store, name, lambda record: record.metadata.attempt == 2)
             eventually(lambda: said(worker, "trying again"), 20, worker.describe)
             assert (await store.get(name)).metadata.state == job_pb2.JOB_STATE_RUNNING

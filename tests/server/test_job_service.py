@@ -150,7 +150,7 @@ def test_watch_gives_every_event_and_goes_on_after_the_last_one_seen(stubs, work
     name = stubs.jobs.SubmitJob(dream()).name
     attempt = worker.take()
     for step in (1, 2):
-        worker.ledger.update(attempt, {"step": step, "total_steps": 2}, preview=b"jpeg")
+        worker.store.update(attempt, {"step": step, "total_steps": 2}, preview=b"jpeg")
     worker.succeed(attempt, image=np.zeros((1, 3, 8, 8), np.float32))
     events = list(stubs.jobs.WatchJob(job_pb2.WatchJobRequest(name=name)))
     assert events[-1].metadata.state == SUCCEEDED
@@ -229,7 +229,7 @@ def read(name: str, **fields: Any) -> job_pb2.ReadArtifactRequest:
 def test_list_is_paged_filtered_and_without_previews(stubs, worker, dream) -> None:
     names = [stubs.jobs.SubmitJob(dream()).name for _ in range(3)]
     attempt = worker.take()
-    worker.ledger.update(attempt, {"step": 1}, preview=b"jpeg")
+    worker.store.update(attempt, {"step": 1}, preview=b"jpeg")
     worker.succeed(attempt, image=np.zeros(1))
 
     def listed(**fields: Any) -> operations_pb2.ListOperationsResponse:

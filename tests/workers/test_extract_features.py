@@ -120,8 +120,8 @@ def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: P
     found = files.features("c", FeatureSet(manifest.digest, layer, MEAN), shards[2])
     images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shards[2])]
     batch = np.stack([to_input(image, manifest) for image in images])
-    engine = OnnxBackend(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), on_cpu(1))
-    expected = engine.forward(batch, [layer])[layer].mean(axis=(2, 3))
+    backend = OnnxBackend(ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), on_cpu(1))
+    expected = backend.forward(batch, [layer])[layer].mean(axis=(2, 3))
     np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics of a worker."""
 
 from __future__ import annotations
 

@@ -154,9 +154,9 @@ def test_every_picture_is_seen_once_before_any_is_seen_again(
     seen: list[int] = []
     crop = ImageDataset.crop
 
-    def watched(gallery: ImageDataset, number: int, *arguments: object) -> Tensor:
+    def watched(dataset: ImageDataset, number: int, *arguments: object) -> Tensor:
         seen.append(number)
-        return crop(gallery, number, *arguments)
+        return crop(dataset, number, *arguments)
 
     monkeypatch.setattr(ImageDataset, "crop", watched)
     run(make_task(models, folder, steps=9))
@@ -167,22 +167,22 @@ def test_every_picture_is_seen_once_before_any_is_seen_again(
 def test_what_cannot_be_read_is_told_of_once_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gallery = folder_dataset(folder, "ours")
-    assert len(gallery) == 6
-    crops = [gallery.crop(number, 64, (0, 0, 0)) for _ in range(2) for number in range(6)]
+    dataset = folder_dataset(folder, "ours")
+    assert len(dataset) == 6
+    crops = [dataset.crop(number, 64, (0, 0, 0)) for _ in range(2) for number in range(6)]
     assert all(crop.shape == (3, 64, 64) for crop in crops)
     assert [message.partition(" ")[0] for message in caplog.messages] == ["1broken.jpg"]
 
 
 def test_crops_lie_within_the_picture(folder: Path) -> None:
-    gallery = folder_dataset(folder, "ours")
+    dataset = folder_dataset(folder, "ours")
     pixels = torch.from_numpy(wire.decode_image(picture(0, 80)).transpose(2, 0, 1) / np.float32(255))
-    full = gallery.crop(0, 64, (0.999, 0, 0))
+    full = dataset.crop(0, 64, (0.999, 0, 0))
     assert float((full.mean((1, 2)) - pixels.mean((1, 2))).abs().max()) < 0.01
-    corner = gallery.crop(0, 64, (0, 0.999, 0.999))
+    corner = dataset.crop(0, 64, (0, 0.999, 0.999))
     torch.testing.assert_close(corner, pixels[:, 16:, 16:])
-    assert gallery.crop(0, 128, (0, 0, 0)).shape == (3, 128, 128)
-    assert gallery.picture(0, 40).shape == (3, 40, 40)
+    assert dataset.crop(0, 128, (0, 0, 0)).shape == (3, 128, 128)
+    assert dataset.picture(0, 40).shape == (3, 40, 40)
 
 
 def test_a_folder_without_pictures_is_a_failed_precondition(
@@ -264,7 +264,8 @@ def test_a_stop_ends_the_other_processes(models: Path, folder: Path, monkeypatch
     monkeypatch.setattr(distributed_training, "processes", lambda *_: 2)
     technique = train_style(make_task(models, folder, steps=10_000))
     assert next(technique).number == 1
-    (torchrun,) = psutil.Process().children()
+    children = psutil.Process().children()
+    (torchrun,) = (child for child in children if "torch.distributed.run" in child.cmdline())
     ranks = torchrun.children()
     assert len(ranks) == 2
     technique.close()

@@ -18,15 +18,15 @@ class Metrics:
     """Attempts and checkpoints of one worker, and what its processes take of the machine.
 
     Args:
-        ledger: of the worker's queue.
-        engine: process id of the engine that runs now; 0 for none.
+        store: of the worker's queue.
+        device_process: gives the id of the device process that runs now; 0 for none.
     """
 
-    def __init__(self, ledger: WorkerJobStore, engine: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, store: WorkerJobStore, device_process: Callable[[], int] = lambda: 0) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(QueueCollector(lambda: [ledger.stats()]))
+        self.registry.register(QueueCollector(lambda: [store.stats()]))
         ProcessCollector(registry=self.registry)
-        ProcessCollector("convlens_engine", engine, registry=self.registry)
+        ProcessCollector("convlens_engine", device_process, registry=self.registry)
         name = "convlens_attempts"
         self._ends = Counter(name, "Attempts, by how they ended.", ["end"], registry=self.registry)
         for how in ENDS:

@@ -1,4 +1,4 @@
-"""Runs one technique: here, and only here, are progress, previews, stops and checkpoints."""
+"""Runs a technique step by step; nothing else knows of progress, previews, stops and checkpoints."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Every:
 
 
 class StepRunner:
-    """Draws steps from techniques.
+    """Draws the steps of a technique, and reports them to the supervisor.
 
     Args:
-        send: takes what is to be told.
-        asked: the stop that somebody has asked for, if any; looked at after every step.
+        send: takes the events for the supervisor.
+        stop_requested: the stop that somebody has asked for, if any; called after every step.
         save: stores a state and gives its SHA-256, or None where that failed: the job goes on all the same.
         checkpoint_interval: seconds between checkpoints.
         bit_exact: whether all that has run so far gives the same bytes each time.
@@ -49,13 +49,13 @@ class StepRunner:
     def __init__(
         self,
         send: Callable[[Progress | Checkpointed], None],
-        asked: Callable[[], Stop | None],
+        stop_requested: Callable[[], Stop | None],
         save: Callable[[State], str | None],
         checkpoint_interval: float,
         bit_exact: Callable[[], bool] = lambda: True,
     ) -> None:
         self._send = send
-        self._asked = asked
+        self._stop_requested = stop_requested
         self._save = save
         self._bit_exact = bit_exact
         self._due_progress = Every(PROGRESS_INTERVAL)
@@ -70,20 +70,20 @@ class StepRunner:
                 step = last = next(steps)
             except StopIteration as end:
                 if last is not None:
-                    self._tell(last, preview=True)
+                    self._report(last, preview=True)
                 results: Results = end.value
                 return results
-            if (stop := self._asked()) is not None:
+            if (stop := self._stop_requested()) is not None:
                 steps.close()
                 if stop.save:
                     self._checkpoint(step)
                 return None
             if self._due_progress():
-                self._tell(step, preview=self._due_preview())
+                self._report(step, preview=self._due_preview())
             if self._due_checkpoint():
                 self._checkpoint(step)
 
-    def _tell(self, step: Step, *, preview: bool) -> None:
+    def _report(self, step: Step, *, preview: bool) -> None:
         losses = {name: float(value) for name, value in step.losses.items()}
         picture = thumbnail(step.image) if preview else b""
         self._send(Progress(step.number, step.total, losses, picture, self._bit_exact()))

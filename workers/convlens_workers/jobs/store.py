@@ -38,7 +38,8 @@ from convlens_workers.jobs.stats import to_stats
 from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
-LOOK_AGAIN: Final = 5.0
+READ_AGAIN: Final = 5.0
+"""Seconds after which a watcher reads the record again, told of a change or not."""
 PAGE: Final = 50
 
 
@@ -56,7 +57,7 @@ class JobStore:
         self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
         self._context = scripts.context(settings)
-        self._bell = ChangeNotifier(redis)
+        self._changes = ChangeNotifier(redis)
         self._tenant = ""
 
     def of(self, tenant: str) -> JobStore:
@@ -72,7 +73,7 @@ class JobStore:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._bell.close()
+        await self._changes.close()
         await self._redis.aclose()
 
     async def ping(self) -> None:
@@ -207,10 +208,10 @@ class JobStore:
     async def wait(self, name: str, timeout: float | None = None) -> JobRecord:
         """The job when it has finished, or as it is after `timeout` seconds."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        async with self._bell.listen(operation_id(name)) as changed:
+        async with self._changes.listen(operation_id(name)) as changed:
             # No timeout around it all: what redis waits for may swallow the cancellation, and wait on.
             while not (record := await self.get(name)).done and (left := until - time.monotonic()) > 0:
-                await _rings(changed, left)
+                await _changed(changed, left)
         return record
 
     async def watch(
@@ -228,7 +229,7 @@ class JobStore:
             raise OutOfRange.of("after_event_id", after_event_id, "an event_id of this stream, or empty")
         last = after_event_id or "0-0"
         id_ = operation_id(name)
-        async with self._bell.listen(id_) as changed:
+        async with self._changes.listen(id_) as changed:
             while True:
                 events, record = await self._queries.events(id_, last)
                 self._own(record)
@@ -240,7 +241,7 @@ class JobStore:
                 if record.done:
                     yield last, record.metadata, record.error
                     return
-                await _rings(changed)
+                await _changed(changed)
 
     async def read(
         self, name: str, artifact: str, offset: int = 0
@@ -326,9 +327,9 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [part for pair in fields.items() for part in pair]
 
 
-async def _rings(changed: asyncio.Event, most: float = math.inf) -> None:
+async def _changed(changed: asyncio.Event, most: float = math.inf) -> None:
     try:
-        async with asyncio.timeout(min(LOOK_AGAIN, most)):
+        async with asyncio.timeout(min(READ_AGAIN, most)):
             await changed.wait()
     except TimeoutError:
         return
