@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+from support.parts import chunks, to_parts
 
 from convlens import wire
 from convlens.serialised import LARGE, Chunk, chunk_messages, part_messages, reader
@@ -23,7 +24,7 @@ REPLIES = pytest.mark.parametrize(
 
 
 def protobuf_messages(reply: Any, tensors: dict[str, np.ndarray]) -> Iterator[bytes]:
-    return (reply(tensor=part).SerializeToString() for part in wire.to_parts(tensors))
+    return (reply(tensor=part).SerializeToString() for part in to_parts(tensors))
 
 
 @REPLIES
@@ -31,7 +32,7 @@ def protobuf_messages(reply: Any, tensors: dict[str, np.ndarray]) -> Iterator[by
 def test_serialised_messages_are_those_that_protobuf_writes(reply: Any, size: int) -> None:
     tensors = {"a": np.random.default_rng(size).integers(0, 256, size, np.uint8), "b": np.eye(3)[:, ::2]}
     found = [reply.FromString(message) for message in part_messages(reply, tensors)]
-    assert found == [reply(tensor=part) for part in wire.to_parts(tensors)]
+    assert found == [reply(tensor=part) for part in to_parts(tensors)]
 
 
 @REPLIES
@@ -83,5 +84,5 @@ def test_messages_without_tensors_are_protobufs() -> None:
 def test_serialised_chunks_go_on_where_a_stream_broke() -> None:
     data, reply = np.arange(9, dtype=np.uint8), job_pb2.ReadArtifactResponse
     (message,) = chunk_messages(reply, data, 1 << 40)
-    (chunk,) = wire.chunks(data.tobytes(), 1 << 40)
+    (chunk,) = chunks(data.tobytes(), 1 << 40)
     assert reply.FromString(message) == reply(tensor=tensor_pb2.TensorPart(chunk=chunk))

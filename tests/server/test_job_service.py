@@ -15,6 +15,7 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from support.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from support.parts import from_parts
 from support.redis_server import RedisServer
 from support.replies import error_of
 from support.repository import add_copy
@@ -194,7 +195,7 @@ def test_an_artifact_is_read_from_any_byte(stubs, worker, dream) -> None:
     assert stubs.get(name).response.Unpack(result)
     assert [header.name for header in result.artifacts] == ["image", "other"]
     parts = [reply.tensor for reply in stubs.jobs.ReadArtifact(read(name))]
-    assert np.array_equal(wire.from_parts(parts)["image"], image)
+    assert np.array_equal(from_parts(parts)["image"], image)
     assert parts[0].header == result.artifacts[0]
     assert all(512 << 10 <= len(part.chunk.data) <= 1 << 20 for part in parts[1:-1])
     # A stream that broke after its first chunk goes on where it broke.
