@@ -25,7 +25,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -144,8 +143,7 @@ class Internal(ConvLensError):
     code = code_pb2.INTERNAL
 
 
-BY_CODE: dict[int, type[ConvLensError]] = {kind.code: kind for kind in ConvLensError.__subclasses__()}
-BY_CODE[OutOfRange.code] = OutOfRange
+BY_CODE = {kind.code: kind for kind in (*ConvLensError.__subclasses__(), OutOfRange)}
 
 
 def to_status(error: ConvLensError) -> status_pb2.Status:
@@ -157,9 +155,9 @@ def to_status(error: ConvLensError) -> status_pb2.Status:
         violation = error_details_pb2.BadRequest.FieldViolation(field=_cut(error.field), description=message)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
-        delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after * 1e9))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(retry)
     return status
 
 

@@ -54,7 +54,7 @@ NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def header(name: str, array: NDArray[Any], *, sha256: bool = False) -> tensor_pb2.TensorHeader:
-    """Header of `array`; with its digest when `sha256`."""
+    """The header of a tensor with the values of `array`; with their digest when `sha256`."""
     if array.dtype not in NAMES:
         raise InvalidArgument.of("datatype", array.dtype.name, f"one of {', '.join(DTYPES)}")
     digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() if sha256 else ""
@@ -134,11 +134,9 @@ def _check_header(head: tensor_pb2.TensorHeader) -> None:
 
 
 def to_tensor(array: NDArray[Any]) -> tensor_pb2.Tensor:
-    """A whole tensor for a request."""
+    """The tensor of a request with the values of `array`."""
     head = header("", array)
-    return tensor_pb2.Tensor(
-        datatype=head.datatype, shape=head.shape, data=np.ascontiguousarray(array).tobytes()
-    )
+    return tensor_pb2.Tensor(datatype=head.datatype, shape=head.shape, data=array.tobytes())
 
 
 def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
@@ -154,9 +152,8 @@ def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any
         raise InvalidArgument.of(f"{field}.shape", list(shape), "without negative extents")
     expected = math.prod(shape) * dtype.itemsize
     if len(tensor.data) != expected:
-        raise InvalidArgument.of(
-            f"{field}.data", f"{len(tensor.data)} bytes", f"{expected} bytes for {list(shape)}"
-        )
+        shown = f"{len(tensor.data)} bytes"
+        raise InvalidArgument.of(f"{field}.data", shown, f"{expected} bytes for {list(shape)}")
     return reshaped(np.frombuffer(tensor.data, dtype), shape, f"{field}.shape")
 
 
