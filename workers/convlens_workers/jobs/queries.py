@@ -1,4 +1,4 @@
-"""Reading records and events out of Redis."""
+"""Reads records and events of jobs out of Redis."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from convlens_workers.jobs.redis_errors import redis_errors
 
 
 class Outlook(NamedTuple):
-    """Of a job that is about to be submitted."""
+    """What is known before a job is submitted."""
 
     payload: bytes | None
     """Digest of the payload that the id was used with, if it was."""
     waiting: int
-    """Jobs in the queue."""
+    """The number of jobs in the queue."""
     throughput: float
     """Multiply-adds a second of the queue's devices; 0 where no job has finished yet."""
 
 
 class Queries:
-    """What can be asked of Redis about jobs, without changing any."""
+    """Reads what Redis holds of jobs, without changing any."""
 
     def __init__(self, redis: Any, queues: Sequence[str]) -> None:
         self._redis = redis

@@ -54,7 +54,7 @@ _METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as Redis has it."""
+    """The record of a job, as it is kept in Redis."""
 
     id: str
     metadata: job_pb2.JobMetadata
@@ -69,7 +69,7 @@ class JobRecord:
     ran: float = 0.0
     """Seconds that attempts before the running one took together."""
     tenant: str = ""
-    """Whose job it is."""
+    """Name of the tenant whose job it is; "" where there are no tenants."""
     trace: str = ""
     """W3C traceparent of the call that submitted it; "" where there was none."""
 
@@ -129,12 +129,12 @@ def operation_id(name: str) -> str:
 
 
 class Filter(NamedTuple):
-    """What a list asks for."""
+    """The state and the technique of the jobs that a list asks for."""
 
     state: int | None = None
-    """None for any."""
+    """A number of JobState; None for any."""
     technique: str = ""
-    """Empty for any."""
+    """Its name; "" for any."""
 
 
 def parse_filter(text: str) -> Filter:
@@ -143,16 +143,16 @@ def parse_filter(text: str) -> Filter:
     Raises:
         InvalidArgument: any other filter.
     """
-    found: dict[str, str] = {}
+    wanted: dict[str, str] = {}
     for term in re.split(r"\s+AND\s+", text.strip()) if text.strip() else ():
         match = re.fullmatch(r'(state|technique)\s*=\s*"?(\w+)"?', term)
-        if match is None or match[1] in found:
+        if match is None or match[1] in wanted:
             _refuse_filter(text)
-        found[match[1]] = match[2]
-    state = found.get("state", "").removeprefix("JOB_STATE_")
+        wanted[match[1]] = match[2]
+    state = wanted.get("state", "").removeprefix("JOB_STATE_")
     if state and not STATES.get(state):
         _refuse_filter(text)
-    return Filter(STATES[state] if state else None, found.get("technique", ""))
+    return Filter(STATES[state] if state else None, wanted.get("technique", ""))
 
 
 def _refuse_filter(text: str) -> NoReturn:

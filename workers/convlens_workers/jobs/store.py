@@ -56,7 +56,6 @@ class JobStore:
         self._queues = settings.queues()
         self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
-        self._context = scripts.context(settings)
         self._changes = ChangeNotifier(redis)
         self._tenant = ""
 
@@ -130,14 +129,11 @@ class JobStore:
         return self._own(await self._queries.record(operation_id(name)))
 
     async def stats(self) -> list[job_pb2.QueueStats]:
-        """How the queues stand."""
-        found = []
-        for priority, queue in self._queues.items():
-            context = scripts.context_of(queue, self._settings)
-            with redis_errors():
-                raw = await self._scripts["stats"](args=[*context, ""])
-            found.append(to_stats(raw, queue, priority))
-        return found
+        """Lengths, counters and throughput of the queues."""
+        return [
+            to_stats(await self._call("stats", "", queue=queue), queue, priority)
+            for priority, queue in self._queues.items()
+        ]
 
     async def list(
         self,
@@ -154,22 +150,22 @@ class JobStore:
         """
         if page_token and not re.fullmatch(r"\d{13}-[0-9a-f]{32}", page_token):
             raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
-        found: list[JobRecord] = []
+        records: list[JobRecord] = []
         while True:
             page = await self._queries.page(page_token, page_size)
             for entry, record in page:
                 page_token = entry
-                if record is None or record.tenant != self._tenant:
-                    continue
-                if state not in (None, record.metadata.state):
-                    continue
-                if technique not in ("", record.metadata.technique):
-                    continue
-                found.append(record)
-                if len(found) == page_size:
-                    return found, page_token
+                if (
+                    record is not None
+                    and record.tenant == self._tenant
+                    and state in (None, record.metadata.state)
+                    and technique in ("", record.metadata.technique)
+                ):
+                    records.append(record)
+                if len(records) == page_size:
+                    return records, page_token
             if len(page) < page_size:
-                return found, ""
+                return records, ""
 
     async def cancel(self, name: str) -> None:
         """Ask for the end of a job: at once when it waits, within a second when it runs, no effect later.
@@ -179,16 +175,11 @@ class JobStore:
         Raises:
             NotFound: no such job.
         """
-        id_ = (await self.get(name)).id
-        dropped = await self._call("cancel", id_)
-        if dropped is None:
+        if not await self._cancel((await self.get(name)).id):
             raise NotFound(f"no operation {name!r}")
-        await self._drop(id_, dropped)
-        for part in count(1):  # Its helpers, as many as there are.
-            helper = self._id_of(helper_id(name, part))
-            if (dropped := await self._call("cancel", helper)) is None:
-                return
-            await self._drop(helper, dropped)
+        helpers = (self._id_of(helper_id(name, part)) for part in count(1))
+        while await self._cancel(next(helpers)):
+            pass
 
     async def delete(self, name: str) -> None:
         """Remove a finished job and its artifacts.
@@ -266,6 +257,13 @@ class JobStore:
             raise OutOfRange.of("read_offset", offset, f"between 0 and {header.total_bytes}")
         return header, self._artifacts.read(record.id, header.sha256, header.total_bytes, offset)
 
+    async def _cancel(self, id_: str) -> bool:
+        """Whether there is such a job, which now ends."""
+        checkpoints = await self._call("cancel", id_)
+        for digest in (checkpoints or b"").decode().split():
+            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
+        return checkpoints is not None
+
     def _queue_of(self, priority: job_pb2.Priority.ValueType) -> str:
         queue = self._queues.get(priority or job_pb2.PRIORITY_NORMAL)
         if queue is None:
@@ -278,11 +276,8 @@ class JobStore:
     async def _enqueue(self, id_: str, queue: str, sent: str, fields: Mapping[str, Any]) -> bytes:
         rq = _flat(rq_fields(id_, queue))
         limits = (self._settings.queue_limit, self._tenant, self._settings.tenant_limit)
-        context = scripts.context_of(queue, self._settings)
-        with redis_errors():
-            outcome: bytes = await self._scripts["submit"](
-                args=[*context, id_, sent, *limits, len(rq), *rq, *_flat(fields)]
-            )
+        arguments = (id_, sent, *limits, len(rq), *rq, *_flat(fields))
+        outcome: bytes = await self._call("submit", *arguments, queue=queue)
         return outcome
 
     def _refuse(self, outcome: bytes, request_id: str) -> None:
@@ -298,6 +293,7 @@ class JobStore:
             raise AlreadyExists(used, field="request_id")
 
     def _own(self, record: JobRecord) -> JobRecord:
+        """The record, if it is of this tenant's job. Raises NotFound."""
         if record.tenant != self._tenant:
             raise NotFound(f"no operation {record.name!r}")
         return record
@@ -309,13 +305,10 @@ class JobStore:
         name = f"{self._tenant}\n{request_id}" if self._tenant else request_id
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
-    async def _drop(self, id_: str, checkpoints: bytes) -> None:
-        for digest in checkpoints.decode().split():
-            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
-
-    async def _call(self, script: str, *arguments: Any) -> Any:
+    async def _call(self, script: str, *arguments: Any, queue: str = "") -> Any:
+        context = scripts.context(self._settings, queue)
         with redis_errors():
-            return await self._scripts[script](args=[*self._context, *arguments])
+            return await self._scripts[script](args=[*context, *arguments])
 
 
 def helper_id(operation: str, part: int) -> str:

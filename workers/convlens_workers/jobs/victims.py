@@ -1,4 +1,4 @@
-"""Which servers a substitute attack may query: those that the operator has named, and no others."""
+"""The servers that a substitute attack may query: those that the operator has named, and no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from convlens.errors import InvalidArgument
 
 SELF: Final = "self"
-"""Name of the server that jobs are sent to, which is meant where a request names none."""
+"""Stands for the server that jobs are sent to, which is meant where a request names none."""
 
 
 def address_of(victim: str, victims: Mapping[str, str]) -> str:

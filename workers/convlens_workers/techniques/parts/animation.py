@@ -1,4 +1,4 @@
-"""Pictures that move."""
+"""Frames of a zoom, and the animated WebP that is made of them."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
+from convlens_workers.techniques.parts.pixels import symmetric
 
 TINY: Final = 1e-12
 
@@ -18,7 +19,7 @@ class Ball(Protocol):
     """A norm, as attacks need it."""
 
     epsilon: float
-    """Its usual radius."""
+    """The usual radius, in units of pixel values in [0, 1]."""
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The step of length 1 that raises a loss with this gradient most."""
@@ -45,7 +46,7 @@ class Linf:
 
     def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
         """Each value uniform in [-epsilon, epsilon)."""
-        return (torch.rand(like.shape, generator=rng) * 2 - 1).to(like) * epsilon
+        return symmetric(rng, *like.shape).to(like) * epsilon
 
 
 class L2:
@@ -94,5 +95,5 @@ def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:
 
 def length(values: Tensor) -> Tensor:
     """Euclidean length of each image's values, (N, 1, 1, 1)."""
-    found: Tensor = torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True)
-    return found
+    lengths: Tensor = torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True)
+    return lengths

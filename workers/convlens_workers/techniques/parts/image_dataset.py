@@ -1,4 +1,4 @@
-"""Pictures to learn from: a folder's, or a collection's; each is read when it is drawn."""
+"""Data sets of images to learn from, a folder's or a collection's; each image is read when it is drawn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageDataset:
-    """Pictures by number. One that cannot be read is told of once, and the next one takes its place.
+    """Pictures by number. One that cannot be read is logged once, and the next one takes its place.
 
     Args:
         names: of all of them, for messages.
@@ -38,10 +38,8 @@ class ImageDataset:
     def __init__(self, names: Sequence[str], read: Callable[[str], bytes], what: str) -> None:
         if not names:
             raise FailedPrecondition(f"{what} has no pictures to learn from")
-        self._names = names
-        self._read = read
-        self._what = what
-        self._bad: set[int] = set()
+        self._names, self._read, self._what = names, read, what
+        self._bad: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -69,21 +67,21 @@ class ImageDataset:
 
     def _pixels(self, number: int) -> NDArray[np.uint8]:
         for place in range(number, number + len(self)):
-            found = place % len(self)
-            if found in self._bad:
+            name = self._names[place % len(self)]
+            if name in self._bad:
                 continue
             try:
-                return wire.decode_image(self._read(self._names[found]), self._names[found])
+                return wire.decode_image(self._read(name), name)
             except (InvalidArgument, OSError) as error:
-                log.warning("%s is left out: %s", self._names[found], error)
-                self._bad.add(found)
+                log.warning("%s is left out: %s", name, error)
+                self._bad.add(name)
         raise FailedPrecondition(f"{self._what} has no picture that can be read, of {len(self)}")
 
 
 def folder_dataset(folder: Path, name: str) -> ImageDataset:
     """The pictures in `folder` and all below it, in the order of their paths."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [str(path.relative_to(folder)) for path in found]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = [str(path.relative_to(folder)) for path in paths]
     return ImageDataset(names, lambda path: (folder / path).read_bytes(), f"folder {name!r}")
 
 

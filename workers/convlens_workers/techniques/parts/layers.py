@@ -50,12 +50,12 @@ def _by_stride(manifest: Manifest) -> list[list[str]]:
     names = [layer.name for layer in manifest.layers]
     relus = [layer.name for layer in manifest.layers if layer.kind == RELU]
     blocks = tuple(f"{name}." for name in names if any(relu.startswith(f"{name}.") for relu in relus))
-    found: dict[int, list[str]] = {}
+    by_stride: dict[int, list[str]] = {}
     for layer in manifest.layers:
         active = layer.kind == RELU or f"{layer.name}." in blocks
         head = layer.shape[0] == len(manifest.labels)
         if active and layer.stride and not head and not layer.name.startswith(blocks):
-            found.setdefault(layer.stride, []).append(layer.name)
-    if not found:
+            by_stride.setdefault(layer.stride, []).append(layer.name)
+    if not by_stride:
         raise FailedPrecondition(f"{manifest.name} has no ReLU layers to describe style by")
-    return [found[stride] for stride in sorted(found)]
+    return [by_stride[stride] for stride in sorted(by_stride)]

@@ -1,4 +1,4 @@
-"""How far painted pictures are from a style, and from what they were before (Johnson et al. 2016)."""
+"""How far a style network's pictures are from a style, and from its inputs (Johnson et al. 2016)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Perceptual:
         network: compares the pictures.
         style: (1, 3, H, W) in [0, 1].
         layers: of the style, with their weights.
-        content_layer: where a painted picture shall be what it was before.
+        content_layer: where a styled picture shall have the features of the input.
         weights: of "style", "content" and "tv".
     """
 
@@ -32,10 +32,8 @@ class Perceptual:
         content_layer: str,
         weights: Mapping[str, float],
     ) -> None:
-        self._network = network
-        self._layers = layers
-        self._content = content_layer
-        self._weights = weights
+        self._network, self._layers = network, layers
+        self._content, self._weights = content_layer, weights
         with torch.no_grad():
             taps = network.taps(style, layers)
         self._grams = {name: gram(value) for name, value in taps.items()}
@@ -44,15 +42,15 @@ class Perceptual:
             for name, wanted in self._grams.items()
         }
 
-    def __call__(self, painted: Tensor, before: Tensor) -> tuple[Tensor, Losses]:
-        """The weighted sum, and its terms."""
+    def __call__(self, styled: Tensor, inputs: Tensor) -> tuple[Tensor, Losses]:
+        """The weighted sum of the losses, and each of them by name, for styled pictures and their inputs."""
         with torch.no_grad():
-            wanted = self._network.taps(before, [self._content])[self._content]
-        taps = self._network.taps(painted, dict.fromkeys([*self._layers, self._content]))
+            wanted = self._network.taps(inputs, [self._content])[self._content]
+        taps = self._network.taps(styled, dict.fromkeys([*self._layers, self._content]))
         terms = {
             "style": self._style(taps),
             "content": content_error(taps[self._content], wanted),
-            "tv": total_variation(painted),
+            "tv": total_variation(styled),
         }
         return torch.stack([self._weights[name] * term for name, term in terms.items()]).sum(), terms
 

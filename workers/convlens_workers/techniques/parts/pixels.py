@@ -18,6 +18,11 @@ def resize(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
 
+def symmetric(rng: torch.Generator, *shape: int) -> Tensor:
+    """Random numbers uniform in [-1, 1), drawn on the CPU."""
+    return torch.rand(*shape, generator=rng) * 2 - 1
+
+
 def random_shift(largest: int, rng: torch.Generator) -> Size:
     """Rows and columns to roll by, each uniform in -largest..largest."""
     down, right = torch.randint(-largest, largest + 1, (2,), generator=rng).tolist()

@@ -13,13 +13,13 @@ def bands(image: Tensor, count: int) -> list[Tensor]:
 
     A band is the picture less its half-sized version brought back to size; `merged` gives the picture again.
     """
-    found = []
+    pyramid = []
     for _ in range(count):
         height, width = image.shape[2:]
         low = resize(image, (-(-height // 2), -(-width // 2)))
-        found.append(image - resize(low, (height, width)))
+        pyramid.append(image - resize(low, (height, width)))
         image = low
-    return [*found, image]
+    return [*pyramid, image]
 
 
 def merged(pyramid: list[Tensor]) -> Tensor:

@@ -53,12 +53,12 @@ class Square:
         }
 
     def advance(self, batch: EnsembleBatch, points: Points, number: int, rng: torch.Generator) -> Points:
-        """Query `number`."""
+        """Query `number`, counted from 1."""
         here = points["found"]
         first, later = PROPOSALS[self.norm]
         to = (first if number == 1 else later)(self, batch.images, here - batch.images, number, rng)
         ahead = moved(batch.images, to, BALLS[self.norm], self.epsilon)
-        margin, wrong = self._look(batch, ahead)
+        margin, wrong = self._probe(batch, ahead)
         better = (margin < points["margin"]) | wrong
         return {
             "found": torch.where(better.view(-1, 1, 1, 1), ahead, here),
@@ -68,13 +68,13 @@ class Square:
         }
 
     def side(self, number: int, height: int, width: int) -> int:
-        """Of the square of query `number`, in pixels: its share of the area is halved on the way."""
+        """The side in pixels of the square of query `number`; its share of the area is halved on the way."""
         gone = number * 10_000 // self.steps
         share = SHARE / (1 << sum(gone > bound for bound in HALVINGS))
         return min(max(round(math.sqrt(share * height * width)), 1), min(height, width) - 1)
 
-    def _look(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Margins, and whether the network is wrong."""
+    def _probe(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The margins at `images`, and whether the network is wrong about them."""
         with torch.no_grad():
             scores = torch.cat([self.classify(images[part]) for part in groups(images)])
         label = scores.gather(1, batch.labels[:, None])
@@ -146,9 +146,9 @@ def blob(side: int, flipped: bool) -> Tensor:
     rows or columns, whichever is more, and n half its longer side (equation 2 of the paper).
     """
     half = side // 2
-    found = torch.cat([_hill(half, side), -_hill(side - half, side)])
-    found = found / found.square().sum().sqrt()
-    return found.T if flipped else found
+    hills = torch.cat([_hill(half, side), -_hill(side - half, side)])
+    hills = hills / hills.square().sum().sqrt()
+    return hills.T if flipped else hills
 
 
 def _hill(rows: int, columns: int) -> Tensor:
@@ -162,7 +162,7 @@ def _hill(rows: int, columns: int) -> Tensor:
 
 
 def _stretched(change: Tensor, epsilon: float) -> Tensor:
-    """As long as epsilon."""
+    """`change` scaled to a length of epsilon."""
     return change * (epsilon / length(change).clamp_min(TINY))
 
 
