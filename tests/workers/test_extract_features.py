@@ -133,7 +133,7 @@ def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) ->
             raise Unavailable("the artifact store is away")
         return CollectionFiles.image(files, collection, digest)
 
-    def patiently(call: Callable[[], Any]) -> Any:
+    def retry(call: Callable[[], Any]) -> Any:
         while True:
             with suppress(Unavailable):
                 return call()
@@ -141,7 +141,7 @@ def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) ->
     files.image = read
     with pytest.raises(Unavailable):
         steps(extraction(tiny_models, NAME, files, shards))
-    task = extraction(tiny_models, NAME, RetryProxy(files, patiently), shards)
+    task = extraction(tiny_models, NAME, RetryProxy(files, retry), shards)
     assert steps(task)[-1].number == 47
     assert not away
     assert len(stored_bytes(task)) == 2 * len(shards)

@@ -72,7 +72,7 @@ class DeviceProcess:
         self._host = Host(self._networks, config.victims, config.folders, config.artifacts)
 
     def serve(self) -> None:
-        """Run jobs until the pipe is closed."""
+        """Report the device, then run one job after the other until the pipe is closed."""
         self._send(Ready(str(self._device)))
         while True:
             message = self._pipe.recv()
@@ -100,17 +100,14 @@ class DeviceProcess:
             return _failed(Internal(f"the technique failed ({type(error).__name__}); incident {incident}"))
 
     def _results(self, start: Start) -> Results | None:
-        request = understood(
-            self._retrying(lambda: self._store.get(start.operation, "request", start.request))
-        )
+        data = self._retrying(lambda: self._store.get(start.operation, "request", start.request))
+        request = understood(data)
         technique = request.WhichOneof("technique") or ""
         network, manifest = self._networks.get(request.model)
-        params = getattr(request, technique)
-        images = decode_images(params, manifest, self._device)
-        task = Task(
-            params, network, manifest, images, request.seed, self._device, self._collections, self._host
-        )
-        origin = Origin(start.request, manifest.digest, fingerprint(self._device))
+        params, device = getattr(request, technique), self._device
+        images = decode_images(params, manifest, device)
+        task = Task(params, network, manifest, images, request.seed, device, self._collections, self._host)
+        origin = Origin(start.request, manifest.digest, fingerprint(device))
         state = self._retrying(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
         save = self._saver(start.operation, origin)
@@ -144,7 +141,7 @@ class DeviceProcess:
         return result.SerializeToString(deterministic=True)
 
     def _retrying(self, call: Callable[[], T]) -> T:
-        """What `call` gives as soon as the artifact store answers. Raises Interrupted on a stop meanwhile."""
+        """The value of `call` once the artifact store answers. Raises Interrupted on a stop meanwhile."""
         pauses = chain(PAUSES, repeat(PAUSES[-1]))
         while True:
             try:

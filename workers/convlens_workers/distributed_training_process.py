@@ -26,7 +26,7 @@ from convlens_workers.parent_death import die_with
 
 
 def main() -> None:
-    """Train to the end."""
+    """Take part in the training that the spec describes, to its end."""
     die_with(os.getppid())
     stream = _stdout()
     spec = pickle.loads(Path(sys.argv[1]).read_bytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Configure:
-    """To the device process, once, first."""
+    """To the device process, once, first: what it computes on, and where it finds what."""
 
     models: Path | None
     artifacts: str

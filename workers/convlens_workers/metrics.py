@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus of itself, beside how its queue stands."""
+"""The Prometheus metrics of a worker, beside those of its queue."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class Metrics:
         self._safe_since: float | None = None
 
     def began(self) -> None:
-        """An attempt has begun."""
+        """Count an attempt as running from now on."""
         self._safe_since = time.monotonic()
 
     def checkpointed(self, seconds: float) -> None:
-        """A checkpoint was stored, which took `seconds`."""
+        """Note a stored checkpoint, which took `seconds`."""
         self._safe_since = time.monotonic()
         self._cost.observe(seconds)
 
     def ended(self, how: str) -> None:
-        """The attempt is over."""
+        """Count the end of an attempt by `how` it ended, one of `ENDS`."""
         self._safe_since = None
         self._ends.labels(how).inc()
 
     def serve(self, listen: str) -> Callable[[], None]:
-        """Serve them on "host:port", unless that is empty; gives what ends it."""
+        """Serve the metrics on "host:port", unless that is empty; gives the function that ends it."""
         return serve_metrics(listen, self.registry) if listen else lambda: None
 
     def _age(self) -> float:

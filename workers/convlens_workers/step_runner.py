@@ -27,7 +27,7 @@ class Every:
         self._due = time.monotonic() + (seconds if later else 0)
 
     def __call__(self) -> bool:
-        """Whether it is time again."""
+        """Whether `seconds` have gone by since the last True."""
         now = time.monotonic()
         if now < self._due:
             return False

@@ -130,7 +130,7 @@ class Supervisor(Worker):
             raise StopRequested
 
     def teardown(self) -> None:
-        """End everything that was started."""
+        """End maintenance, metrics and the device process, and unregister at RQ."""
         self._maintenance.stop()
         self._end_metrics()
         self.device_process.kill()
@@ -145,7 +145,7 @@ class Supervisor(Worker):
         """RQ's commands come by pub/sub, and may get lost: records and signals tell the worker all."""
 
     def unsubscribe(self) -> None:
-        """There is no subscription."""
+        """Do nothing: `subscribe` has not subscribed."""
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
         """As RQ's, but Redis may be away."""

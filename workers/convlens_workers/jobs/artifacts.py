@@ -65,7 +65,7 @@ class ArtifactStore:
         return data
 
     def get_named(self, owner: str, kind: str, name: str) -> bytes:
-        """The object, whatever its bytes. Raises NotFound."""
+        """The object of that name, its bytes unchecked. Raises NotFound."""
         key = self._key(owner, kind, name)
         with _errors(key):
             return bytes(obstore.get(self._store, key).bytes())

@@ -40,7 +40,7 @@ class ChangeNotifier:
                 del self._listeners[operation_id]
 
     async def close(self) -> None:
-        """Stop listening to Redis."""
+        """End the subscription."""
         while self._task is not None and not self._task.done():
             self._task.cancel()  # More than once: a client that just times out swallows it.
             await asyncio.wait({self._task}, timeout=0.1)

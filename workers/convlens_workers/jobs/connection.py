@@ -1,4 +1,4 @@
-"""Connections of a server to Redis."""
+"""Connects the job plane of a server to Redis."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.change_notifier import ChangeNotifier
 from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
-from convlens_workers.jobs.queries import Queries
+from convlens_workers.jobs.queries import ENTRY, Queries, check_page_token
 from convlens_workers.jobs.record import JobRecord, operation_id
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
@@ -71,7 +71,7 @@ class JobStore:
         return cls(connect(settings.redis), ArtifactStore(settings.artifacts_url()), settings)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """End the subscription to changes, and close the connections to Redis."""
         await self._changes.close()
         await self._redis.aclose()
 
@@ -148,8 +148,7 @@ class JobStore:
         Raises:
             InvalidArgument: the page token is malformed.
         """
-        if page_token and not re.fullmatch(r"\d{13}-[0-9a-f]{32}", page_token):
-            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
+        check_page_token(page_token, ENTRY)
         records: list[JobRecord] = []
         while True:
             page = await self._queries.page(page_token, page_size)

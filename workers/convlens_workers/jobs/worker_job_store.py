@@ -125,7 +125,7 @@ class WorkerJobStore:
         return to_stats(self._call("stats", ""), self._queue, job_pb2.PRIORITY_UNSPECIFIED)
 
     def may_tidy(self) -> bool:
-        """True for one worker an hour."""
+        """Whether this worker is the one that tidies up in this hour."""
         with redis_errors():
             return bool(self._redis.set("convlens:tidied", "", nx=True, ex=TIDY_INTERVAL))
 

@@ -133,7 +133,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def away(log_probabilities: Tensor, batch: EnsembleBatch) -> Tensor:
-    """Cross entropy of the labels."""
+    """The untargeted objective: the cross entropy of the labels, (n)."""
     return cross_entropy(log_probabilities, batch.labels)
 
 

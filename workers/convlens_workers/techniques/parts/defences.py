@@ -1,4 +1,4 @@
-"""What is done to pictures before the model sees them, in the hope that no attack survives it.
+"""Defences: transformations of pictures before the model sees them, meant to undo attacks.
 
 Guo, Rana, Cisse, van der Maaten: Countering adversarial images using input transformations (2018),
 arXiv:1711.00117.

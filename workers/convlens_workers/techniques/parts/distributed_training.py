@@ -62,7 +62,7 @@ class TrainingSpec:
 
     @classmethod
     def of(cls, stage: Callable[[Task[Any]], Stage], task: Task[Any], state: State | None) -> TrainingSpec:
-        """What to hand over of `task`."""
+        """The spec of training a `stage` made from `task`, from `state` on."""
         host = task.host
         return cls(
             stage,

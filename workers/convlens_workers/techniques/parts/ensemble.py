@@ -1,4 +1,4 @@
-"""Images under the attacks of an ensemble."""
+"""What the attacks of an ensemble have in common: their batch, their points, their steps."""
 
 from __future__ import annotations
 

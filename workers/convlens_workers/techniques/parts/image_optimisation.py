@@ -31,7 +31,7 @@ AVERAGE, REST, DECAY = "average", "rest", 0.99
 
 @dataclass(frozen=True)
 class ImageOptimisation:
-    """A scale: a stage of the loop.
+    """A stage of the loop that optimises the image at one scale.
 
     Attributes:
         size: of the picture, height and width.

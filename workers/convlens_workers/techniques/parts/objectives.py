@@ -1,4 +1,4 @@
-"""Scalars of a network, one an image, from the targets of a request."""
+"""Objectives of feature visualisation: scalars of a network, one an image, from a request's targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convlens_models.manifest import LOG_PROBABILITIES, Manifest
 
 @dataclass(frozen=True)
 class Term:
-    """A weighted target.
+    """A weighted target of an objective.
 
     Attributes:
         layer: that it is read from.

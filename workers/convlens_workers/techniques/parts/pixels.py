@@ -1,4 +1,4 @@
-"""Sizes, shifts and step lengths of pictures."""
+"""Operations on pixels: resizing, rolling, blurring, and the length of a step."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def bands(image: Tensor, count: int) -> list[Tensor]:
 
 
 def merged(pyramid: list[Tensor]) -> Tensor:
-    """The picture that has these bands."""
+    """The picture whose bands these are; the reverse of `bands`."""
     image = pyramid[-1]
     for band in reversed(pyramid[:-1]):
         image = resize(image, (band.shape[2], band.shape[3])) + band

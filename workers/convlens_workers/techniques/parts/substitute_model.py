@@ -35,7 +35,7 @@ class SubstituteModel:
         self._average_shapes = {name: value.shape for name, value in self._module.named_buffers()}
 
     def untrained(self, seed: int) -> State:
-        """Random weights, the same for every device."""
+        """The state of an untrained model: random weights, the same for every device."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(folded(seed))
             module = build(self.classes)
@@ -43,7 +43,7 @@ class SubstituteModel:
         return {name: joined(values).to(self.device) for name, values in parts.items()}
 
     def weights(self, held: State) -> dict[str, Tensor]:
-        """Parameters and averages by name."""
+        """Parameters and running averages by their names in the module's `state_dict`."""
         return separated(held[VARIABLE], self._shapes) | separated(held[AVERAGES], self._average_shapes)
 
     def logits(self, held: State, images: Tensor) -> Tensor:
