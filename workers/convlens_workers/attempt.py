@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -49,6 +50,7 @@ TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
 """The states that may follow each; the device process is told to stop when the first of them does."""
 
 
+@dataclass
 class AttemptRunner:
     """Follows the device process through one attempt, and keeps the record.
 
@@ -56,24 +58,15 @@ class AttemptRunner:
     is back, and so is the end. Once the job is lost to another attempt, nothing is written any more.
     """
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        *,
-        process: DeviceProcessHandle,
-        store: WorkerJobStore,
-        artifacts: ArtifactStore,
-        settings: WorkerSettings,
-        draining: Callable[[], bool],
-        metrics: Metrics,
-    ) -> None:
-        self._attempt = attempt
-        self._process = process
-        self._store = store
-        self._artifacts = artifacts
-        self._settings = settings
-        self._draining = draining
-        self._metrics = metrics
+    attempt: Attempt
+    process: DeviceProcessHandle
+    store: WorkerJobStore
+    artifacts: ArtifactStore
+    settings: WorkerSettings
+    draining: Callable[[], bool]
+    metrics: Metrics
+
+    def __post_init__(self) -> None:
         self._state = AttemptState.RUNNING
         self._progress: messages.Progress | None = None
         self._checkpoints: list[str] = []
@@ -84,18 +77,18 @@ class AttemptRunner:
 
     def run(self) -> None:
         """From Start to the end in the record, or until the job is lost."""
-        attempt = self._attempt
-        with spanning(attempt, self._process.device) as self._span:
-            self._metrics.began()
-            self._process.send(messages.Start(attempt.id, attempt.request, attempt.checkpoints))
+        attempt = self.attempt
+        with spanning(attempt, self.process.device) as self._span:
+            self.metrics.began()
+            self.process.send(messages.Start(attempt.id, attempt.request, attempt.checkpoints))
             end = self._follow()
             name, why = type(end).__name__, end.reason if isinstance(end, Died) else ""
             extra = {"operation": attempt.id, "attempt": attempt.number, "why": why}
             log.info("attempt ended: %s", name, extra=extra)
-            self._metrics.ended(name.lower())
+            self.metrics.ended(name.lower())
             ended(self._span, name.lower(), why, failed=isinstance(end, Failed | Died))
             if isinstance(end, Died):
-                self._process.kill()
+                self.process.kill()
             if self._state is AttemptState.OVERDUE and not isinstance(end, Finished):
                 end = self._too_long()
             if self._state is not AttemptState.ABANDONED:
@@ -104,7 +97,7 @@ class AttemptRunner:
     def _follow(self) -> End:
         heard = time.monotonic()
         while True:
-            event = self._process.receive(TICK)
+            event = self.process.receive(TICK)
             now = time.monotonic()
             if isinstance(event, End):
                 return event
@@ -112,13 +105,13 @@ class AttemptRunner:
                 heard = now
                 self._note(event)
             self._report()
-            if self._draining():
+            if self.draining():
                 self._become(AttemptState.DRAINING)
-            if self._attempt.ran + now - self._began > self._settings.job_timeout:
+            if self.attempt.ran + now - self._began > self.settings.job_timeout:
                 self._become(AttemptState.OVERDUE)
             if now > self._stop_by:
                 return Stopped() if self._state is AttemptState.DRAINING else Died("it did not stop")
-            if now - heard > self._settings.hang_timeout:
+            if now - heard > self.settings.hang_timeout:
                 return Died("it hangs")
 
     def _become(self, state: AttemptState) -> None:
@@ -126,12 +119,12 @@ class AttemptRunner:
         if state not in TRANSITIONS[self._state]:
             return
         if self._state is AttemptState.RUNNING:
-            self._stop_by = time.monotonic() + self._settings.grace
-            self._process.send(messages.Stop(save=state is AttemptState.DRAINING))
+            self._stop_by = time.monotonic() + self.settings.grace
+            self.process.send(messages.Stop(save=state is AttemptState.DRAINING))
         self._state = state
 
     def _too_long(self) -> Failed:
-        limit = f"the job ran for longer than {self._settings.job_timeout:g} s"
+        limit = f"the job ran for longer than {self.settings.job_timeout:g} s"
         error = DeadlineExceeded(limit, reason="JOB_TIMEOUT")
         return Failed(to_status(error).SerializeToString(deterministic=True))
 
@@ -140,7 +133,7 @@ class AttemptRunner:
             self._progress = event
         elif isinstance(event, messages.Checkpointed):
             self._keep(event.digest)
-            self._metrics.checkpointed(event.seconds)
+            self.metrics.checkpointed(event.seconds)
             self._span.add_event("checkpoint", {"convlens.seconds": event.seconds})
 
     def _keep(self, checkpoint: str) -> None:
@@ -158,55 +151,55 @@ class AttemptRunner:
             self._write_checkpoint()
             status = self._write_progress()
             if status.cancel_requested:
-                self._drop(self._store.fail(self._attempt, Cancelled("cancelled")))
+                self._drop(self.store.fail(self.attempt, Cancelled("cancelled")))
             if status.lost or status.cancel_requested:
                 self._become(AttemptState.ABANDONED)
 
     def _write_checkpoint(self) -> None:
         while self._checkpoints:
-            dropped = self._store.checkpoint(self._attempt, self._checkpoints[0])
+            dropped = self.store.checkpoint(self.attempt, self._checkpoints[0])
             del self._checkpoints[0]
             self._drop([dropped] if dropped else [])
 
     def _write_progress(self) -> LeaseStatus:
         progress = self._progress
         if progress is None:
-            return self._store.update(self._attempt)
+            return self.store.update(self.attempt)
         fields: dict[str, str | int] = {
             "step": progress.step,
             "total_steps": progress.total,
             "losses": json.dumps(dict(progress.losses)),
             "bit_exact": int(progress.bit_exact),
         }
-        status = self._store.update(self._attempt, fields, progress.preview)
+        status = self.store.update(self.attempt, fields, progress.preview)
         self._progress = None
         return status
 
     def _settle(self, end: End) -> None:
         """Write the end; while Redis is away, again and again, when draining for no longer than the grace."""
-        until = time.monotonic() + self._settings.grace
-        while time.monotonic() < until or not self._draining():
+        until = time.monotonic() + self.settings.grace
+        while time.monotonic() < until or not self.draining():
             try:
                 self._write_checkpoint()
                 self._write_progress()
                 return self._drop(self._write(end))
             except AWAY as error:
-                log.warning("%s", error, extra={"operation": self._attempt.id})
+                log.warning("%s", error, extra={"operation": self.attempt.id})
                 time.sleep(TICK)
         return None
 
     def _write(self, end: End) -> list[str] | None:
         match end:
             case Finished(result):
-                return self._store.succeed(self._attempt, job_pb2.JobResult.FromString(result))
+                return self.store.succeed(self.attempt, job_pb2.JobResult.FromString(result))
             case Failed(status):
-                return self._store.fail(self._attempt, from_status(Status.FromString(status)))
+                return self.store.fail(self.attempt, from_status(Status.FromString(status)))
             case Stopped():
-                return self._store.requeue(self._attempt, crashed=False)
+                return self.store.requeue(self.attempt, crashed=False)
             case Died():
-                return self._store.requeue(self._attempt, crashed=True)
+                return self.store.requeue(self.attempt, crashed=True)
 
     def _drop(self, checkpoints: list[str] | None) -> None:
         for digest in checkpoints or ():
             with suppress(Unavailable):
-                self._artifacts.drop(self._attempt.id, "checkpoints", digest)
+                self.artifacts.drop(self.attempt.id, "checkpoints", digest)

@@ -51,6 +51,22 @@ _METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
     "bit_exact": lambda raw: raw == b"1",
 }
 
+# The same for the fields of `JobRecord` that clients do not see.
+_BESIDE: Final[dict[str, Callable[[bytes], Any]]] = {
+    "request": bytes.decode,
+    "result": job_pb2.JobResult.FromString,
+    "error": Status.FromString,
+    "token": bytes.decode,
+    "checkpoints": lambda raw: tuple(raw.decode().split()),
+    "ran": lambda raw: int(raw) / 1000,
+    "tenant": bytes.decode,
+    "trace": bytes.decode,
+}
+
+
+def _values(table: Mapping[str, Callable[[bytes], Any]], fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    return {name: read(fields[name.encode()]) for name, read in table.items() if name.encode() in fields}
+
 
 @dataclass(frozen=True)
 class JobRecord:
@@ -58,7 +74,7 @@ class JobRecord:
 
     id: str
     metadata: job_pb2.JobMetadata
-    request: str
+    request: str = ""
     """SHA-256 of the stored SubmitJobRequest."""
     result: job_pb2.JobResult | None = None
     error: Status | None = None
@@ -76,24 +92,8 @@ class JobRecord:
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         """The record of a Redis hash."""
-        values = {
-            name: read(fields[name.encode()])
-            for name, read in _METADATA.items()
-            if fields.get(name.encode(), b"") != b""
-        }
-        result, error = fields.get(b"result"), fields.get(b"error")
-        return cls(
-            id=operation_id,
-            metadata=job_pb2.JobMetadata(**values),
-            request=fields.get(b"request", b"").decode(),
-            result=job_pb2.JobResult.FromString(result) if result is not None else None,
-            error=Status.FromString(error) if error is not None else None,
-            token=fields.get(b"token", b"").decode(),
-            checkpoints=tuple(fields.get(b"checkpoints", b"").decode().split()),
-            ran=int(fields.get(b"ran", 0)) / 1000,
-            tenant=fields.get(b"tenant", b"").decode(),
-            trace=fields.get(b"trace", b"").decode(),
-        )
+        metadata = _values(_METADATA, {name: raw for name, raw in fields.items() if raw != b""})
+        return cls(operation_id, job_pb2.JobMetadata(**metadata), **_values(_BESIDE, fields))
 
     @property
     def name(self) -> str:

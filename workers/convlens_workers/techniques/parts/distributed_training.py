@@ -11,15 +11,13 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from torch import Tensor
 
 from convlens.errors import from_status
 from convlens.v1 import model_pb2
@@ -27,7 +25,7 @@ from convlens_models.repository import ModelRepository
 from convlens_workers import distributed_training_process
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks
-from convlens_workers.techniques.base import Host, State, Step, Task
+from convlens_workers.techniques.base import State, Step, Task
 from convlens_workers.techniques.parts import ranks
 from convlens_workers.techniques.parts.loop import Stage, optimise
 
@@ -38,57 +36,44 @@ class TrainingSpec:
 
     Attributes:
         stage: makes the training from the task; a class, which the pickle holds by its name.
-        params: of the task.
-        model: of the task, by name and version.
+        task: without its network, its collections and its host's networks, which are of this process; its
+            images are on the CPU.
         root: folder of the model repository.
-        artifacts: URL of the artifact store.
-        folders: of pictures to learn from, by the name that requests use.
-        images: of the task, on the CPU.
-        seed: of the task.
-        device: the type of the device, "cpu" or "cuda".
         state: to go on from.
     """
 
     stage: Callable[[Task[Any]], Stage]
-    params: Message
-    model: model_pb2.ModelRef
+    task: Task[Any]
     root: Path | None
-    artifacts: str
-    folders: Mapping[str, Path]
-    images: Mapping[str, Tensor]
-    seed: int
-    device: str
     state: State | None
 
     @classmethod
     def of(cls, stage: Callable[[Task[Any]], Stage], task: Task[Any], state: State | None) -> TrainingSpec:
-        """The spec of training a `stage` made from `task`, from `state` on."""
-        host = task.host
-        return cls(
-            stage,
-            task.params,
-            model_pb2.ModelRef(name=task.manifest.name, version=task.manifest.version),
-            host.networks.repository.root,
-            host.artifacts,
-            dict(host.folders),
-            {name: image.cpu() for name, image in task.images.items()},
-            task.seed,
-            task.device.type,
-            state,
-        )
+        """The spec of the training that `stage` makes from `task`, from `state` on."""
+        absent: Any = None
+        images = {name: image.cpu() for name, image in task.images.items()}
+        host = replace(task.host, networks=absent)
+        sent = replace(task, network=absent, images=images, collections=absent, host=host)
+        return cls(stage, sent, task.host.networks.repository.root, state)
+
+    @property
+    def device(self) -> str:
+        """The type of the devices that the processes are to take, "cpu" or "cuda"."""
+        return self.task.device.type
 
     def steps(self, device: torch.device) -> Iterator[Step]:
         """Take part in the training on `device`; the steps of the first process come on the CPU."""
-        for step in optimise([self.stage(self._task(device))], self.state, self.seed, device):
+        for step in optimise([self.stage(self._here(device))], self.state, self.task.seed, device):
             yield _on_cpu(step) if ranks.rank() == 0 else step
 
-    def _task(self, device: torch.device) -> Task[Any]:
-        networks = Networks(ModelRepository(self.root), device, limit=1)
-        network, manifest = networks.get(self.model)
-        images = {name: image.to(device) for name, image in self.images.items()}
-        files = CollectionFiles(self.artifacts or "memory:///")
-        host = Host(networks, folders=self.folders, artifacts=self.artifacts)
-        return Task(self.params, network, manifest, images, self.seed, device, files, host)
+    def _here(self, device: torch.device) -> Task[Any]:
+        """The task in this process."""
+        networks, manifest = Networks(ModelRepository(self.root), device, limit=1), self.task.manifest
+        network, _ = networks.get(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
+        images = {name: image.to(device) for name, image in self.task.images.items()}
+        files = CollectionFiles(self.task.host.artifacts or "memory:///")
+        host = replace(self.task.host, networks=networks)
+        return replace(self.task, network=network, images=images, device=device, collections=files, host=host)
 
 
 def processes(batch: int, device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -22,8 +23,11 @@ Evaluate = Callable[[Tensor], tuple[Tensor, Losses]]
 """Gives the objective to minimise at x, and its terms."""
 
 
+@dataclass(frozen=True)
 class Optimiser:
     """An optimiser of `torch.optim` that starts each step from a state, and gives a new one.
+
+    A guarded one goes back to the best point where a step has made the loss grow too much.
 
     >>> minimise = adam(0.1)
     >>> held, losses = minimise.step({"x": torch.ones(2)}, lambda x: ((x * x).sum(), {"square": x @ x}))
@@ -31,15 +35,13 @@ class Optimiser:
     tensor([0.9000, 0.9000])
     """
 
-    def __init__(
-        self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], *, guarded: bool = False
-    ) -> None:
-        self._make, self._guarded = make, guarded
+    make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+    guarded: bool = False
 
     def step(self, held: State, evaluate: Evaluate) -> tuple[State, Losses]:
         """The state after one iteration on `held["x"]`, and the terms of the objective before it."""
         x = held[VARIABLE].clone().requires_grad_()
-        optimiser = self._make([x])
+        optimiser = self.make([x])
         memory = {name.removeprefix(MEMORY): value for name, value in held.items() if name.startswith(MEMORY)}
         if memory:
             optimiser.state[x] = _unpack(memory)
@@ -57,7 +59,7 @@ class Optimiser:
         after = {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
         after[VARIABLE] = x.detach()
         terms = {name: value.detach() for name, value in losses.items()}
-        if not self._guarded:
+        if not self.guarded:
             return after, terms
         least = held.get(LEAST, loss.detach())
         if not loss <= GROWTH * least:
