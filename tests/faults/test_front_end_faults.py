@@ -78,8 +78,8 @@ def test_a_killed_front_end_is_left_for_another_at_the_byte_where_it_broke(
                 if parts == 5:
                     dying.process.kill()
                     dying.process.wait(10)
-            found = call.result()
-    assert hashlib.sha256(found.tobytes()).hexdigest() == DIGEST
+            reply = call.result()
+    assert hashlib.sha256(reply.tobytes()).hexdigest() == DIGEST
     assert len(offsets) == 2
     assert 5 * (512 << 10) <= offsets[1] < BIG.nbytes
 

@@ -39,7 +39,7 @@ def test_what_processes_hold_levels_off(worker: WorkerProcess, shared_settings: 
         processes = {
             "front-end": psutil.Process(front_end.process.pid),
             "supervisor": psutil.Process(worker.process.pid),
-            "engine": worker.device_process(),
+            "device process": worker.device_process(),
         }
         before: dict[str, Held] = {}
         for number in range(JOBS):

@@ -172,16 +172,16 @@ class Chroots:
         *names, target = words
         to = _inside(root, str(Path(place, target)))
         for name in names:
-            found = source / name.lstrip("/")
-            into = to / found.name if found.is_file() and (len(names) > 1 or target.endswith("/")) else to
+            path = source / name.lstrip("/")
+            into = to / path.name if path.is_file() and (len(names) > 1 or target.endswith("/")) else to
             into.parent.mkdir(parents=True, exist_ok=True)
-            if found.is_dir():
+            if path.is_dir():
                 ignored = () if stage else ("__pycache__", "*.egg-info")
                 shutil.copytree(
-                    found, into, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored)
+                    path, into, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored)
                 )
             else:
-                shutil.copy2(found, into)
+                shutil.copy2(path, into)
 
     def _mounts(self, root: Path) -> list[str]:
         """The base's system, read-only, under the root."""

@@ -116,9 +116,9 @@ class FakeService(
 
     def GetModel(self, request, context):  # noqa: N802
         self._note(request, context)
-        found = model()
-        found.layers.add(name="features.0", kind="Conv", shape=[8, 96, 96], stride=1, has_weights=True)
-        return model_pb2.GetModelResponse(model=found)
+        described = model()
+        described.layers.add(name="features.0", kind="Conv", shape=[8, 96, 96], stride=1, has_weights=True)
+        return model_pb2.GetModelResponse(model=described)
 
     def GetFilters(self, request, context):  # noqa: N802
         self._note(request, context)

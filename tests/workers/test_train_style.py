@@ -121,10 +121,10 @@ def test_losses_are_those_of_a_worked_example(models: Path, folder: Path) -> Non
     """The losses, worked out in float64 with NumPy from the network's features."""
     network = make_task(models, folder).network
     rng = torch.Generator().manual_seed(0)
-    painted, before, style = (torch.rand(n, 3, 48, 40, generator=rng) for n in (2, 2, 1))
+    styled, before, style = (torch.rand(n, 3, 48, 40, generator=rng) for n in (2, 2, 1))
     weights = {"style": 1.0, "content": 0.3, "tv": 0.7}
     losses = Perceptual(network, style, layers=LAYERS, content_layer="features.relu4_1", weights=weights)
-    total, terms = losses(painted, before)
+    total, terms = losses(styled, before)
 
     def features(images: Tensor, layer: str) -> np.ndarray:
         return network.taps(images, [layer])[layer].flatten(2).numpy().astype(np.float64)
@@ -136,11 +136,11 @@ def test_losses_are_those_of_a_worked_example(models: Path, folder: Path) -> Non
     expected = 0.0
     for layer, weight in LAYERS.items():
         wanted = grams(style, layer)
-        errors = ((grams(painted, layer) - wanted) ** 2).sum((1, 2)) / (wanted**2).sum()
+        errors = ((grams(styled, layer) - wanted) ** 2).sum((1, 2)) / (wanted**2).sum()
         expected += weight * errors.mean()
-    after, was = (features(images, "features.relu4_1") for images in (painted, before))
+    after, was = (features(images, "features.relu4_1") for images in (styled, before))
     content = (((after - was) ** 2).mean((1, 2)) / (was**2).mean((1, 2))).mean()
-    pixels = painted.numpy().astype(np.float64)
+    pixels = styled.numpy().astype(np.float64)
     tv = sum((np.diff(pixels, axis=axis) ** 2).sum() for axis in (2, 3)) / pixels.size
     assert float(terms["style"]) == pytest.approx(expected, rel=1e-4)
     assert float(terms["content"]) == pytest.approx(content, rel=1e-4)
