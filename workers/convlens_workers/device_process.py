@@ -110,22 +110,19 @@ class DeviceProcess:
         origin = Origin(start.request, manifest.digest, fingerprint(device))
         state = self._retrying(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
-        save = self._saver(start.operation, origin)
+        save = partial(self._save, start.operation, origin)
         with inexact_operations() as inexact:
             runner = StepRunner(
                 self._send, self._stop_requested, save, self._config.checkpoint_interval, lambda: not inexact
             )
             return runner.run(TECHNIQUES[technique](task, state))
 
-    def _saver(self, operation: str, origin: Origin) -> Callable[[State], str | None]:
-        def save(state: State) -> str | None:
-            try:
-                return save_state(self._store, operation, state, origin)
-            except Unavailable as error:
-                log.warning("no checkpoint: %s", error, extra={"operation": operation})
-                return None
-
-        return save
+    def _save(self, operation: str, origin: Origin, state: State) -> str | None:
+        try:
+            return save_state(self._store, operation, state, origin)
+        except Unavailable as error:
+            log.warning("no checkpoint: %s", error, extra={"operation": operation})
+            return None
 
     def _store_results(self, operation: str, results: Results) -> bytes:
         result = job_pb2.JobResult()

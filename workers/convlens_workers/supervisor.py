@@ -14,11 +14,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
@@ -29,16 +26,16 @@ from rq.worker import WorkerStatus
 
 from convlens_workers.attempt import AttemptRunner
 from convlens_workers.device_process_handle import DeviceProcessHandle
+from convlens_workers.jobs import redis_errors
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.job import QueuedJob
-from convlens_workers.jobs.redis_errors import AWAY as PLANE_AWAY
 from convlens_workers.jobs.worker_job_store import WorkerJobStore
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.messages import Configure
 from convlens_workers.metrics import Metrics
 from convlens_workers.settings import WorkerSettings
 
-AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.OutOfMemoryError)
 WORKER_TTL = 20
 
 log = logging.getLogger(__name__)
@@ -96,7 +93,7 @@ class Supervisor(Worker):
         self.set_state(WorkerStatus.BUSY)  # From here on a signal lets the job be given back.
         self.device_process.ensure()
         attempt = None
-        with suppress(*PLANE_AWAY):  # The sweep brings the job back.
+        with suppress(*redis_errors.AWAY):  # The sweep brings the job back.
             attempt = self._store.claim(job.id, self.device_process.device)
         if attempt is not None:
             AttemptRunner(
@@ -117,7 +114,7 @@ class Supervisor(Worker):
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
-            except OutOfMemoryError as error:
+            except exceptions.OutOfMemoryError as error:
                 log.warning("Redis is full: %s", error)
                 time.sleep(self.max_connection_wait_time)
 

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -51,8 +52,7 @@ class JobStore:
 
     def __init__(self, redis: Redis, artifacts: ArtifactStore, settings: JobSettings) -> None:
         self._redis: Any = redis
-        self._artifacts = artifacts
-        self._settings = settings
+        self._artifacts, self._settings = artifacts, settings
         self._queues = settings.queues()
         self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
@@ -320,10 +320,8 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
 
 
 async def _changed(changed: asyncio.Event, most: float = math.inf) -> None:
-    try:
+    """Wait for a change, for at most `most` seconds, and no longer than `READ_AGAIN`."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(min(READ_AGAIN, most)):
             await changed.wait()
-    except TimeoutError:
-        return
-    finally:
-        changed.clear()
+    changed.clear()

@@ -17,6 +17,7 @@ from torch import Tensor
 from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_models.measures.seeds import folded
 from convlens_workers.techniques.base import State
+from convlens_workers.techniques.parts.animation import eight_bit
 from convlens_workers.techniques.parts.attacks import gradients, groups
 from convlens_workers.techniques.parts.balls import BALLS, length, moved
 from convlens_workers.techniques.parts.loop import generator
@@ -188,7 +189,7 @@ def fooled(queries: QuerySet, held: State) -> Tensor:
 
 def pixels(images: Tensor) -> Tensor:
     """Images in [0, 1] as 8 bit ones, on the CPU."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return eight_bit(images.clamp(0, 1)).cpu()
 
 
 def as_noisy(images: Tensor, lengths: Tensor, rng: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Final
 
 import torch
@@ -93,10 +94,8 @@ def square(attack: Square, images: Tensor, change: Tensor, number: int, rng: tor
     """L-infinity: within a square, each colour epsilon up or down."""
     height, width = images.shape[2:]
     side = attack.side(number, height, width)
-    top, left = _place(rng, height - side), _place(rng, width - side)
-    new = change.clone()
-    signs = _signs(rng, (*images.shape[:2], 1, 1)).to(images)
-    new[:, :, top : top + side, left : left + side] = attack.epsilon * signs
+    where, new = _window(rng, height, width, side), change.clone()
+    new[where] = attack.epsilon * _signs(rng, (*images.shape[:2], 1, 1)).to(images)
     return images + new
 
 
@@ -118,14 +117,7 @@ def exchange(attack: Square, images: Tensor, change: Tensor, number: int, rng: t
     height, width = images.shape[2:]
     side = max(attack.side(number, height, width), 3)
     side = min(side + (side + 1) % 2, height, width)
-    first, second = (
-        (
-            ...,
-            slice(top := _place(rng, height - side), top + side),
-            slice(left := _place(rng, width - side), left + side),
-        )
-        for _ in range(2)
-    )
+    first, second = (_window(rng, height, width, side) for _ in range(2))
     there = torch.zeros_like(change[:1], dtype=torch.bool)
     there[first] = there[second] = True
     within = (change * there).square().sum((2, 3), keepdim=True)
@@ -175,8 +167,10 @@ def _signs(rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 2, shape, generator=rng) * 2 - 1
 
 
-def _place(rng: torch.Generator, last: int) -> int:
-    return int(torch.randint(0, last + 1, (), generator=rng))
+def _window(rng: torch.Generator, height: int, width: int, side: int) -> tuple[EllipsisType, slice, slice]:
+    """A random square of `side` pixels in images of so many."""
+    top, left = (int(torch.randint(0, extent - side + 1, (), generator=rng)) for extent in (height, width))
+    return ..., slice(top, top + side), slice(left, left + side)
 
 
 def _flipped(rng: torch.Generator) -> bool:
