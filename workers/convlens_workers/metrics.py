@@ -23,23 +23,21 @@ class Metrics:
     """
 
     def __init__(self, store: WorkerJobStore, device_process: Callable[[], int] = lambda: 0) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(QueueCollector(lambda: [store.stats()]))
-        ProcessCollector(registry=self.registry)
-        ProcessCollector("convlens_engine", device_process, registry=self.registry)
-        name = "convlens_attempts"
-        self._ends = Counter(name, "Attempts, by how they ended.", ["end"], registry=self.registry)
+        registry = self.registry = CollectorRegistry()
+        registry.register(QueueCollector(lambda: [store.stats()]))
+        ProcessCollector(registry=registry)
+        ProcessCollector("convlens_engine", device_process, registry=registry)
+        self._safe_since: float | None = None
+        self._ends = Counter("convlens_attempts", "Attempts, by how they ended.", ["end"], registry=registry)
         for how in ENDS:
             self._ends.labels(how)
-        name = "convlens_worker_busy"
-        busy = Gauge(name, "1 while a job runs; the sum is the workers at work.", registry=self.registry)
-        busy.set_function(lambda: self._safe_since is not None)
-        name = "convlens_checkpoint_seconds"
-        self._cost = Summary(name, "What checkpoints have cost.", registry=self.registry)
-        name = "convlens_checkpoint_age_seconds"
-        age = Gauge(name, "What a crash would cost the running job; 0 when idle.", registry=self.registry)
-        age.set_function(self._age)
-        self._safe_since: float | None = None
+        busy = "1 while a job runs; the sum is the workers at work."
+        Gauge("convlens_worker_busy", busy, registry=registry).set_function(
+            lambda: self._safe_since is not None
+        )
+        self._cost = Summary("convlens_checkpoint_seconds", "What checkpoints have cost.", registry=registry)
+        age = "What a crash would cost the running job; 0 when idle."
+        Gauge("convlens_checkpoint_age_seconds", age, registry=registry).set_function(self._age)
 
     def began(self) -> None:
         """Count an attempt as running from now on."""
