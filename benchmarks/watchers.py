@@ -131,7 +131,7 @@ async def crowd(
         step += 1
         for attempt in attempts:
             losses = json.dumps({"told": time.time()})
-            await asyncio.to_thread(worker.ledger.update, attempt, {"step": step, "losses": losses})
+            await asyncio.to_thread(worker.store.update, attempt, {"step": step, "losses": losses})
             await asyncio.sleep(REPORT_SECONDS / JOBS)
     await asyncio.gather(*polling)
     for attempt in attempts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -154,10 +155,10 @@ def _jpeg(data: bytes) -> Picture:
 
 def _marker(data: bytes, place: int) -> tuple[int, int]:
     """The marker at a place, which any number of 0xFF may precede, and where what follows it begins."""
-    found = MARKER.match(data, place)
-    if found is None:
+    marker = MARKER.match(data, place)
+    if marker is None:
         raise ValueError(f"there is no segment at byte {place}")
-    return found[1][0], found.end()
+    return marker[1][0], marker.end()
 
 
 def _scans(data: bytes, start: int) -> bytes:
@@ -172,20 +173,18 @@ def _scans(data: bytes, start: int) -> bytes:
 
 
 def _orientation(exif: bytes) -> int:
-    """Of the first directory; 1 where there is none."""
+    """The orientation, 1 to 8, in the first directory of EXIF data; 1 where there is none."""
     exif = exif.removeprefix(EXIF)
     order = ORDERS.get(exif[:4])
     if order is None:
         return 1
-    try:
+    with suppress(struct.error):
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
             if tag == ORIENTATION:
                 return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
     return 1
 
 

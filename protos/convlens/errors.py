@@ -25,7 +25,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -39,10 +38,9 @@ LONGEST = 1000
 
 
 class ConvLensError(Exception):
-    """Base of all errors; `reason` is a stable UPPER_SNAKE_CASE word for programs."""
+    """Base of all errors; `reason` is an UPPER_SNAKE_CASE word for programs, by default the code's name."""
 
     code: ClassVar[int] = code_pb2.UNKNOWN
-    reason: str = "UNKNOWN"
 
     def __init__(
         self, message: str, *, field: str = "", reason: str = "", retry_after: float | None = None
@@ -50,7 +48,7 @@ class ConvLensError(Exception):
         super().__init__(message)
         self.message = message
         self.field = field
-        self.reason = reason or type(self).reason
+        self.reason = reason or code_pb2.Code.Name(self.code)
         self.retry_after = retry_after
 
 
@@ -58,7 +56,6 @@ class InvalidArgument(ConvLensError):
     """A field of the request is wrong."""
 
     code = code_pb2.INVALID_ARGUMENT
-    reason = "INVALID_ARGUMENT"
 
     @classmethod
     def of(cls, field: str, value: object, allowed: str) -> InvalidArgument:
@@ -72,95 +69,81 @@ class OutOfRange(InvalidArgument):
     """An offset or event id lies beyond the data."""
 
     code = code_pb2.OUT_OF_RANGE
-    reason = "OUT_OF_RANGE"
 
 
 class NotFound(ConvLensError):
     """No such resource."""
 
     code = code_pb2.NOT_FOUND
-    reason = "NOT_FOUND"
 
 
 class AlreadyExists(ConvLensError):
     """The name or request id is taken."""
 
     code = code_pb2.ALREADY_EXISTS
-    reason = "ALREADY_EXISTS"
 
 
 class FailedPrecondition(ConvLensError):
     """The system is not in the state that the request needs."""
 
     code = code_pb2.FAILED_PRECONDITION
-    reason = "FAILED_PRECONDITION"
 
 
 class ResourceExhausted(ConvLensError):
     """A queue or a limit is full."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
-    reason = "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(ConvLensError):
     """A part that the call needs is away."""
 
     code = code_pb2.UNAVAILABLE
-    reason = "UNAVAILABLE"
 
 
 class DeadlineExceeded(ConvLensError):
     """The caller's deadline passed."""
 
     code = code_pb2.DEADLINE_EXCEEDED
-    reason = "DEADLINE_EXCEEDED"
 
 
 class Cancelled(ConvLensError):
     """The caller, or the owner of a job, gave up."""
 
     code = code_pb2.CANCELLED
-    reason = "CANCELLED"
 
 
 class DataLoss(ConvLensError):
     """Stored bytes do not match their digest."""
 
     code = code_pb2.DATA_LOSS
-    reason = "DATA_LOSS"
 
 
 class Unauthenticated(ConvLensError):
     """No valid credentials."""
 
     code = code_pb2.UNAUTHENTICATED
-    reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(ConvLensError):
     """The credentials do not allow this."""
 
     code = code_pb2.PERMISSION_DENIED
-    reason = "PERMISSION_DENIED"
 
 
 class Unimplemented(ConvLensError):
     """The server does not know the method."""
 
     code = code_pb2.UNIMPLEMENTED
-    reason = "UNIMPLEMENTED"
 
 
 class Internal(ConvLensError):
     """A fault of ours."""
 
     code = code_pb2.INTERNAL
-    reason = "INTERNAL"
 
 
-BY_CODE: dict[int, type[ConvLensError]] = {kind.code: kind for kind in ConvLensError.__subclasses__()}
-BY_CODE[OutOfRange.code] = OutOfRange
+BY_CODE = {kind.code: kind for kind in (*ConvLensError.__subclasses__(), OutOfRange)}
 
 
 def to_status(error: ConvLensError) -> status_pb2.Status:
@@ -172,9 +155,9 @@ def to_status(error: ConvLensError) -> status_pb2.Status:
         violation = error_details_pb2.BadRequest.FieldViolation(field=_cut(error.field), description=message)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
-        delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after * 1e9))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(retry)
     return status
 
 
@@ -187,12 +170,9 @@ def _cut(text: str) -> str:
 
 def from_status(status: status_pb2.Status) -> ConvLensError:
     """The error that `to_status` was given."""
-    details: dict[str, Any] = {"field": "", "reason": "", "retry_after": None}
-    info, bad_request, retry = (
-        error_details_pb2.ErrorInfo(),
-        error_details_pb2.BadRequest(),
-        error_details_pb2.RetryInfo(),
-    )
+    details: dict[str, Any] = {}
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
     for packed in status.details:
         if packed.Unpack(info):
             details["reason"] = info.reason

@@ -26,7 +26,7 @@ ONE_BYTE: Final = 0x7F
 
 
 def field_number(message: type[Message], field: str) -> int:
-    """How the wire knows a field."""
+    """The number that stands for a field on the wire."""
     return int(message.DESCRIPTOR.fields_by_name[field].number)
 
 
@@ -38,7 +38,7 @@ CRC32C: Final = field_number(tensor_pb2.TensorChunk, "crc32c") << 3 | 5
 
 
 def part_messages(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
-    """The stream of several tensors, as `wire.to_parts`, in messages with a field `tensor`."""
+    """The stream of several tensors, each a header and its chunks, in messages with a field `tensor`."""
     ready = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
     def messages() -> Iterator[bytes]:
@@ -78,26 +78,24 @@ class Chunk:
 
     @property
     def tensor(self) -> Self:
-        """Itself."""
+        """This chunk, which stands for its message and its part too."""
         return self
 
     chunk = tensor
 
     def HasField(self, name: str) -> bool:  # noqa: N802 - as protobuf calls it.
-        """Whether it is that field that it has."""
+        """True for the fields that it stands for."""
         return name in ("tensor", "chunk")
 
     def WhichOneof(self, _: str) -> str:  # noqa: N802 - as protobuf calls it.
-        """What it is a part of."""
+        """The name of the arm of the oneof that is set."""
         return "chunk"
 
 
 def reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """A message's `FromString`; for messages with a field `tensor` one that gives large chunks as `Chunk`."""
-    reply = getattr(deserialize, "__self__", None)
-    if not (
-        isinstance(reply, type) and issubclass(reply, Message) and "tensor" in reply.DESCRIPTOR.fields_by_name
-    ):
+    reply: Any = getattr(deserialize, "__self__", None)
+    if "tensor" not in getattr(getattr(reply, "DESCRIPTOR", None), "fields_by_name", ()):
         return deserialize
     tensor = field_number(reply, "tensor")
     return lambda data: (len(data) > LARGE and _chunk(data, tensor)) or deserialize(data)
@@ -149,9 +147,8 @@ def _delimited(number: int, *value: bytes | memoryview) -> tuple[bytes | memoryv
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > ONE_BYTE:
-        found.append(value & ONE_BYTE | 0x80)
+        encoded.append(value & ONE_BYTE | 0x80)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    return bytes((*encoded, value))

@@ -1,11 +1,11 @@
-"""Arrays and pictures on the wire: ndarray <-> wire tensor, image bytes <-> ndarray, chunking."""
+"""Arrays and pictures on the wire: ndarray <-> wire tensor, image bytes <-> ndarray."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from threading import Lock
 from typing import Any, Final, TypeVar
@@ -25,7 +25,9 @@ T = TypeVar("T", bound=np.generic)
 CHUNK_BYTES: Final = 1 << 20
 MAX_PIXELS: Final = 64_000_000
 LARGE_PIXELS: Final = 8_000_000
+"""Pixels of a picture from which on only one is decoded at a time."""
 BAND_PIXELS: Final = 1 << 20
+"""Pixels that are brought to RGB at a time."""
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 UPRIGHT: Final[dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
     1: lambda pixels: pixels,
@@ -52,7 +54,7 @@ NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def header(name: str, array: NDArray[Any], *, sha256: bool = False) -> tensor_pb2.TensorHeader:
-    """Header of `array`; with its digest when `sha256`."""
+    """The header of a tensor with the values of `array`; with their digest when `sha256`."""
     if array.dtype not in NAMES:
         raise InvalidArgument.of("datatype", array.dtype.name, f"one of {', '.join(DTYPES)}")
     digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() if sha256 else ""
@@ -61,35 +63,16 @@ def header(name: str, array: NDArray[Any], *, sha256: bool = False) -> tensor_pb
     )
 
 
-def chunks(
-    data: memoryview | bytes, offset: int = 0, size: int = CHUNK_BYTES
-) -> Iterator[tensor_pb2.TensorChunk]:
-    """Pieces of `data`; `offset` is where it begins within the tensor."""
-    view = memoryview(data)
-    for start in range(0, len(view), size):
-        piece = bytes(view[start : start + size])
-        yield tensor_pb2.TensorChunk(offset=offset + start, data=piece, crc32c=google_crc32c.value(piece))
-
-
-def to_parts(tensors: Mapping[str, NDArray[Any]]) -> Iterator[tensor_pb2.TensorPart]:
-    """The stream of several tensors: each a header and its chunks."""
-    for name, value in tensors.items():
-        array = np.ascontiguousarray(value)
-        yield tensor_pb2.TensorPart(header=header(name, array))
-        for chunk in chunks(array.reshape(-1).view(np.uint8).data):
-            yield tensor_pb2.TensorPart(chunk=chunk)
-
-
 class Assembler:
     """Puts streamed tensors together in buffers allocated once, and checks every chunk.
 
     A header that comes again before its tensor is complete continues that tensor: a broken stream is resumed
     by asking for the bytes from `received` on.
 
-    >>> import numpy as np
-    >>> assembler = Assembler()
-    >>> for part in to_parts({"a": np.arange(3, dtype="<f4")}):
-    ...     assembler.add(part)
+    >>> array, assembler = np.arange(3, dtype="<f4"), Assembler()
+    >>> assembler.add(tensor_pb2.TensorPart(header=header("a", array)))
+    >>> crc = google_crc32c.value(array.tobytes())
+    >>> assembler.add(tensor_pb2.TensorPart(chunk={"data": array.tobytes(), "crc32c": crc}))
     >>> assembler.finish()["a"]
     array([0., 1., 2.], dtype=float32)
     """
@@ -150,20 +133,10 @@ def _check_header(head: tensor_pb2.TensorHeader) -> None:
         raise DataLoss(f"{head.name!r} claims to be {claim}")
 
 
-def from_parts(parts: Iterable[tensor_pb2.TensorPart]) -> dict[str, NDArray[Any]]:
-    """The tensors of a whole stream."""
-    assembler = Assembler()
-    for part in parts:
-        assembler.add(part)
-    return assembler.finish()
-
-
 def to_tensor(array: NDArray[Any]) -> tensor_pb2.Tensor:
-    """A whole tensor for a request."""
+    """The tensor of a request with the values of `array`."""
     head = header("", array)
-    return tensor_pb2.Tensor(
-        datatype=head.datatype, shape=head.shape, data=np.ascontiguousarray(array).tobytes()
-    )
+    return tensor_pb2.Tensor(datatype=head.datatype, shape=head.shape, data=array.tobytes())
 
 
 def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
@@ -179,9 +152,8 @@ def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any
         raise InvalidArgument.of(f"{field}.shape", list(shape), "without negative extents")
     expected = math.prod(shape) * dtype.itemsize
     if len(tensor.data) != expected:
-        raise InvalidArgument.of(
-            f"{field}.data", f"{len(tensor.data)} bytes", f"{expected} bytes for {list(shape)}"
-        )
+        shown = f"{len(tensor.data)} bytes"
+        raise InvalidArgument.of(f"{field}.data", shown, f"{expected} bytes for {list(shape)}")
     return reshaped(np.frombuffer(tensor.data, dtype), shape, f"{field}.shape")
 
 

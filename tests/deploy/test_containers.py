@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.chroot import Chroots, debian, needs_chroots, needs_python
 from support.dockerfile import parse, read
 from support.image_policies import DOCKERFILE, TARGETS
 from support.redis_server import RedisServer, free_port
-from support.room import Rooms, debian, needs_python, needs_rooms
 
 from convlens_client import Client
 
@@ -165,15 +165,15 @@ def test_the_sbom_lists_every_locked_package(target, tmp_path):
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """Not one of pytest's folders, which other users cannot enter."""
-    needs_rooms()
-    folder = Path(tempfile.mkdtemp(prefix="convlens-rooms-"))
+    needs_chroots()
+    folder = Path(tempfile.mkdtemp(prefix="convlens-chroots-"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def rooms(folder: Path) -> Rooms:
+def chroots(folder: Path) -> Chroots:
     """The images, made by their own commands."""
     dockerfile = read(FILE)
     (image,) = dockerfile.images()
@@ -186,29 +186,29 @@ def rooms(folder: Path) -> Rooms:
         check=False,
     ).stdout.strip()
     (folder / "machine").mkdir()
-    return Rooms(folder / "machine", dockerfile, ROOT, {"TORCH_CPU": links} if links else {})
+    return Chroots(folder / "machine", dockerfile, ROOT, {"TORCH_CPU": links} if links else {})
 
 
 @pytest.fixture
-def rooms_in_debian(folder: Path) -> Rooms:
+def chroots_in_debian(folder: Path) -> Chroots:
     """The same on a Debian of their own, of which nothing is this machine's."""
     system = debian(folder / "debian")
     (folder / "chroot").mkdir()
-    return Rooms(folder / "chroot", read(FILE), ROOT, {}, system)
+    return Chroots(folder / "chroot", read(FILE), ROOT, {}, system)
 
 
 @pytest.fixture
-def state(rooms: Rooms) -> Iterator[Path]:
+def state(chroots: Chroots) -> Iterator[Path]:
     """A volume for /var/lib/convlens."""
-    with volume(rooms) as place:
+    with volume(chroots) as place:
         yield place
 
 
 @contextmanager
-def volume(rooms: Rooms) -> Iterator[Path]:
+def volume(chroots: Chroots) -> Iterator[Path]:
     """As an engine makes it: with what the image has there."""
     with tempfile.TemporaryDirectory(prefix="convlens-state-") as folder:
-        subprocess.run(["cp", "--archive", rooms.root("runtime") / "var/lib/convlens", folder], check=True)
+        subprocess.run(["cp", "--archive", chroots.root("runtime") / "var/lib/convlens", folder], check=True)
         Path(folder).chmod(0o755)
         yield Path(folder) / "convlens"
 
@@ -216,16 +216,16 @@ def volume(rooms: Rooms) -> Iterator[Path]:
 class Container:
     """`docker run --read-only --volume STATE:/var/lib/convlens --env ... IMAGE`."""
 
-    def __init__(self, rooms: Rooms, target: str, state: Path, **environment: str) -> None:
-        self._rooms, self._target, self._dockerfile = rooms, target, read(FILE)
+    def __init__(self, chroots: Chroots, target: str, state: Path, **environment: str) -> None:
+        self._chroots, self._target, self._dockerfile = chroots, target, read(FILE)
         self.environment = {f"CONVLENS_{name}": value for name, value in environment.items()}
         entry = self._dockerfile.last(target, "ENTRYPOINT").command()
         volumes = {"/var/lib/convlens": state}
-        self._process = rooms.start(target, entry, self.environment, volumes)
+        self._process = chroots.start(target, entry, self.environment, volumes)
 
     def is_healthy(self) -> bool:
         test = self._dockerfile.last(self._target, "HEALTHCHECK").command()
-        return self._rooms.call(self._target, test, self.environment).returncode == 0
+        return self._chroots.call(self._target, test, self.environment).returncode == 0
 
     def wait(self, seconds: float = 120.0) -> None:
         until = time.monotonic() + seconds
@@ -246,50 +246,50 @@ class Container:
         self._process.wait()
 
 
-def server(rooms: Rooms, state: Path, **environment: str) -> Container:
+def server(chroots: Chroots, state: Path, **environment: str) -> Container:
     addresses = {name: f"127.0.0.1:{free_port()}" for name in ("LISTEN", "HEALTH_LISTEN", "METRICS_LISTEN")}
-    return Container(rooms, "server", state, **addresses, **environment)
+    return Container(chroots, "server", state, **addresses, **environment)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("target", SMALL)
-def test_an_image_holds_its_lock_and_no_more(rooms, target):
-    there = listed((rooms.root(target) / "app/sbom.cdx.json").read_text())
+def test_an_image_holds_its_lock_and_no_more(chroots, target):
+    there = listed((chroots.root(target) / "app/sbom.cdx.json").read_text())
     assert there == locked(target) | {"convlens": PROJECT["version"]}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("target", SMALL)
-def test_an_image_runs_as_its_user_on_a_read_only_root(rooms, target):
-    assert rooms.call(target, ["id", "-u"]).stdout == "10001\n"
+def test_an_image_runs_as_its_user_on_a_read_only_root(chroots, target):
+    assert chroots.call(target, ["id", "-u"]).stdout == "10001\n"
     for place in ("/x", "/app/x", "/etc/x", "/var/lib/convlens/x"):
-        assert "Read-only file system" in rooms.call(target, ["touch", place]).stdout
-    assert rooms.call(target, ["touch", "/tmp/x"]).returncode == 0
-    assert not (rooms.root(target) / "src").exists(), "sources do not belong into an image"
+        assert "Read-only file system" in chroots.call(target, ["touch", place]).stdout
+    assert chroots.call(target, ["touch", "/tmp/x"]).returncode == 0
+    assert not (chroots.root(target) / "src").exists(), "sources do not belong into an image"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_server_image_serves(rooms, state):
-    check_server(rooms, state)
+def test_the_server_image_serves(chroots, state):
+    check_server(chroots, state)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_server_image_serves_on_a_debian_of_its_own(rooms_in_debian):
-    with volume(rooms_in_debian) as place:
-        check_server(rooms_in_debian, place)
+def test_the_server_image_serves_on_a_debian_of_its_own(chroots_in_debian):
+    with volume(chroots_in_debian) as place:
+        check_server(chroots_in_debian, place)
 
 
-def check_server(rooms: Rooms, state: Path) -> None:
+def check_server(chroots: Chroots, state: Path) -> None:
     """It is without torch, refuses to be open to all, is healthy, classifies, and ends when it is told to."""
-    assert "No module named 'torch'" in rooms.call("server", ["python", "-c", "import torch"]).stdout
-    refused = rooms.call("server", ["convlens-server"])
+    assert "No module named 'torch'" in chroots.call("server", ["python", "-c", "import torch"]).stdout
+    refused = chroots.call("server", ["convlens-server"])
     assert refused.returncode == 1, "without credentials it serves this machine alone"
     assert "configure who may call" in refused.stdout
-    with server(rooms, state, REDIS="") as container:
+    with server(chroots, state, REDIS="") as container:
         container.wait()
         with Client(container.environment["CONVLENS_LISTEN"]) as client:
             picture = next((ROOT / "docs/images").glob("*.jpg"))
@@ -301,11 +301,11 @@ def check_server(rooms: Rooms, state: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_server_and_worker_images_do_a_job_together(rooms, state, redis_server: RedisServer):
+def test_server_and_worker_images_do_a_job_together(chroots, state, redis_server: RedisServer):
     picture = next((ROOT / "docs/images").glob("*.jpg"))
     metrics = f"127.0.0.1:{free_port()}"
-    worker = Container(rooms, "worker-cpu", state, REDIS=redis_server.url, METRICS_LISTEN=metrics)
-    with server(rooms, state, REDIS=redis_server.url) as front, worker:
+    worker = Container(chroots, "worker-cpu", state, REDIS=redis_server.url, METRICS_LISTEN=metrics)
+    with server(chroots, state, REDIS=redis_server.url) as front, worker:
         front.wait()
         worker.wait()
         with Client(front.environment["CONVLENS_LISTEN"]) as client:

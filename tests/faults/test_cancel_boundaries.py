@@ -48,13 +48,13 @@ async def test_cancels_spread_over_the_life_of_jobs(shared: JobStore, worker: Wo
 
 
 async def test_a_cancel_between_two_attempts(shared: JobStore, worker: WorkerProcess) -> None:
-    """The engine is dead and the job is on its way back to the queue."""
+    """The device process is dead and the job is on its way back to the queue."""
     for _ in range(3):
         name = await submit(shared, dream(2000))
         watching = asyncio.create_task(history(shared, name))
         while (await shared.get(name)).metadata.state != RUNNING:
             await asyncio.sleep(0.005)
-        worker.engine().kill()
+        worker.device_process().kill()
         await shared.cancel(name)
         states = [metadata.state for metadata in await asyncio.wait_for(watching, 10)]
         assert [state for state in states if state in TERMINAL] == [CANCELLED]

@@ -42,7 +42,7 @@ def settings(
 ) -> WorkerSettings:
     folder = tmp_path_factory.mktemp("every")
     shutil.copytree(tiny_models, folder / "models")
-    found = WorkerSettings(
+    made = WorkerSettings(
         redis=shared_redis.url,
         artifacts=str(folder / "artifacts"),
         models=folder / "models",
@@ -51,11 +51,11 @@ def settings(
         lease=1.0,
         checkpoint_interval=0.05,
     )
-    files = CollectionFiles(found.artifacts_url())
+    files = CollectionFiles(made.artifacts_url())
     for number in range(len(PICTURES)):
         files.put_image("c", picture(number))
     files.put_shard("c", PICTURES)
-    return found
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,14 @@ def request_of(case: Case) -> job_pb2.SubmitJobRequest:
 
 def place(message: Message, path: str) -> Any:
     """The message at a path such as "styles[0].mask", made if need be."""
-    found: Any = message
+    value: Any = message
     for name, position in re.findall(r"(\w+)(?:\[(\d+)\])?", path):
-        found = getattr(found, name)
+        value = getattr(value, name)
         if position:
-            while len(found) <= int(position):
-                found.add()
-            found = found[int(position)]
-    return found
+            while len(value) <= int(position):
+                value.add()
+            value = value[int(position)]
+    return value
 
 
 def made(record: JobRecord) -> bytes:
@@ -119,7 +119,7 @@ async def test_killed_or_cancelled_half_way(case: Case, store: JobStore, worker:
     undisturbed = made(await store.wait(await submit(store, request_of(case)), 200))
     name = await submit(store, request_of(case))
     await until(store, name, checkpointed, 60)
-    worker.engine().kill()
+    worker.device_process().kill()
     killed = await store.wait(name, 200)
     assert killed.metadata.attempt == 2
     assert made(killed) == undisturbed

@@ -53,8 +53,8 @@ async def submit(store: JobStore, shards: list[str], parts: int) -> list[str]:
     return [name, *(record.name for record in rest)]
 
 
-def digest(found: dict[str, bytes]) -> str:
-    return hashlib.sha256(b"".join(found[key] for key in sorted(found))).hexdigest()
+def digest(features: dict[str, bytes]) -> str:
+    return hashlib.sha256(b"".join(features[key] for key in sorted(features))).hexdigest()
 
 
 def undisturbed(models: Path, count: int) -> str:
@@ -95,9 +95,9 @@ async def test_killed_worker_loses_no_shard_and_the_end_is_the_same(
     record = await store.wait(name, 60)
     assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 2)
     assert [line["resumed"] for line in other.lines() if "resumed" in line] == [True]
-    found = stored_bytes(extraction(tiny_models, NAME, files, shards))
-    assert done.items() <= found.items()
-    assert digest(found) == undisturbed(tiny_models, 400)
+    features = stored_bytes(extraction(tiny_models, NAME, files, shards))
+    assert done.items() <= features.items()
+    assert digest(features) == undisturbed(tiny_models, 400)
 
 
 async def test_cancel_ends_the_helpers_too(store: JobStore, spawn: Spawn, files: CollectionFiles) -> None:

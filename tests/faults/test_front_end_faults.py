@@ -78,8 +78,8 @@ def test_a_killed_front_end_is_left_for_another_at_the_byte_where_it_broke(
                 if parts == 5:
                     dying.process.kill()
                     dying.process.wait(10)
-            found = call.result()
-    assert hashlib.sha256(found.tobytes()).hexdigest() == DIGEST
+            reply = call.result()
+    assert hashlib.sha256(reply.tobytes()).hexdigest() == DIGEST
     assert len(offsets) == 2
     assert 5 * (512 << 10) <= offsets[1] < BIG.nbytes
 
@@ -117,7 +117,7 @@ async def test_a_watcher_of_a_front_end_that_goes_is_sent_to_another(
             following = asyncio.create_task(follow())
             attempt = worker.take()
             for step in range(1, 21):
-                worker.ledger.update(attempt, {"step": step, "total_steps": 20})
+                worker.store.update(attempt, {"step": step, "total_steps": 20})
                 await asyncio.sleep(0.02)
                 if step == 10:
                     leaving.process.send_signal(signal.SIGTERM)

@@ -24,35 +24,37 @@ from convlens_workers.settings import WorkerSettings
 LEASE = 1.0
 
 
-async def test_engine_killed(
+async def test_device_process_killed(
     shared: JobStore, worker: WorkerProcess, request_: job_pb2.SubmitJobRequest, tiny_models: Path
 ) -> None:
     name = await submit(shared, request_)
     await until(shared, name, checkpointed)
-    engine = worker.engine()
-    engine.kill()
+    device_process = worker.device_process()
+    device_process.kill()
     record = await shared.wait(name, 30)
     assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 2)
     assert sha256(record) == undisturbed(tiny_models, request_)
     assert resumed(worker, name) == [False, True]
-    assert worker.engine().pid != engine.pid
+    assert worker.device_process().pid != device_process.pid
 
 
-async def test_hanging_engine_is_killed_and_the_job_goes_on(
+async def test_hanging_device_process_is_killed_and_the_job_goes_on(
     shared: JobStore, worker: WorkerProcess, request_: job_pb2.SubmitJobRequest, tiny_models: Path
 ) -> None:
     name = await submit(shared, request_)
     await until(shared, name, checkpointed)
-    worker.engine().suspend()
+    worker.device_process().suspend()
     record = await shared.wait(name, 30)
     assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 2)
     assert sha256(record) == undisturbed(tiny_models, request_)
 
 
-async def test_cancel_holds_even_when_the_engine_hangs(shared: JobStore, worker: WorkerProcess) -> None:
+async def test_cancel_holds_even_when_the_device_process_hangs(
+    shared: JobStore, worker: WorkerProcess
+) -> None:
     name = await submit(shared, dream(2000))
     await until(shared, name, running)
-    worker.engine().suspend()
+    worker.device_process().suspend()
     began = time.monotonic()
     await shared.cancel(name)
     assert (await shared.wait(name, 5)).metadata.state == CANCELLED
@@ -64,13 +66,13 @@ async def test_cancel_holds_even_when_the_engine_hangs(shared: JobStore, worker:
 async def test_poison_job_is_given_up(
     shared: JobStore, worker: WorkerProcess, shared_settings: WorkerSettings
 ) -> None:
-    """One whose engine dies each time before a checkpoint: given up, and the next job is right."""
+    """One whose device process dies each time before a checkpoint: given up, and the next job is right."""
     name = operation_name("poison")
     no_checkpoints(shared_settings, name)
     assert await submit(shared, dream(2000, request_id="poison")) == name
     for attempt in (1, 2, 3):
         await until(shared, name, lambda record, n=attempt: running(record) and record.metadata.attempt == n)
-        worker.engine().kill()
+        worker.device_process().kill()
         await until(shared, name, lambda record: record.metadata.state != RUNNING)
     record = await shared.get(name)
     assert (record.metadata.state, record.metadata.attempt) == (FAILED, 3)
@@ -114,10 +116,10 @@ async def test_redis_killed_and_restarted(
     name = await submit(shared, request_)
     waiting = await submit(shared, dream(2, seed=1))
     await until(shared, name, running)
-    worker.engine().suspend()  # The job shall not end before Redis is back.
+    worker.device_process().suspend()  # The job shall not end before Redis is back.
     shared_redis.kill()
     await asyncio.sleep(1.5 * LEASE)
-    worker.engine().resume()
+    worker.device_process().resume()
     shared_redis.start()
     record = await shared.wait(name, 30)
     assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 1)
@@ -176,10 +178,10 @@ async def test_worker_killed(
     name = await submit(store, request_)
     await until(store, name, checkpointed)
     victim, survivor = sorted(workers, key=lambda worker: not resumed(worker, name))
-    engine = victim.engine()
+    device_process = victim.device_process()
     victim.kill()
     began = time.monotonic()
-    eventually(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 5)
+    eventually(lambda: not device_process.is_running() or device_process.status() == psutil.STATUS_ZOMBIE, 5)
     await until(store, name, lambda record: record.metadata.attempt == 2)
     assert time.monotonic() - began < 3 * LEASE
     record = await store.wait(name, 30)
@@ -209,7 +211,7 @@ async def test_worker_frozen_past_its_lease_cannot_write(
     frozen = spawn().ready()
     name = await submit(store, request_)
     await until(store, name, checkpointed)
-    processes = [frozen.engine(), psutil.Process(frozen.process.pid)]
+    processes = [frozen.device_process(), psutil.Process(frozen.process.pid)]
     for process in processes:
         process.suspend()
     second = spawn()
@@ -261,7 +263,7 @@ async def test_a_job_that_runs_too_long_is_ended(store: JobStore, spawn: Spawn) 
     worker = spawn(job_timeout=1.5).ready()
     name = await submit(store, dream(2000))
     await until(store, name, checkpointed)
-    worker.engine().kill()
+    worker.device_process().kill()
     began = time.monotonic()
     record = await store.wait(name, 30)
     assert record.metadata.state == FAILED

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from support.front_end import FrontEnd
-from support.load import storm, sustained
+from support.load import constant_rate, sustained
 
 MAX_WAIT = 0.5
 
@@ -27,13 +27,13 @@ async def test_twice_the_sustainable_load(measured: float, seconds: float, goodp
         await sustained(front_end.address, 4, 0.5)
         peak, held = await sustained(front_end.address, 8, measured), []
         watching = asyncio.create_task(memory(front_end, seconds / 60, held))
-        seen = await storm(front_end.address, 2 * peak, seconds)
+        seen = await constant_rate(front_end.address, 2 * peak, seconds)
         watching.cancel()
         again = await sustained(front_end.address, 8, measured)
     got = len(seen.seconds) / seconds
     half = len(held) // 2
     early, late = max(held[:half]), max(held[half:])
-    print(f"peak {peak:.0f}/s, storm of {2 * peak:.0f}/s: {got:.0f}/s answered, {len(seen.refused)} refused")
+    print(f"peak {peak:.0f}/s, offered {2 * peak:.0f}/s: {got:.0f}/s answered, {len(seen.refused)} refused")
     print(f"p50 {seen.latency(50):.2f} s, p99 {seen.latency(99):.2f} s; then {again:.0f}/s")
     print(f"told to come back after {min(seen.refused):.2f} to {max(seen.refused):.2f} s")
     print(f"at most {early} MiB in the first half, {late} MiB in the second")

@@ -1,4 +1,4 @@
-"""Redis paused and Redis full, and a full disk: what clients are told, and what becomes of their jobs."""
+"""Redis paused and Redis full, and a full disk: errors of clients, and ends of jobs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def full(server: RedisServer) -> Iterator[None]:
 async def test_redis_paused(
     client: Client, shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer, tiny_models: Path
 ) -> None:
-    """Calls end with UNAVAILABLE or at their deadline, the quick lane does not notice, the job goes on."""
+    """Calls end with UNAVAILABLE or at their deadline, images are served as before, the job goes on."""
     request = dream(600)
     operation = client.submit(request.deepdream, model="tiny")
     await until(shared, operation.name, running)
@@ -148,7 +148,7 @@ async def test_disk_full(settings: WorkerSettings, spawn: Spawn, tmp_path: Path,
             with pytest.raises(OSError, match="No space"):
                 ballast.write_bytes(bytes(8 << 20))
             eventually(lambda: said(worker, "no checkpoint"), 10, worker.describe)
-            worker.engine().kill()
+            worker.device_process().kill()
             await until(store, name, lambda record: record.metadata.attempt == 2)
             eventually(lambda: said(worker, "trying again"), 20, worker.describe)
             assert (await store.get(name)).metadata.state == job_pb2.JOB_STATE_RUNNING

@@ -37,8 +37,8 @@ TERMINAL = {str(int(state)).encode() for state in (3, 4, 5)}
 @pytest.fixture(scope="module")
 def fleet(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
-    patience = {"lease": LEASE, "checkpoint_interval": 0.2}
-    with Fleet(folder, tiny_models, front_ends=2, workers=WORKERS, **patience) as fleet:
+    limits = {"lease": LEASE, "checkpoint_interval": 0.2}
+    with Fleet(folder, tiny_models, front_ends=2, workers=WORKERS, **limits) as fleet:
         for worker in fleet.workers:
             worker.ready()
         yield fleet
@@ -265,10 +265,10 @@ async def test_a_rolling_restart_loses_no_call_and_no_job(
     assert {f"operations/{id_}" for id_ in after.ids - before.ids} == set(names)
     for story in stories:
         assert faults_of(story, undisturbed(tiny_models, story.request)) == []
-        found = objects(fleet, story.name)
+        stored = objects(fleet, story.name)
         if sign == signal.SIGKILL:  # It may have hit between a checkpoint and the word of it.
-            del found["checkpoints"]
-        assert found == {"request": 1, "artifacts": 1}
+            del stored["checkpoints"]
+        assert stored == {"request": 1, "artifacts": 1}
     here, there = [await listed_by(front_end.address) for front_end in fleet.front_ends]
     assert here == there
     assert {(name, "SUCCEEDED") for name in names} <= set(here)

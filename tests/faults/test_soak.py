@@ -1,4 +1,4 @@
-"""The long run: memory, file descriptors and threads level off; and a short storm."""
+"""The long run: memory, file descriptors and threads level off; and a short chaos run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_processes_hold_levels_off(worker: WorkerProcess, shared_settings: 
         processes = {
             "front-end": psutil.Process(front_end.process.pid),
             "supervisor": psutil.Process(worker.process.pid),
-            "engine": worker.engine(),
+            "device process": worker.device_process(),
         }
         before: dict[str, Held] = {}
         for number in range(JOBS):
@@ -59,8 +59,8 @@ def test_what_processes_hold_levels_off(worker: WorkerProcess, shared_settings: 
 
 
 @pytest.mark.timeout(600)
-def test_a_short_storm() -> None:
-    script = Path(__file__).parent / "storm.py"
+def test_short_chaos() -> None:
+    script = Path(__file__).parent / "chaos.py"
     run = subprocess.run(
         [sys.executable, script, "--minutes", "0.5", "--jobs", "20", "--workers", "2"],
         capture_output=True,

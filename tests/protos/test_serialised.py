@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+from support.parts import chunks, to_parts
 
 from convlens import wire
 from convlens.serialised import LARGE, Chunk, chunk_messages, part_messages, reader
@@ -23,15 +24,15 @@ REPLIES = pytest.mark.parametrize(
 
 
 def protobuf_messages(reply: Any, tensors: dict[str, np.ndarray]) -> Iterator[bytes]:
-    return (reply(tensor=part).SerializeToString() for part in wire.to_parts(tensors))
+    return (reply(tensor=part).SerializeToString() for part in to_parts(tensors))
 
 
 @REPLIES
 @pytest.mark.parametrize("size", [0, 1, 127, 128, wire.CHUNK_BYTES - 1, wire.CHUNK_BYTES, (5 << 20) // 2])
 def test_serialised_messages_are_those_that_protobuf_writes(reply: Any, size: int) -> None:
     tensors = {"a": np.random.default_rng(size).integers(0, 256, size, np.uint8), "b": np.eye(3)[:, ::2]}
-    found = [reply.FromString(message) for message in part_messages(reply, tensors)]
-    assert found == [reply(tensor=part) for part in wire.to_parts(tensors)]
+    parts = [reply.FromString(message) for message in part_messages(reply, tensors)]
+    assert parts == [reply(tensor=part) for part in to_parts(tensors)]
 
 
 @REPLIES
@@ -47,8 +48,8 @@ def test_large_chunks_are_read_as_they_lie(reply: Any, write: Any) -> None:
         assert part.HasField("tensor")
         assert part.tensor.HasField("header") != part.tensor.HasField("chunk")
         assembler.add(part.tensor)
-    found = assembler.finish()
-    assert all(np.array_equal(found[name], value) for name, value in tensors.items())
+    tensors_read = assembler.finish()
+    assert all(np.array_equal(tensors_read[name], value) for name, value in tensors.items())
     assert kinds.count(Chunk) == (3 if write is part_messages else 0)
 
 
@@ -64,12 +65,12 @@ def test_what_is_damaged_is_read_as_protobuf_reads_it(data: st.DataObject) -> No
     except DecodeError:
         expected = None
     try:
-        found = reader(reply.FromString)(bytes(damaged)).tensor.chunk
+        read_chunk = reader(reply.FromString)(bytes(damaged)).tensor.chunk
     except DecodeError:
-        found = None
-    assert (found is None) == (expected is None)
-    if found is not None and expected is not None:
-        assert (found.offset, found.crc32c, bytes(found.data)) == (
+        read_chunk = None
+    assert (read_chunk is None) == (expected is None)
+    if read_chunk is not None and expected is not None:
+        assert (read_chunk.offset, read_chunk.crc32c, bytes(read_chunk.data)) == (
             expected.offset,
             expected.crc32c,
             expected.data,
@@ -83,5 +84,5 @@ def test_messages_without_tensors_are_protobufs() -> None:
 def test_serialised_chunks_go_on_where_a_stream_broke() -> None:
     data, reply = np.arange(9, dtype=np.uint8), job_pb2.ReadArtifactResponse
     (message,) = chunk_messages(reply, data, 1 << 40)
-    (chunk,) = wire.chunks(data.tobytes(), 1 << 40)
+    (chunk,) = chunks(data.tobytes(), 1 << 40)
     assert reply.FromString(message) == reply(tensor=tensor_pb2.TensorPart(chunk=chunk))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from support.parts import chunks, from_parts, to_parts
 
 from convlens import wire
 from convlens.errors import DataLoss, InvalidArgument
@@ -23,8 +24,8 @@ ARRAYS = st.sampled_from(list(wire.NAMES)).flatmap(
 
 @given(st.dictionaries(st.text(max_size=8), ARRAYS, max_size=3))
 def test_tensors_survive_the_stream(tensors):
-    received = wire.from_parts(
-        tensor_pb2.TensorPart.FromString(part.SerializeToString()) for part in wire.to_parts(tensors)
+    received = from_parts(
+        tensor_pb2.TensorPart.FromString(part.SerializeToString()) for part in to_parts(tensors)
     )
     assert list(received) == list(tensors)
     for name, array in tensors.items():
@@ -39,7 +40,7 @@ def test_tensors_survive_a_request(array):
 
 @given(st.binary(max_size=100), st.integers(1, 40), st.integers(0, 1000))
 def test_chunks_cover_the_bytes_in_order(data, size, offset):
-    pieces = list(wire.chunks(data, offset, size))
+    pieces = list(chunks(data, offset, size))
     assert b"".join(piece.data for piece in pieces) == data
     assert all(len(piece.data) == size for piece in pieces[:-1])
     assert all(after.offset == piece.offset + len(piece.data) for piece, after in pairwise(pieces))
@@ -48,14 +49,14 @@ def test_chunks_cover_the_bytes_in_order(data, size, offset):
 
 def test_a_strided_view_is_sent_as_it_looks():
     view = np.arange(24, dtype="<f4").reshape(4, 6)[::2, ::-1]
-    np.testing.assert_array_equal(wire.from_parts(wire.to_parts({"v": view}))["v"], view)
+    np.testing.assert_array_equal(from_parts(to_parts({"v": view}))["v"], view)
 
 
 @pytest.fixture
 def parts():
     """Header and three chunks of one tensor with a digest."""
     array = np.arange(30, dtype="<i4")
-    pieces = wire.chunks(array.view(np.uint8).data, size=50)
+    pieces = chunks(array.view(np.uint8).data, size=50)
     head = tensor_pb2.TensorPart(header=wire.header("t", array, sha256=True))
     return [head, *(tensor_pb2.TensorPart(chunk=piece) for piece in pieces)]
 
@@ -70,7 +71,7 @@ def _flip(part):
 def _forge(part):
     """A chunk whose checksum fits its wrong bytes: only the digest can tell."""
     data = b"\xff" + part.chunk.data[1:]
-    return tensor_pb2.TensorPart(chunk=next(wire.chunks(data, part.chunk.offset)))
+    return tensor_pb2.TensorPart(chunk=next(chunks(data, part.chunk.offset)))
 
 
 DAMAGE = {
@@ -78,7 +79,7 @@ DAMAGE = {
     "repeated": lambda p: [p[0], p[1], p[1], p[2], p[3]],
     "no header": lambda p: p[1:],
     "short": lambda p: p[:-1],
-    "overrun": lambda p: [*p, tensor_pb2.TensorPart(chunk=next(wire.chunks(b"more", 120)))],
+    "overrun": lambda p: [*p, tensor_pb2.TensorPart(chunk=next(chunks(b"more", 120)))],
     "flipped bit": lambda p: [p[0], _flip(p[1]), p[2], p[3]],
     "forged": lambda p: [p[0], p[1], p[2], _forge(p[3])],
 }
@@ -87,7 +88,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage_is_seen(parts, damage):
     with pytest.raises(DataLoss):
-        wire.from_parts(damage(parts))
+        from_parts(damage(parts))
 
 
 def test_a_broken_stream_goes_on_where_it_broke(parts):
@@ -108,7 +109,7 @@ def test_a_broken_stream_goes_on_where_it_broke(parts):
 )
 def test_a_header_that_contradicts_itself_is_refused(head):
     with pytest.raises(DataLoss, match="claims"):
-        wire.from_parts([tensor_pb2.TensorPart(header=tensor_pb2.TensorHeader(name="t", **head))])
+        from_parts([tensor_pb2.TensorPart(header=tensor_pb2.TensorHeader(name="t", **head))])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from support.parts import from_parts
 
 from convlens import errors, wire
 from convlens.v1 import image_pb2, inspection_pb2, inspection_pb2_grpc
@@ -38,7 +39,7 @@ def pictures(count: int, side: int = 32) -> np.ndarray:
 
 
 def vectors(replies) -> dict[str, np.ndarray]:
-    return wire.from_parts(reply.tensor for reply in replies)
+    return from_parts(reply.tensor for reply in replies)
 
 
 @pytest.mark.parametrize("pooling", ["POOLING_UNSPECIFIED", "POOLING_MEAN", "POOLING_MAX", "POOLING_FLATTEN"])

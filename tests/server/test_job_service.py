@@ -15,6 +15,7 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from support.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from support.parts import from_parts
 from support.redis_server import RedisServer
 from support.replies import error_of
 from support.repository import add_copy
@@ -150,7 +151,7 @@ def test_watch_gives_every_event_and_goes_on_after_the_last_one_seen(stubs, work
     name = stubs.jobs.SubmitJob(dream()).name
     attempt = worker.take()
     for step in (1, 2):
-        worker.ledger.update(attempt, {"step": step, "total_steps": 2}, preview=b"jpeg")
+        worker.store.update(attempt, {"step": step, "total_steps": 2}, preview=b"jpeg")
     worker.succeed(attempt, image=np.zeros((1, 3, 8, 8), np.float32))
     events = list(stubs.jobs.WatchJob(job_pb2.WatchJobRequest(name=name)))
     assert events[-1].metadata.state == SUCCEEDED
@@ -194,7 +195,7 @@ def test_an_artifact_is_read_from_any_byte(stubs, worker, dream) -> None:
     assert stubs.get(name).response.Unpack(result)
     assert [header.name for header in result.artifacts] == ["image", "other"]
     parts = [reply.tensor for reply in stubs.jobs.ReadArtifact(read(name))]
-    assert np.array_equal(wire.from_parts(parts)["image"], image)
+    assert np.array_equal(from_parts(parts)["image"], image)
     assert parts[0].header == result.artifacts[0]
     assert all(512 << 10 <= len(part.chunk.data) <= 1 << 20 for part in parts[1:-1])
     # A stream that broke after its first chunk goes on where it broke.
@@ -229,7 +230,7 @@ def read(name: str, **fields: Any) -> job_pb2.ReadArtifactRequest:
 def test_list_is_paged_filtered_and_without_previews(stubs, worker, dream) -> None:
     names = [stubs.jobs.SubmitJob(dream()).name for _ in range(3)]
     attempt = worker.take()
-    worker.ledger.update(attempt, {"step": 1}, preview=b"jpeg")
+    worker.store.update(attempt, {"step": 1}, preview=b"jpeg")
     worker.succeed(attempt, image=np.zeros(1))
 
     def listed(**fields: Any) -> operations_pb2.ListOperationsResponse:

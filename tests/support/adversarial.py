@@ -67,13 +67,13 @@ def right(
 ) -> tuple[list[Tensor], list[int]]:
     """The first `count` that the network classifies as their label."""
     classify = classifier(network)
-    found = [
+    pairs = [
         (image, label)
         for image, label in zip(images, labels, strict=True)
         if int(predicted(classify, image)) == label
     ][:count]
-    assert len(found) == count
-    return [image for image, _ in found], [label for _, label in found]
+    assert len(pairs) == count
+    return [image for image, _ in pairs], [label for _, label in pairs]
 
 
 def make_task(

@@ -44,10 +44,10 @@ def steps(task: Task[job_pb2.ExtractFeatures], state: State | None = None) -> li
 
 def stored_bytes(task: Task[job_pb2.ExtractFeatures]) -> dict[str, bytes]:
     """All features that there are, by set and shard."""
-    found = {}
+    stored = {}
     for pooling in task.params.poolings:
         which = FeatureSet(task.manifest.digest, LAYER, pooling)
         for shard in task.collections.finished("c", which):
             features = task.collections.features("c", which, shard)
-            found[f"{pooling}/{shard}"] = features.values.tobytes() + features.positions.tobytes()
-    return found
+            stored[f"{pooling}/{shard}"] = features.values.tobytes() + features.positions.tobytes()
+    return stored

@@ -54,16 +54,16 @@ class Dockerfile:
         return self._pairs(name, "LABEL")
 
     def _pairs(self, name: str, verb: str) -> dict[str, str]:
-        found: dict[str, str] = {}
+        variables: dict[str, str] = {}
         for instruction in self.instructions(name):
             if instruction.verb == verb:
-                found |= pairs(instruction)
-        return found
+                variables |= pairs(instruction)
+        return variables
 
     def images(self) -> list[str]:
         """The images that stages are from, arguments filled in."""
         bases = [stage.base for stage in self.stages.values() if stage.base not in self.stages]
-        return [re.sub(r"\$\{(\w+)\}", lambda found: self.arguments[found[1]], base) for base in bases]
+        return [re.sub(r"\$\{(\w+)\}", lambda match: self.arguments[match[1]], base) for base in bases]
 
 
 def pairs(instruction: Instruction) -> dict[str, str]:

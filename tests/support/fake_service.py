@@ -13,6 +13,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
+from support.parts import chunks, to_parts
 
 from convlens import wire
 from convlens.errors import NotFound, to_status
@@ -122,7 +123,7 @@ class FakeService(
     def GetFilters(self, request, context):  # noqa: N802
         self._note(request, context)
         kernel = np.arange(8 * 27, dtype=np.float32).reshape(8, 3, 3, 3)
-        for part in wire.to_parts({"features.0": kernel}):
+        for part in to_parts({"features.0": kernel}):
             yield model_pb2.GetFiltersResponse(tensor=part)
 
     def Classify(self, request, context):  # noqa: N802
@@ -137,7 +138,7 @@ class FakeService(
         if request.HasField("top"):
             channels = np.tile(np.arange(request.top, dtype=np.int32), (len(request.images), 1))
             values.update({f"{name}.channels": channels for name in request.layers})
-        parts = wire.to_parts(values)
+        parts = to_parts(values)
         yield from self._stream(
             (inspection_pb2.GetActivationsResponse(tensor=part) for part in parts), context
         )
@@ -155,7 +156,7 @@ class FakeService(
             f"{i}.{name}": np.full((count, depth, 8, 8), i, np.float32)
             for i, (name, depth) in enumerate(zip(names, channels, strict=True))
         }
-        for part in wire.to_parts(maps):
+        for part in to_parts(maps):
             yield attribution_pb2.AttributeResponse(tensor=part)
         result = attribution_pb2.AttributeResult(targets=[target] * len(request.attributions))
         yield attribution_pb2.AttributeResponse(result=result)
@@ -179,7 +180,7 @@ class FakeService(
         )
         shape = (len(request.images), 3, 8, 8)
         names = ("original", "gradient_sign", "adversarial")
-        for part in wire.to_parts({name: np.full(shape, i / 2, np.float32) for i, name in enumerate(names)}):
+        for part in to_parts({name: np.full(shape, i / 2, np.float32) for i, name in enumerate(names)}):
             yield attack_pb2.AttackResponse(tensor=part)
 
     def MeasureRobustness(self, request, context):  # noqa: N802
@@ -195,7 +196,7 @@ class FakeService(
 
     def Stylise(self, request, context):  # noqa: N802
         self._note(request, context)
-        for part in wire.to_parts({"image": np.full((1, 3, 20, 30), 0.5, np.float32)}):
+        for part in to_parts({"image": np.full((1, 3, 20, 30), 0.5, np.float32)}):
             yield style_pb2.StyliseResponse(tensor=part)
 
     def StreamFeatures(self, request_iterator, context):  # noqa: N802
@@ -204,7 +205,7 @@ class FakeService(
             if request.WhichOneof("part") != "image":
                 continue
             vector = np.full(3, len(self.requests) - 1, np.float32)
-            for part in wire.to_parts({request.image.name: vector}):
+            for part in to_parts({request.image.name: vector}):
                 yield inspection_pb2.StreamFeaturesResponse(tensor=part)
 
     def GetUnitPatterns(self, request, context):  # noqa: N802
@@ -215,7 +216,7 @@ class FakeService(
         for i in range(len(hits)):
             tensors[f"{i}.pattern"] = np.full((3, 5, 4 + i), i - 0.5, np.float32)
             tensors[f"{i}.crop"] = np.full((3, 5, 4 + i), 0.5, np.float32)
-        for part in wire.to_parts(tensors):
+        for part in to_parts(tensors):
             yield unit_pb2.GetUnitPatternsResponse(tensor=part)
 
     def GetDiscrepancyMaps(self, request, context):  # noqa: N802
@@ -223,7 +224,7 @@ class FakeService(
         hits = [HIT] * len(request.images)
         result = unit_pb2.DiscrepancyResult(hits=hits, theoretical_size=9, empirical_size=4.5)
         yield unit_pb2.GetDiscrepancyMapsResponse(result=result)
-        for part in wire.to_parts(field_tensors(len(hits))):
+        for part in to_parts(field_tensors(len(hits))):
             yield unit_pb2.GetDiscrepancyMapsResponse(tensor=part)
 
     def SubmitJob(self, request, context):  # noqa: N802
@@ -266,7 +267,7 @@ class FakeService(
         parts = [tensor_pb2.TensorPart(header=head)]
         parts += [
             tensor_pb2.TensorPart(chunk=chunk)
-            for chunk in wire.chunks(data[request.read_offset :], request.read_offset)
+            for chunk in chunks(data[request.read_offset :], request.read_offset)
         ]
         replies = (job_pb2.ReadArtifactResponse(tensor=self.tamper(part)) for part in parts)
         yield from self._stream(replies, context)

@@ -18,7 +18,7 @@ def checkpointed(record: JobRecord) -> bool:
 
 
 def resumed(worker: WorkerProcess, name: str) -> list[object]:
-    """Of each attempt of a job by this worker's engine: whether it went on from a checkpoint."""
+    """Of each attempt of a job by this worker: whether it went on from a checkpoint."""
     id_ = name.removeprefix("operations/")
     return [line["resumed"] for line in worker.lines() if "resumed" in line and line["operation"] == id_]
 

@@ -16,12 +16,12 @@ LABELS = ("title", "description", "version", "revision", "licenses", "vendor", "
 TARGETS = ("server", "server-cuda", "worker-cpu", "worker-cuda")
 
 
-def bases_are_pinned(found: Dockerfile) -> Iterator[str]:
-    yield from (f"{image} is not pinned" for image in found.images() if not PINNED.fullmatch(image))
+def bases_are_pinned(dockerfile: Dockerfile) -> Iterator[str]:
+    yield from (f"{image} is not pinned" for image in dockerfile.images() if not PINNED.fullmatch(image))
 
 
-def installs_are_hashed(found: Dockerfile) -> Iterator[str]:
-    for stage in found.stages.values():
+def installs_are_hashed(dockerfile: Dockerfile) -> Iterator[str]:
+    for stage in dockerfile.stages.values():
         for each in stage.instructions:
             if each.verb == "ADD":
                 yield f"{stage.name}: ADD takes what no digest checks"
@@ -33,16 +33,16 @@ def installs_are_hashed(found: Dockerfile) -> Iterator[str]:
                     yield f"{stage.name}: {command.strip()} takes what no digest checks"
 
 
-def images_run_as_a_fixed_user(found: Dockerfile) -> Iterator[str]:
+def images_run_as_a_fixed_user(dockerfile: Dockerfile) -> Iterator[str]:
     for target in TARGETS:
-        users = [each.text for each in found.instructions(target) if each.verb == "USER"]
+        users = [each.text for each in dockerfile.instructions(target) if each.verb == "USER"]
         if users[-1:] != ["10001:10001"]:
             yield f"{target}: runs as {users[-1:]}"
 
 
-def images_tell_how_they_are_and_stop(found: Dockerfile) -> Iterator[str]:
+def images_tell_how_they_are_and_stop(dockerfile: Dockerfile) -> Iterator[str]:
     for target in TARGETS:
-        verbs = [each.verb for each in found.instructions(target)]
+        verbs = [each.verb for each in dockerfile.instructions(target)]
         yield from (
             f"{target}: no {verb}"
             for verb in ("HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT")
@@ -50,16 +50,16 @@ def images_tell_how_they_are_and_stop(found: Dockerfile) -> Iterator[str]:
         )
 
 
-def images_are_labelled(found: Dockerfile) -> Iterator[str]:
+def images_are_labelled(dockerfile: Dockerfile) -> Iterator[str]:
     for target in TARGETS:
-        labels = found.labels(target)
+        labels = dockerfile.labels(target)
         names = [f"org.opencontainers.image.{name}" for name in LABELS]
         yield from (f"{target}: no label {name}" for name in names if not labels.get(name))
 
 
-def images_hold_no_secret(found: Dockerfile) -> Iterator[str]:
-    for stage in found.stages.values():
-        for name in found.environment(stage.name) | found.labels(stage.name):
+def images_hold_no_secret(dockerfile: Dockerfile) -> Iterator[str]:
+    for stage in dockerfile.stages.values():
+        for name in dockerfile.environment(stage.name) | dockerfile.labels(stage.name):
             if SECRET.search(name):
                 yield f"{stage.name}: {name} looks like a secret"
 
@@ -74,20 +74,20 @@ DOCKERFILE = (
 )
 
 
-def _services(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from found["services"].items()
+def _services(compose: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from compose["services"].items()
 
 
-def services_have_pinned_images(found: dict[str, Any]) -> Iterator[str]:
-    for name, service in _services(found):
+def services_have_pinned_images(compose: dict[str, Any]) -> Iterator[str]:
+    for name, service in _services(compose):
         image = service.get("image", "")
         if not (OURS if "build" in service else PINNED).fullmatch(image):
             yield f"{name}: {image} is not pinned"
 
 
-def services_show_no_secret(found: dict[str, Any]) -> Iterator[str]:
+def services_show_no_secret(compose: dict[str, Any]) -> Iterator[str]:
     """Secrets come as files; a variable may name such a file."""
-    for name, service in _services(found):
+    for name, service in _services(compose):
         for variable, value in service.get("environment", {}).items():
             if WITH_PASSWORD.search(value) or (
                 SECRET.search(variable) and not value.startswith("/run/secrets")
@@ -95,13 +95,13 @@ def services_show_no_secret(found: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}: {variable} shows a secret"
         if SECRET.search(" ".join(service.get("command", []))):
             yield f"{name}: its command shows a secret"
-    for name, secret in found["secrets"].items():
+    for name, secret in compose["secrets"].items():
         if not str(secret.get("file", "")).startswith("./secrets/"):
             yield f"{name} is no file in secrets/"
 
 
-def services_are_looked_after(found: dict[str, Any]) -> Iterator[str]:
-    for name, service in _services(found):
+def services_are_looked_after(compose: dict[str, Any]) -> Iterator[str]:
+    for name, service in _services(compose):
         if not service.get("healthcheck", {}).get("test") or service["healthcheck"].get("disable"):
             yield f"{name}: no health check"
         if service.get("restart") != "unless-stopped":
@@ -114,8 +114,8 @@ def services_are_looked_after(found: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: its log grows for ever"
 
 
-def services_are_confined(found: dict[str, Any]) -> Iterator[str]:
-    for name, service in _services(found):
+def services_are_confined(compose: dict[str, Any]) -> Iterator[str]:
+    for name, service in _services(compose):
         if not service.get("read_only"):
             yield f"{name}: its root can be written to"
         if service.get("cap_drop") != ["ALL"] or "cap_add" in service or service.get("privileged"):
@@ -126,15 +126,15 @@ def services_are_confined(found: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: runs as root or as nobody knows whom"
 
 
-def ports_are_published_to_this_host_alone(found: dict[str, Any]) -> Iterator[str]:
-    for name, service in _services(found):
+def ports_are_published_to_this_host_alone(compose: dict[str, Any]) -> Iterator[str]:
+    for name, service in _services(compose):
         for port in service.get("ports", []):
             if not port.startswith("127.0.0.1:"):
                 yield f"{name}: {port} can be reached from anywhere"
         if name in {"redis", "prometheus"} and "front" in service["networks"]:
             yield f"{name}: is in the network of published ports"
     for name in ("jobs", "watch"):
-        if not found["networks"][name].get("internal"):
+        if not compose["networks"][name].get("internal"):
             yield f"the network {name} leads outside"
 
 

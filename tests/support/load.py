@@ -76,7 +76,7 @@ async def sustained(address: str, clients: int, seconds: float) -> float:
     return len(seen.seconds) / seconds
 
 
-async def storm(address: str, rate: float, seconds: float) -> Seen:
+async def constant_rate(address: str, rate: float, seconds: float) -> Seen:
     """Calls at a constant rate."""
     seen, asked, calls = Seen(), request(), []
     async with grpc.aio.insecure_channel(address) as channel:

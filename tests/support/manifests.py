@@ -67,9 +67,9 @@ def raw_files() -> list[Path]:
     return sorted(resources)
 
 
-def pods(found: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
+def pods(manifests: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
     """Each workload, and the pods that it makes: labels and specification."""
-    for manifest in found:
+    for manifest in manifests:
         if "template" in manifest.get("spec", {}):
             yield manifest, manifest["spec"]["template"]
 

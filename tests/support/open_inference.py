@@ -42,13 +42,13 @@ class OneModel(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         assert (tensor.name, tensor.datatype) == ("pixels", "FP32")
         batch = np.frombuffer(request.raw_input_contents[0], "<f4").reshape(tuple(tensor.shape))
         self.images += list(batch)
-        found = self._scores(batch)
+        answers = self._scores(batch)
         reply = pb.ModelInferResponse(model_name=request.model_name)
-        output = reply.outputs.add(name="scores", datatype="FP32", shape=found.shape)
+        output = reply.outputs.add(name="scores", datatype="FP32", shape=answers.shape)
         if self._raw:
-            reply.raw_output_contents.append(found.astype("<f4").tobytes())
+            reply.raw_output_contents.append(answers.astype("<f4").tobytes())
         else:
-            output.contents.fp32_contents.extend(found.ravel().tolist())
+            output.contents.fp32_contents.extend(answers.ravel().tolist())
         return reply
 
     def _fail(self, context) -> None:

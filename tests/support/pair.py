@@ -87,14 +87,14 @@ class Pair:
         (gradient,) = torch.autograd.grad(expected, self.values[wrt], cotangent.double(), retain_graph=True)
         batch, _, height, width = self.image.shape
         shapes = {"open": None, "batch": (None, height, width), "fixed": (batch, height, width)}
-        found = {}
+        distances = {}
         for name, shape in shapes.items():
             graph = differentiate(self.model(), layer, self.rule, shape, wrt)
             onnx.checker.check_model(graph, full_check=True)
             feeds = {"image": self.image, "cotangent": cotangent.numpy()}
             outputs = session(graph).run([layer, gradient_name(wrt)], feeds)
-            found[name] = (distance(outputs[0], expected), distance(outputs[1], gradient))
-        return found
+            distances[name] = (distance(outputs[0], expected), distance(outputs[1], gradient))
+        return distances
 
 
 def session(model: onnx.ModelProto, folder: Path | None = None) -> ort.InferenceSession:
@@ -107,8 +107,8 @@ def session(model: onnx.ModelProto, folder: Path | None = None) -> ort.Inference
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def distance(found: np.ndarray, expected: Tensor) -> float:
+def distance(actual: np.ndarray, expected: Tensor) -> float:
     """Relative L2 distance; the plain one where nothing but zeros is expected."""
     reference = expected.detach().numpy()
-    assert found.shape == reference.shape
-    return float(np.linalg.norm(found - reference) / (np.linalg.norm(reference) or 1.0))
+    assert actual.shape == reference.shape
+    return float(np.linalg.norm(actual - reference) / (np.linalg.norm(reference) or 1.0))

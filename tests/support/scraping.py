@@ -16,13 +16,13 @@ def settled(address: str) -> dict[str, float]:
     """The same, once all calls that have begun are counted as ended, which follows the reply."""
     until = time.monotonic() + 5
     while True:
-        found = scrape(address)
+        metrics = scrape(address)
         begun, ended = (
-            sum(value for name, value in found.items() if name.startswith(f"grpc_server_{what}_total"))
+            sum(value for name, value in metrics.items() if name.startswith(f"grpc_server_{what}_total"))
             for what in ("started", "handled")
         )
         if begun == ended:
-            return found
+            return metrics
         assert time.monotonic() < until, f"{begun} calls have begun and {ended} have ended"
         time.sleep(0.01)
 
@@ -36,5 +36,5 @@ def families(address: str) -> set[str]:
 
 def text(address: str) -> str:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as reply:
-        found: str = reply.read().decode()
-    return found
+        body: str = reply.read().decode()
+    return body

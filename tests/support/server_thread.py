@@ -15,7 +15,7 @@ from convlens_server.settings import ServerSettings
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[App]:
-    """A server on a free port, without a long lane unless `redis` is given; `App.address` says where."""
+    """A server on a free port, without a job gateway unless `redis` is given; `App.address` says where."""
     started: Future[App] = Future()
     stop = threading.Event()
 

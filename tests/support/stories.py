@@ -77,13 +77,13 @@ def faults_of(story: Story, expected: str) -> list[str]:
     """What is wrong with how a job went; `expected` is the SHA-256 of an undisturbed run's picture."""
     ends = {state for state in story.states if state in TERMINAL}
     first = next((i for i, state in enumerate(story.states) if state in TERMINAL), -1)
-    found = [] if len(ends) == 1 else [f"ended as {sorted(ends) or 'nothing'}"]
+    faults = [] if len(ends) == 1 else [f"ended as {sorted(ends) or 'nothing'}"]
     if any(state not in TERMINAL for state in story.states[first:]):
-        found.append("went on after its end")
+        faults.append("went on after its end")
     if ends == {"SUCCEEDED"} and story.sha256 != expected:
-        found.append("its bytes are not those of an undisturbed run")
+        faults.append("its bytes are not those of an undisturbed run")
     if ends == {"FAILED"} and story.reason != "WORKER_CRASHED":
-        found.append(f"failed: {story.reason}")
+        faults.append(f"failed: {story.reason}")
     if ends == {"CANCELLED"} and not story.to_be_cancelled:
-        found.append("cancelled by nobody")
-    return found
+        faults.append("cancelled by nobody")
+    return faults

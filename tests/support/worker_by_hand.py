@@ -21,7 +21,7 @@ class WorkerByHand:
     def __init__(self, settings: JobSettings, lease: float = 30.0) -> None:
         self._redis = redis.Redis.from_url(settings.redis)
         self._queue = f"rq:queue:{settings.queue}"
-        self.ledger = WorkerJobStore(self._redis, settings, lease=lease)
+        self.store = WorkerJobStore(self._redis, settings, lease=lease)
         self.artifacts = ArtifactStore(settings.artifacts_url())
 
     def __enter__(self) -> Self:
@@ -36,7 +36,7 @@ class WorkerByHand:
         """Start the next job."""
         taken = self._redis.blmove(self._queue, f"{self._queue}:intermediate", 1)
         assert taken is not None
-        attempt = self.ledger.claim(taken.decode(), "cpu")
+        attempt = self.store.claim(taken.decode(), "cpu")
         assert attempt is not None
         return attempt
 
@@ -54,8 +54,8 @@ class WorkerByHand:
         for name, value in tensors.items():
             self.artifacts.put(attempt.id, "artifacts", value.tobytes())
             headers.append(wire.header(name, value, sha256=True))
-        return self.ledger.succeed(attempt, job_pb2.JobResult(artifacts=headers)) is not None
+        return self.store.succeed(attempt, job_pb2.JobResult(artifacts=headers)) is not None
 
     def fail(self, attempt: Attempt, error: ConvLensError) -> None:
         """End a job with an error."""
-        assert self.ledger.fail(attempt, error) is not None
+        assert self.store.fail(attempt, error) is not None

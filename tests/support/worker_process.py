@@ -1,4 +1,4 @@
-"""A real worker process for tests, with its engine within reach."""
+"""A real worker process for tests, with its device process within reach."""
 
 from __future__ import annotations
 
@@ -44,17 +44,14 @@ class WorkerProcess:
         eventually(lambda: any(line["message"] == "ready" for line in self.lines()), within, self.describe)
         return self
 
-    def engine(self) -> psutil.Process:
-        """Its engine's process."""
-        return eventually(self._engine, 30.0, self.describe)
+    def device_process(self) -> psutil.Process:
+        """The process that owns its device."""
+        return eventually(self._device_process, 30.0, self.describe)
 
-    def _engine(self) -> psutil.Process | None:
-        found = [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if "convlens_workers.device_process" in child.cmdline()
-        ]
-        return found[0] if found else None
+    def _device_process(self) -> psutil.Process | None:
+        children = psutil.Process(self.process.pid).children()
+        named = (child for child in children if "convlens_workers.device_process" in child.cmdline())
+        return next(named, None)
 
     def kill(self) -> None:
         """As the kernel would when memory runs out."""

@@ -119,11 +119,11 @@ def test_apgd_walks_as_algorithm_1_does(norm: int, epsilon: float) -> None:
 def test_the_targeted_ratio_is_free_of_scale_and_shift() -> None:
     batch = batch_of(5)
     scores = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = towards(1)(scores, batch)
-    assert torch.allclose(towards(1)(7 * scores + 3, batch), found)
+    ratios = towards(1)(scores, batch)
+    assert torch.allclose(towards(1)(7 * scores + 3, batch), ratios)
     ranked = scores.sort(1, descending=True).values
     wanted = (scores[:, 1] - scores[:, 0]) / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2)
-    assert torch.allclose(found, wanted)
+    assert torch.allclose(ratios, wanted)
     two = scores[:, :2]
     assert torch.allclose(towards(1)(two, batch), two[:, 1] - two[:, 0])
 
@@ -189,8 +189,8 @@ def ensemble(count: int, epsilon: float, **changes: Any):
 def test_what_falls_is_wrong_and_what_stands_is_untouched() -> None:
     task = ensemble(8, 1.5 / 255)
     task.params.labels[0] = (task.params.labels[0] + 1) % 10  # Wrong before.
-    found = techniques.finished(begin("attack_ensemble", task))
-    report, original, adversarial = found["ensemble"], found["original"], found["adversarial"]
+    results = techniques.finished(begin("attack_ensemble", task))
+    report, original, adversarial = results["ensemble"], results["original"], results["adversarial"]
     labels = torch.tensor(task.params.labels)
     guesses = classifier(task.network)(adversarial).argmax(1)
     moved = (original != adversarial).flatten(1).any(1)
@@ -201,11 +201,11 @@ def test_what_falls_is_wrong_and_what_stands_is_untouched() -> None:
     assert report.clean_accuracy == pytest.approx(7 / 8)
     assert report.accuracy == pytest.approx((7 - int(moved.sum())) / 8)
     assert [member.attack for member in report.members] == ["apgd_ce", "apgd_t", "square"]
-    standing = 7
+    unbroken = 7
     for member in report.members:
-        assert member.attacked == standing
-        standing -= member.broken
-        assert member.accuracy == pytest.approx(standing / 8)
+        assert member.attacked == unbroken
+        unbroken -= member.broken
+        assert member.accuracy == pytest.approx(unbroken / 8)
     assert sum(member.queries for member in report.members) == sum(one.queries for one in report.certificates)
     assert report.members[2].queries == 30 * report.members[2].attacked
     assert report.certificates[0].queries == 0

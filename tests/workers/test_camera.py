@@ -37,16 +37,16 @@ def test_what_changes_nothing_gives_the_picture_back() -> None:
 def test_a_quarter_turn_is_one(quarters: int) -> None:
     image = pictures(1, dtype=torch.float64)[..., :20]
     angle, one = torch.tensor([90.0 * quarters], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    found = camera.seen(image, camera.turned(angle, one, (20, 20)))
-    torch.testing.assert_close(found, torch.rot90(image, quarters, (2, 3)), atol=1e-12, rtol=0)
+    view = camera.seen(image, camera.turned(angle, one, (20, 20)))
+    torch.testing.assert_close(view, torch.rot90(image, quarters, (2, 3)), atol=1e-12, rtol=0)
 
 
 def test_half_the_scale_shows_a_small_picture_on_grey() -> None:
     image = torch.ones(1, 3, 16, 24)
-    found = camera.seen(image, camera.turned(torch.zeros(1), torch.tensor([0.5]), (16, 24)))
+    view = camera.seen(image, camera.turned(torch.zeros(1), torch.tensor([0.5]), (16, 24)))
     wanted = torch.full_like(image, camera.GREY)
     wanted[:, :, 4:12, 6:18] = 1
-    inner = found[:, :, 5:11, 7:17], found[:, :, :3]
+    inner = view[:, :, 5:11, 7:17], view[:, :, :3]
     torch.testing.assert_close(inner, (wanted[:, :, 5:11, 7:17], wanted[:, :, :3]))
 
 
@@ -122,6 +122,6 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 def test_blur_is_that_of_scipy() -> None:
     image = pictures(2, dtype=torch.float64)
-    for found, one, sigma in zip(blur(image, torch.tensor([0.6, 1.7])), image, (0.6, 1.7), strict=True):
+    for blurred, one, sigma in zip(blur(image, torch.tensor([0.6, 1.7])), image, (0.6, 1.7), strict=True):
         wanted = gaussian_filter(one.numpy(), sigma, axes=(1, 2), mode="nearest", radius=6)
-        np.testing.assert_allclose(found, wanted, atol=1e-7)
+        np.testing.assert_allclose(blurred, wanted, atol=1e-7)

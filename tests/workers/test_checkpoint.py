@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 from convlens.errors import Unavailable
-from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
+from convlens_workers.checkpoint import DECIDING, Origin, code_digest, fingerprint, load_state, save_state
 from convlens_workers.jobs import ArtifactStore
 from convlens_workers.techniques.base import State
 
@@ -80,6 +83,85 @@ def test_threads_are_part_of_the_fingerprint() -> None:
         assert fingerprint(torch.device("cpu")) != before
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A copy of the packages whose code is part of the fingerprint."""
+    packages = {name: Path(*import_module(name).__path__) for name in DECIDING}
+    folder = tmp_path_factory.mktemp("code")
+    for name, source in packages.items():
+        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "convlens_workers" / "README.md").write_text("What workers are.")
+    return {name: folder / name for name in packages}
+
+
+@pytest.mark.parametrize(
+    ("file", "decides"),
+    [
+        ("convlens_workers/techniques/deepdream.py", True),
+        ("convlens_workers/techniques/parts/loop.py", True),
+        ("convlens_workers/onnx_network.py", True),
+        ("convlens_models/network.py", True),
+        ("convlens_models/redirected_relu.py", True),
+        ("convlens_models/architectures/vgg.py", True),
+        ("convlens_models/graphs/autodiff.py", True),
+        ("convlens_models/graphs/normalisation.py", True),
+        ("convlens_models/vjp/conv.py", True),
+        ("convlens/wire.py", True),
+        ("convlens_workers/telemetry/logs.py", False),
+        ("convlens_workers/supervisor.py", False),
+        ("convlens_workers/README.md", False),
+        ("convlens_models/cli.py", False),
+    ],
+)
+def test_code_that_decides_the_bytes_is_part_of_the_fingerprint(
+    file: str, decides: bool, code: dict[str, Path]
+) -> None:
+    package, _, name = file.partition("/")
+    path, before = code[package] / name, code_digest(code)
+    text = path.read_text()
+    path.write_text(text + "\n# changed\n")
+    changed = code_digest(code) != before
+    path.write_text(text)
+    assert changed is decides
+
+
+def test_whatever_such_code_imports_decides_the_bytes_or_is_known_not_to(code: dict[str, Path]) -> None:
+    decide = {path for name, patterns in DECIDING.items() for p in patterns for path in code[name].glob(p)}
+    imported, waiting = set(), list(decide)
+    while waiting:
+        path = waiting.pop()
+        if path not in imported and "_pb2" not in path.name:
+            imported.add(path)
+            waiting += imports(path, code)
+    rest = {str(path.relative_to(code["convlens"].parent)) for path in imported - decide}
+    assert rest - CARRIERS == set()
+
+
+def imports(file: Path, code: dict[str, Path]) -> list[Path]:
+    """The modules of ours that a file imports."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    top = code["convlens"].parent
+    paths = [top / name.replace(".", "/") for name in names if name.split(".")[0] in code]
+    return [path for path in (path.with_suffix(".py") for path in paths) if path.is_file()]
+
+
+CARRIERS = {
+    "convlens/errors.py",
+    *(f"convlens_models/importing/{name}.py" for name in ("export", "publish", "style_import", "verify")),
+    "convlens_models/importing/weights.py",
+    *(f"convlens_workers/collections/{name}.py" for name in ("files", "index", "scripts")),
+    *(f"convlens_workers/jobs/{name}.py" for name in ("artifacts", "redis_errors", "victims")),
+    *(f"convlens_workers/{name}.py" for name in ("checkpoint", "messages", "parent_death")),
+    *(f"convlens_workers/{name}.py" for name in ("retry_proxy", "step_runner", "telemetry/logs")),
+}
+"""What such code imports that stores, names, reports or moves bytes, and decides none of them."""
 
 
 def test_a_store_that_cannot_write_says_so_and_keeps_what_it_has(

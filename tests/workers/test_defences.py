@@ -25,14 +25,14 @@ def images() -> torch.Tensor:
 
 
 def test_bit_depth_leaves_so_many_levels(images: torch.Tensor) -> None:
-    found = bit_depth(images, 3)
-    assert torch.allclose(found.unique(), torch.arange(8, dtype=torch.float64) / 7)
-    assert (found - images).abs().max() <= 0.5 / 7
+    rounded = bit_depth(images, 3)
+    assert torch.allclose(rounded.unique(), torch.arange(8, dtype=torch.float64) / 7)
+    assert (rounded - images).abs().max() <= 0.5 / 7
 
 
 def test_jpeg_is_what_pillow_decodes(images: torch.Tensor) -> None:
-    found = jpeg(images.float(), 75)
-    for before, after in zip(images, found, strict=True):
+    decoded = jpeg(images.float(), 75)
+    for before, after in zip(images, decoded, strict=True):
         pixels, file = np.rint(before.permute(1, 2, 0).numpy() * 255).astype(np.uint8), io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=75)
         assert np.array_equal(np.asarray(Image.open(file)), (after.permute(1, 2, 0) * 255).round().numpy())
@@ -40,8 +40,8 @@ def test_jpeg_is_what_pillow_decodes(images: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("weight", [0.05, 0.3])
 def test_total_variation_is_scikit_image_s(images: torch.Tensor, weight: float) -> None:
-    found = total_variation(images, weight, iterations=20)
-    for before, after in zip(images, found, strict=True):
+    smoothed = total_variation(images, weight, iterations=20)
+    for before, after in zip(images, smoothed, strict=True):
         wanted = denoise_tv_chambolle(before.numpy(), weight=weight, eps=0, max_num_iter=21, channel_axis=0)
         assert np.abs(after.numpy() - wanted.clip(0, 1)).max() < 1e-12
 
@@ -59,24 +59,24 @@ def test_what_it_reports_can_be_measured_again() -> None:
             images=images, labels=labels, defence={"bit_depth": {"bits": 3}}, epsilon=4 / 255, steps=6
         ),
     )
-    found = techniques.finished(begin("defence_attack", task))
-    report, network = found["defence"], task.network
+    results = techniques.finished(begin("defence_attack", task))
+    report, network = results["defence"], task.network
     labels = torch.tensor(task.params.labels)
 
     def right(images: torch.Tensor) -> torch.Tensor:
         return network.taps(images, ["logits"])["logits"].argmax(1) == labels
 
     defend = defence(task.params.defence)
-    clean = right(defend(found["original"]))
+    clean = right(defend(results["original"]))
     assert report.clean_accuracy == pytest.approx(clean.float().mean())
-    assert report.plain_accuracy == pytest.approx((clean & right(defend(found["plain"]))).float().mean())
-    assert report.accuracy == pytest.approx((clean & right(defend(found["adversarial"]))).float().mean())
+    assert report.plain_accuracy == pytest.approx((clean & right(defend(results["plain"]))).float().mean())
+    assert report.accuracy == pytest.approx((clean & right(defend(results["adversarial"]))).float().mean())
     assert report.accuracy <= report.plain_accuracy <= report.clean_accuracy
     for name in ("plain", "adversarial"):
-        assert (found[name] - found["original"]).abs().max() <= 4 / 255 + 1e-6
-        assert found[name].min() >= 0
-        assert found[name].max() <= 1
-    assert [one.success for one in report.certificates] == (~right(defend(found["adversarial"]))).tolist()
+        assert (results[name] - results["original"]).abs().max() <= 4 / 255 + 1e-6
+        assert results[name].min() >= 0
+        assert results[name].max() <= 1
+    assert [one.success for one in report.certificates] == (~right(defend(results["adversarial"]))).tolist()
 
 
 def test_labels_are_one_an_image() -> None:

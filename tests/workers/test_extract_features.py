@@ -43,9 +43,9 @@ def shards(files: CollectionFiles) -> list[str]:
 
 def test_features_are_pooled_values_of_the_network(files, shards, tiny_models: Path) -> None:
     task = extraction(tiny_models, NAME, files, shards)
-    found = steps(task)
-    assert [step.number for step in found] == [16, 20, 36, 40, 47]
-    assert {step.total for step in found} == {47}
+    taken = steps(task)
+    assert [step.number for step in taken] == [16, 20, 36, 40, 47]
+    assert {step.total for step in taken} == {47}
     for shard in shards:
         images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shard)]
         batch = torch.from_numpy(np.stack([to_input(image, task.manifest) for image in images]))
@@ -117,14 +117,13 @@ def test_networks_that_came_as_onnx_have_features_too(files, shards, tmp_path: P
     params = job_pb2.ExtractFeatures(collection="c", layers=[layer], poolings=[MEAN], shards=shards)
     task = Task(params, network, manifest, {}, 0, torch.device("cpu"), files)
     assert steps(task)[-1].number == 47
-    found = files.features("c", FeatureSet(manifest.digest, layer, MEAN), shards[2])
+    stored = files.features("c", FeatureSet(manifest.digest, layer, MEAN), shards[2])
     images = [image_pb2.Image(encoded=files.image("c", digest)) for digest in files.shard("c", shards[2])]
     batch = np.stack([to_input(image, manifest) for image in images])
-    engine = OnnxBackend(
-        ModelRepository(tmp_path / "models").get("foreign"), LruCache(1e9), Compute(lambda: 1)
-    )
-    expected = engine.forward(batch, [layer])[layer].mean(axis=(2, 3))
-    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
+    stored_model = ModelRepository(tmp_path / "models").get("foreign")
+    backend = OnnxBackend(stored_model, LruCache(1e9), Compute(lambda: 1))
+    expected = backend.forward(batch, [layer])[layer].mean(axis=(2, 3))
+    np.testing.assert_allclose(stored.values, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) -> None:
@@ -135,7 +134,7 @@ def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) ->
             raise Unavailable("the artifact store is away")
         return CollectionFiles.image(files, collection, digest)
 
-    def patiently(call: Callable[[], Any]) -> Any:
+    def retry(call: Callable[[], Any]) -> Any:
         while True:
             with suppress(Unavailable):
                 return call()
@@ -143,7 +142,7 @@ def test_a_store_that_is_away_is_waited_for(files, shards, tiny_models: Path) ->
     files.image = read
     with pytest.raises(Unavailable):
         steps(extraction(tiny_models, NAME, files, shards))
-    task = extraction(tiny_models, NAME, RetryProxy(files, patiently), shards)
+    task = extraction(tiny_models, NAME, RetryProxy(files, retry), shards)
     assert steps(task)[-1].number == 47
     assert not away
     assert len(stored_bytes(task)) == 2 * len(shards)

@@ -52,13 +52,13 @@ def run(task: Task) -> tuple[list[Step], dict[str, Tensor]]:
 def test_each_objective_is_far_above_its_value_on_photographs_of_noise(tiny_models: Path, kind: int) -> None:
     wanted = objective(channel={"layer": LAYER, "channel": 3}), objective(class_score={"index": 2})
     task = make_task(tiny_models, *wanted, parametrisation=kind, steps=40)
-    _, found = run(task)
+    _, results = run(task)
     noise = fourier_picture(torch.randn(32, 3, 48, 25, 2, generator=generator(1)) * 0.01, 48)
-    for value, item in zip(found["values"], wanted, strict=True):
+    for value, item in zip(results["values"], wanted, strict=True):
         terms = objectives.terms(item, task.manifest, "objective")
         usual = objectives.total(terms, task.network.taps(noise, [term.layer for term in terms]))
         assert value > usual.mean() + 3 * usual.std()
-    assert found["images"].std() > 0.01
+    assert results["images"].std() > 0.01
 
 
 def test_targets_read_what_they_say(tiny_models: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_silent_unit_gets_a_gradient_only_when_redirected() -> None:
     image = torch.rand(1, 3, 4, 4, generator=generator(0)).requires_grad_()
 
     def gradient() -> Tensor:
-        (found,) = torch.autograd.grad(-network.taps(image, ["1"])["1"].sum(), image)
-        return found
+        (change,) = torch.autograd.grad(-network.taps(image, ["1"])["1"].sum(), image)
+        return change
 
     assert not gradient().any()
     with network.redirected():

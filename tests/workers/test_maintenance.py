@@ -25,12 +25,12 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
 
 
 @pytest.fixture
-def ledger(settings: WorkerSettings) -> WorkerJobStore:
+def store(settings: WorkerSettings) -> WorkerJobStore:
     return WorkerJobStore(redis.Redis.from_url(settings.redis), settings, lease=1.0)
 
 
 def test_only_old_artifacts_without_a_record_are_removed(
-    settings: WorkerSettings, ledger: WorkerJobStore, tmp_path: Path
+    settings: WorkerSettings, store: WorkerJobStore, tmp_path: Path
 ) -> None:
     artifacts = ArtifactStore(settings.artifacts_url())
     for id_ in IDS.values():
@@ -42,9 +42,9 @@ def test_only_old_artifacts_without_a_record_are_removed(
             os.utime(path, (old, old))
     with redis.Redis.from_url(settings.redis) as client:
         client.hset(f"convlens:operation:{IDS['kept']}", "state", 3)
-    Maintenance(ledger, artifacts, settings, heartbeat=lambda: None).tidy()
+    Maintenance(store, artifacts, settings, heartbeat=lambda: None).tidy()
     assert {path.name for path in (tmp_path / "operations").iterdir()} == {IDS["kept"], IDS["young"]}
 
 
-def test_one_worker_an_hour_tidies(ledger: WorkerJobStore) -> None:
-    assert [ledger.may_tidy() for _ in range(3)] == [True, False, False]
+def test_one_worker_an_hour_tidies(store: WorkerJobStore) -> None:
+    assert [store.may_tidy() for _ in range(3)] == [True, False, False]

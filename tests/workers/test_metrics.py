@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics of a worker."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_a_server_tells_of_its_queues_and_of_redis_that_is_away(
     address = f"127.0.0.1:{free_port()}"
     places = {"redis": settings.redis, "artifacts": settings.artifacts, "models": tmp_path}
     with serving(metrics_listen=address, priorities="high,low", **places):
-        found = scrape(address)
-        assert found["convlens_redis_up"] == 1
+        metrics = scrape(address)
+        assert metrics["convlens_redis_up"] == 1
         for queue in ("convlens", "convlens-high", "convlens-low"):
-            assert found[f'convlens_jobs_running{{queue="{queue}"}}'] == 0
+            assert metrics[f'convlens_jobs_running{{queue="{queue}"}}'] == 0
         redis_server.kill()
-        found = scrape(address)
-        assert found["convlens_redis_up"] == 0
-        assert found["convlens_ready"] == 1
-        assert not any(name.startswith("convlens_jobs") for name in found)
+        metrics = scrape(address)
+        assert metrics["convlens_redis_up"] == 0
+        assert metrics["convlens_ready"] == 1
+        assert not any(name.startswith("convlens_jobs") for name in metrics)
         redis_server.start()

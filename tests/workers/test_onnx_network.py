@@ -64,8 +64,8 @@ def gradient(network: Network | OnnxNetwork, images: Tensor, layers: list[str]) 
     parts = [
         (number + 1) * (value.mean() + value.square().mean()) for number, value in enumerate(taps.values())
     ]
-    (found,) = torch.autograd.grad(torch.stack(parts).sum(), seen)
-    return found
+    (change,) = torch.autograd.grad(torch.stack(parts).sum(), seen)
+    return change
 
 
 @pytest.mark.parametrize("factor", [None, 2.0])
@@ -76,10 +76,10 @@ def test_gradients_are_those_of_the_module_in_float64(models: ModelRepository, c
     if factor is not None:
         exact, foreign = exact.average_pooled(factor), foreign.average_pooled(factor)
     names = list(dict.fromkeys(LAYERS[case]))
-    found, expected = foreign.taps(images, LAYERS[case]), exact.taps(images.double(), LAYERS[case])
-    assert list(found) == names
+    values, expected = foreign.taps(images, LAYERS[case]), exact.taps(images.double(), LAYERS[case])
+    assert list(values) == names
     for name in names:
-        torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(values[name].double(), expected[name], rtol=1e-4, atol=1e-5)
     wanted = gradient(exact, images.double(), LAYERS[case])
     error = (gradient(foreign, images, LAYERS[case]) - wanted).norm() / wanted.norm()
     assert error < 5e-5, error  # Means of probabilities are constant: their gradients cancel.
@@ -89,9 +89,9 @@ def test_a_layer_that_is_not_used_adds_nothing_and_values_alone_need_no_gradient
     foreign = OnnxNetwork(models.get("foreign"))
     images = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(1), requires_grad=True)
     taps = foreign.taps(images, ["features.3", "features.4"])
-    (found,) = torch.autograd.grad(taps["features.3"].sum(), images)
+    (gradient,) = torch.autograd.grad(taps["features.3"].sum(), images)
     (alone,) = torch.autograd.grad(foreign.taps(images, ["features.3"])["features.3"].sum(), images)
-    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, alone, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         assert not foreign.taps(images, ["features.3"])["features.3"].requires_grad
 
@@ -140,9 +140,9 @@ def test_any_classifier_has_gradients(tmp_path: Path) -> None:
     manifest = add_onnx(tmp_path / "m", save(classifier(), tmp_path), "foreign")
     network = OnnxNetwork(ModelRepository(tmp_path / "m").get("foreign"))
     layers = [layer.name for layer in manifest.layers]
-    found = gradient(network, torch.rand(2, 3, 32, 32), layers)
-    assert found.isfinite().all()
-    assert found.any()
+    gradients = gradient(network, torch.rand(2, 3, 32, 32), layers)
+    assert gradients.isfinite().all()
+    assert gradients.any()
 
 
 def test_a_silent_unit_gets_a_gradient_only_when_redirected(tmp_path: Path) -> None:

@@ -64,45 +64,45 @@ def test_what_is_found_lies_in_the_ball_and_withstands_more_than_the_picture_did
 ) -> None:
     epsilon = 0.05 if norm == attack_pb2.NORM_LINF else 1.5
     message = expectation(norm=norm, epsilon=epsilon, samples=4, steps=10, held_out=2)
-    _, found = run("expectation_attack", task_of(message))
-    change = (found["adversarial"] - found["original"]).flatten(1)
+    _, results = run("expectation_attack", task_of(message))
+    change = (results["adversarial"] - results["original"]).flatten(1)
     length = change.abs().amax(1) if norm == attack_pb2.NORM_LINF else change.norm(dim=1)
     assert float(length.max()) <= epsilon * (1 + 1e-5)
     assert float(length.min()) >= epsilon * 0.9
-    assert 0 <= float(found["adversarial"].min()) <= float(found["adversarial"].max()) <= 1
-    original, _, adversarial = found["probabilities"].mean(2)
+    assert 0 <= float(results["adversarial"].min()) <= float(results["adversarial"].max()) <= 1
+    original, _, adversarial = results["probabilities"].mean(2)
     assert (adversarial > original).all()
-    assert [c.queries for c in found["attack"].certificates] == [40, 40]
+    assert [c.queries for c in results["attack"].certificates] == [40, 40]
 
 
 def test_a_radius_of_zero_leaves_the_picture() -> None:
-    _, found = run("expectation_attack", task_of(expectation(epsilon=0)))
-    assert torch.equal(found["adversarial"], found["original"])
-    assert torch.equal(found["naive"], found["original"])
+    _, results = run("expectation_attack", task_of(expectation(epsilon=0)))
+    assert torch.equal(results["adversarial"], results["original"])
+    assert torch.equal(results["naive"], results["original"])
 
 
 def test_without_transforms_it_is_the_naive_attack_and_that_is_foolboxs(foolbox: Any) -> None:
     message = expectation(transforms=STILL, epsilon=0.02, steps=5)
-    _, found = run("expectation_attack", task_of(message))
-    near = (found["adversarial"] - found["naive"]).abs() < 1e-5
+    _, results = run("expectation_attack", task_of(message))
+    near = (results["adversarial"] - results["naive"]).abs() < 1e-5
     assert float(near.float().mean()) > 0.99  # A gradient of nearly zero may have either sign.
     model = foolbox.PyTorchModel(drawings(5)[0], bounds=(0, 1), device="cpu")
     oracle = foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=2.5 * 0.02 / 5, steps=5)
     goal = foolbox.criteria.TargetedMisclassification(torch.tensor([30, 40]))
-    _, wanted, _ = oracle(model, found["original"].clone(), goal, epsilons=0.02)
-    near = (wanted - found["naive"]).abs() < 1e-5
+    _, wanted, _ = oracle(model, results["original"].clone(), goal, epsilons=0.02)
+    near = (wanted - results["naive"]).abs() < 1e-5
     assert float(near.float().mean()) > 0.99
 
 
 def test_the_curve_is_what_the_network_says_of_turned_pictures() -> None:
     message = expectation(transforms=STILL | {"rotation": 90}, angles=3, held_out=2)
-    _, found = run("expectation_attack", task_of(message))
-    assert found["angles"].tolist() == [-90, 0, 90]
+    _, results = run("expectation_attack", task_of(message))
+    assert results["angles"].tolist() == [-90, 0, 90]
     for row, name in enumerate(("original", "naive", "adversarial")):
         for column, quarters in enumerate((-1, 0, 1)):
-            turned = torch.rot90(found[name], quarters, (2, 3))
+            turned = torch.rot90(results[name], quarters, (2, 3))
             wanted = drawings(5)[0](turned).softmax(1)[[0, 1], [30, 40]]
-            torch.testing.assert_close(found["probabilities"][row, :, column], wanted, atol=1e-4, rtol=0)
+            torch.testing.assert_close(results["probabilities"][row, :, column], wanted, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -122,27 +122,27 @@ def patch(**given: Any) -> adversarial_pb2.AdversarialPatch:
 
 def test_a_patch_is_learned_and_judged_by_every_fifth_picture() -> None:
     task = task_of(patch(learning_rate=0.1))
-    steps, found = run("adversarial_patch", task)
+    steps, results = run("adversarial_patch", task)
     losses = [float(step.losses["cross_entropy"]) for step in steps[:20]]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert len(steps) == 21
-    judged = found["pictures"]
+    judged = results["pictures"]
     assert judged.shape == (1, 3, 96, 96)
-    assert found["patch"].placements == PLACEMENTS
-    aim = Objective(task)
+    assert results["patch"].placements == PLACEMENTS
+    objective = Objective(task)
     with torch.no_grad():
-        hits = (drawings(5)[0](aim.judged(0, found["disc"])).argmax(1) == 30).float().mean()
-    assert found["patch"].success == pytest.approx(float(hits))
+        hits = (drawings(5)[0](objective.judged(0, results["disc"])).argmax(1) == 30).float().mean()
+    assert results["patch"].success == pytest.approx(float(hits))
 
 
 def test_a_placed_patch_is_a_whole_disc_and_leaves_the_rest_as_it_is() -> None:
     wide = {"rotation": 180, "scale": 0.2, "perspective": 0, "brightness": 0, "contrast": 0, "noise": 0}
-    aim = Objective(task_of(patch(size=0.4, transforms=wide), [torch.zeros(1, 3, 80, 120)] * 5))
-    assert aim.side == 32
+    objective = Objective(task_of(patch(size=0.4, transforms=wide), [torch.zeros(1, 3, 80, 120)] * 5))
+    assert objective.side == 32
     area = 3.14159 * 16**2
-    assert float(aim.mask.sum()) == pytest.approx(area, rel=0.01)
+    assert float(objective.mask.sum()) == pytest.approx(area, rel=0.01)
     black, white = torch.zeros(50, 3, 80, 120), torch.ones(1, 3, 32, 32)
-    seen = aim.covered(black, white, aim.placed(50, generator(0)))
+    seen = objective.covered(black, white, objective.placed(50, generator(0)))
     areas = seen[:, 0].sum((1, 2)) / area
     assert 0.8**2 * 0.97 < float(areas.min()) < 0.75
     assert 1.3 < float(areas.max()) < 1.2**2 * 1.03
@@ -153,7 +153,7 @@ def test_a_placed_patch_is_a_whole_disc_and_leaves_the_rest_as_it_is() -> None:
     assert float(centres[1].std()) > 82 / 5
     image = torch.rand(50, 3, 80, 120, generator=generator(1))
     untouched = seen[:, :1] == 0
-    covered = aim.covered(image, white, aim.placed(50, generator(0)))
+    covered = objective.covered(image, white, objective.placed(50, generator(0)))
     assert torch.equal(covered[untouched.expand_as(image)], image[untouched.expand_as(image)])
 
 
@@ -177,7 +177,7 @@ def test_counts_are_those_of_the_attacks_written_out() -> None:
     task = task_of(printed(epsilons=[epsilon]))
     network, images = drawings(5)[0], torch.cat(list(task.images.values()))
     labels = network(images).argmax(1)
-    steps, found = run("printed_photo", task)
+    steps, results = run("printed_photo", task)
     assert len(steps) == 4 * 2 + 1 + 2 * iterations(epsilon)
 
     def signs(x: Tensor, classes: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def test_counts_are_those_of_the_attacks_written_out() -> None:
         "least_likely": least,
     }
     camera = Camera(task)
-    for row, (name, pictures) in zip(found["printed"].rows, attacked.items(), strict=True):
+    for row, (name, pictures) in zip(results["printed"].rows, attacked.items(), strict=True):
         prints = (pictures * 255).round() / 255
         wrong = network(prints).argmax(1) != labels
         undone = [network(camera.photograph(prints, n)).argmax(1) == labels for n in range(2)]
@@ -216,8 +216,8 @@ def test_a_perfect_camera_only_encodes() -> None:
     PIL.Image.fromarray(levels).save(file, "JPEG", quality=70)
     wanted = np.asarray(PIL.Image.open(file)).transpose(2, 0, 1) / np.float32(255)
     np.testing.assert_array_equal(Camera(task).photograph(prints, 0)[0], wanted)
-    _, found = run("printed_photo", task)
-    assert found["printed"].clean_accuracy == 1
+    _, results = run("printed_photo", task)
+    assert results["printed"].clean_accuracy == 1
 
 
 @pytest.mark.parametrize(("values", "position"), [([0.1, 0.05], 1), ([0.0, 0.1], 0), ([0.5, 2.0], 1)])

@@ -95,13 +95,13 @@ def far(network: Network, images: Tensor) -> list[int]:
     """For each image the class that only one wall hides, and which is farthest."""
     chosen = []
     for image in images:
-        found = {}
+        distances = {}
         for target in range(5):
             try:
-                found[target] = distance(network, image, target)
+                distances[target] = distance(network, image, target)
             except AssertionError:
                 continue
-        chosen.append(max(found, key=lambda target: found[target]))
+        chosen.append(max(distances, key=lambda target: distances[target]))
     return chosen
 
 
@@ -119,8 +119,8 @@ def test_one_search_ends_at_the_minimum_of_its_objective() -> None:
     def slope(t: float) -> float:
         return -length / (1 + np.exp(t * length - margin)) + 2 * t / 0.7
 
-    found = search(classifier(network), image, target, 0.7, 100)
-    assert found.l2 == pytest.approx(brentq(slope, 0, 10), rel=1e-3)
+    adversarial = search(classifier(network), image, target, 0.7, 100)
+    assert adversarial.l2 == pytest.approx(brentq(slope, 0, 10), rel=1e-3)
 
 
 def test_c_grows_until_it_is_enough_and_then_its_interval_is_halved() -> None:
@@ -132,13 +132,13 @@ def test_c_grows_until_it_is_enough_and_then_its_interval_is_halved() -> None:
 def test_lbfgs_stops_just_behind_the_border(linear: Network, manifest: Manifest, images: Tensor) -> None:
     targets = far(linear, images)
     results = run(lbfgs_attack, lbfgs_params(targets), linear, manifest, images)
-    for image, target, found in zip(images, targets, results["attack"].certificates, strict=True):
-        assert found.success
-        assert found.success_after_encoding
-        assert found.after.index == target
+    for image, target, certificate in zip(images, targets, results["attack"].certificates, strict=True):
+        assert certificate.success
+        assert certificate.success_after_encoding
+        assert certificate.after.index == target
         shortest = distance(linear, image, target)
-        assert shortest * 0.999 < found.l2 < shortest * 1.08
-        assert found.queries > 12
+        assert shortest * 0.999 < certificate.l2 < shortest * 1.08
+        assert certificate.queries > 12
     change = results["adversarial"] - results["original"]
     torch.testing.assert_close(results["perturbation"], (0.5 + 10 * change).clamp(0, 1))
     assert torch.equal(results["original"], images)
@@ -149,7 +149,7 @@ def test_lbfgs_stays_within_the_range_of_pixels(linear: Network, manifest: Manif
     results = run(lbfgs_attack, lbfgs_params([2], searches=8), linear, manifest, extremes)
     assert results["adversarial"].min() >= 0
     assert results["adversarial"].max() <= 1
-    assert all(found.success_after_encoding for found in results["attack"].certificates)
+    assert all(certificate.success_after_encoding for certificate in results["attack"].certificates)
 
 
 def test_what_does_not_survive_8_bits_is_not_taken(manifest: Manifest) -> None:
@@ -164,9 +164,9 @@ def test_what_does_not_survive_8_bits_is_not_taken(manifest: Manifest) -> None:
     steep = Network(nn.Sequential(nn.Flatten(), layer), (0.0,) * 3, (1.0,) * 3)
     image = torch.full((1, 3, SIDE, SIDE), 100 / 255)
     results = run(lbfgs_attack, lbfgs_params([1]), steep, manifest, image)
-    (found,) = results["attack"].certificates
-    assert found.success_after_encoding
-    assert found.linf * 255 >= 0.499
+    (certificate,) = results["attack"].certificates
+    assert certificate.success_after_encoding
+    assert certificate.linf * 255 >= 0.499
 
 
 @pytest.mark.parametrize("confidence", [0, 2])
@@ -181,9 +181,9 @@ def test_carlini_wagner_comes_as_near_as_it_can(
         others = np.delete(logits[number].numpy(), target)
         assert logits[number, target] - others.max() >= confidence
         if confidence == 0:
-            found = results["attack"].certificates[number]
-            assert found.success
-            assert 0.999 < found.l2 / distance(linear, image, target) < 1.05
+            certificate = results["attack"].certificates[number]
+            assert certificate.success
+            assert 0.999 < certificate.l2 / distance(linear, image, target) < 1.05
 
 
 def test_an_early_stop_saves_queries_and_costs_little(
@@ -233,9 +233,9 @@ def foolbox_l2(network: Network, images: Tensor, classes: Tensor, targeted: bool
         abort_early=not params.no_early_stop,
     )
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device=CPU)
-    found, _, met = attack(model, images, kind(classes), epsilons=None)
+    theirs, _, met = attack(model, images, kind(classes), epsilons=None)
     assert met.all()
-    return torch.linalg.vector_norm((found - images).flatten(1), dim=1)
+    return torch.linalg.vector_norm((theirs - images).flatten(1), dim=1)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -253,10 +253,10 @@ def test_carlini_wagner_is_as_good_as_foolbox(targeted: bool, manifest: Manifest
     classes = network(images).argmax(1)
     goal = (classes + 1) % 5 if targeted else classes
     params = cw_params(**{"targets" if targeted else "labels": goal.tolist()})
-    found = run(carlini_wagner, params, network, manifest, images)["attack"].certificates
+    ours = run(carlini_wagner, params, network, manifest, images)["attack"].certificates
     theirs = foolbox_l2(network, images, goal, targeted, params)
-    assert all(one.success for one in found)
-    assert np.mean([one.l2 for one in found]) <= 1.05 * theirs.mean()
+    assert all(one.success for one in ours)
+    assert np.mean([one.l2 for one in ours]) <= 1.05 * theirs.mean()
 
 
 @pytest.mark.slow
@@ -276,7 +276,7 @@ def test_carlini_wagner_is_as_good_as_foolbox_on_photographs(data: Path, tmp_pat
     params = cw_params(
         labels=classes.tolist(), searches=2, steps=40, initial_constant=0.3, no_early_stop=True
     )
-    found = run(carlini_wagner, params, network, stored.manifest, images)["attack"].certificates
+    ours = run(carlini_wagner, params, network, stored.manifest, images)["attack"].certificates
     theirs = foolbox_l2(network, images, classes, False, params)
-    assert all(one.success for one in found)
-    assert np.mean([one.l2 for one in found]) <= 1.05 * theirs.mean()
+    assert all(one.success for one in ours)
+    assert np.mean([one.l2 for one in ours]) <= 1.05 * theirs.mean()

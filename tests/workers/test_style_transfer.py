@@ -200,8 +200,8 @@ def test_nested_pictures_are_found_by_their_path(tiny_models: Path) -> None:
     message = job_pb2.StyleTransfer(
         content=picture, styles=[{"image": picture}, {"image": picture, "mask": picture}]
     )
-    found = decode_images(message, ModelRepository(tiny_models).get(NAME).manifest, torch.device("cpu"))
-    assert set(found) == {"content", "styles[0].image", "styles[1].image", "styles[1].mask"}
+    images = decode_images(message, ModelRepository(tiny_models).get(NAME).manifest, torch.device("cpu"))
+    assert set(images) == {"content", "styles[0].image", "styles[1].image", "styles[1].mask"}
 
 
 @pytest.mark.parametrize(

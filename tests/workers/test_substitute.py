@@ -40,7 +40,7 @@ def victim(tiny_models: Path) -> Iterator[tuple[OneModel, str]]:
 @pytest.fixture
 def task(victim: tuple[OneModel, str], tiny_models: Path) -> Task[adversarial_pb2.Substitute]:
     stored = ModelRepository(tiny_models).get(NAME)
-    picture = image_pb2.Image(encoded=b"the engine has read it")
+    picture = image_pb2.Image(encoded=b"the worker has read it")
     params = adversarial_pb2.Substitute(
         images=[picture] * SEEDS,
         held_out=[picture] * HELD_OUT,
@@ -87,9 +87,9 @@ def test_the_victim_sees_eight_bits_within_epsilon(task: Task, victim: tuple[One
 def test_the_weights_are_the_copy(task: Task) -> None:
     _, results = run(task)
     weights = load(bytes(results["weights.safetensors"].tolist()))
-    pupil = SubstituteModel(5, torch.device("cpu"))
+    model = SubstituteModel(5, torch.device("cpu"))
     assert {name: value.shape for name, value in weights.items()} == {
-        name: value.shape for name, value in pupil.weights(pupil.untrained(0)).items()
+        name: value.shape for name, value in model.weights(model.untrained(0)).items()
     }
     assert results["substitute"].white_box > 0.5
 
@@ -127,15 +127,15 @@ def test_only_victims_of_the_operator_are_asked(task: Task, name: str, allowed: 
 
 
 def test_a_copy_of_a_teacher_learns_what_it_says(task: Task) -> None:
-    """The pupil alone, told the brighter colour of plain pictures: 3 classes that it must get right."""
-    pupil, rng = SubstituteModel(3, torch.device("cpu")), torch.Generator().manual_seed(0)
-    held = pupil.untrained(0)
+    """The substitute model alone, taught the brighter colour of plain pictures: 3 classes to get right."""
+    model, rng = SubstituteModel(3, torch.device("cpu")), torch.Generator().manual_seed(0)
+    held = model.untrained(0)
     for _ in range(40):
         images = torch.rand(32, 3, 1, 1, generator=rng).expand(32, 3, 32, 32)
         answers = torch.nn.functional.one_hot(images[:, :, 0, 0].argmax(1), 3).float()
-        held, _ = pupil.taught(held, images, answers, 3e-3)
+        held, _ = model.taught(held, images, answers, 3e-3)
     images = torch.rand(200, 3, 1, 1, generator=rng).expand(200, 3, 32, 32)
-    assert (pupil.logits(held, images).argmax(1) == images[:, :, 0, 0].argmax(1)).float().mean() > 0.85
+    assert (model.logits(held, images).argmax(1) == images[:, :, 0, 0].argmax(1)).float().mean() > 0.85
 
 
 @pytest.mark.parametrize("length", [0.5, 2.0, 8.0])

@@ -122,10 +122,10 @@ def test_losses_are_those_of_a_worked_example(models: Path, folder: Path) -> Non
     """The losses, worked out in float64 with NumPy from the network's features."""
     network = make_task(models, folder).network
     rng = torch.Generator().manual_seed(0)
-    painted, before, style = (torch.rand(n, 3, 48, 40, generator=rng) for n in (2, 2, 1))
+    styled, before, style = (torch.rand(n, 3, 48, 40, generator=rng) for n in (2, 2, 1))
     weights = {"style": 1.0, "content": 0.3, "tv": 0.7}
     losses = Perceptual(network, style, layers=LAYERS, content_layer="features.relu4_1", weights=weights)
-    total, terms = losses(painted, before)
+    total, terms = losses(styled, before)
 
     def features(images: Tensor, layer: str) -> np.ndarray:
         return network.taps(images, [layer])[layer].flatten(2).numpy().astype(np.float64)
@@ -137,11 +137,11 @@ def test_losses_are_those_of_a_worked_example(models: Path, folder: Path) -> Non
     expected = 0.0
     for layer, weight in LAYERS.items():
         wanted = grams(style, layer)
-        errors = ((grams(painted, layer) - wanted) ** 2).sum((1, 2)) / (wanted**2).sum()
+        errors = ((grams(styled, layer) - wanted) ** 2).sum((1, 2)) / (wanted**2).sum()
         expected += weight * errors.mean()
-    after, was = (features(images, "features.relu4_1") for images in (painted, before))
+    after, was = (features(images, "features.relu4_1") for images in (styled, before))
     content = (((after - was) ** 2).mean((1, 2)) / (was**2).mean((1, 2))).mean()
-    pixels = painted.numpy().astype(np.float64)
+    pixels = styled.numpy().astype(np.float64)
     tv = sum((np.diff(pixels, axis=axis) ** 2).sum() for axis in (2, 3)) / pixels.size
     assert float(terms["style"]) == pytest.approx(expected, rel=1e-4)
     assert float(terms["content"]) == pytest.approx(content, rel=1e-4)
@@ -155,9 +155,9 @@ def test_every_picture_is_seen_once_before_any_is_seen_again(
     seen: list[int] = []
     crop = ImageDataset.crop
 
-    def watched(gallery: ImageDataset, number: int, *arguments: object) -> Tensor:
+    def watched(dataset: ImageDataset, number: int, *arguments: object) -> Tensor:
         seen.append(number)
-        return crop(gallery, number, *arguments)
+        return crop(dataset, number, *arguments)
 
     monkeypatch.setattr(ImageDataset, "crop", watched)
     run(make_task(models, folder, steps=9))
@@ -168,22 +168,22 @@ def test_every_picture_is_seen_once_before_any_is_seen_again(
 def test_what_cannot_be_read_is_told_of_once_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gallery = folder_dataset(folder, "ours")
-    assert len(gallery) == 6
-    crops = [gallery.crop(number, 64, (0, 0, 0)) for _ in range(2) for number in range(6)]
+    dataset = folder_dataset(folder, "ours")
+    assert len(dataset) == 6
+    crops = [dataset.crop(number, 64, (0, 0, 0)) for _ in range(2) for number in range(6)]
     assert all(crop.shape == (3, 64, 64) for crop in crops)
     assert [message.partition(" ")[0] for message in caplog.messages] == ["1broken.jpg"]
 
 
 def test_crops_lie_within_the_picture(folder: Path) -> None:
-    gallery = folder_dataset(folder, "ours")
+    dataset = folder_dataset(folder, "ours")
     pixels = torch.from_numpy(wire.decode_image(picture(0, 80)).transpose(2, 0, 1) / np.float32(255))
-    full = gallery.crop(0, 64, (0.999, 0, 0))
+    full = dataset.crop(0, 64, (0.999, 0, 0))
     assert float((full.mean((1, 2)) - pixels.mean((1, 2))).abs().max()) < 0.01
-    corner = gallery.crop(0, 64, (0, 0.999, 0.999))
+    corner = dataset.crop(0, 64, (0, 0.999, 0.999))
     torch.testing.assert_close(corner, pixels[:, 16:, 16:])
-    assert gallery.crop(0, 128, (0, 0, 0)).shape == (3, 128, 128)
-    assert gallery.picture(0, 40).shape == (3, 40, 40)
+    assert dataset.crop(0, 128, (0, 0, 0)).shape == (3, 128, 128)
+    assert dataset.picture(0, 40).shape == (3, 40, 40)
 
 
 def test_a_folder_without_pictures_is_a_failed_precondition(
@@ -265,7 +265,8 @@ def test_a_stop_ends_the_other_processes(models: Path, folder: Path, monkeypatch
     monkeypatch.setattr(distributed_training, "processes", lambda *_: 2)
     technique = train_style(make_task(models, folder, steps=10_000))
     assert next(technique).number == 1
-    (torchrun,) = psutil.Process().children()
+    children = psutil.Process().children()
+    (torchrun,) = (child for child in children if "torch.distributed.run" in child.cmdline())
     ranks = torchrun.children()
     assert len(ranks) == 2
     technique.close()

@@ -42,21 +42,21 @@ def matrix(root: Path, *models: str, epsilon: float = 4 / 255):
 
 def test_a_copy_falls_for_what_its_original_falls_for(tmp_path: Path) -> None:
     add_copy(tmp_path, "copy")
-    found = matrix(tmp_path, "copy")
-    own = found["matrix"][0, 0]
+    results = matrix(tmp_path, "copy")
+    own = results["matrix"][0, 0]
     assert 0 < own <= 1
-    assert torch.equal(found["matrix"], own.expand(2, 2))
-    assert (found["noise"] < own).all()
-    assert [model.name for model in found["transfer"].models] == ["patterns", "copy"]
-    assert found["transfer"].accuracies == [1, 1]
+    assert torch.equal(results["matrix"], own.expand(2, 2))
+    assert (results["noise"] < own).all()
+    assert [model.name for model in results["transfer"].models] == ["patterns", "copy"]
+    assert results["transfer"].accuracies == [1, 1]
 
 
 def test_a_model_of_another_size_gets_the_pictures_scaled(tmp_path: Path) -> None:
     add_copy(tmp_path, "large", input_size=OWN.input_size * 3 // 2)
-    found = matrix(tmp_path, "large")
-    assert found["transfer"].accuracies[0] == 1
-    assert 0 < found["transfer"].accuracies[1] <= 1  # Of pictures half as large again.
-    assert found["matrix"].diagonal().min() > 0  # It is attacked at its own size.
+    results = matrix(tmp_path, "large")
+    assert results["transfer"].accuracies[0] == 1
+    assert 0 < results["transfer"].accuracies[1] <= 1  # Of pictures half as large again.
+    assert results["matrix"].diagonal().min() > 0  # It is attacked at its own size.
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:

@@ -125,10 +125,10 @@ def test_a_victim_that_is_away_for_a_moment_is_asked_again(
         np.testing.assert_allclose(victim.ask(images), expected, atol=1e-5)
 
 
-def test_patience_ends(
+def test_retries_end(
     oip: OneModel, manifest: Manifest, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(victims, "PATIENCE_SECONDS", 0.15)
+    monkeypatch.setattr(victims, "AWAY_SECONDS", 0.15)
     oip.failures = [grpc.StatusCode.UNAVAILABLE] * 9
     with (
         serving_oip(oip) as address,

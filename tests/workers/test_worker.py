@@ -80,14 +80,14 @@ async def test_a_job_is_watched_to_its_result(store: JobStore, tiny_models: Path
     assert to_operation(record).done
 
 
-async def test_the_engine_and_its_model_stay_warm(store: JobStore, worker: WorkerProcess) -> None:
+async def test_the_device_process_and_its_model_stay_warm(store: JobStore, worker: WorkerProcess) -> None:
     await store.wait(await submit(store, dream(1)))
-    engine = worker.engine().pid
+    device_process = worker.device_process().pid
     began = time.monotonic()
     record = await store.wait(await submit(store, dream(1, seed=1)), 10)
     assert record.metadata.state == SUCCEEDED
     assert time.monotonic() - began < 2
-    assert worker.engine().pid == engine
+    assert worker.device_process().pid == device_process
 
 
 async def test_a_warm_worker_starts_within_a_tenth_of_a_second(store: JobStore) -> None:
@@ -111,9 +111,9 @@ async def test_a_running_job_is_cancelled_within_a_second(store: JobStore, worke
     assert time.monotonic() - began < 1
     assert record.metadata.state == CANCELLED
     assert to_operation(record).error.code == 1
-    engine = worker.engine().pid
+    device_process = worker.device_process().pid
     assert (await store.wait(waiting, 10)).metadata.state == SUCCEEDED
-    assert worker.engine().pid == engine
+    assert worker.device_process().pid == device_process
     assert (await store.get(name)).metadata.state == CANCELLED
 
 
@@ -181,8 +181,8 @@ def test_the_supervisor_imports_no_torch_and_shows_no_address(
 ) -> None:
     maps = Path(f"/proc/{worker.process.pid}/maps").read_text()
     assert "libtorch" not in maps
-    assert "libtorch" in Path(f"/proc/{worker.engine().pid}/maps").read_text()
-    assert settings.redis not in " ".join(worker.engine().cmdline())
+    assert "libtorch" in Path(f"/proc/{worker.device_process().pid}/maps").read_text()
+    assert settings.redis not in " ".join(worker.device_process().cmdline())
 
 
 async def test_a_worker_takes_the_queue_of_its_command_line(
@@ -205,18 +205,18 @@ async def test_a_worker_takes_the_queue_of_its_command_line(
 
 def test_an_idle_worker_ends_at_once(settings: WorkerSettings, tmp_path: Path) -> None:
     worker = WorkerProcess(settings, tmp_path).ready()
-    engine = worker.engine()
+    device_process = worker.device_process()
     began = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - began < 3
-    eventually(lambda: not engine.is_running())
+    eventually(lambda: not device_process.is_running())
 
 
 def test_a_worker_that_still_starts_ends_cleanly(settings: WorkerSettings, tmp_path: Path) -> None:
     worker = WorkerProcess(settings, tmp_path)
-    engine = worker.engine()
+    device_process = worker.device_process()
     assert worker.terminate(5) == 0
-    eventually(lambda: not engine.is_running())
+    eventually(lambda: not device_process.is_running())
 
 
 @pytest.mark.parametrize(

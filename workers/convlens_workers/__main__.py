@@ -22,13 +22,14 @@ from convlens_workers.supervisor import Supervisor
 from convlens_workers.telemetry.logs import configure
 from convlens_workers.telemetry.tracing import exporting
 
-START_PATIENCE: Final = 30.0
+REDIS_TIMEOUT: Final = 30.0
+"""Seconds that Redis may take to answer when the worker starts."""
 
 log = logging.getLogger("convlens_workers")
 
 
 def main() -> int:
-    """Entry point."""
+    """Read settings and command line, wait for Redis, then work; gives the exit code."""
     try:
         settings = WorkerSettings()
         if queue := arguments().queue:
@@ -57,15 +58,15 @@ def work(settings: WorkerSettings) -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says; everything else is an environment variable, see `WorkerSettings`."""
+    """The command line; everything else is an environment variable, see `WorkerSettings`."""
     parser = argparse.ArgumentParser(prog="convlens-worker", description="Takes jobs from one queue.")
     parser.add_argument("--queue", help="its name, such as convlens-high; default: CONVLENS_QUEUE")
     return parser.parse_args()
 
 
-def redis_answers(url: str, patience: float = START_PATIENCE) -> bool:
-    """Whether Redis answers within `patience` seconds."""
-    until = time.monotonic() + patience
+def redis_answers(url: str, timeout: float = REDIS_TIMEOUT) -> bool:
+    """Whether Redis answers within `timeout` seconds."""
+    until = time.monotonic() + timeout
     with redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=2.0) as client:
         while True:
             try:

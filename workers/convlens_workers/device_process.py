@@ -1,4 +1,4 @@
-"""The engine: the process that owns the device. It keeps networks warm, and runs one job after the other.
+"""The process that owns the device: it keeps networks loaded, and runs one job after the other.
 
 Started by the supervisor, with a pipe, as `python -m convlens_workers.device_process`. It knows neither
 Redis nor RQ, ignores the signals that are meant for the supervisor, and dies with it.
@@ -6,15 +6,11 @@ Redis nor RQ, ignores the signals that are meant for the supervisor, and dies wi
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import signal
 import sys
 import uuid
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, repeat
 from multiprocessing.connection import Connection
@@ -38,17 +34,18 @@ from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository, default_root
 from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
 from convlens_workers.collections import CollectionFiles
+from convlens_workers.devices import choose_device, inexact_operations
 from convlens_workers.jobs import pictures
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
+from convlens_workers.parent_death import die_with
 from convlens_workers.retry_proxy import RetryProxy
 from convlens_workers.step_runner import StepRunner
 from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Host, Results, State, Task
 from convlens_workers.telemetry.logs import configure
 
-PR_SET_PDEATHSIG: Final = 1
 PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 """Seconds between tries at an artifact store that is away."""
 T = TypeVar("T")
@@ -60,14 +57,14 @@ class Interrupted(Exception):
     """The job was to be stopped while it waited for the artifact store."""
 
 
-class Engine:
-    """One device, and the jobs that come over `pipe`."""
+class DeviceProcess:
+    """Runs the jobs that come over `pipe` on one device."""
 
     def __init__(self, pipe: Connection, config: Configure) -> None:
         self._pipe = pipe
         self._config = config
         self._store = ArtifactStore(config.artifacts)
-        self._collections: Any = RetryProxy(CollectionFiles(config.artifacts), self._patiently)
+        self._collections: Any = RetryProxy(CollectionFiles(config.artifacts), self._retrying)
         self._device = choose_device(config.device)
         self._networks = Networks(
             ModelRepository(config.models or default_root()), self._device, config.warm_models
@@ -75,7 +72,7 @@ class Engine:
         self._host = Host(self._networks, config.victims, config.folders, config.artifacts)
 
     def serve(self) -> None:
-        """Run jobs until the pipe is closed."""
+        """Report the device, then run one job after the other until the pipe is closed."""
         self._send(Ready(str(self._device)))
         while True:
             message = self._pipe.recv()
@@ -103,35 +100,29 @@ class Engine:
             return _failed(Internal(f"the technique failed ({type(error).__name__}); incident {incident}"))
 
     def _results(self, start: Start) -> Results | None:
-        request = understood(
-            self._patiently(lambda: self._store.get(start.operation, "request", start.request))
-        )
+        data = self._retrying(lambda: self._store.get(start.operation, "request", start.request))
+        request = understood(data)
         technique = request.WhichOneof("technique") or ""
         network, manifest = self._networks.get(request.model)
-        params = getattr(request, technique)
-        images = decode_images(params, manifest, self._device, technique)
-        task = Task(
-            params, network, manifest, images, request.seed, self._device, self._collections, self._host
-        )
-        origin = Origin(start.request, manifest.digest, fingerprint(self._device))
-        state = self._patiently(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
+        params, device = getattr(request, technique), self._device
+        images = decode_images(params, manifest, device, technique)
+        task = Task(params, network, manifest, images, request.seed, device, self._collections, self._host)
+        origin = Origin(start.request, manifest.digest, fingerprint(device))
+        state = self._retrying(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
-        save = self._saver(start.operation, origin)
+        save = partial(self._save, start.operation, origin)
         with inexact_operations() as inexact:
-            driver = StepRunner(
-                self._send, self._asked, save, self._config.checkpoint_interval, lambda: not inexact
+            runner = StepRunner(
+                self._send, self._stop_requested, save, self._config.checkpoint_interval, lambda: not inexact
             )
-            return driver.run(begin(technique, task, state))
+            return runner.run(begin(technique, task, state))
 
-    def _saver(self, operation: str, origin: Origin) -> Callable[[State], str | None]:
-        def save(state: State) -> str | None:
-            try:
-                return save_state(self._store, operation, state, origin)
-            except Unavailable as error:
-                log.warning("no checkpoint: %s", error, extra={"operation": operation})
-                return None
-
-        return save
+    def _save(self, operation: str, origin: Origin, state: State) -> str | None:
+        try:
+            return save_state(self._store, operation, state, origin)
+        except Unavailable as error:
+            log.warning("no checkpoint: %s", error, extra={"operation": operation})
+            return None
 
     def _store_results(self, operation: str, results: Results) -> bytes:
         result = job_pb2.JobResult()
@@ -142,12 +133,12 @@ class Engine:
             array = value.detach().cpu().contiguous().numpy()
             header = wire.header(name, array)
             data = array.tobytes()
-            header.sha256 = self._patiently(partial(self._store.put, operation, "artifacts", data))
+            header.sha256 = self._retrying(partial(self._store.put, operation, "artifacts", data))
             result.artifacts.append(header)
         return result.SerializeToString(deterministic=True)
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """What `call` gives as soon as the artifact store answers. Raises Interrupted on a stop meanwhile."""
+    def _retrying(self, call: Callable[[], T]) -> T:
+        """The value of `call` once the artifact store answers. Raises Interrupted on a stop meanwhile."""
         pauses = chain(PAUSES, repeat(PAUSES[-1]))
         while True:
             try:
@@ -155,10 +146,10 @@ class Engine:
             except Unavailable as error:
                 log.warning("%s; trying again", error)
             self._send(Waiting())
-            if self._pipe.poll(next(pauses)) and self._asked() is not None:
+            if self._pipe.poll(next(pauses)) and self._stop_requested() is not None:
                 raise Interrupted
 
-    def _asked(self) -> Stop | None:
+    def _stop_requested(self) -> Stop | None:
         if not self._pipe.poll():
             return None
         message = self._pipe.recv()
@@ -190,58 +181,19 @@ def decode_images(
     return {path: torch.tensor(pixels)[None].to(device) for path, pixels in images}
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; on CUDA, the same input shall give the same bytes where PyTorch can."""
-    if name == "auto":
-        name = "cuda:0" if torch.cuda.is_available() else "cpu"
-    device = torch.device("cuda:0" if name == "cuda" else name)
-    if device.type == "cuda":
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Or else cuBLAS may choose another way each time.
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.zeros(1, device=device)  # Fails here, at the start, where there is no such device.
-    return device
-
-
-@contextmanager
-def inexact_operations() -> Iterator[list[str]]:
-    """What PyTorch says, within this context, of operations that may give other bytes each time."""
-    found: list[str] = []
-    usual = warnings.showwarning
-
-    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        if "deterministic" in str(message):
-            found.extend({str(message)}.difference(found))  # It comes again in every step.
-        else:
-            usual(message, *args, **kwargs)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("always", message=".*deterministic", category=UserWarning)
-        warnings.showwarning = show
-        yield found
-
-
 def _failed(error: ConvLensError) -> Failed:
     return Failed(to_status(error).SerializeToString(deterministic=True))
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process as soon as its parent, the process `parent`, ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the supervisor is gone already")
-
-
 def main() -> None:
-    """Entry point; arguments: descriptor of the pipe, supervisor's process id, level and format of logs."""
+    """Serve the supervisor; arguments: descriptor of the pipe, its process id, level and format of logs."""
     die_with(int(sys.argv[2]))
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     configure(sys.argv[3], sys.argv[4])
     pipe = Connection(int(sys.argv[1]))
     try:
-        Engine(pipe, pipe.recv()).serve()
+        DeviceProcess(pipe, pipe.recv()).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # The supervisor has closed the pipe.
 

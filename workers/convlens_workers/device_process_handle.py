@@ -1,4 +1,4 @@
-"""The supervisor's hand on the engine process: start it, talk to it, kill it. Needs no torch."""
+"""How the supervisor starts the device process, talks to it and kills it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class DeviceProcessHandle:
-    """One engine at a time, for the main thread: an engine dies with the thread that started it."""
+    """One device process at a time, for the main thread: it dies with the thread that started it."""
 
     def __init__(self, config: Configure, log_level: str, log_format: str) -> None:
         self._config = config
@@ -29,11 +29,11 @@ class DeviceProcessHandle:
 
     @property
     def pid(self) -> int:
-        """Process id; 0 when there is none."""
+        """The process id; 0 when no device process runs."""
         return self._process.pid if self._process is not None else 0
 
     def ensure(self) -> None:
-        """Start an engine unless one runs, and wait for its device. Raises RuntimeError if it ends."""
+        """Start a device process unless one runs, and wait for its device. Raises RuntimeError if it ends."""
         if self._process is not None and self._process.poll() is None:
             return
         self.kill()
@@ -51,17 +51,17 @@ class DeviceProcessHandle:
         self.device = first.device
 
     def send(self, message: Configure | Start | Stop) -> None:
-        """Tell the engine; if it is gone, `receive` will say so."""
+        """Send a message to the device process; if it is gone, `receive` will say so."""
         assert self._pipe is not None
         try:
             self._pipe.send(message)
         except OSError:
-            log.warning("the engine is gone")
+            log.warning("the device process is gone")
 
     def receive(self, timeout: float) -> Event | None:
         """The next event, None if there is none within `timeout` seconds, Died when there will be none."""
         if self._pipe is None:
-            return Died("no engine")
+            return Died("no device process")
         try:
             event: Event | None = self._pipe.recv() if self._pipe.poll(timeout) else None
         except (EOFError, OSError):
@@ -69,7 +69,7 @@ class DeviceProcessHandle:
         return event
 
     def kill(self) -> None:
-        """End the engine at once, whatever it does."""
+        """End the device process at once, whatever it does."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -3,7 +3,10 @@
     python -m torch.distributed.run --standalone --nproc-per-node=4 \\
         -m convlens_workers.distributed_training_process SPEC
 
-It gets a path to pickled `TrainingSpec`. The first process writes each step to stdout.
+SPEC is the path of a pickled `TrainingSpec`. The first process pickles to stdout, for each step, the step and
+what PyTorch has said of operations that may give other bytes each time; or, instead of the next step, the
+bytes of the google.rpc.Status that tells what went wrong. The spec names the technique's class, so that this
+module knows no technique.
 """
 
 from __future__ import annotations
@@ -11,62 +14,48 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed as dist
 
 from convlens.errors import ConvLensError, to_status
-from convlens_workers.device_process import choose_device, die_with, inexact_operations
-from convlens_workers.techniques.base import Step
-from convlens_workers.techniques.parts.distributed_training import Failure, TrainingSpec, TrainingStep
-from convlens_workers.techniques.parts.loop import optimise
-from convlens_workers.techniques.train_style import Training
+from convlens_workers.devices import choose_device, inexact_operations
+from convlens_workers.parent_death import die_with
 
 
 def main() -> None:
-    """Train to the end."""
+    """Take part in the training that the spec describes, to its end."""
     die_with(os.getppid())
-    told = _stdout()
-    orders: TrainingSpec = pickle.loads(Path(sys.argv[1]).read_bytes())
-    local = f"cuda:{os.environ['LOCAL_RANK']}" if orders.device == "cuda" else orders.device
-    device = choose_device(local)
+    stream = _stdout()
+    spec = pickle.loads(Path(sys.argv[1]).read_bytes())
+    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if spec.device == "cuda" else spec.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL takes the current one.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        task = orders.task(device)
         with inexact_operations() as inexact:
-            for step in optimise([Training(task)], orders.state, task.seed, device):
-                _tell(told, lambda: TrainingStep(_on_cpu(step), tuple(inexact)))  # noqa: B023 (called at once)
+            for step in spec.steps(device):
+                _report(stream, (step, tuple(inexact)))
     except ConvLensError as error:
-        failure = Failure(to_status(error).SerializeToString())
-        _tell(told, lambda: failure)
+        _report(stream, to_status(error).SerializeToString())
     finally:
         dist.destroy_process_group()
 
 
 def _stdout() -> BinaryIO:
-    """Standard output, for steps alone: what others print goes to stderr from now on."""
-    told = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    """Standard output, for reports alone: what others print goes to stderr from now on."""
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return told
+    return stream
 
 
-def _tell(told: BinaryIO, make: Callable[[], TrainingStep | Failure]) -> None:
-    """Only the first process does."""
+def _report(stream: BinaryIO, report: Any) -> None:
+    """Write a report, in the first process only."""
     if dist.get_rank() == 0:
-        pickle.dump(make(), told)
-        told.flush()
-
-
-def _on_cpu(step: Step) -> Step:
-    losses = {name: value.cpu() for name, value in step.losses.items()}
-    state = {name: value.cpu() for name, value in step.state.items()}
-    return replace(step, losses=losses, image=step.image.cpu(), state=state)
+        pickle.dump(report, stream)
+        stream.flush()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes on while the supervisor is busy: heartbeat, sweep after dead workers, tidying up."""
+"""A thread beside the supervisor's: heartbeat, sweep after dead workers, removal of expired artifacts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Maintenance(threading.Thread):
 
     def __init__(
         self,
-        ledger: WorkerJobStore,
+        store: WorkerJobStore,
         artifacts: ArtifactStore,
         settings: WorkerSettings,
         heartbeat: Callable[[], None],
     ) -> None:
         super().__init__(name="maintenance", daemon=True)
-        self._ledger = ledger
+        self._store = store
         self._artifacts = artifacts
         self._interval = settings.lease / SWEEPS_A_LEASE
         self._kept = timedelta(seconds=settings.job_ttl) + KEPT_LONGER
@@ -37,13 +37,13 @@ class Maintenance(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Do what is due, until `stop`."""
         while not self._ending.wait(self._interval):
             try:
                 self._heartbeat()
-                for operation in self._ledger.sweep():
+                for operation in self._store.sweep():
                     log.warning("its worker is gone: requeued or ended", extra={"operation": operation})
-                if self._ledger.may_tidy():
+                if self._store.may_tidy():
                     self.tidy()
             except AWAY as error:
                 log.warning("%s", error)
@@ -52,7 +52,7 @@ class Maintenance(threading.Thread):
 
     def tidy(self) -> None:
         """Remove the artifacts of jobs whose records have expired long since."""
-        for operation in self._ledger.unknown(list(self._artifacts.idle(self._kept, datetime.now(UTC)))):
+        for operation in self._store.unknown(list(self._artifacts.idle(self._kept, datetime.now(UTC)))):
             self._artifacts.drop_all(operation)
             log.info("expired artifacts removed", extra={"operation": operation})
 

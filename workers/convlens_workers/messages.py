@@ -1,4 +1,4 @@
-"""All that supervisor and engine say to each other, over a pipe between the two processes."""
+"""All that supervisor and device process say to each other, over a pipe between the two processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Configure:
-    """To the engine, once, first."""
+    """To the device process, once, first: what it computes on, and where it finds what."""
 
     models: Path | None
     artifacts: str
@@ -22,7 +22,7 @@ class Configure:
 
 @dataclass(frozen=True)
 class Start:
-    """To the engine: run a job. `request` and `checkpoints` are SHA-256 of stored objects."""
+    """To the device process: run a job. `request` and `checkpoints` are SHA-256 of stored objects."""
 
     operation: str
     request: str
@@ -31,14 +31,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """To the engine: end the running job after this iteration; with a checkpoint where `save`."""
+    """To the device process: end the running job after this step; with a checkpoint where `save`."""
 
     save: bool
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine has its device and waits for a job."""
+    """The device process has its device and waits for a job."""
 
     device: str
 
@@ -64,7 +64,7 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The artifact store is away; the engine tries again."""
+    """The artifact store is away; the device process tries again."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Died:
-    """The supervisor's own: the engine is gone, or was killed because it did not answer."""
+    """The supervisor's own: the device process is gone, or was killed because it did not answer."""
 
     reason: str
 

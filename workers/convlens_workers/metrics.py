@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus of itself, beside how its queue stands."""
+"""The Prometheus metrics of a worker, beside those of its queue."""
 
 from __future__ import annotations
 
@@ -18,45 +18,43 @@ class Metrics:
     """Attempts and checkpoints of one worker, and what its processes take of the machine.
 
     Args:
-        ledger: of the worker's queue.
-        engine: process id of the engine that runs now; 0 for none.
+        store: of the worker's queue.
+        device_process: gives the id of the device process that runs now; 0 for none.
     """
 
-    def __init__(self, ledger: WorkerJobStore, engine: Callable[[], int] = lambda: 0) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(QueueCollector(lambda: [ledger.stats()]))
-        ProcessCollector(registry=self.registry)
-        ProcessCollector("convlens_engine", engine, registry=self.registry)
-        name = "convlens_attempts"
-        self._ends = Counter(name, "Attempts, by how they ended.", ["end"], registry=self.registry)
+    def __init__(self, store: WorkerJobStore, device_process: Callable[[], int] = lambda: 0) -> None:
+        registry = self.registry = CollectorRegistry()
+        registry.register(QueueCollector(lambda: [store.stats()]))
+        ProcessCollector(registry=registry)
+        ProcessCollector("convlens_engine", device_process, registry=registry)
+        self._safe_since: float | None = None
+        self._ends = Counter("convlens_attempts", "Attempts, by how they ended.", ["end"], registry=registry)
         for how in ENDS:
             self._ends.labels(how)
-        name = "convlens_worker_busy"
-        busy = Gauge(name, "1 while a job runs; the sum is the workers at work.", registry=self.registry)
-        busy.set_function(lambda: self._safe_since is not None)
-        name = "convlens_checkpoint_seconds"
-        self._cost = Summary(name, "What checkpoints have cost.", registry=self.registry)
-        name = "convlens_checkpoint_age_seconds"
-        age = Gauge(name, "What a crash would cost the running job; 0 when idle.", registry=self.registry)
-        age.set_function(self._age)
-        self._safe_since: float | None = None
+        busy = "1 while a job runs; the sum is the workers at work."
+        Gauge("convlens_worker_busy", busy, registry=registry).set_function(
+            lambda: self._safe_since is not None
+        )
+        self._cost = Summary("convlens_checkpoint_seconds", "What checkpoints have cost.", registry=registry)
+        age = "What a crash would cost the running job; 0 when idle."
+        Gauge("convlens_checkpoint_age_seconds", age, registry=registry).set_function(self._age)
 
     def began(self) -> None:
-        """An attempt has begun."""
+        """Count an attempt as running from now on."""
         self._safe_since = time.monotonic()
 
     def checkpointed(self, seconds: float) -> None:
-        """A checkpoint was stored, which took `seconds`."""
+        """Note a stored checkpoint, which took `seconds`."""
         self._safe_since = time.monotonic()
         self._cost.observe(seconds)
 
     def ended(self, how: str) -> None:
-        """The attempt is over."""
+        """Count the end of an attempt by `how` it ended, one of `ENDS`."""
         self._safe_since = None
         self._ends.labels(how).inc()
 
     def serve(self, listen: str) -> Callable[[], None]:
-        """Serve them on "host:port", unless that is empty; gives what ends it."""
+        """Serve the metrics on "host:port", unless that is empty; gives the function that ends it."""
         return serve_metrics(listen, self.registry) if listen else lambda: None
 
     def _age(self) -> float:

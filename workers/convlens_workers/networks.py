@@ -41,7 +41,7 @@ class Networks:
         return load_network(stored, self._device) if built_in else OnnxNetwork(stored)
 
     def clear(self) -> None:
-        """Give all memory back to the device."""
+        """Forget all networks, and give their memory back to the device."""
         self._warm.clear()
         gc.collect()
         if self._device.type == "cuda":

@@ -28,7 +28,7 @@ from convlens_models.repository import StoredModel
 from convlens_models.runtime import ort
 
 KEPT: Final = 4
-"""Sessions: values and gradients, at the size that is worked on and at the one before."""
+"""The number of sessions kept: values and gradients, at the present size and at the one before."""
 ALL: Final = "all_layers"
 SLOPE: Final = 0.01
 
@@ -57,8 +57,8 @@ class OnnxNetwork:
         names = list(dict.fromkeys(layers))
         tensors = [self._stored.manifest.layer(name).tensor for name in names]
         wanted = tuple(dict.fromkeys(tensors))
-        found = dict(zip(wanted, _Values.apply(images, self, wanted), strict=True))  # type: ignore[no-untyped-call]
-        return {name: found[tensor] for name, tensor in zip(names, tensors, strict=True)}
+        values = dict(zip(wanted, _Values.apply(images, self, wanted), strict=True))  # type: ignore[no-untyped-call]
+        return {name: values[tensor] for name, tensor in zip(names, tensors, strict=True)}
 
     @contextmanager
     def redirected(self) -> Iterator[None]:
@@ -77,10 +77,9 @@ class OnnxNetwork:
         return OnnxNetwork(self._stored, average_pooled(self._graph, factor))
 
     def values(self, images: F32, wanted: tuple[str, ...]) -> list[F32]:
-        """Of the graph's values `wanted`."""
+        """The values of the graph's tensors `wanted`."""
         session = self._session(("values", wanted), lambda: cut(self._graph, wanted))
-        found: list[F32] = session.run(wanted, {INPUT: images})
-        return found
+        return session.run(wanted, {INPUT: images})  # type: ignore[no-any-return]
 
     def gradient(self, images: F32, wanted: tuple[str, ...], cotangents: Sequence[F32]) -> F32:
         """The gradient of sum <value, cotangent> over `wanted` with respect to the images."""
@@ -93,8 +92,7 @@ class OnnxNetwork:
 
         session = self._session(("gradient", wanted, size, graph is self._graph), build)
         cotangent = cotangents[0] if len(wanted) == 1 else np.concatenate([_flat(c) for c in cotangents], 1)
-        (found,) = session.run([IMAGE_GRADIENT], {INPUT: images, COTANGENT: cotangent})
-        return np.asarray(found)
+        return np.asarray(session.run([IMAGE_GRADIENT], {INPUT: images, COTANGENT: cotangent})[0])
 
     def _session(self, key: tuple[Any, ...], build: Callable[[], onnx.ModelProto]) -> ort.InferenceSession:
         if key not in self._sessions:
@@ -131,8 +129,7 @@ class _Values(torch.autograd.Function):
 
 
 def _array(tensor: Tensor) -> F32:
-    found: F32 = tensor.detach().float().cpu().contiguous().numpy()
-    return found
+    return tensor.detach().float().cpu().contiguous().numpy()
 
 
 def _tensor(array: F32, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Things that may be away for a while, used as if they never were."""
+"""Objects whose methods may fail for a while, called again until they succeed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class RetryProxy:
-    """`inner`, each of whose methods is called by `patiently`, which tries again until it works.
+    """Forwards every method call to `inner` through `retry`, which calls again until the call succeeds.
 
     >>> class Counter:
     ...     def next(self, by): return by + 1
@@ -16,14 +16,14 @@ class RetryProxy:
     3
     """
 
-    def __init__(self, inner: Any, patiently: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, inner: Any, retry: Callable[[Callable[[], Any]], Any]) -> None:
         self._inner = inner
-        self._patiently = patiently
+        self._retry = retry
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._inner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._patiently(partial(method, *args, **kwargs))
+            return self._retry(partial(method, *args, **kwargs))
 
         return call

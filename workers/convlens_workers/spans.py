@@ -22,18 +22,18 @@ def spanning(attempt: Attempt, device: str) -> Iterator[Span]:
     parent, now = following(attempt.trace), time.time_ns()
     if attempt.number == 1:
         tracer.start_span("queue", parent, start_time=now - int(attempt.waited * 1e9)).end(now)
-    said: dict[str, str | int] = {
+    attributes: dict[str, str | int] = {
         "convlens.operation": attempt.id,
         "convlens.technique": attempt.technique,
         "convlens.attempt": attempt.number,
         "convlens.device": device,
     }
-    with tracer.start_as_current_span("attempt", parent, SpanKind.CONSUMER, said) as span:
+    with tracer.start_as_current_span("attempt", parent, SpanKind.CONSUMER, attributes) as span:
         yield span
 
 
 def ended(span: Span, how: str, why: str, *, failed: bool) -> None:
-    """Say how the attempt has ended."""
+    """Record on the span how the attempt has ended, and why."""
     span.set_attributes({"convlens.end": how, "convlens.why": why})
     if failed:
         span.set_status(Status(StatusCode.ERROR, why or how))

@@ -1,9 +1,10 @@
-"""Runs one technique: here, and only here, are progress, previews, stops and checkpoints."""
+"""Runs a technique step by step; nothing else knows of progress, previews, stops and checkpoints."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -27,7 +28,7 @@ class Every:
         self._due = time.monotonic() + (seconds if later else 0)
 
     def __call__(self) -> bool:
-        """Whether it is time again."""
+        """Whether `seconds` have gone by since the last True."""
         now = time.monotonic()
         if now < self._due:
             return False
@@ -35,32 +36,28 @@ class Every:
         return True
 
 
+@dataclass
 class StepRunner:
-    """Draws steps from techniques.
+    """Draws the steps of a technique, and reports them to the supervisor.
 
-    Args:
-        send: takes what is to be told.
-        asked: the stop that somebody has asked for, if any; looked at after every step.
+    Attributes:
+        send: takes the events for the supervisor.
+        stop_requested: the stop that somebody has asked for, if any; called after every step.
         save: stores a state and gives its SHA-256, or None where that failed: the job goes on all the same.
         checkpoint_interval: seconds between checkpoints.
         bit_exact: whether all that has run so far gives the same bytes each time.
     """
 
-    def __init__(
-        self,
-        send: Callable[[Progress | Checkpointed], None],
-        asked: Callable[[], Stop | None],
-        save: Callable[[State], str | None],
-        checkpoint_interval: float,
-        bit_exact: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._send = send
-        self._asked = asked
-        self._save = save
-        self._bit_exact = bit_exact
+    send: Callable[[Progress | Checkpointed], None]
+    stop_requested: Callable[[], Stop | None]
+    save: Callable[[State], str | None]
+    checkpoint_interval: float
+    bit_exact: Callable[[], bool] = lambda: True
+
+    def __post_init__(self) -> None:
         self._due_progress = Every(PROGRESS_INTERVAL)
         self._due_preview = Every(PREVIEW_INTERVAL)
-        self._due_checkpoint = Every(checkpoint_interval, later=True)
+        self._due_checkpoint = Every(self.checkpoint_interval, later=True)
 
     def run(self, steps: Generator[Step, None, Results]) -> Results | None:
         """The technique's results, or None when it was stopped."""
@@ -70,28 +67,28 @@ class StepRunner:
                 step = last = next(steps)
             except StopIteration as end:
                 if last is not None:
-                    self._tell(last, preview=True)
+                    self._report(last, preview=True)
                 results: Results = end.value
                 return results
-            if (stop := self._asked()) is not None:
+            if (stop := self.stop_requested()) is not None:
                 steps.close()
                 if stop.save:
                     self._checkpoint(step)
                 return None
             if self._due_progress():
-                self._tell(step, preview=self._due_preview())
+                self._report(step, preview=self._due_preview())
             if self._due_checkpoint():
                 self._checkpoint(step)
 
-    def _tell(self, step: Step, *, preview: bool) -> None:
+    def _report(self, step: Step, *, preview: bool) -> None:
         losses = {name: float(value) for name, value in step.losses.items()}
         picture = thumbnail(step.image) if preview else b""
-        self._send(Progress(step.number, step.total, losses, picture, self._bit_exact()))
+        self.send(Progress(step.number, step.total, losses, picture, self.bit_exact()))
 
     def _checkpoint(self, step: Step) -> None:
         began = time.perf_counter()
-        if (digest := self._save(step.state)) is not None:
-            self._send(Checkpointed(digest, time.perf_counter() - began))
+        if (digest := self.save(step.state)) is not None:
+            self.send(Checkpointed(digest, time.perf_counter() - began))
 
 
 def thumbnail(image: Tensor) -> bytes:

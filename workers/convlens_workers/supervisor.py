@@ -1,4 +1,4 @@
-"""The supervisor: an RQ worker that gives each job to its engine, and survives what may happen meanwhile.
+"""The supervisor: an RQ worker that gives each job to its device process, and survives what may happen.
 
 Of RQ it takes the queue, the registration and the heartbeat. It overrules RQ where jobs are safer otherwise:
 no fork for each job, no commands by pub/sub, no sweep of RQ's registries (ours is `WorkerJobStore.sweep`), no
@@ -14,11 +14,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
@@ -27,18 +24,18 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from convlens_workers.attempt import Run
+from convlens_workers.attempt import AttemptRunner
 from convlens_workers.device_process_handle import DeviceProcessHandle
+from convlens_workers.jobs import redis_errors
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.job import QueuedJob
-from convlens_workers.jobs.redis_errors import AWAY as PLANE_AWAY
 from convlens_workers.jobs.worker_job_store import WorkerJobStore
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.messages import Configure
 from convlens_workers.metrics import Metrics
 from convlens_workers.settings import WorkerSettings
 
-AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.OutOfMemoryError)
 WORKER_TTL = 20
 
 log = logging.getLogger(__name__)
@@ -62,8 +59,8 @@ class Supervisor(Worker):
         self._artifacts = ArtifactStore(settings.artifacts_url())
         retry = Retry(NoBackoff(), 1)  # Pooled connections outlive a Redis.
         quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0, retry=retry)
-        self._ledger = WorkerJobStore(quick, settings, settings.lease)
-        self._metrics = Metrics(self._ledger, lambda: self.engine.pid)
+        self._store = WorkerJobStore(quick, settings, settings.lease)
+        self._metrics = Metrics(self._store, lambda: self.device_process.pid)
         self._end_metrics: Callable[[], None] = lambda: None
         config = Configure(
             models=settings.models,
@@ -74,8 +71,8 @@ class Supervisor(Worker):
             victims=settings.victims,
             folders=settings.training_folders,
         )
-        self.engine = DeviceProcessHandle(config, settings.log_level, settings.log_format)
-        self._maintenance = Maintenance(self._ledger, self._artifacts, settings, self.heartbeat)
+        self.device_process = DeviceProcessHandle(config, settings.log_level, settings.log_format)
+        self._maintenance = Maintenance(self._store, self._artifacts, settings, self.heartbeat)
 
     @property
     def draining(self) -> bool:
@@ -83,33 +80,33 @@ class Supervisor(Worker):
         return self._stop_requested
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
-        """Start the engine, register at RQ, start what runs beside the jobs, and say that we are ready."""
+        """Start the device process, register at RQ, start maintenance and metrics, and log "ready"."""
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
-        self.engine.ensure()
+        self.device_process.ensure()
         super().bootstrap(*args, **kwargs)
         self._maintenance.start()
         self._end_metrics = self._metrics.serve(self._settings.metrics_listen)
-        log.info("ready", extra={"device": self.engine.device, "queue": self._settings.queue})
+        log.info("ready", extra={"device": self.device_process.device, "queue": self._settings.queue})
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Claim the job, run it in the engine, and write its end."""
+        """Claim the job, run it in the device process, and write its end."""
         self.set_state(WorkerStatus.BUSY)  # From here on a signal lets the job be given back.
-        self.engine.ensure()
+        self.device_process.ensure()
         attempt = None
-        with suppress(*PLANE_AWAY):  # The sweep brings the job back.
-            attempt = self._ledger.claim(job.id, self.engine.device)
+        with suppress(*redis_errors.AWAY):  # The sweep brings the job back.
+            attempt = self._store.claim(job.id, self.device_process.device)
         if attempt is not None:
-            Run(
+            AttemptRunner(
                 attempt,
-                engine=self.engine,
-                ledger=self._ledger,
+                process=self.device_process,
+                store=self._store,
                 artifacts=self._artifacts,
                 settings=self._settings,
                 draining=lambda: self.draining,
                 metrics=self._metrics,
             ).run()
         if not self.draining:
-            self.engine.ensure()
+            self.device_process.ensure()
         self.set_state(WorkerStatus.IDLE)
 
     def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[Job, Queue] | None:
@@ -117,7 +114,7 @@ class Supervisor(Worker):
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
-            except OutOfMemoryError as error:
+            except exceptions.OutOfMemoryError as error:
                 log.warning("Redis is full: %s", error)
                 time.sleep(self.max_connection_wait_time)
 
@@ -130,10 +127,10 @@ class Supervisor(Worker):
             raise StopRequested
 
     def teardown(self) -> None:
-        """End everything that was started."""
+        """End maintenance, metrics and the device process, and unregister at RQ."""
         self._maintenance.stop()
         self._end_metrics()
-        self.engine.kill()
+        self.device_process.kill()
         with suppress(*AWAY):
             self.register_death()  # type: ignore[no-untyped-call]
 
@@ -142,10 +139,10 @@ class Supervisor(Worker):
         self.last_cleaned_at = now()  # type: ignore[assignment]
 
     def subscribe(self) -> None:
-        """RQ's commands come by pub/sub, and may get lost: we are told through the record, and by signals."""
+        """RQ's commands come by pub/sub, and may get lost: records and signals tell the worker all."""
 
     def unsubscribe(self) -> None:
-        """There is no subscription."""
+        """Do nothing: `subscribe` has not subscribed."""
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
         """As RQ's, but Redis may be away."""

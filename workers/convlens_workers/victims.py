@@ -8,7 +8,7 @@ a model that is called otherwise there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
@@ -35,24 +35,24 @@ T = TypeVar("T")
 
 OIP: Final = "oip://"
 CALL_SECONDS: Final = 30.0
-PATIENCE_SECONDS: Final = 60.0
-"""How long a victim may be away: well below the time after which an engine counts as hung."""
+AWAY_SECONDS: Final = 60.0
+"""Seconds that a victim may be away: well below the time after which a device process counts as hung."""
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 MESSAGE_BYTES: Final = 3 << 20
-"""Of the pictures of one call, below the 4 MiB that gRPC servers take unless told otherwise."""
+"""Bytes of the pictures of one call, below the 4 MiB that gRPC servers take unless told otherwise."""
 MOST_IMAGES: Final = 64
 MOST_CLASSES: Final = 1000
 """Bounds of ClassifyRequest."""
 
 
 class Victim(Protocol):
-    """A classifier behind a network."""
+    """A classifier that is reached over the network, and may only be queried."""
 
     def ask(self, images: Pixels) -> F32:
         """Probabilities (N, classes) of images (N, H, W, 3); each image is one query.
 
         Raises:
-            FailedPrecondition: the victim refuses the question, or is not about the same classes.
+            FailedPrecondition: the victim refuses the query, or has other classes.
             Unavailable: it was away for a minute.
         """
 
@@ -60,9 +60,7 @@ class Victim(Protocol):
 @contextmanager
 def opened(address: str, manifest: Manifest) -> Iterator[Victim]:
     """The victim at `address`, asked for the classes of `manifest`."""
-    kind: Callable[[grpc.Channel, str, Manifest], Victim] = (
-        OpenInference if address.startswith(OIP) else ConvLens
-    )
+    kind = OpenInference if address.startswith(OIP) else ConvLens
     target, _, model = address.removeprefix(OIP).partition("/")
     options = [("grpc.max_receive_message_length", 64 << 20)]
     with grpc.insecure_channel(target, options) as channel:
@@ -83,24 +81,18 @@ class ConvLens:
         return np.concatenate([self._ask(part) for part in parts(images, images[0].nbytes)])
 
     def _ask(self, images: Pixels) -> F32:
-        request = inspection_pb2.ClassifyRequest(
-            model=self._model,
-            images=[
-                image_pb2.Image(
-                    encoded=wire.encode_image(image), resize=image_pb2.Resize(keep=image_pb2.Resize.Keep())
-                )
-                for image in images
-            ],
-            top_k=min(self._classes, MOST_CLASSES),
-        )
-        reply = patiently(lambda: self._classify(request, timeout=CALL_SECONDS))
-        found = np.zeros((len(images), self._classes), np.float32)
-        for row, classification in zip(found, reply.classifications, strict=True):
+        resize = image_pb2.Resize(keep=image_pb2.Resize.Keep())
+        files = [image_pb2.Image(encoded=wire.encode_image(image), resize=resize) for image in images]
+        top_k = min(self._classes, MOST_CLASSES)
+        request = inspection_pb2.ClassifyRequest(model=self._model, images=files, top_k=top_k)
+        reply = retried(lambda: self._classify(request, timeout=CALL_SECONDS))
+        probabilities = np.zeros((len(images), self._classes), np.float32)
+        for row, classification in zip(probabilities, reply.classifications, strict=True):
             for prediction in classification.predictions:
                 if prediction.index >= self._classes:
-                    raise another(f"class {prediction.index}", self._classes)
+                    raise other_classes(f"class {prediction.index}", self._classes)
                 row[prediction.index] = prediction.probability
-        return found
+        return probabilities
 
 
 class OpenInference:
@@ -114,50 +106,49 @@ class OpenInference:
 
     def ask(self, images: Pixels) -> F32:
         """See `Victim`; an output that is no distribution is taken for logits."""
-        entrance = self._entrance(images.shape)
-        most = 1 if entrance.shape[0] == 1 else MOST_IMAGES
-        answers = [self._ask(part, entrance.name) for part in parts(images, 4 * images[0].size, most)]
+        taken = self._input(images.shape)
+        most = 1 if taken.shape[0] == 1 else MOST_IMAGES
+        answers = [self._ask(part, taken.name) for part in parts(images, 4 * images[0].size, most)]
         return np.concatenate(answers)
 
-    def _entrance(self, shape: tuple[int, ...]) -> Any:
-        """What the model takes. Raises FailedPrecondition where that is not what we have."""
+    def _input(self, shape: tuple[int, ...]) -> Any:
+        """The input of the model. Raises FailedPrecondition where it takes no images of this `shape`."""
         if self._about is None:
             request = open_inference_pb2.ModelMetadataRequest(name=self._name)
-            self._about = patiently(lambda: self._stub.ModelMetadata(request, timeout=CALL_SECONDS))
-        wanted = (-1, 3, *shape[1:3])
-        entrance = next(iter(self._about.inputs), open_inference_pb2.ModelMetadataResponse.TensorMetadata())
-        fits = len(entrance.shape) == 4 and all(
-            there in (-1, here) for there, here in zip(entrance.shape[1:], wanted[1:], strict=True)
-        )
-        if not fits or entrance.datatype != "FP32" or len(self._about.inputs) != 1:
-            found = [f"{tensor.datatype} {list(tensor.shape)}" for tensor in self._about.inputs]
-            raise FailedPrecondition(
-                f"the victim's model {self._name!r} takes {', '.join(found) or 'nothing'}: must be one input,"
-                f" FP32 {list(wanted)}"
-            )
-        return entrance
+            self._about = retried(lambda: self._stub.ModelMetadata(request, timeout=CALL_SECONDS))
+        wanted, inputs = (-1, 3, *shape[1:3]), list(self._about.inputs)
+        if len(inputs) == 1 and inputs[0].datatype == "FP32" and fits(inputs[0].shape, wanted):
+            return inputs[0]
+        takes = ", ".join(f"{tensor.datatype} {list(tensor.shape)}" for tensor in inputs) or "nothing"
+        wrong = f"the victim's model {self._name!r} takes {takes}"
+        raise FailedPrecondition(f"{wrong}: must be one input, FP32 {list(wanted)}")
 
-    def _ask(self, images: Pixels, entrance: str) -> F32:
+    def _ask(self, images: Pixels, name: str) -> F32:
         values = np.ascontiguousarray(images.transpose(0, 3, 1, 2), "<f4") / np.float32(255)
         request = open_inference_pb2.ModelInferRequest(model_name=self._name)
-        request.inputs.add(name=entrance, datatype="FP32", shape=values.shape)
+        request.inputs.add(name=name, datatype="FP32", shape=values.shape)
         request.outputs.add(name=self._about.outputs[0].name)
         request.raw_input_contents.append(values.tobytes())
-        reply = patiently(lambda: self._stub.ModelInfer(request, timeout=CALL_SECONDS))
+        reply = retried(lambda: self._stub.ModelInfer(request, timeout=CALL_SECONDS))
         raw, output = reply.raw_output_contents, reply.outputs[0]
         scores = np.frombuffer(raw[0], "<f4") if raw else np.array(output.contents.fp32_contents, np.float32)
         if output.datatype != "FP32" or scores.size != len(images) * self._classes:
-            raise another(f"{output.datatype} {list(output.shape)}", self._classes)
+            raise other_classes(f"{output.datatype} {list(output.shape)}", self._classes)
         return distribution(scores.reshape(len(images), self._classes))
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a model whose input has `shape`, -1 for any extent, takes batches of the shape `wanted`."""
+    pairs = zip(shape[1:], wanted[1:], strict=False)
+    return len(shape) == len(wanted) and all(extent in (-1, size) for extent, size in pairs)
 
 
 def distribution(scores: F32) -> F32:
     """`scores` (N, classes) where each row is one already, and else their softmax."""
     if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=1e-3):
         return scores
-    raised: F32 = np.exp(scores - scores.max(1, keepdims=True))
-    normalised: F32 = raised / raised.sum(1, keepdims=True)
-    return normalised
+    raised = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(raised / raised.sum(1, keepdims=True))
 
 
 def parts(images: Pixels, image_bytes: int, most: int = MOST_IMAGES) -> list[Pixels]:
@@ -166,19 +157,19 @@ def parts(images: Pixels, image_bytes: int, most: int = MOST_IMAGES) -> list[Pix
     return [images[first : first + size] for first in range(0, len(images), size)]
 
 
-def another(found: str, classes: int) -> FailedPrecondition:
-    """The error that the victim tells of other classes than ours."""
-    return FailedPrecondition(f"the victim answered {found}: must be one of the model's {classes} classes")
+def other_classes(answer: str, classes: int) -> FailedPrecondition:
+    """The error for a victim whose answer is about other classes than the model's."""
+    return FailedPrecondition(f"the victim answered {answer}: must be one of the model's {classes} classes")
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """What `call` gives, tried again while the victim is away, slow, or says when to come back.
+def retried(call: Callable[[], T]) -> T:
+    """The value of `call`, tried again while the victim is away, slow, or says when to come back.
 
     Raises:
         Unavailable, ResourceExhausted, DeadlineExceeded: it was so for a minute.
         FailedPrecondition: it refuses; tells why.
     """
-    until, delay = time.monotonic() + PATIENCE_SECONDS, FIRST_DELAY
+    until, delay = time.monotonic() + AWAY_SECONDS, FIRST_DELAY
     while True:
         try:
             return call()
@@ -195,7 +186,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def passing(error: ConvLensError) -> bool:
-    """Whether it is worth asking again."""
+    """Whether an error is one after which it is worth asking again."""
     return isinstance(error, (Unavailable, DeadlineExceeded)) or (
         isinstance(error, ResourceExhausted) and error.retry_after is not None
     )

@@ -7,7 +7,6 @@ again: when one ends by itself the others are drained, and whatever started all 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import re
@@ -15,17 +14,17 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from convlens.errors import Internal, Unavailable
 from convlens_server.settings import ServerSettings
+from convlens_workers.parent_death import parent_death_signal
 
 READY: Final = re.compile(rb"convlens-server ready on (?P<address>\S+) \((?P<services>.*)\)\n")
 KILL_DELAY: Final = 10.0
 """Seconds beyond the grace after which a process that drains is killed."""
-PR_SET_PDEATHSIG: Final = 1
 
 log = logging.getLogger("convlens.server")
 
@@ -107,14 +106,8 @@ async def _start(settings: ServerSettings, index: int) -> Process:
         env={**os.environ, **environment(settings, index)},
         stdout=PIPE,
         start_new_session=True,  # Ctrl-C reaches the parent alone, which then drains them.
-        preexec_fn=_drain_with_parent(),
+        preexec_fn=parent_death_signal(signal.SIGTERM),  # Then it also drains when the parent is killed.
     )
-
-
-def _drain_with_parent() -> Callable[[], None] | None:
-    """The function that has a new process drain when its parent is killed; None where there is no prctl."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    return None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ready(children: Sequence[Process]) -> None:

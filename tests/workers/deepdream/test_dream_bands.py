@@ -15,9 +15,9 @@ from convlens_workers.techniques.parts.pyramid import bands, equalised, merged
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_a_pyramid_is_the_picture_again(count: int) -> None:
     image = torch.randn(1, 3, 37, 50)
-    found = bands(image, count)
-    assert len(found) == count + 1
-    torch.testing.assert_close(merged(found), image)
+    pyramid = bands(image, count)
+    assert len(pyramid) == count + 1
+    torch.testing.assert_close(merged(pyramid), image)
 
 
 def test_all_bands_have_one_strength() -> None:

@@ -37,12 +37,12 @@ def test_the_gradient_of_a_cut_picture_is_that_of_its_tiles(network: Network) ->
     def norms(part: Tensor) -> dict[str, Tensor]:
         return {name: value.norm() for name, value in network.taps(part, layers).items()}
 
-    found, sums = tiled_gradient(image, 66, norms)
+    gradient_by_tiles, sums = tiled_gradient(image, 66, norms)
     for rows in (slice(0, 35), slice(35, 70)):
         for columns in (slice(0, 65), slice(65, 130)):
             part = image[:, :, rows, columns].clone().requires_grad_()
             values(network, part, layers[0]).norm().backward()
-            torch.testing.assert_close(found[:, :, rows, columns], part.grad)
+            torch.testing.assert_close(gradient_by_tiles[:, :, rows, columns], part.grad)
     parts = [norms(one)[layers[0]] for half in image.chunk(2, 2) for one in half.chunk(2, 3)]
     assert sums[layers[0]] == pytest.approx(float(sum(parts)), rel=1e-6)
 

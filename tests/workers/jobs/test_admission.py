@@ -39,7 +39,7 @@ async def test_a_priority_is_a_queue_with_its_own_workers(store: JobStore, setti
     with WorkerByHand(settings.model_copy(update={"queue": "convlens-high"})) as worker:
         attempt = worker.take()
         assert attempt.id == high[1].id
-        assert worker.ledger.requeue(attempt, crashed=False) is not None
+        assert worker.store.requeue(attempt, crashed=False) is not None
         worker.succeed(worker.take())
     assert (await store.of("c").get(high[1].name)).metadata.state == SUCCEEDED
     assert (await store.of("a").get(normal.name)).metadata.state == QUEUED
@@ -81,7 +81,7 @@ async def test_the_queues_stand_as_they_stand(store: JobStore, settings: JobSett
     for tenant in "abc":
         await submit(store, tenant=tenant)
     with WorkerByHand(settings) as worker:
-        worker.ledger.requeue(worker.take(), crashed=True)
+        worker.store.requeue(worker.take(), crashed=True)
         worker.succeed(worker.take())
         worker.take()
     normal, high = await store.stats()

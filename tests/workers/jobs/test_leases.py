@@ -16,13 +16,13 @@ from convlens_workers.jobs import JobSettings, JobStore
 async def test_stale_token_cannot_write(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
     stale = worker.take()
-    assert worker.ledger.requeue(stale, crashed=True) is not None
+    assert worker.store.requeue(stale, crashed=True) is not None
     fresh = worker.take()
-    assert worker.ledger.update(stale, {"step": 99}).lost
-    assert worker.ledger.checkpoint(stale, "f" * 64) is None
+    assert worker.store.update(stale, {"step": 99}).lost
+    assert worker.store.checkpoint(stale, "f" * 64) is None
     assert not worker.offer(stale, image=IMAGE)
-    assert worker.ledger.fail(stale, Unavailable("late")) is None
-    assert worker.ledger.requeue(stale, crashed=False) is None
+    assert worker.store.fail(stale, Unavailable("late")) is None
+    assert worker.store.requeue(stale, crashed=False) is None
     record = await store.get(name)
     assert (record.metadata.state, record.metadata.step, record.checkpoints) == (RUNNING, 0, ())
     worker.succeed(fresh, image=IMAGE)
@@ -39,11 +39,11 @@ async def test_a_cancelled_job_ends_in_nothing_else(end: str, store: JobStore, w
     record = await store.get(name)
     assert record.metadata.state == RUNNING
     assert record.metadata.cancel_requested
-    assert worker.ledger.update(attempt).cancel_requested
+    assert worker.store.update(attempt).cancel_requested
     if end == "succeed":
         worker.offer(attempt, image=IMAGE)
     elif end == "requeue":
-        worker.ledger.requeue(attempt, crashed=False)
+        worker.store.requeue(attempt, crashed=False)
     else:
         await sweep_until_overdue(worker)
     record = await store.get(name)
@@ -55,7 +55,7 @@ async def test_a_cancelled_job_ends_in_nothing_else(end: str, store: JobStore, w
 
 async def sweep_until_overdue(worker: WorkerByHand) -> list[str]:
     for _ in range(60):
-        if taken := worker.ledger.sweep():
+        if taken := worker.store.sweep():
             return taken
         await asyncio.sleep(0.05)
     raise AssertionError("no lease ran out")
@@ -66,24 +66,24 @@ async def test_a_lost_lease_requeues_once(
 ) -> None:
     name = await submit(store)
     attempt = worker.take()
-    worker.ledger.sweep()
+    worker.store.sweep()
     assert await sweep_until_overdue(worker) == [attempt.id]
     for _ in range(5):
-        worker.ledger.sweep()
+        worker.store.sweep()
         await asyncio.sleep(0.05)
     with redis.Redis.from_url(settings.redis) as client:
         assert client.lrange("rq:queue:convlens", 0, -1) == [attempt.id.encode()]
     record = await store.get(name)
     assert (record.metadata.state, record.token) == (QUEUED, "")
-    assert worker.ledger.update(attempt).lost
+    assert worker.store.update(attempt).lost
 
 
 async def test_a_renewed_lease_is_kept(store: JobStore, worker: WorkerByHand) -> None:
     await submit(store)
     attempt = worker.take()
     for _ in range(30):
-        assert not worker.ledger.update(attempt).lost
-        assert worker.ledger.sweep() == []
+        assert not worker.store.update(attempt).lost
+        assert worker.store.sweep() == []
         await asyncio.sleep(0.05)
 
 
@@ -93,10 +93,10 @@ async def test_after_a_pause_of_all_sweeps_leases_get_one_more_term(
     """As after an outage of Redis: the owners must have the time to come back."""
     await submit(store)
     attempt = worker.take()
-    worker.ledger.sweep()
+    worker.store.sweep()
     await asyncio.sleep(1.2)
-    assert worker.ledger.sweep() == []
-    assert not worker.ledger.update(attempt).lost
+    assert worker.store.sweep() == []
+    assert not worker.store.update(attempt).lost
 
 
 async def test_a_job_taken_by_a_worker_that_died_before_its_claim_comes_back(
@@ -105,7 +105,7 @@ async def test_a_job_taken_by_a_worker_that_died_before_its_claim_comes_back(
     name = await submit(store)
     with redis.Redis.from_url(settings.redis) as client:
         client.blmove("rq:queue:convlens", "rq:queue:convlens:intermediate", 1)
-        worker.ledger.sweep()
+        worker.store.sweep()
         await sweep_until_overdue(worker)
         assert client.llen("rq:queue:convlens:intermediate") == 0
     assert worker.take().id == name.removeprefix("operations/")
@@ -119,7 +119,7 @@ async def test_a_job_that_no_worker_began_keeps_its_place_and_has_not_crashed(
     with redis.Redis.from_url(settings.redis) as client:
         for _ in range(3):
             client.blmove("rq:queue:convlens", "rq:queue:convlens:intermediate", 1)
-            worker.ledger.sweep()
+            worker.store.sweep()
             await sweep_until_overdue(worker)
     assert [(await store.get(name)).metadata.state for name in names] == [QUEUED, QUEUED]
     assert [f"operations/{worker.take().id}" for _ in names] == names
@@ -133,11 +133,11 @@ async def test_a_claim_after_the_sweep_leaves_one_job(
     id_ = name.removeprefix("operations/")
     with redis.Redis.from_url(settings.redis) as client:
         client.blmove("rq:queue:convlens", "rq:queue:convlens:intermediate", 1)
-        worker.ledger.sweep()
+        worker.store.sweep()
         await sweep_until_overdue(worker)
-        assert worker.ledger.claim(id_, "cpu") is not None
+        assert worker.store.claim(id_, "cpu") is not None
         assert client.llen("rq:queue:convlens") == 0
-        assert worker.ledger.claim(id_, "cpu") is None
+        assert worker.store.claim(id_, "cpu") is None
     assert await sweep_until_overdue(worker) == [id_]
 
 
@@ -146,11 +146,11 @@ async def test_sweeps_at_once_requeue_once(
 ) -> None:
     await submit(store)
     attempt = worker.take()
-    worker.ledger.sweep()
+    worker.store.sweep()
     swept: list[str] = []
     async with asyncio.timeout(5):
         while not swept:
-            rounds = await asyncio.gather(*(asyncio.to_thread(worker.ledger.sweep) for _ in range(8)))
+            rounds = await asyncio.gather(*(asyncio.to_thread(worker.store.sweep) for _ in range(8)))
             swept = [id_ for ids in rounds for id_ in ids]
             await asyncio.sleep(0.05)
     assert swept == [attempt.id]
@@ -161,11 +161,11 @@ async def test_sweeps_at_once_requeue_once(
 async def test_a_job_whose_workers_die_is_given_up(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
     for _ in range(2):
-        assert worker.ledger.requeue(worker.take(), crashed=True) is not None
-    worker.ledger.checkpoint(attempt := worker.take(), "a" * 64)
+        assert worker.store.requeue(worker.take(), crashed=True) is not None
+    worker.store.checkpoint(attempt := worker.take(), "a" * 64)
     for _ in range(3):
         assert (await store.get(name)).metadata.state == RUNNING
-        assert worker.ledger.requeue(attempt, crashed=True) is not None
+        assert worker.store.requeue(attempt, crashed=True) is not None
         if (await store.get(name)).metadata.state == QUEUED:
             attempt = worker.take()
     record = await store.get(name)
@@ -177,7 +177,7 @@ async def test_a_job_whose_workers_die_is_given_up(store: JobStore, worker: Work
 async def test_drains_do_not_count_as_crashes(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
     for _ in range(5):
-        assert worker.ledger.requeue(worker.take(), crashed=False) is not None
+        assert worker.store.requeue(worker.take(), crashed=False) is not None
     record = await store.get(name)
     assert (record.metadata.state, record.metadata.attempt) == (QUEUED, 5)
 
@@ -185,6 +185,6 @@ async def test_drains_do_not_count_as_crashes(store: JobStore, worker: WorkerByH
 async def test_two_checkpoints_are_kept(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
     attempt = worker.take()
-    dropped = [worker.ledger.checkpoint(attempt, digest) for digest in ("a", "b", "b", "c", "b")]
+    dropped = [worker.store.checkpoint(attempt, digest) for digest in ("a", "b", "b", "c", "b")]
     assert dropped == ["", "", "", "a", ""]
     assert (await store.get(name)).checkpoints == ("b", "c")

@@ -65,7 +65,7 @@ async def test_watchers_see_every_event_once_and_resume(store: JobStore, worker:
     watchers = [asyncio.create_task(collect(store, name)) for _ in range(5)]
     attempt = worker.take()
     for step in range(3):
-        worker.ledger.update(
+        worker.store.update(
             attempt, {"step": step + 1, "total_steps": 3, "losses": '{"x": 1.5}'}, preview=b"jpeg"
         )
         await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def collect(store: JobStore, name: str, after: str = "") -> list[tuple[str
 
 async def test_a_failure_ends_the_watch_with_its_error(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
-    worker.ledger.fail(worker.take(), InvalidArgument("octaves", field="deepdream.octaves"))
+    worker.store.fail(worker.take(), InvalidArgument("octaves", field="deepdream.octaves"))
     events = [event async for event in store.watch(name)]
     assert [error.code if error else None for _, _, error in events] == [None, None, 3]
     operation = to_operation(await store.get(name))

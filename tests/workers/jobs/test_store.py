@@ -90,7 +90,7 @@ async def test_lists_go_page_by_page_from_the_newest(store: JobStore) -> None:
     rest, token = await store.list(page_size=2, page_token=token)
     assert not token
     assert sorted(record.name for record in listed + rest) == sorted(names)
-    for text, found in {
+    for text, matching in {
         "state=CANCELLED": [names[1]],
         'technique="deepdream" AND state=JOB_STATE_CANCELLED': [names[1]],
         "technique=deepdream": names[::-1],
@@ -98,7 +98,7 @@ async def test_lists_go_page_by_page_from_the_newest(store: JobStore) -> None:
     }.items():
         asked = parse_filter(text)
         listed, _ = await store.list(state=asked.state, technique=asked.technique)
-        assert sorted(record.name for record in listed) == sorted(found), text
+        assert sorted(record.name for record in listed) == sorted(matching), text
     with pytest.raises(InvalidArgument, match="page_token"):
         await store.list(page_token="x")
     with pytest.raises(InvalidArgument, match="state=RUNNING"):

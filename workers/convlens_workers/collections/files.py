@@ -50,7 +50,7 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of some images.
+    """Features of n images, as `FeatureSet` says.
 
     Attributes:
         values: float32 (n, D).
@@ -87,34 +87,31 @@ class CollectionFiles:
 
     def put_image(self, collection: str, data: bytes) -> str:
         """Store an image's file; gives its SHA-256."""
-        return self._store.put(owned(self._owner, collection), "images", data)
+        return self._store.put(self._owned(collection), "images", data)
 
     def image(self, collection: str, digest: str) -> bytes:
-        """An image's file. Raises NotFound, DataLoss."""
-        return self._store.get(owned(self._owner, collection), "images", digest)
+        """The file of an image. Raises NotFound, DataLoss."""
+        return self._store.get(self._owned(collection), "images", digest)
 
     def put_shard(self, collection: str, images: Sequence[str]) -> str:
         """Store a list of images; gives its name."""
-        return self._store.put(owned(self._owner, collection), "shards", b"".join(map(bytes.fromhex, images)))
+        return self._store.put(self._owned(collection), "shards", b"".join(map(bytes.fromhex, images)))
 
     def shard(self, collection: str, name: str) -> list[str]:
         """The images of a shard. Raises NotFound, DataLoss."""
-        data = self._store.get(owned(self._owner, collection), "shards", name)
+        data = self._store.get(self._owned(collection), "shards", name)
         starts = range(0, len(data), DIGEST_BYTES)
         return [data[start : start + DIGEST_BYTES].hex() for start in starts]
 
     def put_features(self, collection: str, which: FeatureSet, shard: str, features: Features) -> None:
         """Store the features of a shard, unless they are there."""
-        tensors = {
-            "values": features.values,
-            "positions": features.positions,
-            "width": np.array([features.width], np.int32),
-        }
-        self._store.put_named(owned(self._owner, collection), f"features/{which.key}", shard, save(tensors))
+        tensors = {"values": features.values, "positions": features.positions}
+        tensors["width"] = np.array([features.width], np.int32)
+        self._store.put_named(self._owned(collection), f"features/{which.key}", shard, save(tensors))
 
     def features(self, collection: str, which: FeatureSet, shard: str) -> Features:
         """The features of a shard. Raises NotFound, DataLoss."""
-        data = self._store.get_named(owned(self._owner, collection), f"features/{which.key}", shard)
+        data = self._store.get_named(self._owned(collection), f"features/{which.key}", shard)
         try:
             tensors = load(data)
             return Features(tensors["values"], tensors["positions"], int(tensors["width"][0]))
@@ -123,19 +120,22 @@ class CollectionFiles:
 
     def finished(self, collection: str, which: FeatureSet) -> list[str]:
         """The shards that have features, in the order of their names."""
-        return self._store.names(owned(self._owner, collection), f"features/{which.key}")
+        return self._store.names(self._owned(collection), f"features/{which.key}")
 
     def claim(self, collection: str, sets: Sequence[FeatureSet], shard: str) -> bool:
-        """Whether nobody else computes these features; from now on somebody does."""
-        return self._store.put_named(owned(self._owner, collection), _claims(sets), shard, b"")
+        """Claim the computing of these features; False where another worker has claimed it."""
+        return self._store.put_named(self._owned(collection), _claims(sets), shard, b"")
 
     def release(self, collection: str, sets: Sequence[FeatureSet], shard: str) -> None:
-        """Nobody computes these features any more."""
-        self._store.drop(owned(self._owner, collection), _claims(sets), shard)
+        """Give the claim back."""
+        self._store.drop(self._owned(collection), _claims(sets), shard)
 
     def drop(self, collection: str) -> None:
-        """Remove everything of a collection."""
-        self._store.drop_all(owned(self._owner, collection))
+        """Remove all files of a collection."""
+        self._store.drop_all(self._owned(collection))
+
+    def _owned(self, collection: str) -> str:
+        return owned(self._owner, collection)
 
 
 def owned(owner: str, name: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from convlens.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
 from convlens.v1 import collection_pb2
 from convlens_workers.collections import scripts
 from convlens_workers.collections.files import owned
+from convlens_workers.jobs.queries import check_page_token
 from convlens_workers.jobs.redis_errors import redis_errors
 
 ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
@@ -39,7 +41,7 @@ class CollectionIndex:
         self._owner = owner
 
     async def create(self, id_: str) -> collection_pb2.Collection:
-        """A new, empty collection. Raises InvalidArgument, AlreadyExists."""
+        """Create an empty collection. Raises InvalidArgument, AlreadyExists."""
         if not ID.fullmatch(id_):
             raise InvalidArgument.of("id", id_, '1 to 64 lower-case letters, digits, "-" and "_"')
         if not await self._call("create", id_):
@@ -48,18 +50,18 @@ class CollectionIndex:
 
     async def get(self, id_: str) -> collection_pb2.Collection:
         """A collection; its feature sets are without their count of images."""
-        (found,) = await self._collections([id_])
-        if found is None:
-            raise NotFound(f"no collection {id_!r}")
+        (collection,) = await self._collections([id_])
+        if collection is None:
+            raise _unknown(id_)
         with redis_errors():
             sets = await self._redis.hgetall(f"{self._key(id_)}:features")
-        found.features.extend(collection_pb2.FeatureSet.FromString(sets[key]) for key in sorted(sets))
-        return found
+        collection.features.extend(collection_pb2.FeatureSet.FromString(sets[key]) for key in sorted(sets))
+        return collection
 
     async def delete(self, id_: str) -> None:
-        """Forget a collection; its files are another matter."""
+        """Remove a collection from the index; `CollectionFiles.drop` removes its files."""
         if not await self._call("delete", id_):
-            raise NotFound(f"no collection {id_!r}")
+            raise _unknown(id_)
 
     async def add(
         self, id_: str, image: collection_pb2.CollectionImage
@@ -83,7 +85,7 @@ class CollectionIndex:
                 case [b"known", known]:
                     return collection_pb2.CollectionImage.FromString(known), True
                 case [b"gone"]:
-                    raise NotFound(f"no collection {id_!r}")
+                    raise _unknown(id_)
                 case [b"full"]:
                     full = f"collection {id_!r} is full: it has {self._max_images} images"
                     raise ResourceExhausted(full, reason="COLLECTION_FULL")
@@ -94,8 +96,7 @@ class CollectionIndex:
         self, id_: str, page_size: int, page_token: str
     ) -> tuple[list[collection_pb2.CollectionImage], str]:
         """A page of images in the order in which they were added, and the next page's token."""
-        if page_token and not POSITION.fullmatch(page_token):
-            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
+        check_page_token(page_token, POSITION)
         start = int(page_token or 0)
         digests = await self.order(id_, start, start + page_size + 1)
         images = await self.images(id_, digests[:page_size])
@@ -109,7 +110,7 @@ class CollectionIndex:
                 pipe.lrange(f"{self._key(id_)}:order", start, -1 if stop is None else stop - 1)
                 exists, digests = await pipe.execute()
         if not exists:
-            raise NotFound(f"no collection {id_!r}")
+            raise _unknown(id_)
         return [digest.decode() for digest in digests]
 
     async def images(self, id_: str, digests: Sequence[str]) -> Mapping[str, collection_pb2.CollectionImage]:
@@ -128,36 +129,29 @@ class CollectionIndex:
         """The image called `name`. Raises NotFound."""
         with redis_errors():
             digest = await self._redis.hget(f"{self._key(id_)}:names", name)
-        found = await self.images(id_, [digest.decode()] if digest else [])
-        if not found:
+        images = await self.images(id_, [digest.decode()] if digest else [])
+        if not images:
             raise NotFound(f"collection {id_!r} has no image {name!r}, or does not exist")
-        return next(iter(found.values()))
+        return next(iter(images.values()))
 
     async def describe(self, id_: str, sets: Mapping[str, collection_pb2.FeatureSet]) -> None:
-        """Remember feature sets by their keys."""
-        flat = [
-            part for key, value in sets.items() for part in (key, value.SerializeToString(deterministic=True))
-        ]
-        if not await self._call("describe", id_, *flat):
-            raise NotFound(f"no collection {id_!r}")
+        """Add feature sets, by their keys, to what is known of a collection."""
+        pairs = ((key, value.SerializeToString(deterministic=True)) for key, value in sets.items())
+        if not await self._call("describe", id_, *chain.from_iterable(pairs)):
+            raise _unknown(id_)
 
     async def collections(
         self, page_size: int, page_token: str
     ) -> tuple[list[collection_pb2.Collection], str]:
         """A page of collections by id, without feature sets, and the next page's token."""
-        if page_token and not ID.fullmatch(page_token):
-            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
+        check_page_token(page_token, ID)
+        lowest, key = f"({page_token}" if page_token else "-", owned(self._owner, scripts.IDS)
         with redis_errors():
-            lowest = f"({page_token}" if page_token else "-"
-            ids = [
-                id_.decode()
-                for id_ in await self._redis.zrangebylex(
-                    owned(self._owner, scripts.IDS), lowest, "+", 0, page_size + 1
-                )
-            ]
-        found = await self._collections(ids[:page_size])
+            members = await self._redis.zrangebylex(key, lowest, "+", 0, page_size + 1)
+        ids = [member.decode() for member in members]
+        collections = await self._collections(ids[:page_size])
         token = ids[page_size - 1] if len(ids) > page_size else ""
-        return [collection for collection in found if collection is not None], token
+        return [collection for collection in collections if collection is not None], token
 
     async def _collections(self, ids: Sequence[str]) -> list[collection_pb2.Collection | None]:
         with redis_errors():
@@ -181,7 +175,11 @@ class CollectionIndex:
             )
 
 
+def _unknown(id_: str) -> NotFound:
+    return NotFound(f"no collection {id_!r}")
+
+
 def _collection(id_: str, created: bytes, size: bytes, images: int) -> collection_pb2.Collection:
-    found = collection_pb2.Collection(id=id_, images=images, total_bytes=int(size))
-    found.create_time.FromMilliseconds(int(created))
-    return found
+    collection = collection_pb2.Collection(id=id_, images=images, total_bytes=int(size))
+    collection.create_time.FromMilliseconds(int(created))
+    return collection

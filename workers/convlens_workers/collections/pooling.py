@@ -1,4 +1,4 @@
-"""How a layer's map becomes one vector."""
+"""Pools a layer's map into one vector for each image."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -65,7 +65,7 @@ class ArtifactStore:
         return data
 
     def get_named(self, owner: str, kind: str, name: str) -> bytes:
-        """The object, whatever its bytes. Raises NotFound."""
+        """The object of that name, its bytes unchecked. Raises NotFound."""
         key = self._key(owner, kind, name)
         with _errors(key):
             return bytes(obstore.get(self._store, key).bytes())
@@ -87,14 +87,14 @@ class ArtifactStore:
             stored = (await obstore.head_async(self._store, key))["size"]
         if stored != size:
             raise DataLoss(f"{key} has {stored} bytes instead of {size}")
-        found = hashlib.sha256()
+        read = hashlib.sha256()
         for start in range(offset, size, PIECE_BYTES):
             with _errors(key):
                 length = min(PIECE_BYTES, size - start)
                 piece = bytes(await obstore.get_range_async(self._store, key, start=start, length=length))
-            found.update(piece)
+            read.update(piece)
             yield piece
-        if offset == 0 and found.hexdigest() != digest:
+        if offset == 0 and read.hexdigest() != digest:
             raise DataLoss(f"{key} does not match its digest")
 
     def drop(self, owner: str, kind: str, digest: str) -> None:
@@ -102,7 +102,7 @@ class ArtifactStore:
         self._remove([self._key(owner, kind, digest)])
 
     def drop_all(self, owner: str) -> None:
-        """Remove everything of an owner."""
+        """Remove all objects of an owner."""
         self._remove([entry["path"] for entry in self._list(f"{self._top}/{owner}")])
 
     def idle(self, since: timedelta, now: datetime) -> Iterator[str]:
@@ -128,11 +128,8 @@ class ArtifactStore:
 
     def _remove(self, keys: list[str]) -> None:
         for key in keys:
-            with _errors(key):
-                try:
-                    obstore.delete(self._store, key)
-                except FileNotFoundError:
-                    continue
+            with _errors(key), suppress(FileNotFoundError):
+                obstore.delete(self._store, key)
 
 
 def _secrets(scheme: str) -> Any:

@@ -1,4 +1,4 @@
-"""Waking many watchers with one connection a process."""
+"""Wakes the watchers of jobs that have changed, however many, through one connection to Redis."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from convlens_workers.jobs.scripts import CHANGED
 
 
 class ChangeNotifier:
-    """Rings for each job that changes; one subscription serves all who listen.
+    """Sets the events of those who listen to a job whenever the job changes; one subscription serves all.
 
-    A ring says only "look again". One may get lost with the connection, so listeners also look now and then.
+    An event says only "read again". One may get lost with the connection, so listeners also read at times.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -40,7 +40,7 @@ class ChangeNotifier:
                 del self._listeners[operation_id]
 
     async def close(self) -> None:
-        """Stop listening to Redis."""
+        """End the subscription."""
         while self._task is not None and not self._task.done():
             self._task.cancel()  # More than once: a client that just times out swallows it.
             await asyncio.wait({self._task}, timeout=0.1)
@@ -50,17 +50,17 @@ class ChangeNotifier:
             with suppress(RedisError, OSError):
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(CHANGED)
-                    self._ring_all()
+                    self._notify_all()
                     while True:
-                        self._ring(await channel.get_message(ignore_subscribe_messages=True, timeout=5.0))
+                        self._notify(await channel.get_message(ignore_subscribe_messages=True, timeout=5.0))
             await asyncio.sleep(0.5)
 
-    def _ring(self, message: dict[str, Any] | None) -> None:
+    def _notify(self, message: dict[str, Any] | None) -> None:
         if message is not None:
             for event in self._listeners.get(message["data"].decode(), ()):
                 event.set()
 
-    def _ring_all(self) -> None:
+    def _notify_all(self) -> None:
         for events in self._listeners.values():
             for event in events:
                 event.set()

@@ -1,4 +1,4 @@
-"""Connections of a server to Redis."""
+"""Connects the job plane of a server to Redis."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 CONNECTIONS: Final = 16
-"""Of one client; thousands of calls share them."""
-PATIENCE: Final = 10.0
-"""Seconds that a call waits for one of them."""
-ANSWER: Final = 2.0
-"""Seconds that Redis may take."""
+"""Connections of one client, shared by thousands of calls."""
+POOL_TIMEOUT: Final = 10.0
+"""Seconds that a call waits for a free connection."""
+SOCKET_TIMEOUT: Final = 2.0
+"""Seconds that Redis may take to connect or to answer."""
 
 
 def connect(url: str) -> Any:
@@ -21,9 +21,9 @@ def connect(url: str) -> Any:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
-        timeout=PATIENCE,
-        socket_connect_timeout=ANSWER,
-        socket_timeout=ANSWER,
+        timeout=POOL_TIMEOUT,
+        socket_connect_timeout=SOCKET_TIMEOUT,
+        socket_timeout=SOCKET_TIMEOUT,
         retry=Retry(ExponentialBackoff(cap=0.25, base=0.02), 1),  # Pooled connections outlive a Redis.
     )
     return Redis.from_pool(pool)

@@ -52,7 +52,7 @@ class QueuedJob(Job):
 
 
 def run(operation_id: str) -> NoReturn:
-    """What a plain `rq worker` on this queue would call: it has no engine, and says so."""
+    """What a plain `rq worker` on this queue would call: it has no device process, and says so."""
     raise RuntimeError(f"operation {operation_id} needs a convlens-worker")
 
 

@@ -1,31 +1,42 @@
-"""Reading records and events out of Redis."""
+"""Reads records and events of jobs out of Redis."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from convlens.errors import NotFound
+from convlens.errors import InvalidArgument, NotFound
 from convlens.v1 import job_pb2
 from convlens_workers.jobs import scripts
 from convlens_workers.jobs.record import JobRecord
 from convlens_workers.jobs.redis_errors import redis_errors
 
 
+def check_page_token(token: str, form: re.Pattern[str]) -> None:
+    """Raise InvalidArgument unless a page token is empty or has the form that the list gives."""
+    if token and not form.fullmatch(token):
+        raise InvalidArgument.of("page_token", token, "the next_page_token of a page before")
+
+
 class Outlook(NamedTuple):
-    """Of a job that is about to be submitted."""
+    """What is known before a job is submitted."""
 
     payload: bytes | None
     """Digest of the payload that the id was used with, if it was."""
     waiting: int
-    """Jobs in the queue."""
+    """The number of jobs in the queue."""
     throughput: float
     """Multiply-adds a second of the queue's devices; 0 where no job has finished yet."""
 
 
+ENTRY: Final = re.compile(r"\d{13}-[0-9a-f]{32}")
+"""An entry of the index of all jobs: the time of its creation in ms, and its id."""
+
+
 class Queries:
-    """What can be asked of Redis about jobs, without changing any."""
+    """Reads what Redis holds of jobs, without changing any."""
 
     def __init__(self, redis: Any, queues: Sequence[str]) -> None:
         self._redis = redis

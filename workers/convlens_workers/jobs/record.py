@@ -51,14 +51,30 @@ _METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
     "bit_exact": lambda raw: raw == b"1",
 }
 
+# The same for the fields of `JobRecord` that clients do not see.
+_BESIDE: Final[dict[str, Callable[[bytes], Any]]] = {
+    "request": bytes.decode,
+    "result": job_pb2.JobResult.FromString,
+    "error": Status.FromString,
+    "token": bytes.decode,
+    "checkpoints": lambda raw: tuple(raw.decode().split()),
+    "ran": lambda raw: int(raw) / 1000,
+    "tenant": bytes.decode,
+    "trace": bytes.decode,
+}
+
+
+def _values(table: Mapping[str, Callable[[bytes], Any]], fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    return {name: read(fields[name.encode()]) for name, read in table.items() if name.encode() in fields}
+
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as Redis has it."""
+    """The record of a job, as it is kept in Redis."""
 
     id: str
     metadata: job_pb2.JobMetadata
-    request: str
+    request: str = ""
     """SHA-256 of the stored SubmitJobRequest."""
     result: job_pb2.JobResult | None = None
     error: Status | None = None
@@ -69,31 +85,15 @@ class JobRecord:
     ran: float = 0.0
     """Seconds that attempts before the running one took together."""
     tenant: str = ""
-    """Whose job it is."""
+    """Name of the tenant whose job it is; "" where there are no tenants."""
     trace: str = ""
     """W3C traceparent of the call that submitted it; "" where there was none."""
 
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         """The record of a Redis hash."""
-        values = {
-            name: read(fields[name.encode()])
-            for name, read in _METADATA.items()
-            if fields.get(name.encode(), b"") != b""
-        }
-        result, error = fields.get(b"result"), fields.get(b"error")
-        return cls(
-            id=operation_id,
-            metadata=job_pb2.JobMetadata(**values),
-            request=fields.get(b"request", b"").decode(),
-            result=job_pb2.JobResult.FromString(result) if result is not None else None,
-            error=Status.FromString(error) if error is not None else None,
-            token=fields.get(b"token", b"").decode(),
-            checkpoints=tuple(fields.get(b"checkpoints", b"").decode().split()),
-            ran=int(fields.get(b"ran", 0)) / 1000,
-            tenant=fields.get(b"tenant", b"").decode(),
-            trace=fields.get(b"trace", b"").decode(),
-        )
+        metadata = _values(_METADATA, {name: raw for name, raw in fields.items() if raw != b""})
+        return cls(operation_id, job_pb2.JobMetadata(**metadata), **_values(_BESIDE, fields))
 
     @property
     def name(self) -> str:
@@ -129,12 +129,12 @@ def operation_id(name: str) -> str:
 
 
 class Filter(NamedTuple):
-    """What a list asks for."""
+    """The state and the technique of the jobs that a list asks for."""
 
     state: int | None = None
-    """None for any."""
+    """A number of JobState; None for any."""
     technique: str = ""
-    """Empty for any."""
+    """Its name; "" for any."""
 
 
 def parse_filter(text: str) -> Filter:
@@ -143,16 +143,16 @@ def parse_filter(text: str) -> Filter:
     Raises:
         InvalidArgument: any other filter.
     """
-    found: dict[str, str] = {}
+    wanted: dict[str, str] = {}
     for term in re.split(r"\s+AND\s+", text.strip()) if text.strip() else ():
         match = re.fullmatch(r'(state|technique)\s*=\s*"?(\w+)"?', term)
-        if match is None or match[1] in found:
+        if match is None or match[1] in wanted:
             _refuse_filter(text)
-        found[match[1]] = match[2]
-    state = found.get("state", "").removeprefix("JOB_STATE_")
+        wanted[match[1]] = match[2]
+    state = wanted.get("state", "").removeprefix("JOB_STATE_")
     if state and not STATES.get(state):
         _refuse_filter(text)
-    return Filter(STATES[state] if state else None, found.get("technique", ""))
+    return Filter(STATES[state] if state else None, wanted.get("technique", ""))
 
 
 def _refuse_filter(text: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Redis's failures as errors of ours."""
+"""Turns the failures of Redis into errors of ConvLens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convlens.errors import ResourceExhausted, Unavailable
 
 RETRY_AFTER: Final = 2.0
 AWAY: Final = (Unavailable, ResourceExhausted)
-"""What `redis_errors` raises: it may be otherwise in a while."""
+"""What `redis_errors` raises: errors after which the same call may succeed in a while."""
 
 
 @contextmanager

@@ -244,11 +244,7 @@ def bind(redis: Any) -> dict[str, Any]:
     return {name: redis.register_script(_PRELUDE + body) for name, body in _SCRIPTS.items()}
 
 
-def context(settings: JobSettings) -> list[Any]:
-    """The arguments that come first in every call."""
-    return context_of(settings.queue, settings)
-
-
-def context_of(queue: str, settings: JobSettings) -> list[Any]:
-    """The same for another queue than the settings' own; a job that is known has its queue in its record."""
-    return [queue, settings.event_limit, settings.job_ttl * 1000, _GAVE_UP, _CANCELLED]
+def context(settings: JobSettings, queue: str = "") -> list[Any]:
+    """The arguments that come first in every call; `queue` counts where no record tells the job's."""
+    limits = (settings.event_limit, settings.job_ttl * 1000)
+    return [queue or settings.queue, *limits, _GAVE_UP, _CANCELLED]

@@ -1,4 +1,4 @@
-"""How queues stand, as a message and for Prometheus."""
+"""Lengths, counters and throughput of queues, as a message and for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GAUGES: Final = {
     "oldest_queued_seconds": "Age of the job that is next.",
 }
 EVENTS: Final = ("submitted", "succeeded", "failed", "cancelled", "retried", "drained", "given_up")
-"""They are told before the first time, so that Prometheus sees the first as an increase."""
+"""Counters that are exported as 0 from the start, so that Prometheus sees the first event as an increase."""
 
 
-def to_stats(found: list[Any], queue: str, priority: job_pb2.Priority.ValueType) -> job_pb2.QueueStats:
-    """What the script `stats` has found."""
-    queued, running, oldest, counters, throughput = found
+def to_stats(reply: list[Any], queue: str, priority: job_pb2.Priority.ValueType) -> job_pb2.QueueStats:
+    """The message that tells what the script `stats` has replied."""
+    queued, running, oldest, counters, throughput = reply
     return job_pb2.QueueStats(
         priority=priority,
         queue=queue,
@@ -46,7 +46,7 @@ class QueueCollector(Collector):
         self._ask = ask
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of a scrape."""
+        """The metrics, asked for at each scrape."""
         up = GaugeMetricFamily("convlens_redis_up", "Whether Redis answers.")
         try:
             queues = list(self._ask())

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.change_notifier import ChangeNotifier
 from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
-from convlens_workers.jobs.queries import Queries
+from convlens_workers.jobs.queries import ENTRY, Queries, check_page_token
 from convlens_workers.jobs.record import JobRecord, operation_id
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
@@ -38,7 +39,8 @@ from convlens_workers.jobs.stats import to_stats
 from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
-LOOK_AGAIN: Final = 5.0
+READ_AGAIN: Final = 5.0
+"""Seconds after which a watcher reads the record again, told of a change or not."""
 PAGE: Final = 50
 
 
@@ -50,13 +52,11 @@ class JobStore:
 
     def __init__(self, redis: Redis, artifacts: ArtifactStore, settings: JobSettings) -> None:
         self._redis: Any = redis
-        self._artifacts = artifacts
-        self._settings = settings
+        self._artifacts, self._settings = artifacts, settings
         self._queues = settings.queues()
         self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
-        self._context = scripts.context(settings)
-        self._bell = ChangeNotifier(redis)
+        self._changes = ChangeNotifier(redis)
         self._tenant = ""
 
     def of(self, tenant: str) -> JobStore:
@@ -71,8 +71,8 @@ class JobStore:
         return cls(connect(settings.redis), ArtifactStore(settings.artifacts_url()), settings)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._bell.close()
+        """End the subscription to changes, and close the connections to Redis."""
+        await self._changes.close()
         await self._redis.aclose()
 
     async def ping(self) -> None:
@@ -129,14 +129,11 @@ class JobStore:
         return self._own(await self._queries.record(operation_id(name)))
 
     async def stats(self) -> list[job_pb2.QueueStats]:
-        """How the queues stand."""
-        found = []
-        for priority, queue in self._queues.items():
-            context = scripts.context_of(queue, self._settings)
-            with redis_errors():
-                raw = await self._scripts["stats"](args=[*context, ""])
-            found.append(to_stats(raw, queue, priority))
-        return found
+        """Lengths, counters and throughput of the queues."""
+        return [
+            to_stats(await self._call("stats", "", queue=queue), queue, priority)
+            for priority, queue in self._queues.items()
+        ]
 
     async def list(
         self,
@@ -151,24 +148,23 @@ class JobStore:
         Raises:
             InvalidArgument: the page token is malformed.
         """
-        if page_token and not re.fullmatch(r"\d{13}-[0-9a-f]{32}", page_token):
-            raise InvalidArgument.of("page_token", page_token, "the next_page_token of a page before")
-        found: list[JobRecord] = []
+        check_page_token(page_token, ENTRY)
+        records: list[JobRecord] = []
         while True:
             page = await self._queries.page(page_token, page_size)
             for entry, record in page:
                 page_token = entry
-                if record is None or record.tenant != self._tenant:
-                    continue
-                if state not in (None, record.metadata.state):
-                    continue
-                if technique not in ("", record.metadata.technique):
-                    continue
-                found.append(record)
-                if len(found) == page_size:
-                    return found, page_token
+                if (
+                    record is not None
+                    and record.tenant == self._tenant
+                    and state in (None, record.metadata.state)
+                    and technique in ("", record.metadata.technique)
+                ):
+                    records.append(record)
+                if len(records) == page_size:
+                    return records, page_token
             if len(page) < page_size:
-                return found, ""
+                return records, ""
 
     async def cancel(self, name: str) -> None:
         """Ask for the end of a job: at once when it waits, within a second when it runs, no effect later.
@@ -178,16 +174,11 @@ class JobStore:
         Raises:
             NotFound: no such job.
         """
-        id_ = (await self.get(name)).id
-        dropped = await self._call("cancel", id_)
-        if dropped is None:
+        if not await self._cancel((await self.get(name)).id):
             raise NotFound(f"no operation {name!r}")
-        await self._drop(id_, dropped)
-        for part in count(1):  # Its helpers, as many as there are.
-            helper = self._id_of(helper_id(name, part))
-            if (dropped := await self._call("cancel", helper)) is None:
-                return
-            await self._drop(helper, dropped)
+        helpers = (self._id_of(helper_id(name, part)) for part in count(1))
+        while await self._cancel(next(helpers)):
+            pass
 
     async def delete(self, name: str) -> None:
         """Remove a finished job and its artifacts.
@@ -207,10 +198,10 @@ class JobStore:
     async def wait(self, name: str, timeout: float | None = None) -> JobRecord:
         """The job when it has finished, or as it is after `timeout` seconds."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        async with self._bell.listen(operation_id(name)) as changed:
+        async with self._changes.listen(operation_id(name)) as changed:
             # No timeout around it all: what redis waits for may swallow the cancellation, and wait on.
             while not (record := await self.get(name)).done and (left := until - time.monotonic()) > 0:
-                await _rings(changed, left)
+                await _changed(changed, left)
         return record
 
     async def watch(
@@ -228,7 +219,7 @@ class JobStore:
             raise OutOfRange.of("after_event_id", after_event_id, "an event_id of this stream, or empty")
         last = after_event_id or "0-0"
         id_ = operation_id(name)
-        async with self._bell.listen(id_) as changed:
+        async with self._changes.listen(id_) as changed:
             while True:
                 events, record = await self._queries.events(id_, last)
                 self._own(record)
@@ -240,7 +231,7 @@ class JobStore:
                 if record.done:
                     yield last, record.metadata, record.error
                     return
-                await _rings(changed)
+                await _changed(changed)
 
     async def read(
         self, name: str, artifact: str, offset: int = 0
@@ -265,6 +256,13 @@ class JobStore:
             raise OutOfRange.of("read_offset", offset, f"between 0 and {header.total_bytes}")
         return header, self._artifacts.read(record.id, header.sha256, header.total_bytes, offset)
 
+    async def _cancel(self, id_: str) -> bool:
+        """Whether there is such a job, which now ends."""
+        checkpoints = await self._call("cancel", id_)
+        for digest in (checkpoints or b"").decode().split():
+            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
+        return checkpoints is not None
+
     def _queue_of(self, priority: job_pb2.Priority.ValueType) -> str:
         queue = self._queues.get(priority or job_pb2.PRIORITY_NORMAL)
         if queue is None:
@@ -277,11 +275,8 @@ class JobStore:
     async def _enqueue(self, id_: str, queue: str, sent: str, fields: Mapping[str, Any]) -> bytes:
         rq = _flat(rq_fields(id_, queue))
         limits = (self._settings.queue_limit, self._tenant, self._settings.tenant_limit)
-        context = scripts.context_of(queue, self._settings)
-        with redis_errors():
-            outcome: bytes = await self._scripts["submit"](
-                args=[*context, id_, sent, *limits, len(rq), *rq, *_flat(fields)]
-            )
+        arguments = (id_, sent, *limits, len(rq), *rq, *_flat(fields))
+        outcome: bytes = await self._call("submit", *arguments, queue=queue)
         return outcome
 
     def _refuse(self, outcome: bytes, request_id: str) -> None:
@@ -297,6 +292,7 @@ class JobStore:
             raise AlreadyExists(used, field="request_id")
 
     def _own(self, record: JobRecord) -> JobRecord:
+        """The record, if it is of this tenant's job. Raises NotFound."""
         if record.tenant != self._tenant:
             raise NotFound(f"no operation {record.name!r}")
         return record
@@ -308,13 +304,10 @@ class JobStore:
         name = f"{self._tenant}\n{request_id}" if self._tenant else request_id
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
-    async def _drop(self, id_: str, checkpoints: bytes) -> None:
-        for digest in checkpoints.decode().split():
-            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
-
-    async def _call(self, script: str, *arguments: Any) -> Any:
+    async def _call(self, script: str, *arguments: Any, queue: str = "") -> Any:
+        context = scripts.context(self._settings, queue)
         with redis_errors():
-            return await self._scripts[script](args=[*self._context, *arguments])
+            return await self._scripts[script](args=[*context, *arguments])
 
 
 def helper_id(operation: str, part: int) -> str:
@@ -326,11 +319,9 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [part for pair in fields.items() for part in pair]
 
 
-async def _rings(changed: asyncio.Event, most: float = math.inf) -> None:
-    try:
-        async with asyncio.timeout(min(LOOK_AGAIN, most)):
+async def _changed(changed: asyncio.Event, most: float = math.inf) -> None:
+    """Wait for a change, for at most `most` seconds, and no longer than `READ_AGAIN`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(min(READ_AGAIN, most)):
             await changed.wait()
-    except TimeoutError:
-        return
-    finally:
-        changed.clear()
+    changed.clear()

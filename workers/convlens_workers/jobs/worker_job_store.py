@@ -75,26 +75,18 @@ class WorkerJobStore:
         if flat is None:
             return None
         record = JobRecord.from_fields(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
-        metadata = record.metadata
-        return Attempt(
-            id_,
-            token,
-            metadata.attempt,
-            record.request,
-            record.checkpoints,
-            record.ran,
-            technique=metadata.technique,
-            waited=(metadata.start_time.ToMilliseconds() - metadata.create_time.ToMilliseconds()) / 1000,
-            trace=record.trace,
-        )
+        metadata, request, checkpoints = record.metadata, record.request, record.checkpoints
+        waited = (metadata.start_time.ToMilliseconds() - metadata.create_time.ToMilliseconds()) / 1000
+        known = (metadata.technique, waited, record.trace)
+        return Attempt(id_, token, metadata.attempt, request, checkpoints, record.ran, *known)
 
     def update(
         self, attempt: Attempt, fields: Mapping[str, str | int] | None = None, preview: bytes = b""
     ) -> LeaseStatus:
         """Renew the lease; with `fields` of the metadata, write them and send an event."""
         flat = [part for pair in (fields or {}).items() for part in pair]
-        found = self._call("update", attempt.id, attempt.token, self._lease, preview, *flat)
-        return LeaseStatus(lost=found == -1, cancel_requested=found == 1)
+        outcome = self._call("update", attempt.id, attempt.token, self._lease, preview, *flat)
+        return LeaseStatus(lost=outcome == -1, cancel_requested=outcome == 1)
 
     def checkpoint(self, attempt: Attempt, digest: str) -> str | None:
         """Make a stored checkpoint the newest; gives the one to drop ("" none), None when lost."""
@@ -129,11 +121,11 @@ class WorkerJobStore:
         return [id_.decode() for id_ in self._call("sweep", "", self._lease, interval, MAX_CRASHES)]
 
     def stats(self) -> job_pb2.QueueStats:
-        """How this worker's queue stands."""
+        """Lengths, counters and throughput of this worker's queue."""
         return to_stats(self._call("stats", ""), self._queue, job_pb2.PRIORITY_UNSPECIFIED)
 
     def may_tidy(self) -> bool:
-        """True for one worker an hour."""
+        """Whether this worker is the one that tidies up in this hour."""
         with redis_errors():
             return bool(self._redis.set("convlens:tidied", "", nx=True, ex=TIDY_INTERVAL))
 
@@ -150,5 +142,5 @@ class WorkerJobStore:
             return self._scripts[script](args=[*self._context, *arguments])
 
 
-def _digests(found: bytes | None) -> list[str] | None:
-    return None if found is None else found.decode().split()
+def _digests(reply: bytes | None) -> list[str] | None:
+    return None if reply is None else reply.decode().split()

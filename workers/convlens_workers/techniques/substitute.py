@@ -138,7 +138,7 @@ class Training:
         images, _ = self.queries.upto(self.queries.end(self.number), held)
         seen = lit(placed(images[rows].to(held[VARIABLE]) / 255, rng, 15, 0.1, 0.1), rng, 0.05)
         rate = RATE * (1 + math.cos(math.pi * done / self.steps)) / 2
-        taught, loss = self.queries.pupil.taught(held, seen, held[ANSWERS][rows.to(seen.device)], rate)
+        taught, loss = self.queries.model.taught(held, seen, held[ANSWERS][rows.to(seen.device)], rate)
         after = held | taught | {ORDER: order, DONE: torch.tensor(done + 1)}
         if done + 1 == self.steps:
             after[AGREEMENT] = torch.cat([held[AGREEMENT], self.queries.agreement(after)[None]])

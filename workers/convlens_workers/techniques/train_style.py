@@ -57,7 +57,7 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
         raise FailedPrecondition("this worker has no model repository of its own to put the network in")
     training = Training(task)
     if (count := distributed_training.processes(task.params.batch, task.device)) > 1:
-        last = yield from distributed_training.follow(task, state, count)
+        last = yield from distributed_training.follow(Training, task, state, count)
         last = {name: value.to(task.device) for name, value in last.items()}
     else:
         last = yield from optimise([training], state, task.seed, task.device)

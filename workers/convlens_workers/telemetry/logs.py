@@ -23,9 +23,9 @@ FIELDS: Final = (
     *("request", "trace", "method", "code", "seconds", "phases", "tenant", "principal"),
     *("operation", "attempt", "incident", "resumed", "device", "queue", "why"),
 )
-"""What `extra` may hold; it stands beside the message."""
+"""Fields of `extra` that are written beside the message."""
 SAID: Final = frozenset(("method", "code", "seconds", "phases"))
-"""What text has in the message already."""
+"""Fields that the message of a call tells already, and lines of text do not repeat."""
 LONGEST: Final = 2_000
 LONGEST_TRACEBACK: Final = 16_000
 QUIET: Final = ("rq.worker", "opentelemetry.attributes")
@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
     """A record as one JSON object of ASCII characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as a line."""
         line: dict[str, Any] = {
             "time": _stamp(record),
             "level": record.levelname.lower(),
@@ -54,7 +54,7 @@ class TextFormatter(logging.Formatter):
     """A record as a line to read; the lines of a traceback are indented behind a bar."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and those of the traceback."""
+        """The record as a line, and below it the lines of its traceback."""
         said = f"{_stamp(record)} {record.levelname} {record.name} {printable(cut(record.getMessage()))}"
         for name, value in _fields(record):
             if name not in SAID and value != "":

@@ -75,11 +75,11 @@ def _start(service: str) -> Callable[[], None] | None:
     os.environ.setdefault("OTEL_SERVICE_NAME", service)
     provider = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
     for name in _exporters():
-        found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
-        if not found:
+        exporter = next(iter(entry_points(group="opentelemetry_traces_exporter", name=name)), None)
+        if exporter is None:
             log.warning("no traces: the exporter %r is not installed", name)
-        for each in found[:1]:
-            provider.add_span_processor(BatchSpanProcessor(each.load()()))
+        else:
+            provider.add_span_processor(BatchSpanProcessor(exporter.load()()))
     trace.set_tracer_provider(provider)
     return lambda: _within(LAST_WORDS, provider.shutdown)
 

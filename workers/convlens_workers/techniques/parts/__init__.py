@@ -1,1 +1,1 @@
-"""What techniques that change an image share: one loop, and small parts to put into it."""
+"""The parts that techniques share: one loop, its stages, losses, optimisers, attacks and data sets."""

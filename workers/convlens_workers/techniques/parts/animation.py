@@ -1,4 +1,4 @@
-"""Pictures that move."""
+"""Frames of a zoom, and the animated WebP that is made of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def zoomed(image: Tensor, factor: float) -> Tensor:
 
 
 def eight_bit(image: Tensor) -> Tensor:
-    """`image` in [0, 1] as UINT8."""
+    """`image` in [0, 1] rounded to UINT8 values 0 to 255."""
     return (image * 255).round().to(torch.uint8)
 
 

@@ -52,45 +52,37 @@ class Apgd:
         return {end: end - before for before, end in zip([0, *ends], ends, strict=False)}
 
     def begin(self, batch: EnsembleBatch, rng: torch.Generator) -> Points:
-        """A random point of the ball, and what there is to see: one pass."""
-        noise = self.ball.inside(rng, batch.images, self.epsilon)
-        found = (batch.images + noise).clamp(0, 1)
-        value, gradient, wrong = self._look(batch, found)
+        """A random point of the ball, at the cost of one pass."""
+        start = (batch.images + self.ball.inside(rng, batch.images, self.epsilon)).clamp(0, 1)
+        seen = self._probe(batch, start)
         return {
-            "found": found,
-            "wrong": wrong,
+            **seen,
+            **{best: seen[name] for best, name in BEST.items()},
             "passes": torch.ones_like(batch.labels),
-            "previous": found,
-            "value": value,
-            "gradient": gradient,
-            "best": found,
-            "best_value": value,
-            "best_gradient": gradient,
-            "eta": torch.full_like(value, 2 * self.epsilon),
+            "previous": start,
+            "eta": torch.full_like(seen["value"], 2 * self.epsilon),
             "rises": torch.zeros_like(batch.labels),
-            "mark": value,
-            "halved": torch.zeros_like(wrong),
+            "mark": seen["value"],
+            "halved": torch.zeros_like(seen["wrong"]),
         }
 
     def advance(self, batch: EnsembleBatch, points: Points, number: int, _: torch.Generator) -> Points:
-        """Step `number`, counted from 1: one pass."""
+        """Step `number`, counted from 1, at the cost of one pass."""
         here, last = points["found"], points["previous"]
         eta = points["eta"].view(-1, 1, 1, 1)
         ahead = self._moved(batch, here + eta * self.ball.direction(points["gradient"]))
         if number > 1:
             ahead = self._moved(batch, here + MOMENTUM * (ahead - here) + (1 - MOMENTUM) * (here - last))
-        value, gradient, wrong = self._look(batch, ahead)
-        found = {
+        seen = self._probe(batch, ahead)
+        better = seen["value"] > points["best_value"]
+        after = {
             **points,
-            "found": ahead,
+            **seen,
+            **{best: _where(better, seen[name], points[best]) for best, name in BEST.items()},
             "previous": here,
-            "value": value,
-            "gradient": gradient,
-            "wrong": wrong,
-            "rises": points["rises"] + (value > points["value"]),
+            "rises": points["rises"] + (seen["value"] > points["value"]),
         }
-        found |= _chosen(value > points["best_value"], found, points, BEST)
-        return self._checked(found, self.checkpoints[number]) if number in self.checkpoints else found
+        return self._checked(after, self.checkpoints[number]) if number in self.checkpoints else after
 
     def _checked(self, points: Points, window: int) -> Points:
         """The points after a checkpoint; those that are wrong already stay where they are."""
@@ -109,8 +101,8 @@ class Apgd:
     def _moved(self, batch: EnsembleBatch, to: Tensor) -> Tensor:
         return moved(batch.images, to, self.ball, self.epsilon)
 
-    def _look(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective, its gradient, and whether the network is wrong."""
+    def _probe(self, batch: EnsembleBatch, images: Tensor) -> Points:
+        """The points at `images`: the objective, its gradient, and whether the network is wrong."""
         wrong = []
 
         def objective(some: Tensor, which: slice) -> Tensor:
@@ -119,10 +111,11 @@ class Apgd:
             return self.objective(scores, part)
 
         value, gradient = gradients(images, objective)
-        return value, gradient, torch.cat(wrong)
+        return {"found": images, "value": value, "gradient": gradient, "wrong": torch.cat(wrong)}
 
 
 BEST: Final = {"best": "found", "best_value": "value", "best_gradient": "gradient"}
+"""What the best point so far is kept under, and what is kept of it."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -131,16 +124,16 @@ def checkpoints(steps: int) -> list[int]:
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    found, share, gap = [], 22, 22  # In hundredths, which are exact.
+    ends, share, gap = set(), 22, 22  # In hundredths, which are exact.
     while share <= 100:
-        found.append(-(-share * steps // 100))
+        ends.add(-(-share * steps // 100))
         gap = max(gap - 3, 6)
         share += gap
-    return sorted(set(found))
+    return sorted(ends)
 
 
 def away(log_probabilities: Tensor, batch: EnsembleBatch) -> Tensor:
-    """Cross entropy of the labels."""
+    """The untargeted objective: the cross entropy of the labels, (n)."""
     return cross_entropy(log_probabilities, batch.labels)
 
 
@@ -160,11 +153,6 @@ def towards(rival: int) -> Objective:
         return (target - label) / (ranked[:, 0] - ranked[:, 2:].mean(1) + 1e-12)
 
     return ratio
-
-
-def _chosen(where: Tensor, new: Points, old: Points, names: dict[str, str]) -> Points:
-    """For each name: what `new` has under the name that it stands for, or what `old` has under its own."""
-    return {name: _where(where, new[source], old[name]) for name, source in names.items()}
 
 
 def _where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -69,14 +69,14 @@ def gradients(images: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     True
     """
     values: list[Tensor] = []
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for part in groups(images):
         some = images[part].detach().requires_grad_()
         with torch.enable_grad():
             value = loss(some, part)
-            found.extend(torch.autograd.grad(value.sum(), some))
+            parts.extend(torch.autograd.grad(value.sum(), some))
         values.append(value.detach())
-    return torch.cat(values), torch.cat(found)
+    return torch.cat(values), torch.cat(parts)
 
 
 def loss_gradients(classify: Classifier, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,10 +122,8 @@ def certified(
     """A certificate an image. `queries` as in `certify`; those that certifying takes are not among them."""
 
     def numbers(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = (
-            probabilities(classify, torch.tensor(images, device=original.device)).cpu().numpy()
-        )
-        return found
+        values = probabilities(classify, torch.tensor(images, device=original.device))
+        return values.cpu().numpy()
 
     pictures = original.cpu().numpy()
     return certify(

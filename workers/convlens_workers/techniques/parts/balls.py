@@ -9,55 +9,56 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import attack_pb2
+from convlens_workers.techniques.parts.pixels import symmetric
 
 TINY: Final = 1e-12
 
 
 class Ball(Protocol):
-    """A norm, as attacks need it."""
+    """A ball of one norm, with the three operations that attacks need."""
 
     epsilon: float
-    """Its usual radius."""
+    """The usual radius, in units of pixel values in [0, 1]."""
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The step of length 1 that raises a loss with this gradient most."""
 
     def project(self, delta: Tensor, epsilon: float) -> Tensor:
-        """The nearest point of the ball."""
+        """The point of the ball that is nearest to `delta`."""
 
     def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
         """Points of the ball, uniformly distributed over it."""
 
 
 class Linf:
-    """|delta| <= epsilon in every pixel value."""
+    """The L-infinity ball: |delta| <= epsilon in every pixel value."""
 
     epsilon = 8 / 255
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """sign(g)."""
+        """The sign of the gradient, sign(g)."""
         return gradient.sign()
 
     def project(self, delta: Tensor, epsilon: float) -> Tensor:
-        """Clipped value by value."""
+        """`delta` clipped to [-epsilon, epsilon] value by value."""
         return delta.clamp(-epsilon, epsilon)
 
     def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
-        """Each value uniform in [-epsilon, epsilon)."""
-        return (torch.rand(like.shape, generator=rng) * 2 - 1).to(like) * epsilon
+        """Changes whose values are each uniform in [-epsilon, epsilon)."""
+        return symmetric(rng, *like.shape).to(like) * epsilon
 
 
 class L2:
-    """||delta||_2 <= epsilon over all pixel values of an image."""
+    """The L2 ball: ||delta||_2 <= epsilon over all pixel values of an image."""
 
     epsilon = 0.5
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """g / ||g||."""
+        """The gradient over its length, g / ||g||."""
         return gradient / length(gradient).clamp_min(TINY)
 
     def project(self, delta: Tensor, epsilon: float) -> Tensor:
-        """Shortened to epsilon where longer."""
+        """`delta`, shortened to a length of epsilon where it is longer."""
         return delta * (epsilon / length(delta).clamp_min(TINY)).clamp_max(1)
 
     def inside(self, rng: torch.Generator, like: Tensor, epsilon: float) -> Tensor:
@@ -80,5 +81,5 @@ def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:
 
 def length(values: Tensor) -> Tensor:
     """Euclidean length of each image's values, (N, 1, 1, 1)."""
-    found: Tensor = torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True)
-    return found
+    lengths: Tensor = torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True)
+    return lengths

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.parts.loop import generator
-from convlens_workers.techniques.parts.pixels import Size
+from convlens_workers.techniques.parts.pixels import Size, symmetric
 
 GREY: Final = 0.5
 CORNERS: Final = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
-"""Of a picture, clockwise from the upper left."""
+"""The corners of a picture, clockwise from the upper left."""
 
 
 def poses(
@@ -36,11 +36,9 @@ def poses(
         ranges: what rotation, scale and perspective are drawn from.
         angle: degrees, for all, instead of a random rotation.
     """
-    degrees = (
-        ranges.rotation * _symmetric(rng, count) if angle is None else torch.full((count,), float(angle))
-    )
-    scale = 1 + ranges.scale * _symmetric(rng, count)
-    shifts = ranges.perspective * _symmetric(rng, count, 4, 2)
+    degrees = ranges.rotation * symmetric(rng, count) if angle is None else torch.full((count,), float(angle))
+    scale = 1 + ranges.scale * symmetric(rng, count)
+    shifts = ranges.perspective * symmetric(rng, count, 4, 2)
     return turned(degrees, scale, size) @ tilted(shifts)
 
 
@@ -59,12 +57,12 @@ def tilted(shifts: Tensor) -> Tensor:
     h11 x + h12 y + h13 - u (h31 x + h32 y) = u, and so for v.
     """
     corners = torch.tensor(CORNERS, dtype=torch.float64).expand(len(shifts), 4, 2)
-    found = corners + 2 * shifts.double()
+    moved = corners + 2 * shifts.double()
     ones, zeros = torch.ones(len(shifts), 4, 1), torch.zeros(len(shifts), 4, 3)
     points = torch.cat([corners, ones], 2)
-    across = torch.cat([points, zeros, -found[..., :1] * corners], 2)
-    down = torch.cat([zeros, points, -found[..., 1:] * corners], 2)
-    values = torch.cat([found[..., :1], found[..., 1:]], 1)
+    across = torch.cat([points, zeros, -moved[..., :1] * corners], 2)
+    down = torch.cat([zeros, points, -moved[..., 1:] * corners], 2)
+    values = torch.cat([moved[..., :1], moved[..., 1:]], 1)
     solved = torch.linalg.solve(torch.cat([across, down], 1), values)[..., 0]
     return torch.cat([solved, torch.ones(len(shifts), 1)], 1).view(-1, 3, 3).to(shifts.dtype)
 
@@ -92,8 +90,8 @@ def seen(images: Tensor, pose: Tensor, size: Size | None = None, *, around: floa
     pose = pose.to(images)
     y, x = ((2 * torch.arange(n).to(pose) + 1) / n - 1 for n in (height, width))
     places = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width).to(pose)], -1)
-    found = places.view(-1, 3) @ pose.mT
-    grid = (found[..., :2] / found[..., 2:]).view(-1, height, width, 2)
+    projected = places.view(-1, 3) @ pose.mT
+    grid = (projected[..., :2] / projected[..., 2:]).view(-1, height, width, 2)
     return F.grid_sample((images - around).expand(len(pose), -1, -1, -1), grid, align_corners=False) + around
 
 
@@ -114,8 +112,8 @@ class Light:
 
 def light(ranges: adversarial_pb2.Transforms, count: int, size: Size, rng: torch.Generator) -> Light:
     """Random light for `count` pictures of `size`; the noise of each has its own standard deviation."""
-    contrast = 1 + ranges.contrast * _symmetric(rng, count, 1, 1, 1)
-    brightness = ranges.brightness * _symmetric(rng, count, 1, 1, 1)
+    contrast = 1 + ranges.contrast * symmetric(rng, count, 1, 1, 1)
+    brightness = ranges.brightness * symmetric(rng, count, 1, 1, 1)
     deviation = ranges.noise * torch.rand(count, 1, 1, 1, generator=rng)
     return Light(contrast, brightness, deviation * torch.randn(count, 3, *size, generator=rng))
 
@@ -129,8 +127,3 @@ def held_out(seed: int, number: int) -> torch.Generator:
     """A generator for what a job of `seed` is judged by, unlike the one that its steps draw from."""
     digest = hashlib.sha256(f"held out {seed} {number}".encode()).digest()
     return generator(int.from_bytes(digest[:4], "little"))
-
-
-def _symmetric(rng: torch.Generator, *shape: int) -> Tensor:
-    """Uniform in [-1, 1)."""
-    return torch.rand(*shape, generator=rng) * 2 - 1

@@ -1,4 +1,4 @@
-"""Colours of one picture for another."""
+"""Gives a picture the colours, or the luminance, of another one."""
 
 from __future__ import annotations
 

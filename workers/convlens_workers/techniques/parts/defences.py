@@ -1,4 +1,4 @@
-"""What is done to pictures before the model sees them, in the hope that no attack survives it.
+"""Defences: transformations of pictures before the model sees them, meant to undo attacks.
 
 Guo, Rana, Cisse, van der Maaten: Countering adversarial images using input transformations (2018),
 arXiv:1711.00117.
@@ -19,7 +19,7 @@ from convlens_workers.techniques.parts.attacks import groups
 Defend = Callable[[Tensor], Tensor]
 """Pictures (N, 3, H, W) in [0, 1] to pictures of that shape, without a graph."""
 ITERATIONS: Final = 50
-"""Of Chambolle's algorithm; at weight 0.1 within a grey level of the limit; scikit-image stops at 1.2."""
+"""Iterations of Chambolle's algorithm; at weight 0.1 within a grey level of the limit (scikit-image: 1.2)."""
 
 
 def defence(message: adversarial_pb2.Defence) -> Defend:
@@ -56,13 +56,13 @@ def total_variation(images: Tensor, weight: float, iterations: int = ITERATIONS)
     at every step: on the device, for the whole batch, with as many iterations whatever the picture.
     """
     field = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
-    found = images
+    smoothed = images
     for _ in range(iterations):
-        gradient = _gradient(found)
+        gradient = _gradient(smoothed)
         size = gradient.square().sum(0).sqrt()
         field = (field - gradient / 4) / (1 + size / (4 * weight))
-        found = images - _divergence(field)
-    return found.clamp(0, 1)
+        smoothed = images - _divergence(field)
+    return smoothed.clamp(0, 1)
 
 
 def _gradient(images: Tensor) -> Tensor:
@@ -76,10 +76,10 @@ def _gradient(images: Tensor) -> Tensor:
 def _divergence(field: Tensor) -> Tensor:
     """Minus the adjoint of `_gradient`, for a field that is 0 at the far edges."""
     down, across = field.unbind()
-    found = down + across
-    found[:, :, 1:] -= down[:, :, :-1]
-    found[:, :, :, 1:] -= across[:, :, :, :-1]
-    return found
+    total = down + across
+    total[:, :, 1:] -= down[:, :, :-1]
+    total[:, :, :, 1:] -= across[:, :, :, :-1]
+    return total
 
 
 DEFENCES: Final[Mapping[str, Callable[[Tensor, Any], Tensor]]] = {

@@ -11,100 +11,73 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from torch import Tensor
 
 from convlens.errors import from_status
 from convlens.v1 import model_pb2
 from convlens_models.repository import ModelRepository
+from convlens_workers import distributed_training_process
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks
-from convlens_workers.techniques.base import Host, State, Step, Task
-
-MODULE: Final = "convlens_workers.distributed_training_process"
-
-
-@dataclass(frozen=True)
-class TrainingStep:
-    """A step, and what PyTorch said of operations that may give other bytes each time."""
-
-    step: Step
-    inexact: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Instead of a step: what went wrong, a serialised google.rpc.Status."""
-
-    status: bytes
+from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.parts import ranks
+from convlens_workers.techniques.parts.loop import Stage, optimise
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """All that another process needs to take part in a task.
+    """All that another process needs to take part in a task; it is handed over as a pickle.
 
     Attributes:
-        kind: type of the task's parameters, which are in `params`.
+        stage: makes the training from the task; a class, which the pickle holds by its name.
+        task: without its network, its collections and its host's networks, which are of this process; its
+            images are on the CPU.
         root: folder of the model repository.
-        artifacts: URL of the artifact store.
         state: to go on from.
     """
 
-    kind: type[Message]
-    params: bytes
-    model: bytes
+    stage: Callable[[Task[Any]], Stage]
+    task: Task[Any]
     root: Path | None
-    artifacts: str
-    folders: Mapping[str, Path]
-    images: Mapping[str, Tensor]
-    seed: int
-    device: str
     state: State | None
 
     @classmethod
-    def of(cls, task: Task[Any], state: State | None) -> TrainingSpec:
-        """Those of `task`."""
-        model = model_pb2.ModelRef(name=task.manifest.name, version=task.manifest.version)
+    def of(cls, stage: Callable[[Task[Any]], Stage], task: Task[Any], state: State | None) -> TrainingSpec:
+        """The spec of the training that `stage` makes from `task`, from `state` on."""
+        absent: Any = None
         images = {name: image.cpu() for name, image in task.images.items()}
-        host = task.host
-        return cls(
-            type(task.params),
-            task.params.SerializeToString(),
-            model.SerializeToString(),
-            host.networks.repository.root,
-            host.artifacts,
-            dict(host.folders),
-            images,
-            task.seed,
-            task.device.type,
-            state,
-        )
+        host = replace(task.host, networks=absent)
+        sent = replace(task, network=absent, images=images, collections=absent, host=host)
+        return cls(stage, sent, task.host.networks.repository.root, state)
 
-    def task(self, device: torch.device) -> Task[Any]:
-        """The task again, on `device`."""
-        networks = Networks(ModelRepository(self.root), device, limit=1)
-        network, manifest = networks.get(model_pb2.ModelRef.FromString(self.model))
-        return Task(
-            self.kind.FromString(self.params),
-            network,
-            manifest,
-            {name: image.to(device) for name, image in self.images.items()},
-            self.seed,
-            device,
-            CollectionFiles(self.artifacts or "memory:///"),
-            Host(networks, folders=self.folders, artifacts=self.artifacts),
-        )
+    @property
+    def device(self) -> str:
+        """The type of the devices that the processes are to take, "cpu" or "cuda"."""
+        return self.task.device.type
+
+    def steps(self, device: torch.device) -> Iterator[Step]:
+        """Take part in the training on `device`; the steps of the first process come on the CPU."""
+        for step in optimise([self.stage(self._here(device))], self.state, self.task.seed, device):
+            yield _on_cpu(step) if ranks.rank() == 0 else step
+
+    def _here(self, device: torch.device) -> Task[Any]:
+        """The task in this process."""
+        networks, manifest = Networks(ModelRepository(self.root), device, limit=1), self.task.manifest
+        network, _ = networks.get(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
+        images = {name: image.to(device) for name, image in self.task.images.items()}
+        files = CollectionFiles(self.task.host.artifacts or "memory:///")
+        host = replace(self.task.host, networks=networks)
+        return replace(self.task, network=network, images=images, device=device, collections=files, host=host)
 
 
 def processes(batch: int, device: torch.device) -> int:
-    """How many shall share a batch: as many as there are GPUs, but each has as much to do as the others.
+    """How many processes shall share a batch: one for each GPU, but each has as much to do as the others.
 
     A worker that was told to take another GPU than the first has that one alone.
     """
@@ -113,41 +86,45 @@ def processes(batch: int, device: torch.device) -> int:
     return max(number for number in range(1, max(1, devices) + 1) if batch % number == 0)
 
 
-def follow(task: Task[Any], state: State | None, count: int) -> Generator[Step, None, State]:
-    """The steps that `count` processes take together; returns the last state, on the CPU.
+def follow(
+    stage: Callable[[Task[Any]], Stage], task: Task[Any], state: State | None, count: int
+) -> Generator[Step, None, State]:
+    """The steps of `stage` that `count` processes take together; returns the last state, on the CPU.
 
     Raises:
         ConvLensError: what the technique raised there.
         RuntimeError: a process ended otherwise; what it wrote to stderr says why.
     """
-    with tempfile.TemporaryDirectory(prefix="convlens-crew-") as folder:
-        orders = Path(folder) / "orders"
-        orders.write_bytes(pickle.dumps(TrainingSpec.of(task, state)))
-        torchrun = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={count}",
-        ]
-        crew = subprocess.Popen([*torchrun, "-m", MODULE, str(orders)], stdout=subprocess.PIPE)
-        assert crew.stdout is not None
+    with tempfile.TemporaryDirectory(prefix="convlens-training-") as folder:
+        spec = Path(folder) / "spec"
+        spec.write_bytes(pickle.dumps(TrainingSpec.of(stage, task, state)))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command += ["-m", distributed_training_process.__name__, str(spec)]
+        torchrun = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert torchrun.stdout is not None
         try:
             while True:
                 try:
-                    said = pickle.load(crew.stdout)
+                    report = pickle.load(torchrun.stdout)
                 except EOFError:
                     break
-                if isinstance(said, Failure):
-                    raise from_status(Status.FromString(said.status))
-                for text in said.inexact:
+                if isinstance(report, bytes):
+                    raise from_status(Status.FromString(report))
+                step, inexact = report
+                for text in inexact:
                     warnings.warn(text, stacklevel=1)
-                state = said.step.state
-                yield said.step
-            if (code := crew.wait()) != 0 or state is None:
+                state = step.state
+                yield step
+            if (code := torchrun.wait()) != 0 or state is None:
                 raise RuntimeError(f"the training's processes ended with exit code {code}")
             return state
         finally:
-            crew.kill()  # Its own processes die with it.
-            crew.stdout.close()
-            crew.wait()
+            torchrun.kill()  # Its own processes die with it.
+            torchrun.stdout.close()
+            torchrun.wait()
+
+
+def _on_cpu(step: Step) -> Step:
+    losses = {name: value.cpu() for name, value in step.losses.items()}
+    state = {name: value.cpu() for name, value in step.state.items()}
+    return replace(step, losses=losses, image=step.image.cpu(), state=state)

@@ -1,4 +1,4 @@
-"""Images under the attacks of an ensemble."""
+"""What the attacks of an ensemble have in common: their batch, their points, their steps."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class EnsembleBatch:
 
 
 class Attack(Protocol):
-    """One attack, which takes `steps` steps after its beginning."""
+    """One attack of an ensemble, step by step."""
 
     @property
     def name(self) -> str:
-        """As the report calls it."""
+        """What the report calls it."""
 
     @property
     def steps(self) -> int:
-        """How many."""
+        """The number of steps after its beginning."""
 
     def begin(self, batch: EnsembleBatch, rng: torch.Generator) -> Points:
-        """Where it starts."""
+        """The points from which the attack sets out."""
 
     def advance(self, batch: EnsembleBatch, points: Points, number: int, rng: torch.Generator) -> Points:
         """Step `number`, counted from 1, from the points after the step before; those it changes are new."""

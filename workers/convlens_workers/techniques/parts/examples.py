@@ -1,4 +1,4 @@
-"""Images of a collection that excite what a picture was made for, as they are shown beside it."""
+"""Dataset examples: images of a collection that excite the target of a feature visualisation."""
 
 from __future__ import annotations
 

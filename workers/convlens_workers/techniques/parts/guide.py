@@ -1,4 +1,4 @@
-"""Features to be grown along: those of another picture."""
+"""Guided DeepDream: features grow along those of another picture, the guide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 BLOCK: Final = 1 << 22
-"""Inner products that are held at once."""
+"""The number of inner products that are held in memory at once."""
 
 
 def guided(features: Tensor, guide: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Pictures to learn from: a folder's, or a collection's; each is read when it is drawn."""
+"""Data sets of images to learn from, a folder's or a collection's; each image is read when it is drawn."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,27 +25,31 @@ WHERE: Final = 3
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class ImageDataset:
-    """Pictures by number. One that cannot be read is told of once, and the next one takes its place.
+    """Pictures by number. One that cannot be read is logged once, and the next one takes its place.
 
-    Args:
+    Attributes:
         names: of all of them, for messages.
         read: gives the file of one.
+        what: the name of the data set, for messages.
+        bad: the names of those that could not be read.
 
     Raises:
         FailedPrecondition: there are no pictures; the same later, where none can be read.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], bytes], what: str) -> None:
-        if not names:
-            raise FailedPrecondition(f"{what} has no pictures to learn from")
-        self._names = names
-        self._read = read
-        self._what = what
-        self._bad: set[int] = set()
+    names: Sequence[str]
+    read: Callable[[str], bytes]
+    what: str
+    bad: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise FailedPrecondition(f"{self.what} has no pictures to learn from")
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def crop(self, number: int, side: int, where: Sequence[float]) -> Tensor:
         """A square of picture `number`, (3, side, side) in [0, 1].
@@ -58,32 +63,32 @@ class ImageDataset:
         low = min(side, short)
         size = low + int(where[0] * (short - low + 1))
         top, left = int(where[1] * (height - size + 1)), int(where[2] * (width - size + 1))
-        return _tensor(_scaled(pixels[top : top + size, left : left + size], side, side))
+        return _scaled(pixels[top : top + size, left : left + size], side, side)
 
     def picture(self, number: int, longest: int) -> Tensor:
         """The whole picture, (3, H, W) in [0, 1], its longer side at most `longest`."""
         pixels = self._pixels(number)
         height, width = pixels.shape[:2]
         ratio = min(1.0, longest / max(height, width))
-        return _tensor(_scaled(pixels, max(1, round(height * ratio)), max(1, round(width * ratio))))
+        return _scaled(pixels, max(1, round(height * ratio)), max(1, round(width * ratio)))
 
     def _pixels(self, number: int) -> NDArray[np.uint8]:
         for place in range(number, number + len(self)):
-            found = place % len(self)
-            if found in self._bad:
+            name = self.names[place % len(self)]
+            if name in self.bad:
                 continue
             try:
-                return wire.decode_image(self._read(self._names[found]), self._names[found])
+                return wire.decode_image(self.read(name), name)
             except (InvalidArgument, OSError) as error:
-                log.warning("%s is left out: %s", self._names[found], error)
-                self._bad.add(found)
-        raise FailedPrecondition(f"{self._what} has no picture that can be read, of {len(self)}")
+                log.warning("%s is left out: %s", name, error)
+                self.bad.add(name)
+        raise FailedPrecondition(f"{self.what} has no picture that can be read, of {len(self)}")
 
 
 def folder_dataset(folder: Path, name: str) -> ImageDataset:
     """The pictures in `folder` and all below it, in the order of their paths."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [str(path.relative_to(folder)) for path in found]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = [str(path.relative_to(folder)) for path in paths]
     return ImageDataset(names, lambda path: (folder / path).read_bytes(), f"folder {name!r}")
 
 
@@ -93,11 +98,8 @@ def collection_dataset(files: CollectionFiles, collection: str, shards: Sequence
     return ImageDataset(names, lambda image: files.image(collection, image), f"collection {collection!r}")
 
 
-def _scaled(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def _scaled(pixels: NDArray[np.uint8], height: int, width: int) -> Tensor:
+    """The pixels (H, W, 3), bilinear where the size is another one, as (3, height, width) in [0, 1]."""
+    if pixels.shape[:2] != (height, width):
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255))

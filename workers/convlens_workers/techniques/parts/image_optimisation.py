@@ -1,4 +1,4 @@
-"""Pixels brought, scale by scale, to where the features of a network are as they should be."""
+"""Optimises the pixels of an image, scale by scale, so that losses on features of a network get small."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AVERAGE, REST, DECAY = "average", "rest", 0.99
 
 @dataclass(frozen=True)
 class ImageOptimisation:
-    """A scale: a stage of the loop.
+    """A stage of the loop that optimises the image at one scale.
 
     Attributes:
         size: of the picture, height and width.
@@ -50,22 +50,22 @@ class ImageOptimisation:
 
     @cached_property
     def parts(self) -> Sequence[Part]:
-        """The losses."""
+        """The losses at this scale, made when first needed."""
         with torch.no_grad():
             return self.make_parts()
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """The picture, from the scale before."""
+        """The picture of the scale before, brought to this size."""
         if not last:
             return {VARIABLE: self.begin(self.size, rng)}
         return {VARIABLE: F.interpolate(self.picture(last), self.size, mode="bicubic").clamp(0, 1)}
 
     def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
-        """A step of the optimiser."""
+        """The state after a step of the optimiser."""
         return self.optimiser.step(held, self.evaluate)
 
     def evaluate(self, image: Tensor) -> tuple[Tensor, Losses]:
-        """The sum of the losses, and each of them."""
+        """The weighted sum of the losses for an image, and each of them by name."""
         layers = dict.fromkeys(part.layer for part in self.parts if part.layer != PIXELS)
         values = features(self.network, image, layers, self.frame)
         return total(self.parts, {PIXELS: image, **values})
@@ -80,22 +80,18 @@ class AveragedImageOptimisation(ImageOptimisation):
     """With Adam, within [0, 1], its moments carried from scale to scale; the picture is a moving average."""
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """The average, and the moments, at the new size."""
-        image = (
-            F.interpolate(self.picture(last), self.size, mode="bicubic").clamp(0, 1)
-            if last
-            else self.begin(self.size, rng)
-        )
+        """The picture of the scale before, with Adam's moments, at this size."""
+        image = super().start(last, rng)[VARIABLE]
         memory = {
             name: self._enlarged(name, value) for name, value in last.items() if name.startswith(MEMORY)
         }
         return {VARIABLE: image, **memory, **self._average(torch.zeros_like(image), torch.ones(()), image)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
-        """A step of the optimiser, and of the average."""
-        found, losses = super().advance(held, rng)
-        image = found[VARIABLE].clamp(0, 1)
-        return {**found, VARIABLE: image, **self._average(held[AVERAGE], held[REST], image)}, losses
+        """The state after a step of the optimiser, with the average moved on."""
+        after, losses = super().advance(held, rng)
+        image = after[VARIABLE].clamp(0, 1)
+        return {**after, VARIABLE: image, **self._average(held[AVERAGE], held[REST], image)}, losses
 
     def picture(self, held: State) -> Tensor:
         """The average of the pictures so far."""
@@ -132,15 +128,15 @@ def _within(value: Tensor, seen: Tensor, image: Tensor) -> Tensor:
     The stride is a power of two; unpadded convolutions lose positions, so that sizes alone give it roughly.
     """
     for axis in (2, 3):
-        found = value.shape[axis]
-        stride = 2 ** round(math.log2(seen.shape[axis] / found))
-        kept = min(found, math.ceil(image.shape[axis] / stride))
-        value = value.narrow(axis, (found - kept) // 2, kept)
+        positions = value.shape[axis]
+        stride = 2 ** round(math.log2(seen.shape[axis] / positions))
+        kept = min(positions, math.ceil(image.shape[axis] / stride))
+        value = value.narrow(axis, (positions - kept) // 2, kept)
     return value
 
 
 def framed(image: Tensor, mode: Frame = "reflect") -> Tensor:
-    """`image` with a frame of itself."""
+    """`image` continued by up to 32 pixels beyond each edge."""
     margin = min(MARGIN, image.shape[2] - 1, image.shape[3] - 1)
     return F.pad(image, (margin,) * 4, mode=mode)
 
@@ -149,4 +145,4 @@ def scales(size: Size, count: int, ratio: float, smallest: float) -> list[Size]:
     """Up to `count` sizes, each `ratio` times the one before, up to `size`; none below `smallest`."""
     factors = [ratio**-n for n in reversed(range(1, count))]
     sizes = [(round(size[0] * factor), round(size[1] * factor)) for factor in factors]
-    return [found for found in sizes if min(found) >= smallest] + [size]
+    return [each for each in sizes if min(each) >= smallest] + [size]

@@ -22,11 +22,11 @@ RANDOM = "rng"
 
 
 class Stage(Protocol):
-    """Some steps towards one aim. What it keeps between steps for itself must follow from the task alone."""
+    """Some steps towards one goal. What it keeps between steps for itself must follow from the task alone."""
 
     @property
     def steps(self) -> int:
-        """How many."""
+        """The number of its steps."""
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The state before its first step, from that at the end of the stage before (empty at the first)."""

@@ -1,4 +1,4 @@
-"""What images are compared by: features of a layer (N, C, ...) in, one number out."""
+"""Losses that compare images: functions from features of a layer (N, C, ...) to one number."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def wasserstein_loss(target: Tensor, mask: Tensor | None = None) -> Loss:
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
 
     def loss(features: Tensor) -> Tensor:
-        found_mean, found = _normal(features / scale, mask)
-        cross = torch.linalg.eigvalsh(root @ found @ root).clamp_min(EPSILON**2).sqrt().sum()
-        traces = wanted.trace() + found.trace() - 2 * cross
-        distance: Tensor = (found_mean - wanted_mean).square().sum() + traces
-        return distance / len(found)
+        centre, covariance = _normal(features / scale, mask)
+        cross = torch.linalg.eigvalsh(root @ covariance @ root).clamp_min(EPSILON**2).sqrt().sum()
+        traces = wanted.trace() + covariance.trace() - 2 * cross
+        distance: Tensor = (centre - wanted_mean).square().sum() + traces
+        return distance / len(covariance)
 
     return loss
 

@@ -1,4 +1,4 @@
-"""Scalars of a network, one an image, from the targets of a request."""
+"""Objectives of feature visualisation: scalars of a network, one an image, from a request's targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Read = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """A weighted target.
+    """A weighted target of an objective.
 
     Attributes:
         layer: that it is read from.

@@ -1,8 +1,9 @@
-"""PyTorch's optimisers, with their memory in the state of the loop instead of in an object."""
+"""PyTorch's optimisers, whose memory is held in the state of the loop instead of in an object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -17,13 +18,16 @@ SCRATCH: Final = ("al",)
 """What L-BFGS fills anew in each step."""
 HISTORY: Final = 20
 BEST, LEAST, GROWTH = "best", "least", 2.0
-"""Where the loss was least, how large it was, and the growth over it that is too much."""
+"""The variable where the loss was least, that loss, and the growth over it after which to start anew."""
 Evaluate = Callable[[Tensor], tuple[Tensor, Losses]]
-"""What is to become small at x, and its terms."""
+"""Gives the objective to minimise at x, and its terms."""
 
 
+@dataclass(frozen=True)
 class Optimiser:
     """An optimiser of `torch.optim` that starts each step from a state, and gives a new one.
+
+    A guarded one goes back to the best point where a step has made the loss grow too much.
 
     >>> minimise = adam(0.1)
     >>> held, losses = minimise.step({"x": torch.ones(2)}, lambda x: ((x * x).sum(), {"square": x @ x}))
@@ -31,16 +35,13 @@ class Optimiser:
     tensor([0.9000, 0.9000])
     """
 
-    def __init__(
-        self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], *, guarded: bool = False
-    ) -> None:
-        self._make = make
-        self._guarded = guarded
+    make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+    guarded: bool = False
 
     def step(self, held: State, evaluate: Evaluate) -> tuple[State, Losses]:
-        """One iteration on `held["x"]`."""
+        """The state after one iteration on `held["x"]`, and the terms of the objective before it."""
         x = held[VARIABLE].clone().requires_grad_()
-        optimiser = self._make([x])
+        optimiser = self.make([x])
         memory = {name.removeprefix(MEMORY): value for name, value in held.items() if name.startswith(MEMORY)}
         if memory:
             optimiser.state[x] = _unpack(memory)
@@ -55,19 +56,18 @@ class Optimiser:
             return float(loss.detach())
 
         optimiser.step(closure)
-        found = {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
+        after = {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
+        after[VARIABLE] = x.detach()
         terms = {name: value.detach() for name, value in losses.items()}
-        if not self._guarded:
-            return {VARIABLE: x.detach(), **found}, terms
+        if not self.guarded:
+            return after, terms
         least = held.get(LEAST, loss.detach())
         if not loss <= GROWTH * least:
             return {VARIABLE: held[BEST], BEST: held[BEST], LEAST: least}, terms
-        better = (
-            {BEST: held[VARIABLE], LEAST: loss.detach()}
-            if loss <= least
-            else {BEST: held[BEST], LEAST: least}
-        )
-        return {VARIABLE: x.detach(), **found, **better}, terms
+        better = loss <= least
+        after[BEST] = held[VARIABLE] if better else held[BEST]
+        after[LEAST] = loss.detach() if better else least
+        return after, terms
 
 
 def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimiser:
@@ -86,6 +86,17 @@ def lbfgs() -> Optimiser:
         ),
         guarded=True,
     )
+
+
+def joined(values: Iterable[Tensor]) -> Tensor:
+    """All `values` in one vector, as an optimiser takes them."""
+    return torch.cat([value.detach().reshape(-1) for value in values])
+
+
+def separated(vector: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The parts of a vector by name, as views in these shapes, within the autograd graph."""
+    pieces = torch.split(vector, [shape.numel() for shape in shapes.values()])
+    return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def _pack(memory: dict[str, Any]) -> State:
@@ -113,9 +124,5 @@ def _unpack(packed: State) -> dict[str, Any]:
             memory[key] = value.item()
         else:
             memory[key] = value.clone()
-    return {
-        key: [item for _, item in sorted(value, key=lambda pair: pair[0])]
-        if isinstance(value, list)
-        else value
-        for key, value in memory.items()
-    }
+    lists = {key: dict(value) for key, value in memory.items() if isinstance(value, list)}
+    return memory | {key: [items[place] for place in sorted(items)] for key, items in lists.items()}

@@ -1,4 +1,4 @@
-"""What is optimised instead of pixels: lucid's Fourier coefficients and decorrelated colours."""
+"""Lucid's parametrisation of pictures: Fourier coefficients and decorrelated colours instead of pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes, shifts and step lengths of pictures."""
+"""Operations on pixels: resizing, rolling, blurring, and the length of a step."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def resize(image: Tensor, size: Size) -> Tensor:
     if tuple(image.shape[2:]) == size:
         return image
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def symmetric(rng: torch.Generator, *shape: int) -> Tensor:
+    """Random numbers uniform in [-1, 1), drawn on the CPU."""
+    return torch.rand(*shape, generator=rng) * 2 - 1
 
 
 def random_shift(largest: int, rng: torch.Generator) -> Size:

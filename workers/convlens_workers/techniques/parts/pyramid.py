@@ -13,17 +13,17 @@ def bands(image: Tensor, count: int) -> list[Tensor]:
 
     A band is the picture less its half-sized version brought back to size; `merged` gives the picture again.
     """
-    found = []
+    pyramid = []
     for _ in range(count):
         height, width = image.shape[2:]
         low = resize(image, (-(-height // 2), -(-width // 2)))
-        found.append(image - resize(low, (height, width)))
+        pyramid.append(image - resize(low, (height, width)))
         image = low
-    return [*found, image]
+    return [*pyramid, image]
 
 
 def merged(pyramid: list[Tensor]) -> Tensor:
-    """The picture that has these bands."""
+    """The picture whose bands these are; the reverse of `bands`."""
     image = pyramid[-1]
     for band in reversed(pyramid[:-1]):
         image = resize(image, (band.shape[2], band.shape[3])) + band

@@ -1,8 +1,8 @@
-"""What a substitute attack asks its victim about, and what it makes of the answers.
+"""The query set of a substitute attack: the pictures that it asks its victim about, and the answers.
 
-Pictures are rows of one table, 8 bit: the held-out ones, the seeds, the questions of each round, and last
-the attacked held-out ones and the noisy ones. They follow from the task and from the copy as it was before
-each round, so that a checkpoint needs to hold those copies and the answers, but no pictures.
+Pictures are rows of one table, 8 bit: the held-out ones, the seeds, the queries of each round, and last the
+attacked held-out ones and the noisy ones. They follow from the task and from the substitute model as it was
+before each round, so that a checkpoint needs to hold those models and the answers, but no pictures.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlens.v1 import adversarial_pb2
+from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_models.measures.seeds import folded
 from convlens_workers.techniques.base import State
-from convlens_workers.techniques.parts.attacks import groups
-from convlens_workers.techniques.parts.balls import length
+from convlens_workers.techniques.parts.animation import eight_bit
+from convlens_workers.techniques.parts.attacks import gradients, groups
+from convlens_workers.techniques.parts.balls import BALLS, length, moved
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.optimisers import VARIABLE
 from convlens_workers.techniques.parts.substitute_model import AVERAGES, SubstituteModel
@@ -36,7 +37,7 @@ SPREAD: Final = 0x9E3779B97F4A7C15
 
 
 class QuerySet:
-    """The table of pictures. `begin` and `kept` say what the state of the loop holds for it.
+    """The table of pictures; `begin` and `kept` give what the state of the loop holds for it.
 
     Args:
         seeds, held_out: uint8 (N, 3, H, W) on the CPU.
@@ -47,14 +48,11 @@ class QuerySet:
         params: adversarial_pb2.Substitute,
         seeds: Tensor,
         held_out: Tensor,
-        pupil: SubstituteModel,
+        model: SubstituteModel,
         seed: int,
     ) -> None:
-        self.held_out = held_out
-        self.pupil = pupil
-        self._params = params
-        self._seeds = seeds[: params.queries]
-        self._seed = seed
+        self.held_out, self.model = held_out, model
+        self._params, self._seeds, self._seed = params, seeds[: params.queries], seed
         total, count = len(self._seeds), len(held_out)
         self.counts = [count + total]
         """New rows of each round; those of the attack, and of the noise, are the last two."""
@@ -68,21 +66,20 @@ class QuerySet:
         self._add(torch.cat([held_out, self._seeds]))
 
     def end(self, number: int) -> int:
-        """Rows up to a round, that included."""
+        """The number of rows up to a round, that included."""
         return sum(self.counts[: number + 1])
 
     def learnt(self, number: int) -> int:
-        """Rows that the copy learns from in a round."""
+        """The number of rows that the model learns from in a round."""
         return self.end(number) - len(self.held_out)
 
     def begin(self) -> State:
-        """No answers yet, and an untrained copy."""
-        untrained = self.pupil.untrained(self._seed)
-        answers = torch.empty(0, self.pupil.classes, device=self.pupil.device)
-        return untrained | {ANSWERS: answers, AGREEMENT: torch.empty(0, device=self.pupil.device)}
+        """The state before the first query: no answers, and an untrained model."""
+        empty = torch.empty(0, self.model.classes, device=self.model.device)
+        return self.model.untrained(self._seed) | {ANSWERS: empty, AGREEMENT: empty[:, 0]}
 
     def kept(self, held: State, number: int) -> State:
-        """The copy as it is before a round, under other names."""
+        """The model as it is before a round, under other names."""
         return {f"{name}.{number}": held[name] for name in (VARIABLE, AVERAGES)}
 
     def upto(self, rows: int, held: State) -> tuple[Tensor, Tensor]:
@@ -94,84 +91,78 @@ class QuerySet:
         return self._images[:rows], torch.tensor(self._first[:rows])
 
     def agreement(self, held: State) -> Tensor:
-        """Share of the held-out pictures that the copy and the victim call the same."""
-        same = self._called(held, self.held_out) == self._truth(held)
-        return same.float().mean()
+        """Share of the held-out pictures that the model and the victim classify alike."""
+        return (self._classified(held, self.held_out) == self._truth(held)).float().mean()
 
     def report(self, held: State) -> adversarial_pb2.SubstituteReport:
         """All that was measured, once everything is answered."""
         images, first = self.upto(len(self._images), held)
         count, truth = len(self.held_out), self._truth(held)
-        called = held[ANSWERS].argmax(1)
+        answered = held[ANSWERS].argmax(1)
         asked = first == torch.arange(len(first))
         training = asked[count : -2 * count].sum()
-        attacked, noisy = called[-2 * count : -count], called[-count:]
+        attacked, noisy = answered[-2 * count : -count], answered[-count:]
         return adversarial_pb2.SubstituteReport(
             agreement=held[AGREEMENT].tolist(),
             queries=int(training),
             measuring_queries=int(asked.sum() - training),
             transfer=_share(attacked != truth),
             noise_transfer=_share(noisy != truth),
-            white_box=_share(self._called(held, images[-2 * count : -count]) != truth),
+            white_box=_share(self._classified(held, images[-2 * count : -count]) != truth),
         )
 
     def _truth(self, held: State) -> Tensor:
-        """What the victim calls the held-out pictures."""
+        """The victim's classes of the held-out pictures, (N)."""
         return held[ANSWERS][: len(self.held_out)].argmax(1)
 
-    def _called(self, held: State, images: Tensor) -> Tensor:
-        """What the copy calls pictures."""
+    def _classified(self, held: State, images: Tensor) -> Tensor:
+        """The model's classes of pictures, (N)."""
         with torch.no_grad():
-            scores = [self.pupil.logits(held, self._floats(images[part])) for part in groups(images)]
+            scores = [self.model.logits(held, self._floats(images[part])) for part in groups(images)]
         return torch.cat(scores).argmax(1)
 
     def _made(self, number: int, which: slice, held: State) -> Tensor:
-        """New rows of a round, from the copy as it was before it."""
+        """New rows of a round, from the model as it was before it."""
         rng = self._rng(self.end(number - 1) + which.start)
         if number == len(self.counts) - 1:
-            attacked = self._images[self.end(number - 2) :][which]
-            return self._noisy(which, attacked, rng)
-        copy = {name: held[f"{name}.{number}"] for name in (VARIABLE, AVERAGES)}
+            return self._noisy(which, self._images[self.end(number - 2) :][which], rng)
+        before = {name: held[f"{name}.{number}"] for name in (VARIABLE, AVERAGES)}
         if number == len(self.counts) - 2:
-            return self._attacked(which, copy, self._truth(held)[which])
+            return self._attacked(which, before, self._truth(held)[which])
         order = torch.randperm(len(self._seeds), generator=self._rng(-number))
         rows = torch.arange(which.start, which.stop) % len(self._seeds)
-        return self._grown(self._seeds[order[rows]], copy, rng)
+        return self._grown(self._seeds[order[rows]], before, rng)
 
-    def _grown(self, seeds: Tensor, copy: State, rng: torch.Generator) -> Tensor:
-        """Seeds in other places, lights and colours, moved along the sign of the copy's gradient."""
+    def _grown(self, seeds: Tensor, weights: State, rng: torch.Generator) -> Tensor:
+        """Seeds in other places, lights and colours, moved along the sign of the model's gradient."""
         images = placed(self._floats(seeds), rng, 30, 0.25, 0.15)
         images = lit(recoloured(images, rng), rng, 0.15)
         distance = self._params.step_size * torch.rand(len(seeds), 1, 1, 1, generator=rng).to(images)
-        return pixels(images + distance * self._gradient(copy, images, None).sign())
+        return pixels(images + distance * self._gradient(weights, images, None).sign())
 
-    def _gradient(self, copy: State, images: Tensor, classes: Tensor | None) -> Tensor:
-        """Of the copy's own class's score; with `classes`, of the cross entropy to them."""
-        found: list[Tensor] = []
-        for part in groups(images):
-            some = images[part].detach().requires_grad_()
-            with torch.enable_grad():
-                scores = self.pupil.logits(copy, some)
-                value = (
-                    scores.amax(1)
-                    if classes is None
-                    else F.cross_entropy(scores, classes[part], reduction="none")
-                )
-                found.extend(torch.autograd.grad(value.sum(), some))
-        return torch.cat(found)
+    def _gradient(self, weights: State, images: Tensor, classes: Tensor | None) -> Tensor:
+        """The gradient of the model's largest score; with `classes`, of the cross entropy to them."""
 
-    def _attacked(self, which: slice, copy: State, truth: Tensor) -> Tensor:
-        """Held-out pictures by BIM on the copy, away from what the victim calls them."""
+        def loss(some: Tensor, which: slice) -> Tensor:
+            scores = self.model.logits(weights, some)
+            if classes is None:
+                return scores.amax(1)
+            return F.cross_entropy(scores, classes[which], reduction="none")
+
+        return gradients(images, loss)[1]
+
+    def _attacked(self, which: slice, weights: State, truth: Tensor) -> Tensor:
+        """Held-out pictures by BIM on the model, away from the victim's classes of them."""
         original = self._floats(self.held_out[which])
         epsilon = int(255 * self._params.epsilon + 1e-4) / 255  # So that 8 bits keep within epsilon.
         images = original
         for _ in range(STEPS):
-            moved = images + epsilon / 4 * self._gradient(copy, images, truth).sign()
-            images = (original + (moved - original).clamp(-epsilon, epsilon)).clamp(0, 1)
+            step = images + epsilon / 4 * self._gradient(weights, images, truth).sign()
+            images = moved(original, step, BALLS[attack_pb2.NORM_LINF], epsilon)
         return pixels(images)
 
     def _noisy(self, which: slice, attacked: Tensor, rng: torch.Generator) -> Tensor:
-        """Held-out pictures with noise as long as the attack."""
+        """Held-out pictures with noise of the Euclidean length of the attack."""
         original = self._floats(self.held_out[which])
         return pixels(as_noisy(original, length(self._floats(attacked) - original), rng))
 
@@ -186,19 +177,19 @@ class QuerySet:
         return generator((folded(self._seed) + SPREAD * (row + 1)) % (1 << 32))
 
     def _floats(self, images: Tensor) -> Tensor:
-        return images.to(self.pupil.device) / 255
+        return images.to(self.model.device) / 255
 
 
-def fooled(questions: QuerySet, held: State) -> Tensor:
+def fooled(queries: QuerySet, held: State) -> Tensor:
     """The attacked held-out pictures in [0, 1]."""
-    count = len(questions.held_out)
-    images, _ = questions.upto(sum(questions.counts), held)
+    count = len(queries.held_out)
+    images, _ = queries.upto(sum(queries.counts), held)
     return images[-2 * count : -count] / 255
 
 
 def pixels(images: Tensor) -> Tensor:
     """Images in [0, 1] as 8 bit ones, on the CPU."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return eight_bit(images.clamp(0, 1)).cpu()
 
 
 def as_noisy(images: Tensor, lengths: Tensor, rng: torch.Generator) -> Tensor:

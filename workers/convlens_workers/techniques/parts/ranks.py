@@ -1,4 +1,4 @@
-"""Several processes that take each step together, as torchrun starts them; of one alone, all is its own."""
+"""What the processes of a distributed training share at each step; a process alone has it all to itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.autograd.function import FunctionCtx
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """The number of this process among them, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """How many they are."""
+    """The number of processes that take each step together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

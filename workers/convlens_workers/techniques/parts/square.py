@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Final
 
 import torch
@@ -53,12 +54,12 @@ class Square:
         }
 
     def advance(self, batch: EnsembleBatch, points: Points, number: int, rng: torch.Generator) -> Points:
-        """Query `number`."""
+        """Query `number`, counted from 1."""
         here = points["found"]
         first, later = PROPOSALS[self.norm]
         to = (first if number == 1 else later)(self, batch.images, here - batch.images, number, rng)
         ahead = moved(batch.images, to, BALLS[self.norm], self.epsilon)
-        margin, wrong = self._look(batch, ahead)
+        margin, wrong = self._probe(batch, ahead)
         better = (margin < points["margin"]) | wrong
         return {
             "found": torch.where(better.view(-1, 1, 1, 1), ahead, here),
@@ -68,13 +69,13 @@ class Square:
         }
 
     def side(self, number: int, height: int, width: int) -> int:
-        """Of the square of query `number`, in pixels: its share of the area is halved on the way."""
+        """The side in pixels of the square of query `number`; its share of the area is halved on the way."""
         gone = number * 10_000 // self.steps
         share = SHARE / (1 << sum(gone > bound for bound in HALVINGS))
         return min(max(round(math.sqrt(share * height * width)), 1), min(height, width) - 1)
 
-    def _look(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Margins, and whether the network is wrong."""
+    def _probe(self, batch: EnsembleBatch, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The margins at `images`, and whether the network is wrong about them."""
         with torch.no_grad():
             scores = torch.cat([self.classify(images[part]) for part in groups(images)])
         label = scores.gather(1, batch.labels[:, None])
@@ -93,10 +94,8 @@ def square(attack: Square, images: Tensor, change: Tensor, number: int, rng: tor
     """L-infinity: within a square, each colour epsilon up or down."""
     height, width = images.shape[2:]
     side = attack.side(number, height, width)
-    top, left = _place(rng, height - side), _place(rng, width - side)
-    new = change.clone()
-    signs = _signs(rng, (*images.shape[:2], 1, 1)).to(images)
-    new[:, :, top : top + side, left : left + side] = attack.epsilon * signs
+    where, new = _window(rng, height, width, side), change.clone()
+    new[where] = attack.epsilon * _signs(rng, (*images.shape[:2], 1, 1)).to(images)
     return images + new
 
 
@@ -118,14 +117,7 @@ def exchange(attack: Square, images: Tensor, change: Tensor, number: int, rng: t
     height, width = images.shape[2:]
     side = max(attack.side(number, height, width), 3)
     side = min(side + (side + 1) % 2, height, width)
-    first, second = (
-        (
-            ...,
-            slice(top := _place(rng, height - side), top + side),
-            slice(left := _place(rng, width - side), left + side),
-        )
-        for _ in range(2)
-    )
+    first, second = (_window(rng, height, width, side) for _ in range(2))
     there = torch.zeros_like(change[:1], dtype=torch.bool)
     there[first] = there[second] = True
     within = (change * there).square().sum((2, 3), keepdim=True)
@@ -146,9 +138,9 @@ def blob(side: int, flipped: bool) -> Tensor:
     rows or columns, whichever is more, and n half its longer side (equation 2 of the paper).
     """
     half = side // 2
-    found = torch.cat([_hill(half, side), -_hill(side - half, side)])
-    found = found / found.square().sum().sqrt()
-    return found.T if flipped else found
+    hills = torch.cat([_hill(half, side), -_hill(side - half, side)])
+    hills = hills / hills.square().sum().sqrt()
+    return hills.T if flipped else hills
 
 
 def _hill(rows: int, columns: int) -> Tensor:
@@ -162,7 +154,7 @@ def _hill(rows: int, columns: int) -> Tensor:
 
 
 def _stretched(change: Tensor, epsilon: float) -> Tensor:
-    """As long as epsilon."""
+    """`change` scaled to a length of epsilon."""
     return change * (epsilon / length(change).clamp_min(TINY))
 
 
@@ -175,8 +167,10 @@ def _signs(rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 2, shape, generator=rng) * 2 - 1
 
 
-def _place(rng: torch.Generator, last: int) -> int:
-    return int(torch.randint(0, last + 1, (), generator=rng))
+def _window(rng: torch.Generator, height: int, width: int, side: int) -> tuple[EllipsisType, slice, slice]:
+    """A random square of `side` pixels in images of so many."""
+    top, left = (int(torch.randint(0, extent - side + 1, (), generator=rng)) for extent in (height, width))
+    return ..., slice(top, top + side), slice(left, left + side)
 
 
 def _flipped(rng: torch.Generator) -> bool:

@@ -1,4 +1,4 @@
-"""A small network that learns to answer as another one does: what substitute attacks train."""
+"""The substitute model: a small network that learns to answer as the victim of a substitute attack does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from convlens_models.measures.seeds import folded
 from convlens_workers.techniques.base import State
-from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
+from convlens_workers.techniques.parts.optimisers import VARIABLE, adam, joined, separated
 
 WIDTH: Final = 24
 MEAN, DEVIATION = 0.5, 0.25
@@ -35,18 +35,16 @@ class SubstituteModel:
         self._average_shapes = {name: value.shape for name, value in self._module.named_buffers()}
 
     def untrained(self, seed: int) -> State:
-        """Random weights, the same for every device."""
+        """The state of an untrained model: random weights, the same for every device."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(folded(seed))
             module = build(self.classes)
-        return {
-            VARIABLE: _joined(module.parameters()).to(self.device),
-            AVERAGES: _joined(module.buffers()).to(self.device),
-        }
+        parts = {VARIABLE: module.parameters(), AVERAGES: module.buffers()}
+        return {name: joined(values).to(self.device) for name, values in parts.items()}
 
     def weights(self, held: State) -> dict[str, Tensor]:
-        """Parameters and averages by name."""
-        return _apart(held[VARIABLE], self._shapes) | _apart(held[AVERAGES], self._average_shapes)
+        """Parameters and running averages by their names in the module's `state_dict`."""
+        return separated(held[VARIABLE], self._shapes) | separated(held[AVERAGES], self._average_shapes)
 
     def logits(self, held: State, images: Tensor) -> Tensor:
         """Scores (N, classes), within the autograd graph of the images."""
@@ -57,27 +55,27 @@ class SubstituteModel:
     def taught(self, held: State, images: Tensor, answers: Tensor, rate: float) -> tuple[State, Tensor]:
         """The state after a step of Adam on the cross entropy to `answers` (N, classes), and its value."""
         self._module.train()
-        averages = _apart(held[AVERAGES].clone(), self._average_shapes)  # Changed in place by the pass.
+        averages = separated(held[AVERAGES].clone(), self._average_shapes)  # Changed in place by the pass.
 
         def evaluate(x: Tensor) -> tuple[Tensor, State]:
-            scores = functional_call(self._module, _apart(x, self._shapes) | averages, (normalised(images),))
+            weights = separated(x, self._shapes) | averages
+            scores = functional_call(self._module, weights, (normalised(images),))
             loss = F.cross_entropy(scores, answers)
             return loss, {"cross_entropy": loss}
 
         after, losses = adam(rate).step(held, evaluate)
-        return after | {AVERAGES: _joined(averages.values())}, losses["cross_entropy"]
+        return after | {AVERAGES: joined(averages.values())}, losses["cross_entropy"]
 
 
 def build(classes: int) -> nn.Module:
-    """The module, in float32."""
+    """The untrained module for so many classes, in float32."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     plan = ((3, 1, 5, 2, True), (1, 2, 3, 1, True), (2, 4, 3, 1, True), (4, 6, 3, 1, False))
     for number, (inputs, outputs, side, stride, pooled) in enumerate(plan, start=1):
         channels = inputs if number == 1 else inputs * WIDTH
-        layers[f"conv{number}"] = nn.Conv2d(
-            channels, outputs * WIDTH, side, stride, padding=side // 2, bias=False
-        )
-        layers[f"norm{number}"] = norm = nn.BatchNorm2d(outputs * WIDTH)
+        made = outputs * WIDTH
+        layers[f"conv{number}"] = nn.Conv2d(channels, made, side, stride, padding=side // 2, bias=False)
+        layers[f"norm{number}"] = norm = nn.BatchNorm2d(made)
         norm.num_batches_tracked = None  # Nothing needs it, and states hold floats.
         layers[f"relu{number}"] = nn.ReLU()
         if pooled:
@@ -89,14 +87,5 @@ def build(classes: int) -> nn.Module:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """What the module takes; colours innermost, which is half as fast again on a CPU."""
+    """The input of the module; channels last in memory, which is half as fast again on a CPU."""
     return ((images - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)
-
-
-def _joined(values: object) -> Tensor:
-    return torch.cat([value.detach().reshape(-1) for value in values])  # type: ignore[attr-defined]
-
-
-def _apart(vector: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    pieces = torch.split(vector, [shape.numel() for shape in shapes.values()])
-    return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}

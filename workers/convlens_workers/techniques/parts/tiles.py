@@ -27,7 +27,7 @@ def random_roll(size: Size, tile: int, jitter: int, rng: torch.Generator) -> Siz
     come to lie anywhere, and none leaves a seam.
     """
     parts = [cut(length, tile) for length in size]
-    ranges = [(0, found[0].stop + 1) if len(found) > 1 else (-jitter, jitter + 1) for found in parts]
+    ranges = [(0, cuts[0].stop + 1) if len(cuts) > 1 else (-jitter, jitter + 1) for cuts in parts]
     down, right = (int(torch.randint(low, high, (1,), generator=rng)) for low, high in ranges)
     return down, right
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlens_workers.techniques.parts.camera import GREY, seen, turned
+from convlens_workers.techniques.parts.pixels import symmetric
 
 
 def pad(image: Tensor, margin: int) -> Tensor:
@@ -23,7 +24,7 @@ def jitter(image: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
 
 def scale_and_rotate(image: Tensor, ratio: float, degrees: float, rng: torch.Generator) -> Tensor:
     """`image` scaled by 1 - ratio .. 1 + ratio and turned by +-degrees about its centre; grey around."""
-    scale, angle = torch.rand(2, 1, generator=rng) * 2 - 1
+    scale, angle = symmetric(rng, 2, 1)
     size = image.shape[2], image.shape[3]
     return seen(image, turned(degrees * angle, 1 + ratio * scale, size).expand(len(image), 3, 3))
 

@@ -1,4 +1,4 @@
-"""Other pictures of the same kind: what substitute attacks ask about, and train on."""
+"""Random variations of pictures, which substitute attacks ask about and train on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlens_workers.techniques.parts.pixels import symmetric
+
 
 def placed(images: Tensor, rng: torch.Generator, degrees: float, zoom: float, shift: float) -> Tensor:
     """`images` (N, 3, H, W), each turned by +-degrees, scaled by e^(+-zoom), moved by +-shift half sides.
 
     The picture goes on beyond its edges as if mirrored there.
     """
-    angle = _symmetric(rng, len(images)) * math.radians(degrees)
-    scale = (_symmetric(rng, len(images)) * zoom).exp()
-    across, down = _symmetric(rng, 2, len(images)) * shift
+    angle = symmetric(rng, len(images)) * math.radians(degrees)
+    scale = (symmetric(rng, len(images)) * zoom).exp()
+    across, down = symmetric(rng, 2, len(images)) * shift
     cos, sin, ratio = angle.cos() * scale, angle.sin() * scale, images.shape[2] / images.shape[3]
     rows = torch.stack([cos, -sin * ratio, across, sin / ratio, cos, down], 1).view(-1, 2, 3)
     grid = F.affine_grid(rows.to(images), list(images.shape), align_corners=False)
@@ -25,8 +27,8 @@ def placed(images: Tensor, rng: torch.Generator, degrees: float, zoom: float, sh
 
 def lit(images: Tensor, rng: torch.Generator, strength: float) -> Tensor:
     """`images` with contrast 1 +- strength, and each colour +- strength brighter."""
-    contrast = 1 + strength * _symmetric(rng, len(images), 1, 1, 1).to(images)
-    brightness = strength * _symmetric(rng, len(images), 3, 1, 1).to(images)
+    contrast = 1 + strength * symmetric(rng, len(images), 1, 1, 1).to(images)
+    brightness = strength * symmetric(rng, len(images), 3, 1, 1).to(images)
     return (0.5 + contrast * (images - 0.5) + brightness).clamp(0, 1)
 
 
@@ -39,8 +41,3 @@ def recoloured(images: Tensor, rng: torch.Generator) -> Tensor:
     images = torch.where(mirrored, images.flip(3), images)
     images = images.gather(1, order[:, :, None, None].expand_as(images))
     return torch.where(inverted, 1 - images, images)
-
-
-def _symmetric(rng: torch.Generator, *shape: int) -> Tensor:
-    """Uniform in [-1, 1)."""
-    return torch.rand(*shape, generator=rng) * 2 - 1

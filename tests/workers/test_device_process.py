@@ -1,4 +1,4 @@
-"""The engine over its pipe, with techniques that go wrong."""
+"""The device process over its pipe, with techniques that go wrong."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ ID = "0" * 32
 Technique = Callable[[Task, object], Generator[Step, None, dict[str, Tensor]]]
 
 
-class EngineInThread:
-    """An engine whose techniques can be changed."""
+class DeviceProcessInThread:
+    """A device process whose techniques can be changed."""
 
     def __init__(self, ours: Connection, artifacts: Path, patch: pytest.MonkeyPatch) -> None:
         self._ours, self._patch = ours, patch
@@ -61,20 +61,22 @@ class EngineInThread:
 
 
 @pytest.fixture
-def running(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineInThread]:
+def running(
+    tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DeviceProcessInThread]:
     ours, theirs = Pipe()
     config = Configure(tiny_models, (tmp_path / "store").as_uri(), "cpu", 100.0, 1)
-    thread = threading.Thread(target=serve, args=[device_process.Engine(theirs, config)])
+    thread = threading.Thread(target=serve, args=[device_process.DeviceProcess(theirs, config)])
     thread.start()
-    found = EngineInThread(ours, tmp_path / "store", monkeypatch)
-    assert found.until(Ready) == [Ready("cpu")]
-    yield found
+    process = DeviceProcessInThread(ours, tmp_path / "store", monkeypatch)
+    assert process.until(Ready) == [Ready("cpu")]
+    yield process
     ours.close()
     thread.join(10)
     theirs.close()
 
 
-def serve(served: device_process.Engine) -> None:
+def serve(served: device_process.DeviceProcess) -> None:
     try:
         served.serve()
     except EOFError:
@@ -102,7 +104,7 @@ def inexact(task: Task, state: object) -> Generator[Step, None, dict[str, Tensor
 
 
 @pytest.mark.parametrize("inner", [False, True])
-def test_a_job_of_a_newer_server_is_refused(running: EngineInThread, inner: bool) -> None:
+def test_a_job_of_a_newer_server_is_refused(running: DeviceProcessInThread, inner: bool) -> None:
     known = dream(1)
     field = b"\xf8\x7f\x01"  # Number 2047, which there is not: 1.
     if inner:
@@ -115,7 +117,7 @@ def test_a_job_of_a_newer_server_is_refused(running: EngineInThread, inner: bool
     assert (type(error), error.reason) == (FailedPrecondition, "WORKER_TOO_OLD")
 
 
-def test_out_of_memory_is_a_typed_error_and_the_engine_still_good(running: EngineInThread) -> None:
+def test_out_of_memory_is_a_typed_error_and_the_process_still_good(running: DeviceProcessInThread) -> None:
     running.start(out_of_memory)
     failed = running.until(Failed)[-1]
     error = from_status(Status.FromString(failed.status))
@@ -127,11 +129,11 @@ def test_out_of_memory_is_a_typed_error_and_the_engine_still_good(running: Engin
 
 @pytest.mark.parametrize(("technique", "exact"), [(good, True), (inexact, False)])
 def test_what_may_give_other_bytes_is_said(
-    running: EngineInThread, technique: Technique, exact: bool
+    running: DeviceProcessInThread, technique: Technique, exact: bool
 ) -> None:
     running.start(technique)
-    told = [event for event in running.until(Finished) if isinstance(event, Progress)]
-    assert {event.bit_exact for event in told} == {exact}
+    progress = [event for event in running.until(Finished) if isinstance(event, Progress)]
+    assert {event.bit_exact for event in progress} == {exact}
 
 
 def without_store(place: Path) -> Technique:
@@ -146,7 +148,7 @@ def without_store(place: Path) -> Technique:
     return technique
 
 
-def test_a_result_waits_for_the_artifact_store(running: EngineInThread, tmp_path: Path) -> None:
+def test_a_result_waits_for_the_artifact_store(running: DeviceProcessInThread, tmp_path: Path) -> None:
     place = tmp_path / "store" / "operations" / ID
     running.start(without_store(place))
     running.until(Waiting)
@@ -157,7 +159,7 @@ def test_a_result_waits_for_the_artifact_store(running: EngineInThread, tmp_path
     assert running.store.get(ID, "artifacts", header.sha256) == torch.ones(3).numpy().tobytes()
 
 
-def test_a_stop_ends_the_wait_for_the_artifact_store(running: EngineInThread, tmp_path: Path) -> None:
+def test_a_stop_ends_the_wait_for_the_artifact_store(running: DeviceProcessInThread, tmp_path: Path) -> None:
     running.start(without_store(tmp_path / "store" / "operations" / ID))
     running.until(Waiting)
     running.tell(Stop(save=True))

@@ -1,6 +1,6 @@
-"""A storm: small jobs over a few workers, while workers, engines and Redis are killed and frozen at random.
+"""Small jobs over a few workers, while workers, device processes and Redis are killed and frozen at random.
 
-    python tests/faults/storm.py --minutes 5
+    python tests/faults/chaos.py --minutes 5
 
 What must hold, from what clients saw: every job that was acknowledged ends in exactly one terminal state, and
 every result has the same bytes as an undisturbed run's. Prints the figures; exit code 1 where that fails.
@@ -32,15 +32,15 @@ KINDS = 20
 """Different requests; the rest repeat them under request ids of their own."""
 
 
-class Weather:
-    """Breaks something now and then."""
+class ChaosMonkey:
+    """Breaks a random process every few seconds."""
 
     def __init__(self, fleet: Fleet, rng: random.Random) -> None:
         self._fleet, self._rng = fleet, rng
         self.done: Counter[str] = Counter()
 
-    async def rage(self, until: float) -> None:
-        acts = [self.kill_worker, self.kill_engine, self.freeze, self.end_worker, self.kill_redis]
+    async def inject_faults(self, until: float) -> None:
+        acts = [self.kill_worker, self.kill_device_process, self.freeze, self.end_worker, self.kill_redis]
         while time.monotonic() < until:
             await asyncio.sleep(self._rng.uniform(0.5, 3.0))
             act = self._rng.choices(acts, weights=(3, 4, 2, 2, 2))[0]
@@ -52,14 +52,14 @@ class Weather:
     async def kill_worker(self) -> None:
         self._rng.choice(self._fleet.workers).kill()
 
-    async def kill_engine(self) -> None:
-        engine = self._rng.choice(self._fleet.workers)._engine()
-        assert engine is not None
-        engine.kill()
+    async def kill_device_process(self) -> None:
+        device_process = self._rng.choice(self._fleet.workers)._device_process()
+        assert device_process is not None
+        device_process.kill()
 
     async def freeze(self) -> None:
         worker = self._rng.choice(self._fleet.workers)
-        frozen = [psutil.Process(worker.process.pid), *filter(None, [worker._engine()])]
+        frozen = [psutil.Process(worker.process.pid), *filter(None, [worker._device_process()])]
         for process in frozen:
             process.suspend()
         await asyncio.sleep(self._rng.uniform(0.5, 6.0))
@@ -75,7 +75,7 @@ class Weather:
         await asyncio.to_thread(self._fleet.redis.start)
 
 
-async def storm(args: argparse.Namespace, folder: Path, models: Path) -> tuple[list[Story], Counter[str]]:
+async def chaos(args: argparse.Namespace, folder: Path, models: Path) -> tuple[list[Story], Counter[str]]:
     """All of it; returns when every job has ended."""
     rng = random.Random(args.seed)
     stories = [
@@ -83,21 +83,21 @@ async def storm(args: argparse.Namespace, folder: Path, models: Path) -> tuple[l
         for number in range(args.jobs)
     ]
     seconds = args.minutes * 60
-    patience = {"lease": 2.0, "checkpoint_interval": 0.3, "grace": 3.0}
-    with Fleet(folder, models, front_ends=1, workers=args.workers, **patience) as fleet:
-        weather = Weather(fleet, rng)
+    limits = {"lease": 2.0, "checkpoint_interval": 0.3, "grace": 3.0}
+    with Fleet(folder, models, front_ends=1, workers=args.workers, **limits) as fleet:
+        monkey = ChaosMonkey(fleet, rng)
         async with AsyncClient(fleet.address) as client:
-            raging = asyncio.create_task(weather.rage(time.monotonic() + seconds))
+            injecting = asyncio.create_task(monkey.inject_faults(time.monotonic() + seconds))
             jobs = []
             for story in stories:
                 jobs.append(asyncio.create_task(live(client, story, rng)))
                 await asyncio.sleep(0.8 * seconds / args.jobs)
-            await raging
+            await injecting
             async with asyncio.timeout(300):
                 await asyncio.gather(*jobs)
             for story in stories:
                 await look(client, story)
-    return stories, weather.done
+    return stories, monkey.done
 
 
 def main() -> int:
@@ -107,10 +107,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="storm") as name:
+    with tempfile.TemporaryDirectory(prefix="chaos") as name:
         models = add_tiny_model(Path(name) / "models")
         began = time.monotonic()
-        stories, done = asyncio.run(storm(args, Path(name), models))
+        stories, done = asyncio.run(chaos(args, Path(name), models))
         took = time.monotonic() - began
         wrong = {
             story.name: faults

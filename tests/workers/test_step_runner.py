@@ -32,18 +32,18 @@ class Counting:
         return {"count": torch.tensor(10)}
 
 
-class Told:
-    """What a driver says, and a stop at a step of choice."""
+class Recorded:
+    """What a step runner sends, and a stop at a step of choice."""
 
     def __init__(self, stop: Stop | None = None, at: int = 0, *, broken: bool = False) -> None:
         self.events: list[Progress | Checkpointed] = []
         self.saved: list[int] = []
         self._stop, self._at, self._broken, self._looked = stop, at, broken, 0
 
-    def driver(self, checkpoint_interval: float = 100.0) -> StepRunner:
-        return StepRunner(self.events.append, self._asked, self._save, checkpoint_interval)
+    def runner(self, checkpoint_interval: float = 100.0) -> StepRunner:
+        return StepRunner(self.events.append, self._stop_requested, self._save, checkpoint_interval)
 
-    def _asked(self) -> Stop | None:
+    def _stop_requested(self) -> Stop | None:
         self._looked += 1
         return self._stop if self._looked == self._at else None
 
@@ -53,37 +53,39 @@ class Told:
 
 
 def test_results_come_after_a_last_word_with_a_preview() -> None:
-    told = Told()
-    assert told.driver().run(Counting().steps()) == {"count": torch.tensor(10)}
-    assert [(event.step, bool(event.preview)) for event in told.events if isinstance(event, Progress)] == [
+    recorded = Recorded()
+    assert recorded.runner().run(Counting().steps()) == {"count": torch.tensor(10)}
+    assert [
+        (event.step, bool(event.preview)) for event in recorded.events if isinstance(event, Progress)
+    ] == [
         (1, True),
         (10, True),
     ]
-    assert told.events[-1].losses == {"loss": 1.0}
-    assert told.saved == []
+    assert recorded.events[-1].losses == {"loss": 1.0}
+    assert recorded.saved == []
 
 
 @pytest.mark.parametrize(("save", "saved"), [(True, [4]), (False, [])])
 def test_a_stop_ends_after_this_iteration(save: bool, saved: list[int]) -> None:
-    told, counting = Told(Stop(save=save), at=4), Counting()
-    assert told.driver().run(counting.steps()) is None
+    recorded, counting = Recorded(Stop(save=save), at=4), Counting()
+    assert recorded.runner().run(counting.steps()) is None
     assert counting.closed
-    assert told.saved == saved
-    assert [event for event in told.events if isinstance(event, Checkpointed)] == [
+    assert recorded.saved == saved
+    assert [event for event in recorded.events if isinstance(event, Checkpointed)] == [
         Checkpointed(f"digest {step}") for step in saved
     ]
 
 
 def test_checkpoints_follow_the_clock() -> None:
-    told = Told()
-    told.driver(checkpoint_interval=1e-9).run(Counting().steps())
-    assert told.saved == list(range(1, 11))
+    recorded = Recorded()
+    recorded.runner(checkpoint_interval=1e-9).run(Counting().steps())
+    assert recorded.saved == list(range(1, 11))
 
 
 def test_a_checkpoint_that_fails_does_not_stop_the_job() -> None:
-    told = Told(broken=True)
-    assert told.driver(checkpoint_interval=1e-9).run(Counting().steps()) is not None
-    assert not any(isinstance(event, Checkpointed) for event in told.events)
+    recorded = Recorded(broken=True)
+    assert recorded.runner(checkpoint_interval=1e-9).run(Counting().steps()) is not None
+    assert not any(isinstance(event, Checkpointed) for event in recorded.events)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +110,8 @@ class Hurrying:
 
 
 def test_previews_come_at_most_once_a_second_and_are_small() -> None:
-    told = Told()
-    told.driver().run(Hurrying().steps())
-    previews = [event.preview for event in told.events if isinstance(event, Progress) and event.preview]
+    recorded = Recorded()
+    recorded.runner().run(Hurrying().steps())
+    previews = [event.preview for event in recorded.events if isinstance(event, Progress) and event.preview]
     assert 3 <= len(previews) <= 4  # At 0, 1 and 2 s, and the last word.
     assert all(len(preview) <= 1 << 20 for preview in previews)

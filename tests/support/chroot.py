@@ -1,9 +1,9 @@
 """Images without a container engine: a Dockerfile's own commands, run at their own paths in root folders.
 
-A room is a mount namespace whose root is a folder. It has, read-only, what a base image would bring and
-nothing else: no sources, no environment. The base is this machine's system (/usr, /lib, this interpreter's
-installation as /usr/local), or a Debian that debootstrap has made. That is what `docker build` and `docker
-run --read-only --user` do, less their isolation of processes and network.
+A chroot here is a mount namespace whose root is a folder. It has, read-only, what a base image would bring
+and nothing else: no sources, no environment. The base is this machine's system (/usr, /lib, the installation
+of this interpreter as /usr/local), or a Debian that debootstrap has made. That is what `docker build` and
+`docker run --read-only --user` do, less their isolation of processes and network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from support.dockerfile import Dockerfile, pairs
 MACHINE = Path("/")
 SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-"""Of the interpreter: in the room there is pip alone, as in the base image."""
+"""Of the interpreter: in the chroot there is pip alone, as in the base image."""
 PASSED = re.compile(r"PIP_.*|.*_PROXY|.*_proxy")
 """What builds get from outside: where packages come from, as build arguments would say it."""
 DEBIAN = ("bookworm", "python3,python3-pip,python3-venv,python-is-python3")
@@ -32,7 +32,7 @@ DEBIAN = ("bookworm", "python3,python3-pip,python3-venv,python-is-python3")
 
 
 @functools.cache
-def needs_rooms() -> None:
+def needs_chroots() -> None:
     """Skip where there is no root or no mount namespace."""
     if os.geteuid() != 0:
         pytest.skip("running images' commands at their own paths needs root")
@@ -59,7 +59,7 @@ def debian(folder: Path) -> Path:
     return folder
 
 
-class Rooms:
+class Chroots:
     """The stages of a Dockerfile, each built once, in folders under `folder`.
 
     Args:
@@ -172,16 +172,16 @@ class Rooms:
         *names, target = words
         to = _inside(root, str(Path(place, target)))
         for name in names:
-            found = source / name.lstrip("/")
-            into = to / found.name if found.is_file() and (len(names) > 1 or target.endswith("/")) else to
+            path = source / name.lstrip("/")
+            into = to / path.name if path.is_file() and (len(names) > 1 or target.endswith("/")) else to
             into.parent.mkdir(parents=True, exist_ok=True)
-            if found.is_dir():
+            if path.is_dir():
                 ignored = () if stage else ("__pycache__", "*.egg-info")
                 shutil.copytree(
-                    found, into, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored)
+                    path, into, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored)
                 )
             else:
-                shutil.copy2(found, into)
+                shutil.copy2(path, into)
 
     def _mounts(self, root: Path) -> list[str]:
         """The base's system, read-only, under the root."""
@@ -193,7 +193,7 @@ class Rooms:
         return [*lines, *(f"mount --rbind /{name} {root}/{name}" for name in ("dev", "proc"))]
 
     def _lendings(self, root: Path) -> list[str]:
-        """Files and folders of this machine that pip is told of, where that is not the base anyway."""
+        """Files and folders of this machine that pip's settings name, where that is not the base anyway."""
         lines: list[str] = []
         words = ["/etc/pip.conf", *(word for value in self._passed.values() for word in value.split())]
         for path in (Path(word) for word in words if word.startswith("/") and self._system != MACHINE):
