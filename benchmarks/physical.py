@@ -23,7 +23,7 @@ from convlens_client import charts, rendering
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import StoredModel
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import Step, Task

@@ -30,7 +30,7 @@ from convlens_models.graphs.surgery import cut, static
 from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import PROBABILITIES
 from convlens_models.repository import ModelRepository, StoredModel
-from convlens_server.serving.cpus import cpus
+from convlens_server.cpus import cpus
 
 PEERS: Final = Path(f"{sys.prefix}-bench") / "bin"
 HERE: Final = Path(__file__).parent

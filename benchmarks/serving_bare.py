@@ -14,7 +14,7 @@ from benchmarks.serving_session import open_session
 from benchmarks.serving_stream import listen
 from convlens.inference import open_inference_pb2 as pb
 from convlens.inference import open_inference_pb2_grpc
-from convlens_server.serving.cpus import cpus
+from convlens_server.cpus import cpus
 from convlens_server.serving.malloc import keep_freed_memory
 
 

@@ -22,7 +22,7 @@ from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_models.network import load_network
 from convlens_models.patterns.draw import LABELS, draw
 from convlens_models.repository import ModelRepository
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques.base import Host, Results, Task
 from convlens_workers.techniques.substitute import substitute

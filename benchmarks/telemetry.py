@@ -14,8 +14,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from convlens_server.request.request_context import Middleware, RequestContext, ServicerContext, add
 from convlens_server.serving.interceptors import OfCall, logged, within
-from convlens_server.serving.request_context import Middleware, RequestContext, ServicerContext, add
 from convlens_server.telemetry.metrics import Metrics
 from convlens_server.telemetry.traces import traced
 from convlens_workers.telemetry.logs import configure

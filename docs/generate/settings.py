@@ -13,8 +13,8 @@ from docs.generate.markdown import code, number, prose, titled
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from convlens_server.cpus import cpus
 from convlens_server.identity.settings import IdentitySettings
-from convlens_server.serving.cpus import cpus
 from convlens_server.settings import ServerSettings
 from convlens_workers.jobs.settings import JobSettings
 from convlens_workers.settings import WorkerSettings

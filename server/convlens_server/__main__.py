@@ -9,7 +9,7 @@ import sys
 from pydantic import ValidationError
 
 from convlens.errors import ConvLensError
-from convlens_server.serving.app import App
+from convlens_server.app import App
 from convlens_server.serving.interceptors import OfCall
 from convlens_server.serving.malloc import keep_freed_memory
 from convlens_server.serving.processes import stop_signal, supervise

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from convlens_server.cpus import cpus
 from convlens_server.identity.settings import IdentitySettings
-from convlens_server.serving.cpus import cpus
 from convlens_workers.jobs.settings import JobSettings
 
 

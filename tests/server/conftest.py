@@ -14,7 +14,7 @@ from convlens import wire
 from convlens.v1 import image_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
-from convlens_server.serving.app import App
+from convlens_server.app import App
 
 
 @pytest.fixture(scope="session")

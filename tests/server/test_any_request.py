@@ -39,7 +39,7 @@ from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc, job_pb2
 from convlens_models.importing.style_import import add_style
-from convlens_server.serving.services import SERVICES
+from convlens_server.services import SERVICES
 from convlens_workers.settings import WorkerSettings
 
 FLATTEN: Final = inspection_pb2.POOLING_FLATTEN

@@ -18,7 +18,7 @@ from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import EMBEDDED, ModelRepository
 from convlens_server.backends.models import LoadedModels
 from convlens_server.backends.providers import Compute
-from convlens_server.serving.cancellation import Caller, current
+from convlens_server.request.cancellation import Caller, current
 from convlens_server.settings import ServerSettings
 
 LAYERS = ["features.conv1", "features.relu3_2", "classifier", "probabilities", "log_probabilities"]

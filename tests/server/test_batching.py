@@ -24,7 +24,7 @@ from convlens_server.backends.base import F32, Backend
 from convlens_server.backends.batching import Batcher
 from convlens_server.backends.models import LoadedModels
 from convlens_server.backends.providers import Compute
-from convlens_server.serving import cancellation
+from convlens_server.request import cancellation
 from convlens_server.serving.executor import THREADS_ON_GPU, worker_threads
 from convlens_server.settings import ServerSettings
 

@@ -11,8 +11,8 @@ from typing import cast
 import pytest
 
 from convlens.errors import Cancelled, ResourceExhausted
-from convlens_server.serving import request_context
-from convlens_server.serving.cancellation import interruptible
+from convlens_server.request import request_context
+from convlens_server.request.cancellation import interruptible
 from convlens_server.serving.executor import Executor
 from convlens_server.settings import ServerSettings
 
@@ -137,7 +137,7 @@ async def test_a_stream_that_is_left_stops_and_makes_room(executor: Executor) ->
 
 
 def test_cancelled_is_what_a_left_caller_gets() -> None:
-    from convlens_server.serving.cancellation import Caller
+    from convlens_server.request.cancellation import Caller
 
     caller = Caller()
     caller.leave()

@@ -20,10 +20,10 @@ from support.server_thread import serving
 from convlens.errors import FailedPrecondition, InvalidArgument, Unauthenticated, from_rpc_error
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_client.cli import main
+from convlens_server.app import is_loopback
 from convlens_server.identity.keys import ApiKeys, KeyFile, issue
 from convlens_server.identity.settings import IdentitySettings
-from convlens_server.serving.app import is_loopback
-from convlens_server.serving.services import SERVICES
+from convlens_server.services import SERVICES
 
 ISSUER, AUDIENCE = "https://issuer.example", "convlens"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection",)

@@ -13,9 +13,9 @@ from support.replies import error_of
 
 from convlens import errors
 from convlens.v1 import model_pb2, model_pb2_grpc
+from convlens_server.request.request_context import received
 from convlens_server.serving import interceptors
 from convlens_server.serving.interceptors import MiddlewareInterceptor, with_status
-from convlens_server.serving.request_context import received
 
 
 class Failing(model_pb2_grpc.ModelServiceServicer):

@@ -20,7 +20,7 @@ from support.bad_jobs import (
 )
 
 from convlens.v1 import job_pb2
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 from convlens_workers.jobs.pictures import decode_images
 from convlens_workers.jobs.techniques import SPECIFICATIONS
 from convlens_workers.jobs.techniques.base import Resources, Submission

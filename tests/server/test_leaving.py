@@ -13,7 +13,7 @@ from support.server_thread import serving
 
 from convlens import errors, wire
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
-from convlens_server.serving.app import App
+from convlens_server.app import App
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from support.server_thread import serving
 from convlens.errors import FailedPrecondition, NotFound
 from convlens_client import Client
 from convlens_models.runtime import ort
+from convlens_server.app import App
 from convlens_server.backends.providers import CPU, CUDA, Compute, choose, try_out
-from convlens_server.serving.app import App
-from convlens_server.serving.cpus import cpus
+from convlens_server.cpus import cpus
 from convlens_server.serving.executor import Executor
 from convlens_server.settings import ServerSettings
 

@@ -20,11 +20,11 @@ from convlens.inference import open_inference_pb2_grpc
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
+from convlens_server.app import App
 from convlens_server.backends.base import Backend
 from convlens_server.backends.cache import LruCache
 from convlens_server.backends.onnx_backend import OnnxBackend
 from convlens_server.backends.providers import Compute
-from convlens_server.serving.app import App
 
 PEERS = Path(f"{sys.prefix}-peers") / "bin" / "python"
 LAYER = "features.relu2"

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from convlens.v1 import model_pb2, model_pb2_grpc
-from convlens_server.serving.services import LONG_SERVICES, SERVICES
+from convlens_server.services import LONG_SERVICES, SERVICES
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -76,7 +76,7 @@ def test_health_says_not_serving_before_the_end(tmp_path: Path) -> None:
 
 
 def test_importing_the_server_loads_no_torch() -> None:
-    code = "import sys, convlens_server.serving.app, convlens_server.__main__; print('torch' in sys.modules)"
+    code = "import sys, convlens_server.app, convlens_server.__main__; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convlens.inference import open_inference_pb2 as pb
-from convlens_server.serving.raw_request import MOST_FIELDS, RawRequest
+from convlens_server.request.raw_request import MOST_FIELDS, RawRequest
 
 MESSAGES = st.builds(
     pb.ModelInferRequest,

@@ -32,10 +32,10 @@ from convlens.v1 import (
     target_pb2,
 )
 from convlens_client import Client
+from convlens_server.app import App
 from convlens_server.cache.reply_cache import OVERHEAD, PREFIX, ReplyCache, pack, unpack
 from convlens_server.identity.keys import KeyFile, issue
-from convlens_server.serving.app import App
-from convlens_server.serving.services import CACHEABLE
+from convlens_server.services import CACHEABLE
 from convlens_server.settings import ServerSettings
 
 MODEL = model_pb2.ModelRef(name="copy")

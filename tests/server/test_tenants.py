@@ -23,10 +23,10 @@ from support.worker_by_hand import WorkerByHand
 
 from convlens.errors import ConvLensError, NotFound, ResourceExhausted, Unauthenticated, Unavailable
 from convlens_client import Client
+from convlens_server.app import App
 from convlens_server.identity.keys import KeyFile, issue
 from convlens_server.identity.principal import Principal, current
-from convlens_server.serving import request_context
-from convlens_server.serving.app import App
+from convlens_server.request import request_context
 from convlens_server.serving.quotas import Quotas
 from convlens_server.settings import ServerSettings
 from convlens_workers.settings import WorkerSettings

@@ -9,7 +9,7 @@ import pytest
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, attribution_pb2, bounds_pb2, image_pb2, inspection_pb2, job_pb2, model_pb2
 from convlens_models.manifest import Manifest
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 
 IMAGE = image_pb2.Image(encoded=b"a picture")
 INF = float("inf")

@@ -9,7 +9,7 @@ from torch import Tensor
 from convlens.v1 import job_pb2
 from convlens_models.network import Network
 from convlens_models.repository import StoredModel
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Step, Task

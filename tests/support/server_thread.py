@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from convlens_server.serving.app import App
+from convlens_server.app import App
 from convlens_server.settings import ServerSettings
 
 

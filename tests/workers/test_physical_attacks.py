@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, attack_pb2
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 from convlens_workers.techniques import begin
 from convlens_workers.techniques.adversarial_patch import PLACEMENTS, Objective
 from convlens_workers.techniques.base import Step, Task

@@ -19,7 +19,7 @@ from convlens.v1 import model_pb2, style_pb2
 from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import WEIGHTS, ModelRepository
 from convlens_models.tensors import load
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.device_process import decode_images
 from convlens_workers.networks import Networks

@@ -21,8 +21,8 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import Batching
 from convlens_models.repository import StoredModel
 from convlens_server.backends.base import F32, Backend
-from convlens_server.serving import cancellation
-from convlens_server.serving.request_context import phase
+from convlens_server.request import cancellation
+from convlens_server.request.request_context import phase
 
 Pass = Callable[..., Sequence[F32]]
 """Computes arrays from arrays, the images of each along its first axis."""

@@ -20,8 +20,8 @@ from convlens_models.runtime import ort
 from convlens_server.backends.base import F32
 from convlens_server.backends.cache import LruCache
 from convlens_server.backends.providers import Compute
-from convlens_server.serving.cancellation import interruptible
-from convlens_server.serving.request_context import phase
+from convlens_server.request.cancellation import interruptible
+from convlens_server.request.request_context import phase
 
 Sessions = LruCache[tuple[Hashable, ...], ort.InferenceSession]
 Sizes = tuple[int | None, int, int]

@@ -16,7 +16,7 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.importing.torchscript import load
 from convlens_models.repository import TORCHSCRIPT, StoredModel
 from convlens_server.backends.base import F32
-from convlens_server.serving.cancellation import interruptible
+from convlens_server.request.cancellation import interruptible
 
 
 class TorchScriptBackend:

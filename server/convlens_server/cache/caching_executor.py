@@ -20,10 +20,10 @@ from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
 from convlens_server.cache.reply_cache import Away, ReplyCache, pack, unpack
 from convlens_server.identity.principal import owner
+from convlens_server.request.raw_request import RawRequest
+from convlens_server.request.request_context import current
+from convlens_server.request.validation import validate
 from convlens_server.serving.executor import Executor
-from convlens_server.serving.raw_request import RawRequest
-from convlens_server.serving.request_context import current
-from convlens_server.serving.validation import validate
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -23,7 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from convlens_server.serving.request_context import phase
+from convlens_server.request.request_context import phase
 from convlens_server.settings import ServerSettings
 
 PREFIX: Final = "convlens:cache"

@@ -18,8 +18,8 @@ from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.collections.nearest import nearest
 from convlens_server.collections.top_activations import Top, top_activations
 from convlens_server.quick.inference_service import InferenceService, Replies, parts
-from convlens_server.quick.units import hit
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
+from convlens_server.techniques.parts.units import hit
 from convlens_server.techniques.unit_patterns import unit_patterns
 from convlens_workers.collections import FeatureSet
 from convlens_workers.collections.pooling import pool

@@ -10,7 +10,7 @@ from convlens_server.identity.keys import PREFIX, ApiKeys
 from convlens_server.identity.principal import ADMIN, ANYBODY, Principal, current, owner, principal
 from convlens_server.identity.settings import IdentitySettings
 from convlens_server.identity.tokens import Tokens
-from convlens_server.serving.request_context import Proceed, RequestContext, ServicerContext
+from convlens_server.request.request_context import Proceed, RequestContext, ServicerContext
 
 __all__ = [
     "ADMIN",

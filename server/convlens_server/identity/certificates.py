@@ -7,7 +7,7 @@ import grpc
 from convlens_server.identity.principal import Principal
 from convlens_server.identity.reloading import Reloading
 from convlens_server.identity.settings import IdentitySettings
-from convlens_server.serving.request_context import ServicerContext
+from convlens_server.request.request_context import ServicerContext
 
 
 def server_credentials(settings: IdentitySettings) -> grpc.ServerCredentials | None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
 from convlens_server.backends.base import F32, Backend
-from convlens_server.quick import quality, targets
+from convlens_server.quick import quality
 from convlens_server.techniques import ATTRIBUTIONS
 from convlens_server.techniques.base import Attributed
+from convlens_server.techniques.parts import targets
 
 Requested = Sequence[attribution_pb2.Attribution]
 

@@ -20,9 +20,9 @@ from convlens_server.backends.base import F32, Backend
 from convlens_server.backends.models import LoadedModels
 from convlens_server.cache.caching_executor import CachingExecutor
 from convlens_server.quick import images as pictures
+from convlens_server.request.request_context import phase, timed
+from convlens_server.request.validation import validate
 from convlens_server.serving.executor import Executor
-from convlens_server.serving.request_context import phase, timed
-from convlens_server.serving.validation import validate
 from convlens_server.settings import ServerSettings
 
 P = ParamSpec("P")

@@ -11,9 +11,9 @@ import numpy as np
 
 from convlens_models.manifest import PROBABILITIES
 from convlens_server.backends.base import F32, F64, Backend
-from convlens_server.quick.perturbed_batches import batches, values
-from convlens_server.quick.targets import Target, one_hot
 from convlens_server.techniques import ATTRIBUTIONS
+from convlens_server.techniques.parts.perturbed_batches import batches, values
+from convlens_server.techniques.parts.targets import Target, one_hot
 
 GREY: Final = 0.5
 BLUR: Final = 5 / 224

@@ -21,7 +21,7 @@ from convlens_models import tensors
 from convlens_models.repository import WEIGHTS, StoredModel
 from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.attribution import Requested, apply, resolve
-from convlens_server.quick.targets import Target
+from convlens_server.techniques.parts.targets import Target
 
 KERNELS: Final = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 

@@ -10,8 +10,8 @@ from convlens.v1 import admin_pb2, admin_pb2_grpc
 from convlens_server.backends.models import Loaded
 from convlens_server.backends.warming import warm
 from convlens_server.identity import ADMIN, require_role
+from convlens_server.request.validation import validate
 from convlens_server.servicers.base import InferenceServicer, mirror
-from convlens_server.serving.validation import validate
 
 
 class AdminServicer(InferenceServicer, admin_pb2_grpc.AdminServiceServicer):

@@ -8,9 +8,9 @@ from convlens_models.manifest import PROBABILITIES
 from convlens_models.measures.certificate import certify
 from convlens_server.quick.inference_service import Replies, parts
 from convlens_server.quick.robustness import measure
-from convlens_server.quick.targets import resolve_goal
 from convlens_server.servicers.base import InferenceServicer, streamed
 from convlens_server.techniques import ATTACKS
+from convlens_server.techniques.parts.targets import resolve_goal
 
 
 class AttackServicer(InferenceServicer, attack_pb2_grpc.AttackServiceServicer):

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.quick.inference_service import InferenceService, Replies, Streamed
-from convlens_server.serving.validation import validate
+from convlens_server.request.validation import validate
 
 M = TypeVar("M", bound=Message)
 

@@ -13,8 +13,8 @@ from convlens.v1 import collection_pb2_grpc
 from convlens_server.collections import pictures
 from convlens_server.collections.search import CollectionSearch
 from convlens_server.quick.inference_service import Streamed
+from convlens_server.request.validation import validate
 from convlens_server.servicers.base import Gateways, validated
-from convlens_server.serving.validation import validate
 from convlens_workers.collections import CollectionIndex, FeatureSet
 
 

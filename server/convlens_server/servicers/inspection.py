@@ -12,8 +12,8 @@ from convlens.v1 import inspection_pb2, inspection_pb2_grpc
 from convlens_server.backends.base import F32, Backend
 from convlens_server.quick.inference_service import Replies, Streamed, parts
 from convlens_server.quick.ordered_map import ordered_map
+from convlens_server.request.validation import validate
 from convlens_server.servicers.base import InferenceServicer, computed, streamed
-from convlens_server.serving.validation import validate
 from convlens_server.techniques.activations import activations
 from convlens_server.techniques.classify import classify
 from convlens_server.techniques.features import features

@@ -20,8 +20,8 @@ from convlens_server.jobs.admission import Limits
 from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.jobs.preparation import preparation
 from convlens_server.quick.inference_service import InferenceService, Streamed, require
-from convlens_server.serving.request_context import timed
-from convlens_server.serving.validation import validate
+from convlens_server.request.request_context import timed
+from convlens_server.request.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
 from convlens_workers.jobs.pictures import decode_images

@@ -8,8 +8,8 @@ import re
 from convlens.errors import InvalidArgument
 from convlens.v1 import model_pb2, model_pb2_grpc
 from convlens_server.quick.inference_service import Replies, parts
+from convlens_server.request.validation import validate
 from convlens_server.servicers.base import InferenceServicer, computed, mirror, streamed
-from convlens_server.serving.validation import validate
 from convlens_server.techniques.filters import filters
 
 

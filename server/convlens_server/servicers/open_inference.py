@@ -29,9 +29,9 @@ from convlens_server.quick.input_tensors import (
     read_inputs,
     read_parameters,
 )
+from convlens_server.request.raw_request import Kind, RawRequest, reference
+from convlens_server.request.request_context import phase, reads
 from convlens_server.servicers.base import Gateways, InferenceServicer, computed
-from convlens_server.serving.raw_request import Kind, RawRequest, reference
-from convlens_server.serving.request_context import phase, reads
 
 VALUE, IMAGE_GRADIENT = "value", "image_gradient"
 

@@ -7,10 +7,10 @@ from convlens.v1 import unit_pb2, unit_pb2_grpc
 from convlens_models.measures.receptive_field import theoretical_size
 from convlens_server.backends.base import F32
 from convlens_server.quick.inference_service import Replies, parts
-from convlens_server.quick.units import locate
+from convlens_server.request.validation import validate
 from convlens_server.servicers.base import InferenceServicer, streamed
-from convlens_server.serving.validation import validate
 from convlens_server.techniques.discrepancy import discrepancy
+from convlens_server.techniques.parts.units import locate
 from convlens_server.techniques.unit_patterns import unit_patterns
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from convlens.errors import ResourceExhausted
-from convlens_server.serving import cancellation, request_context
+from convlens_server.request import cancellation, request_context
 from convlens_server.settings import ServerSettings
 
 P = ParamSpec("P")

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from convlens.errors import ConvLensError, Internal, to_status
 from convlens_server.identity.principal import current as current_principal
-from convlens_server.serving.request_context import (
+from convlens_server.request.request_context import (
     Middleware,
     Proceed,
     RequestContext,

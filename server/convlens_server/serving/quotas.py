@@ -10,7 +10,7 @@ from typing import Any, Final
 from convlens.errors import ResourceExhausted
 from convlens_server.identity.principal import principal
 from convlens_server.identity.settings import IdentitySettings
-from convlens_server.serving.request_context import Proceed, RequestContext
+from convlens_server.request.request_context import Proceed, RequestContext
 
 BURST: Final = 10.0
 """Seconds of its rate that a tenant may use up at once."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from convlens_models.measures.certificate import AttackGoal
 from convlens_server.backends.base import F32, F64, Backend
-from convlens_server.quick.targets import Target
+from convlens_server.techniques.parts.targets import Target
 
 __all__ = [
     "F32",

@@ -13,7 +13,7 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_models.measures.certificate import AttackGoal
 from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.targets import one_hot
+from convlens_server.techniques.parts.targets import one_hot
 
 GROUP_PIXELS: Final = 800_000
 """The pixels of one gradient pass, which bound the memory of an attack, whatever the batch."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.quick.perturbed_batches import PerturbedBatch, mean_gradient, values
 from convlens_server.techniques.base import F32, F64, Attributed, Backend, Target
+from convlens_server.techniques.parts.perturbed_batches import PerturbedBatch, mean_gradient, values
 
 
 def integrated_gradients(

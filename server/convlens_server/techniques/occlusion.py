@@ -12,8 +12,8 @@ import numpy as np
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
-from convlens_server.quick.perturbed_batches import batches, values
 from convlens_server.techniques.base import F32, F64, Attributed, Backend, Target
+from convlens_server.techniques.parts.perturbed_batches import batches, values
 
 Square = tuple[slice, slice]
 

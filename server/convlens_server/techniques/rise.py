@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from convlens.v1 import attribution_pb2
-from convlens_server.quick.perturbed_batches import batches, values
-from convlens_server.quick.resampling import bilinear
 from convlens_server.techniques.base import F32, F64, Attributed, Backend, Target
+from convlens_server.techniques.parts.perturbed_batches import batches, values
+from convlens_server.techniques.parts.resampling import bilinear
 
 
 def rise(backend: Backend, images: F32, target: Target, params: attribution_pb2.Rise) -> Attributed:

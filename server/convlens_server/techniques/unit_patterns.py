@@ -12,7 +12,7 @@ import numpy as np
 from convlens.v1 import unit_pb2
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_server.backends.base import F32, Backend
-from convlens_server.quick.units import box_of, locate
+from convlens_server.techniques.parts.units import box_of, locate
 
 
 class UnitPattern(NamedTuple):

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.registry import Collector
 
-from convlens_server.serving.request_context import Proceed, RequestContext, afterwards
+from convlens_server.request.request_context import Proceed, RequestContext, afterwards
 from convlens_workers.jobs.stats import serve_metrics
 
 TYPES: Final = {

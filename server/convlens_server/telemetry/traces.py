@@ -11,7 +11,7 @@ from opentelemetry.context import attach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from convlens_server.identity.principal import principal
-from convlens_server.serving.request_context import Proceed, RequestContext
+from convlens_server.request.request_context import Proceed, RequestContext
 from convlens_workers.telemetry.tracing import following
 
 OURS: Final = frozenset(

@@ -51,7 +51,7 @@ def test_who_adds_images_is_sent_to_another_server_when_this_one_ends(
 
 def test_the_server_starts_without_the_libraries_for_searches() -> None:
     heavy = "{'sklearn', 'usearch', 'torch'}"
-    code = f"import sys, convlens_server.serving.app; print(*(sys.modules.keys() & {heavy}))"
+    code = f"import sys, convlens_server.app; print(*(sys.modules.keys() & {heavy}))"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == ""
 

@@ -17,8 +17,8 @@ from support.server_thread import serving
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_models.repository import ModelRepository
-from convlens_server.serving.validation import validate
-from convlens_workers.device_process import Engine
+from convlens_server.request.validation import validate
+from convlens_workers.device_process import DeviceProcess
 from convlens_workers.jobs import ArtifactStore
 from convlens_workers.jobs.pictures import decode_images
 from convlens_workers.jobs.techniques import NAMES, SPECIFICATIONS
@@ -59,7 +59,7 @@ def worker(
     """Runs a job as the device process does, whoever has stored its request."""
     artifacts = tmp_path_factory.mktemp("store").as_uri()
     ours, _ = Pipe()
-    process = Engine(
+    process = DeviceProcess(
         ours,
         Configure(artifacts=artifacts, device="cpu", checkpoint_interval=9, warm_models=2, **places),
     )

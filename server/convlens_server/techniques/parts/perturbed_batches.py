@@ -13,7 +13,7 @@ import numpy as np
 
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_server.backends.base import F32, F64, Backend
-from convlens_server.quick.targets import Target
+from convlens_server.techniques.parts.targets import Target
 
 BATCH_PIXELS: Final = 400_000
 """8 images of 224 x 224: more at once make a pass no faster, and a gradient needs much memory for each."""

@@ -25,11 +25,11 @@ from convlens_server.identity.certificates import server_credentials
 from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.quick.inference_service import InferenceService
 from convlens_server.servicers.base import Gateways
+from convlens_server.services import CACHEABLE, LONG_SERVICES, SERVICES, TABLE
 from convlens_server.serving.executor import Executor
 from convlens_server.serving.health import Health
 from convlens_server.serving.interceptors import MiddlewareInterceptor, logged, with_status
 from convlens_server.serving.quotas import Quotas
-from convlens_server.serving.services import CACHEABLE, LONG_SERVICES, SERVICES, TABLE
 from convlens_server.settings import ServerSettings
 from convlens_server.telemetry.levels import watch
 from convlens_server.telemetry.metrics import Metrics
