@@ -36,8 +36,9 @@ DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
         *("runtime.py", "tensors.py"),
     ),
     "convlens_workers": (
-        *("techniques/**/*.py", "jobs/techniques/**/*.py", "collections/pooling.py", "device_process.py"),
-        *("devices.py", "distributed_training_process.py", "networks.py", "onnx_network.py", "victims.py"),
+        *("techniques/**/*.py", "jobs/techniques/**/*.py", "jobs/pictures.py", "collections/pooling.py"),
+        *("device_process.py", "devices.py", "distributed_training_process.py", "networks.py"),
+        *("onnx_network.py", "victims.py"),
     ),
 }
 """The files of each package whose code decides the bytes of a result: how a request's pictures are read, the
