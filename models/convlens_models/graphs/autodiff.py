@@ -18,13 +18,12 @@ from onnx import TensorProto, helper
 from convlens.errors import InvalidArgument
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.vjp import RULES, GraphBuilder, Node, ReluRule, SparseChannels, simplify, total
+from convlens_models.vjp import GraphBuilder, Node, ReluRule, SparseChannels, operator_of, simplify, total
 
 __all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
 
 COTANGENT: Final = "cotangent"
 IMAGE_GRADIENT: Final = "image_gradient"
-CHANNELWISE: Final = {"Add", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "Relu"}
 OPSETS: Final = range(16, 27)  # From 16 on ScatterElements can add.
 
 
@@ -119,8 +118,8 @@ def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) 
         if not any(gradients.get(value) for value in node.outputs):
             continue
         cotangents = [total(builder, gradients.get(value, [])) for value in node.outputs]
-        results = RULES[node.kind](builder, node, cotangents)
-        for index, gradient in enumerate(results):
+        rule = operator_of(proto).gradient
+        for index, gradient in enumerate(rule(builder, node, cotangents) if rule else ()):
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
     return builder.whole(total(builder, gradients[source]))
@@ -129,7 +128,7 @@ def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) 
 def _start(builder: GraphBuilder, layer: str) -> str:
     """The cotangent; only its channels that count if it is that of class scores that a convolution made."""
     value = layer
-    while (maker := builder.producer.get(value)) and maker.op_type in CHANNELWISE:
+    while (maker := builder.producer.get(value)) and operator_of(maker).by_channel:
         value = maker.input[0]
     sizes = builder.dims(layer) or ()
     if (
@@ -140,7 +139,7 @@ def _start(builder: GraphBuilder, layer: str) -> str:
         or layer == value
     ):
         return COTANGENT
-    return builder.keep(SparseChannels.of(builder, COTANGENT, layer))
+    return SparseChannels.of(builder, COTANGENT, layer).keep(builder)
 
 
 def _active(builder: GraphBuilder, source: str) -> set[str]:
@@ -156,7 +155,7 @@ def _refuse_missing_rules(builder: GraphBuilder, active: set[str]) -> None:
     missing: dict[str, list[str]] = {}
     for node in builder.graph.node:
         on_path = not active.isdisjoint(node.input) and not active.isdisjoint(node.output)
-        if on_path and (node.op_type not in RULES or node.domain not in ("", "ai.onnx")):
+        if on_path and operator_of(node).gradient is None:
             missing.setdefault(node.op_type, []).append(node.name or node.output[0])
     if missing:
         listed = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in sorted(missing.items()))

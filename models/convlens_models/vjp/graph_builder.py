@@ -113,12 +113,6 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(kind, sources, names, name=names[0], **attributes))
         return names
 
-    def keep(self, pieces: Pieces) -> str:
-        """A name for a gradient in pieces; `op` joins them where it is used."""
-        name = self.fresh("grad/pieces")
-        self.pieces[name] = pieces
-        return name
-
     def whole(self, value: str) -> str:
         """The value in one piece."""
         if value in self.pieces and value not in self._joined:
