@@ -342,7 +342,10 @@ CASES: dict[str, list[tuple[list[Step], int]]] = {
         ([step("KIND", ints(-1), ints(-99), ints(3), ints(-1))], 0),
         ([step("KIND", ints(1), ints(3), ints(1))], 2),
     ],
-    "Split": [([step("KIND", ints(1, 3), axis=1, outputs=2)], 2), ([step("KIND", ints(3, 4), axis=3, outputs=2)], 0)],
+    "Split": [
+        ([step("KIND", ints(1, 3), axis=1, outputs=2)], 2),
+        ([step("KIND", ints(3, 4), axis=3, outputs=2)], 0),
+    ],
     "Squeeze": [
         ([step("ReduceMax", ints(1)), step("KIND", ints(1)), step("Unsqueeze", ints(0))], 2),
         ([step("ReduceMax", ints(2)), step("KIND", ints(2)), step("Unsqueeze", ints(2))], 0),

@@ -237,8 +237,8 @@ def test_reading_needs_neither_torch_nor_onnxruntime():
         "repository.ModelRepository().get().forward(); "
         "print([name for name in ('torch', 'onnxruntime') if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_the_embedded_model_is_small():

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from convlens.errors import InvalidArgument
+from convlens_models.graphs import surgery
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.vjp import GraphBuilder, Node, ReluRule, SparseChannels, operator_of, simplify, total
@@ -102,9 +103,7 @@ def _tap(graph: onnx.GraphProto, value: str) -> str:
     """
     tap = f"{value}/tap"
     for node in graph.node:
-        inputs = [tap if source == value else source for source in node.input]
-        del node.input[:]
-        node.input.extend(inputs)
+        surgery.replace(node.input, [tap if source == value else source for source in node.input])
     maker = next(i for i, node in enumerate(graph.node) if value in node.output)
     graph.node.insert(maker + 1, helper.make_node("Identity", [value], [tap], name=tap))
     return tap
@@ -167,8 +166,7 @@ def _refuse_missing_rules(builder: GraphBuilder, active: set[str]) -> None:
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset not in OPSETS:
+    if (opset := surgery.opset(model)) not in OPSETS:
         raise InvalidArgument.of("model.opset", opset, f"from {OPSETS.start} to {OPSETS.stop - 1}")
 
 

@@ -11,6 +11,8 @@ from .graph_builder import GraphBuilder, Node, ReluRule
 from .layouts import layout_of
 from .operator import Operator
 
+ERF_SLOPE: Final = 2 / math.sqrt(math.pi)  # At 0.
+
 Formula = Callable[[GraphBuilder, Node, str, str, str], str]
 
 
@@ -23,7 +25,8 @@ def relu(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
 
 def leaky_relu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     """g where x > 0, else alpha g."""
-    return t.mul(g, _switch(t, x, 1.0, node.get("alpha", 0.01)))
+    alpha = node.get("alpha", 0.01)
+    return t.mul(g, t.add(t.mul(t.positive(x), 1.0 - alpha), alpha))
 
 
 def prelu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
@@ -48,26 +51,6 @@ def selu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     return t.mul(g, t.add(t.mul(inside, gamma), outside))
 
 
-def sigmoid(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """g y (1 - y)."""
-    return t.mul(g, t.mul(y, t.sub(1.0, y)))
-
-
-def tanh(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """g (1 - y^2)."""
-    return t.mul(g, t.sub(1.0, t.mul(y, y)))
-
-
-def softplus(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """g sigmoid(x)."""
-    return t.mul(g, t.op("Sigmoid", x))
-
-
-def hard_sigmoid(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """alpha g where 0 < y < 1."""
-    return t.mul(g, t.mul(_between(t, y, 0.0, 1.0), node.get("alpha", 0.2)))
-
-
 def hard_swish(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
     """g (h + x h') with the hard sigmoid h of slope 1/6."""
     h = t.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
@@ -84,27 +67,8 @@ def clip(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     return g
 
 
-def softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """y (g - sum(g y)) along the axis."""
-    return t.mul(y, t.sub(g, _sum(t, node, t.mul(g, y))))
-
-
-def log_softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """g - exp(y) sum(g) along the axis."""
-    return t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g)))
-
-
-def erf(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """g 2/sqrt(pi) exp(-x^2)."""
-    return t.mul(g, t.mul(t.op("Exp", t.op("Neg", t.mul(x, x))), 2 / math.sqrt(math.pi)))
-
-
 def _sum(t: GraphBuilder, node: Node, value: str) -> str:
     return t.op("ReduceSum", value, t.ints([node.get("axis", -1)]), keepdims=1)
-
-
-def _switch(t: GraphBuilder, x: str, positive: float, other: float) -> str:
-    return t.add(t.mul(t.positive(x), positive - other), other)
 
 
 def _between(t: GraphBuilder, value: str, low: float, high: float) -> str:
@@ -115,9 +79,9 @@ POINTWISE: Final[dict[str, Formula]] = {
     "Abs": lambda t, _, x, y, g: t.mul(g, t.op("Sign", x)),
     "Clip": clip,
     "Elu": elu,
-    "Erf": erf,
+    "Erf": lambda t, _, x, y, g: t.mul(g, t.mul(t.op("Exp", t.op("Neg", t.mul(x, x))), ERF_SLOPE)),
     "Exp": lambda t, _, x, y, g: t.mul(g, y),
-    "HardSigmoid": hard_sigmoid,
+    "HardSigmoid": lambda t, node, x, y, g: t.mul(g, t.mul(_between(t, y, 0.0, 1.0), node.get("alpha", 0.2))),
     "HardSwish": hard_swish,
     "LeakyRelu": leaky_relu,
     "Log": lambda t, _, x, y, g: t.div(g, x),
@@ -125,10 +89,10 @@ POINTWISE: Final[dict[str, Formula]] = {
     "PRelu": prelu,
     "Reciprocal": lambda t, _, x, y, g: t.op("Neg", t.mul(g, t.mul(y, y))),
     "Selu": selu,
-    "Sigmoid": sigmoid,
-    "Softplus": softplus,
+    "Sigmoid": lambda t, _, x, y, g: t.mul(g, t.mul(y, t.sub(1.0, y))),
+    "Softplus": lambda t, _, x, y, g: t.mul(g, t.op("Sigmoid", x)),
     "Sqrt": lambda t, _, x, y, g: t.div(t.mul(g, 0.5), y),
-    "Tanh": tanh,
+    "Tanh": lambda t, _, x, y, g: t.mul(g, t.sub(1.0, t.mul(y, y))),
 }
 
 
@@ -140,7 +104,9 @@ def _row(formula: Formula, sees: Sees = pointwise, by_channel: bool = False) -> 
 
 
 OPERATORS: Final = {kind: _row(formula) for kind, formula in POINTWISE.items()} | {
-    "LogSoftmax": _row(log_softmax, across_axis(-1)),
+    "LogSoftmax": _row(
+        lambda t, node, x, y, g: t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g))), across_axis(-1)
+    ),
     "Relu": _row(relu, by_channel=True),
-    "Softmax": _row(softmax, across_axis(-1)),
+    "Softmax": _row(lambda t, node, x, y, g: t.mul(y, t.sub(g, _sum(t, node, t.mul(g, y)))), across_axis(-1)),
 }

@@ -44,7 +44,7 @@ def power(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """g to the side that was chosen."""
+    """g to the operand that the condition takes, 0 to the other."""
     condition, g, zero = node.inputs[0], cotangents[0], t.floats(0.0)
     sides = [
         "",
@@ -55,7 +55,7 @@ def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def expand(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Sum over what was repeated."""
+    """g summed over what was repeated."""
     return [unbroadcast(t, cotangents[0], node.outputs[0], node.inputs[0]), ""]
 
 

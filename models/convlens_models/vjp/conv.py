@@ -39,7 +39,7 @@ class Kernel:
 
     @property
     def inputs(self) -> int:
-        """Channels of x."""
+        """The number of channels of x."""
         return self.sizes[1] * self.groups
 
     @property
@@ -49,7 +49,7 @@ class Kernel:
 
 
 def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Conv: see `input_gradient`."""
+    """Conv: the gradient of its image x alone, by `input_gradient`."""
     x, weight = node.inputs[:2]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")

@@ -102,46 +102,42 @@ class GraphBuilder:
 
     # Appending nodes
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The output of a new node."""
-        return self.ops(kind, *inputs, outputs=1, **attributes)[0]
-
-    def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
-        """The outputs of a new node that has several."""
-        names = [self.fresh(f"grad/{kind}") for _ in range(outputs)]
-        sources = [self.whole(value) for value in inputs]
-        self.nodes.append(helper.make_node(kind, sources, names, name=names[0], **attributes))
-        return names
+    def op(self, kind: str, *inputs: str | float, **attributes: Any) -> str:
+        """The output of a new node; a number as input becomes a float32 constant."""
+        name = self.fresh(f"grad/{kind}")
+        sources = [self.whole(value) if isinstance(value, str) else self.floats(value) for value in inputs]
+        self.nodes.append(helper.make_node(kind, sources, [name], name=name, **attributes))
+        return name
 
     def whole(self, value: str) -> str:
-        """The value in one piece."""
+        """The name of the value in one piece; pieces are joined when they are asked for first."""
         if value in self.pieces and value not in self._joined:
             self._joined[value] = self.pieces[value].join(self)
         return self._joined.get(value, value)
 
     def floats(self, values: float | Sequence[float] | Array) -> str:
-        """A float32 constant."""
+        """The name of a float32 constant."""
         return self._constant(np.asarray(values, np.float32))
 
     def ints(self, values: int | Sequence[int] | Array) -> str:
-        """An int64 constant."""
+        """The name of an int64 constant."""
         return self._constant(np.asarray(values, np.int64))
 
     def add(self, a: str | float, b: str | float) -> str:
         """a + b"""
-        return self._binary("Add", a, b)
+        return self.op("Add", a, b)
 
     def sub(self, a: str | float, b: str | float) -> str:
         """a - b"""
-        return self._binary("Sub", a, b)
+        return self.op("Sub", a, b)
 
     def mul(self, a: str | float, b: str | float) -> str:
         """a b"""
-        return self._binary("Mul", a, b)
+        return self.op("Mul", a, b)
 
     def div(self, a: str | float, b: str | float) -> str:
         """a / b"""
-        return self._binary("Div", a, b)
+        return self.op("Div", a, b)
 
     def positive(self, value: str) -> str:
         """1 where value > 0, else 0: exact, and ONNX Runtime keeps it in its blocked layout.
@@ -162,7 +158,7 @@ class GraphBuilder:
         return self.once("Shape", value)
 
     def once(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Like `op`, but the same question twice makes one node."""
+        """Like `op`, but equal calls make one node."""
         key = (kind, inputs, repr(sorted(attributes.items())))
         if key not in self._cache:
             self._cache[key] = self.op(kind, *inputs, **attributes)
@@ -176,10 +172,6 @@ class GraphBuilder:
                 break
         self._taken.add(name)
         return name
-
-    def _binary(self, kind: str, a: str | float, b: str | float) -> str:
-        left, right = (side if isinstance(side, str) else self.floats(side) for side in (a, b))
-        return self.op(kind, left, right)
 
     def _constant(self, array: Array) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
@@ -203,7 +195,7 @@ class Node:
         self._attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The attribute `name`, strings decoded."""
+        """The attribute `name`, with strings decoded, or the default."""
         value = self._attributes.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 

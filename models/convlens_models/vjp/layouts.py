@@ -56,7 +56,7 @@ class Whole:
         return Polyphase(1, {(0, 0): self.name}, "")
 
     def add(self, t: GraphBuilder, others: Sequence[Whole]) -> str:
-        """The sum with the others."""
+        """The sum of this gradient and the others."""
         return t.op("Sum", self.name, *(other.name for other in others))
 
 
@@ -75,21 +75,21 @@ class Polyphase(Whole):
     masked: bool = False
 
     def map(self, t: GraphBuilder, f: Callable[..., str], *values: str) -> str:
-        """Phase by phase, unless there are values: they are not in phases."""
+        """f of each phase, unless there are values: they are not in phases."""
         if values or not self.clean:
             return super().map(t, f, *values)
         return replace(self, pieces={at: f(piece) for at, piece in self.pieces.items()}).keep(t)
 
     def where_positive(self, t: GraphBuilder, y: str) -> str:
-        """As it is, if it is masked."""
+        """The same phases, if they are masked already."""
         return self.name if self.clean and self.masked else super().where_positive(t, y)
 
     def phases(self) -> Polyphase:
-        """As it is, if nothing beyond the end would be convolved too."""
+        """The same phases, unless what reaches beyond the end would be convolved too."""
         return self if self.clean else super().phases()
 
     def add(self, t: GraphBuilder, others: Sequence[Whole]) -> str:
-        """Phase by phase if all have the same stride."""
+        """The sum phase by phase, if all gradients are in phases of the same stride."""
         alike = [other for other in others if isinstance(other, Polyphase) and other.stride == self.stride]
         if len(alike) < len(others):
             return super().add(t, others)
@@ -107,7 +107,7 @@ class Polyphase(Whole):
         """
         s = self.stride
         some = next(iter(self.pieces.values()))
-        zeros = t.op("Expand", t.floats(0.0), t.op("Shape", some)) if len(self.pieces) < s * s else ""
+        zeros = t.op("Expand", 0.0, t.op("Shape", some)) if len(self.pieces) < s * s else ""
         rows = []
         for y in range(s):
             columns = [t.once("Unsqueeze", self.pieces.get((y, x), zeros), t.ints([4])) for x in range(s)]
@@ -142,35 +142,35 @@ class SparseChannels(Whole):
         return cls(index, t.op("Gather", cotangent, index, axis=1), value)
 
     def map(self, t: GraphBuilder, f: Callable[..., str], *values: str) -> str:
-        """On these channels of the gradient and of the values."""
+        """f of these channels of the gradient and of the values."""
         chosen = [t.op("Gather", value, self.index, axis=1) for value in values]
         return replace(self, piece=f(self.piece, *chosen)).keep(t)
 
     def repeat(self, t: GraphBuilder, x: str) -> str:
-        """On these channels."""
+        """These channels, repeated over the positions of x."""
         return replace(self, piece=t.op("Expand", self.piece, map_size(t, x)), value=x).keep(t)
 
     def reshape(self, t: GraphBuilder, x: str) -> str:
-        """On these channels, where x has one position."""
+        """These channels [N, len(index), 1, 1], if x has one position; else all of them."""
         if t.shape(x)[2:] != (1, 1):
             return super().reshape(t, x)
         return replace(self, piece=t.op("Unsqueeze", self.piece, t.ints([2, 3])), value=x).keep(t)
 
     def with_kernel(self, t: GraphBuilder, weight: str) -> tuple[str, str]:
-        """These channels alone."""
+        """These channels, and the rows of the kernel that belong to them."""
         return self.piece, t.op("Gather", weight, self.index, axis=0)
 
     def join(self, t: GraphBuilder) -> str:
-        """With zeros for the other channels."""
+        """All channels: zeros where there is no piece."""
         rank = len(t.shape(self.value))
         index = t.op("Reshape", self.index, t.ints([1, -1] + [1] * (rank - 2)))
         index = t.op("Expand", index, t.op("Shape", self.piece))
-        zeros = t.op("Expand", t.floats(0.0), t.sizes(self.value))
+        zeros = t.op("Expand", 0.0, t.sizes(self.value))
         return t.op("ScatterElements", zeros, index, self.piece, axis=1)
 
 
 def layout_of(t: GraphBuilder, g: str) -> Whole:
-    """The layout of the gradient called g."""
+    """How the gradient with the name g lies in memory."""
     layout = t.pieces.get(g)
     return layout if isinstance(layout, Whole) else Whole(name=g)
 

@@ -29,13 +29,13 @@ def local_response(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> li
     alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
     squares = _channel_sum(t, t.mul(x, x), x, size)
     d = t.add(t.mul(squares, alpha / size), bias)
-    direct = t.mul(g, t.op("Pow", d, t.floats(-beta)))
+    direct = t.mul(g, t.op("Pow", d, -beta))
     crossed = _channel_sum(t, t.div(t.mul(g, y), d), x, size)
     return [t.sub(direct, t.mul(t.mul(x, 2 * alpha * beta / size), crossed))]
 
 
 def _channel_sum(t: GraphBuilder, value: str, like: str, size: int) -> str:
-    """The sum over windows of `size` channels."""
+    """The sum over the `size` channels around each channel."""
     rows = t.op("Reshape", value, t.ints([0, 1, t.shape(like)[1], -1]))  # type: ignore[list-item]
     mean = t.op(
         "AveragePool", rows, kernel_shape=[size, 1], pads=[size // 2, 0, size // 2, 0], count_include_pad=1

@@ -60,15 +60,15 @@ def _place(
     every = list(product(range(axes[0].kernel), range(axes[1].kernel)))
     left, placed = g, {}
     for tap in every[:-1]:
-        looks = [probe(axis, axis.dilation * k) for axis, k in zip(axes, tap, strict=True)]
+        probes = [probe(axis, axis.dilation * k) for axis, k in zip(axes, tap, strict=True)]
         minus = t.op(
             "Conv",
             source,
-            _marks(t, [look.marks for look in looks], channels, -1.0),
+            _marks(t, [each.marks for each in probes], channels, -1.0),
             group=channels,
             strides=[axis.stride for axis in axes],
-            dilations=[look.dilation for look in looks],
-            pads=[*(axis.begin for axis in axes), *(look.end for look in looks)],
+            dilations=[each.dilation for each in probes],
+            pads=[*(axis.begin for axis in axes), *(each.end for each in probes)],
         )
         rest = t.mul(left, t.positive(t.add(minus, node.outputs[0])))
         placed[tap] = _subtract(t, left, rest, channels)
@@ -157,7 +157,7 @@ def _weight_of_a_value(t: GraphBuilder, node: Node, axes: tuple[Axis, Axis]) -> 
     if not node.get("ceil_mode", 0) and not any(axis.begin + axis.end for axis in axes):
         return t.floats(1.0 / (axes[0].kernel * axes[1].kernel))
     x, y = node.inputs[0], node.outputs[0]
-    ones = t.op("Expand", t.floats(1.0), map_size(t, x))
+    ones = t.op("Expand", 1.0, map_size(t, x))
     # The operator itself says how it counts pads and the overhang of ceil_mode.
     means = t.op("AveragePool", ones, **node.attributes)
     kernel = t.floats(np.ones((1, 1, axes[0].kernel, axes[1].kernel)))
@@ -189,7 +189,7 @@ def global_max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> l
     x, flat = node.inputs[0], t.ints([0, 0, -1])
     rows = t.op("Reshape", x, flat)
     first = t.op("ArgMax", rows, axis=2, keepdims=1)
-    zeros = t.op("Expand", t.floats(0.0), t.op("Shape", rows))
+    zeros = t.op("Expand", 0.0, t.op("Shape", rows))
     g = t.op("Reshape", cotangents[0], flat)
     return [t.like(t.op("ScatterElements", zeros, first, g, axis=2), x)]
 

@@ -24,7 +24,7 @@ def reshape(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]
 
 
 def transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """The inverse permutation."""
+    """g with its axes in the order of x again."""
     return [t.op("Transpose", cotangents[0], perm=np.argsort(_permutation(t, node)).tolist())]
 
 
@@ -41,7 +41,7 @@ def _permutation(t: GraphBuilder, node: Node) -> list[int]:
 
 
 def concat(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Cut the gradient up again; only the parts that are asked for."""
+    """g cut up again; only the parts that are asked for."""
     axis = node.get("axis")
     ends = [t.ints([0]), *(_end(t, node.inputs[: index + 1], axis) for index in range(len(node.inputs)))]
     return [
@@ -53,7 +53,7 @@ def concat(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def _end(t: GraphBuilder, values: list[str], axis: int) -> str:
-    """Where the last of `values` ends."""
+    """The position along `axis` at which the last of the joined `values` ends, a tensor [1]."""
     sizes = [t.shape(value)[axis] for value in values]
     known = [size for size in sizes if isinstance(size, int)]
     if len(known) == len(sizes):
@@ -65,16 +65,15 @@ def _end(t: GraphBuilder, values: list[str], axis: int) -> str:
 
 
 def split(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Put the parts together; zeros for those that nobody used."""
+    """The gradients of the parts joined; zeros for parts that nobody used."""
     parts = [
-        g or t.op("Expand", t.floats(0.0), t.sizes(part))
-        for g, part in zip(cotangents, node.outputs, strict=True)
+        g or t.op("Expand", 0.0, t.sizes(part)) for g, part in zip(cotangents, node.outputs, strict=True)
     ]
     return [t.op("Concat", *parts, axis=node.get("axis", 0))]
 
 
 def pad(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Cut off what was padded."""
+    """g without what was padded."""
     if node.get("mode", "constant") != "constant":
         raise node.refuse(f"mode {node.get('mode')!r} has no rule, only 'constant' has one")
     return [t.op("Pad", cotangents[0], t.op("Neg", node.inputs[1]), "", *node.inputs[3:])]
@@ -140,7 +139,7 @@ def squeeze_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field
 def scatter(t: GraphBuilder, g: str, positions: str, x: str) -> str:
     """Zeros of the shape of x, with each number of g added at its position in the flattened x."""
     flat = t.ints([-1])
-    zeros = t.op("Expand", t.floats(0.0), t.op("Reshape", t.op("Size", x), t.ints([1])))
+    zeros = t.op("Expand", 0.0, t.op("Reshape", t.op("Size", x), t.ints([1])))
     index, updates = t.op("Reshape", positions, flat), t.op("Reshape", g, flat)
     return t.like(t.op("ScatterElements", zeros, index, updates, axis=0, reduction="add"), x)
 

@@ -22,7 +22,7 @@ class Axis(NamedTuple):
 
     @property
     def reach(self) -> int:
-        """How far the last tap lies behind the first."""
+        """The distance from the first tap to the last, in positions of x."""
         return self.dilation * (self.kernel - 1)
 
     def fits(self, ceil_mode: int) -> bool:
