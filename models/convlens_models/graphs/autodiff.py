@@ -19,7 +19,16 @@ from convlens.errors import InvalidArgument
 from convlens_models.graphs import surgery
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.vjp import GraphBuilder, Node, ReluRule, SparseChannels, operator_of, simplify, total
+from convlens_models.vjp import (
+    GraphBuilder,
+    Node,
+    ReluRule,
+    SparseChannels,
+    not_differentiable,
+    operator_of,
+    simplify,
+    total,
+)
 
 __all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
 
@@ -88,7 +97,7 @@ def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None)
 
 
 def _original(graph: onnx.GraphProto, value: str) -> str:
-    """What `value` is only a name of that nobody takes it by, as that of a block is of its last ReLU."""
+    """What an Identity that no node uses renames to `value`, as the last ReLU of a block; else `value`."""
     maker = next(node for node in graph.node if value in node.output)
     made = {output for node in graph.node for output in node.output}
     is_name = maker.op_type == "Identity" and not any(value in node.input for node in graph.node)
@@ -130,13 +139,8 @@ def _start(builder: GraphBuilder, layer: str) -> str:
     while (maker := builder.producer.get(value)) and operator_of(maker).by_channel:
         value = maker.input[0]
     sizes = builder.dims(layer) or ()
-    if (
-        len(sizes) != 2
-        or not isinstance(sizes[1], int)
-        or maker is None
-        or maker.op_type != "Conv"
-        or layer == value
-    ):
+    is_scores = len(sizes) == 2 and isinstance(sizes[1], int) and layer != value
+    if maker is None or maker.op_type != "Conv" or not is_scores:
         return COTANGENT
     return SparseChannels.of(builder, COTANGENT, layer).keep(builder)
 
@@ -158,11 +162,7 @@ def _refuse_missing_rules(builder: GraphBuilder, active: set[str]) -> None:
             missing.setdefault(node.op_type, []).append(node.name or node.output[0])
     if missing:
         listed = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in sorted(missing.items()))
-        raise InvalidArgument(
-            f"cannot differentiate the graph: no rule for {listed}",
-            field="model",
-            reason="NOT_DIFFERENTIABLE",
-        )
+        raise not_differentiable("the graph", f"no rule for {listed}")
 
 
 def _check_opset(model: onnx.ModelProto) -> None:

@@ -70,7 +70,9 @@ def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, Fields]:
 
 
 def _seen(builder: GraphBuilder, node: Node, operator: Operator, index: int, field: Field) -> Field:
-    return operator.sees(builder, node, index, field) if field.step else EVERYTHING
+    """What the outputs see through this input; everything where shapes cannot be inferred."""
+    known = all(builder.dims(value) is not None for value in (node.inputs[index], node.outputs[0]))
+    return operator.sees(builder, node, index, field) if field.step and known else EVERYTHING
 
 
 def _builder(model: onnx.ModelProto, size: int) -> GraphBuilder:

@@ -12,7 +12,7 @@ from onnx import NodeProto
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
 from .fields import EVERYTHING, Field
 from .forward import simplify
-from .graph_builder import GraphBuilder, Node, ReluRule
+from .graph_builder import GraphBuilder, Node, ReluRule, not_differentiable
 from .layouts import SparseChannels, total
 from .operator import Operator, Rule
 from .window import slides, windows
@@ -40,6 +40,7 @@ __all__ = [
     "ReluRule",
     "Rule",
     "SparseChannels",
+    "not_differentiable",
     "operator_of",
     "simplify",
     "slides",

@@ -10,6 +10,7 @@ by nodes on initializers, which ONNX Runtime computes once, when it builds the s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from .fields import EVERYTHING, Field
-from .graph_builder import GraphBuilder, Node
+from .graph_builder import GraphBuilder, Node, known_sizes
 from .layouts import Polyphase, Whole, crop, fit, layout_of, total
 from .operator import Operator
 from .window import Axis, Taps, slides, taps, windows
@@ -53,8 +54,7 @@ def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     x, weight = node.inputs[:2]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
-    sizes = [size for size in t.shape(weight) if isinstance(size, int)]
-    if len(sizes) != len(t.shape(weight)):
+    if (sizes := known_sizes(t.shape(weight))) is None:
         raise node.refuse(f"the shape of {weight!r} is not known")
     g, groups = cotangents[0], node.get("group", 1)
     if groups == 1:
@@ -105,7 +105,7 @@ def input_gradient(t: GraphBuilder, g: str, kernel: Kernel, x: str) -> str:
         and all(axis.kernel >= axis.stride for axis in kernel.axes)
     ):
         return fit(t, _interleaved_blocks(t, phases, kernel, step), x, step)
-    places = [(y, x) for y in range(step) for x in range(step)]
+    places = itertools.product(range(step), range(step))
     pieces = {place: _phases(t, phases, kernel, [place]) for place in places}
     return Polyphase(step, {place: piece for place, piece in pieces.items() if piece}, x).keep(t)
 
@@ -114,7 +114,7 @@ def _interleaved_blocks(t: GraphBuilder, g: Polyphase, kernel: Kernel, step: int
     """All phases of a gradient of few channels: squares of neighbouring phases fill BLOCK channels."""
     side = min(step, math.isqrt(BLOCK // kernel.inputs))
     runs = [range(start, min(start + side, step)) for start in range(0, step, side)]
-    squares = [[(y, x) for y in rows for x in columns] for rows in runs for columns in runs]
+    squares = [[*itertools.product(rows, columns)] for rows in runs for columns in runs]
     pieces = [_phases(t, g, kernel, square) for square in squares]
     order = [(c, *place) for square in squares for c in range(kernel.inputs) for place in square]
     joined = pieces[0]

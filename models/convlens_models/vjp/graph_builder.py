@@ -81,11 +81,7 @@ class GraphBuilder:
         kind = self._known[value].elem_type if value in self._known else TensorProto.FLOAT
         if kind in OTHER_FLOATS:
             name = TensorProto.DataType.Name(kind)
-            raise InvalidArgument(
-                f"cannot differentiate the graph: {value!r} is {name}, only FLOAT has rules",
-                field="model",
-                reason="NOT_DIFFERENTIABLE",
-            )
+            raise not_differentiable("the graph", f"{value!r} is {name}, only FLOAT has rules")
         return kind in {TensorProto.FLOAT, TensorProto.UNDEFINED}
 
     def constant_of(self, value: str) -> Array | None:
@@ -153,9 +149,8 @@ class GraphBuilder:
     def sizes(self, value: str) -> str:
         """The shape of `value` as a tensor: a constant where all of it is known."""
         dims = self.dims(value)
-        if dims is not None and all(isinstance(dim, int) for dim in dims):
-            return self.ints([int(dim) for dim in dims if isinstance(dim, int)])
-        return self.once("Shape", value)
+        known = None if dims is None else known_sizes(dims)
+        return self.once("Shape", value) if known is None else self.ints(known)
 
     def once(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Like `op`, but equal calls make one node."""
@@ -179,6 +174,19 @@ class GraphBuilder:
             self._cache[key] = self.fresh("grad/constant")
             self.initializers.append(numpy_helper.from_array(array, self._cache[key]))
         return self._cache[key]
+
+
+def known_sizes(sizes: Iterable[Dim]) -> list[int] | None:
+    """The sizes, if all of them are numbers."""
+    listed = list(sizes)
+    known = [size for size in listed if isinstance(size, int)]
+    return known if len(known) == len(listed) else None
+
+
+def not_differentiable(what: str, reason: str) -> InvalidArgument:
+    """The error for a graph or a node that no rule covers."""
+    message = f"cannot differentiate {what}: {reason}"
+    return InvalidArgument(message, field="model", reason="NOT_DIFFERENTIABLE")
 
 
 OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -205,11 +213,7 @@ class Node:
 
     def refuse(self, reason: str) -> InvalidArgument:
         """The error for a node that no rule covers."""
-        return InvalidArgument(
-            f"cannot differentiate {self.kind} node {self.proto.name or self.outputs[0]!r}: {reason}",
-            field="model",
-            reason="NOT_DIFFERENTIABLE",
-        )
+        return not_differentiable(f"{self.kind} node {self.proto.name or self.outputs[0]!r}", reason)
 
     def input(self, index: int) -> str:
         """The input at `index`, "" where it is left out."""

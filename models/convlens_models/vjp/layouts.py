@@ -62,7 +62,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Polyphase(Whole):
-    """The gradient of `value` as {(phase y, phase x): piece}; phases that are missing are zero.
+    """The gradient of `value` as {(row phase, column phase): piece}; phases that are missing are zero.
 
     Position stride * q + phase of the whole is position q of the piece. Pieces may reach beyond the end of
     the value; `clean`: they are zero there. `masked`: they are zero wherever the value is not positive.

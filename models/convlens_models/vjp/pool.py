@@ -13,6 +13,7 @@ from .conv import Kernel, input_gradient
 from .graph_builder import GraphBuilder, Node, ReluRule
 from .layouts import Polyphase, layout_of, map_size
 from .operator import Operator
+from .reduce import share
 from .shape import scatter
 from .window import Axis, Taps, probe, slides, taps, windows
 
@@ -173,14 +174,8 @@ def _weight_of_a_value(t: GraphBuilder, node: Node, axes: tuple[Axis, Axis]) -> 
 def global_average_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of positions, repeated."""
     x = node.inputs[0]
-    sizes = t.shape(x)[2:]
-    known = [size for size in sizes if isinstance(size, int)]
-    if len(known) == len(sizes):
-        share = t.floats(1.0 / float(np.prod(known)))
-    else:
-        counts = [t.op("Size", value) for value in (node.outputs[0], x)]
-        share = t.op("Div", *(t.op("CastLike", count, t.floats(0.0)) for count in counts))
-    g = layout_of(t, cotangents[0]).map(t, lambda g: t.mul(g, share))
+    part = share(t, node, range(2, len(t.shape(x))))
+    g = layout_of(t, cotangents[0]).map(t, lambda g: t.mul(g, part))
     return [layout_of(t, g).repeat(t, x)]
 
 

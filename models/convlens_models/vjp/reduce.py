@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from .fields import EVERYTHING, Field
-from .graph_builder import GraphBuilder, Node
+from .graph_builder import GraphBuilder, Node, known_sizes
 from .operator import Operator
 
 
@@ -17,7 +18,7 @@ def reduce_sum(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[s
 
 def reduce_mean(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of values in each mean, repeated."""
-    return [_repeat(t, node, t.mul(cotangents[0], _share(t, node)))]
+    return [_repeat(t, node, t.mul(cotangents[0], share(t, node, axes_of(t, node))))]
 
 
 def _repeat(t: GraphBuilder, node: Node, g: str) -> str:
@@ -28,17 +29,13 @@ def _repeat(t: GraphBuilder, node: Node, g: str) -> str:
     return t.op("Expand", g, t.sizes(x))
 
 
-def _share(t: GraphBuilder, node: Node) -> str:
-    """One over the number of values that went into each result."""
+def share(t: GraphBuilder, node: Node, axes: Iterable[int]) -> str:
+    """One over the number of values along the axes of x, which are reduced to one."""
     x, y = node.inputs[0], node.outputs[0]
-    sizes = [t.shape(x)[axis] for axis in axes_of(t, node)]
-    count = 1
-    for size in sizes:
-        if not isinstance(size, int):
-            to_float = [t.op("CastLike", t.op("Size", value), t.floats(0.0)) for value in (y, x)]
-            return t.op("Div", *to_float)
-        count *= size
-    return t.floats(1.0 / count)
+    known = known_sizes(t.shape(x)[axis] for axis in axes)
+    if known is not None:
+        return t.floats(1.0 / math.prod(known))
+    return t.div(*(t.op("CastLike", t.op("Size", value), 0.0) for value in (y, x)))
 
 
 def axes_of(t: GraphBuilder, node: Node) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from .fields import EVERYTHING, Field, across_axis, pointwise
-from .graph_builder import GraphBuilder, Node
+from .graph_builder import GraphBuilder, Node, known_sizes
 from .layouts import layout_of
 from .operator import Operator
 
@@ -54,9 +54,7 @@ def concat(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 def _end(t: GraphBuilder, values: list[str], axis: int) -> str:
     """The position along `axis` at which the last of the joined `values` ends, a tensor [1]."""
-    sizes = [t.shape(value)[axis] for value in values]
-    known = [size for size in sizes if isinstance(size, int)]
-    if len(known) == len(sizes):
+    if (known := known_sizes(t.shape(value)[axis] for value in values)) is not None:
         return t.ints([sum(known)])
     end = t.ints([0])
     for value in values:
