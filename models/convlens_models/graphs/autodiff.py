@@ -19,16 +19,10 @@ from convlens.errors import InvalidArgument
 from convlens_models.graphs import surgery
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.vjp import (
-    GraphBuilder,
-    Node,
-    ReluRule,
-    SparseChannels,
-    not_differentiable,
-    operator_of,
-    simplify,
-    total,
-)
+from convlens_models.vjp import operator_of
+from convlens_models.vjp.forward import simplify
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule, not_differentiable
+from convlens_models.vjp.layouts import SparseChannels, total
 
 __all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
 

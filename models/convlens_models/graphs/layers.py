@@ -11,17 +11,10 @@ import onnx
 
 from convlens_models.graphs import surgery
 from convlens_models.manifest import INPUT, Layer
-from convlens_models.vjp import (
-    EVERYTHING,
-    Field,
-    GraphBuilder,
-    Node,
-    Operator,
-    ReluRule,
-    operator_of,
-    slides,
-    windows,
-)
+from convlens_models.vjp import operator_of
+from convlens_models.vjp.fields import EVERYTHING, Field
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
+from convlens_models.vjp.window import slides, windows
 
 Fields = tuple[Field, Field]  # Along the rows and the columns of the image.
 
@@ -58,21 +51,21 @@ def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, Fields]:
     builder = _builder(model, size)
     fields: dict[str, Fields] = {INPUT: (Field(axis=-2), Field(axis=-1))}
     for proto in builder.graph.node:
-        node, operator = Node(proto), operator_of(proto)
+        node = Node(proto)
         inputs = [(index, fields[name]) for index, name in enumerate(node.inputs) if name in fields]
         if inputs:
             rows, columns = (
-                reduce(Field.join, (_seen(builder, node, operator, index, both[i]) for index, both in inputs))
+                reduce(Field.join, (_seen(builder, node, index, both[i]) for index, both in inputs))
                 for i in range(2)
             )
             fields.update(dict.fromkeys(node.outputs, (rows, columns)))
     return fields
 
 
-def _seen(builder: GraphBuilder, node: Node, operator: Operator, index: int, field: Field) -> Field:
+def _seen(builder: GraphBuilder, node: Node, index: int, field: Field) -> Field:
     """What the outputs see through this input; everything where shapes cannot be inferred."""
     known = all(builder.dims(value) is not None for value in (node.inputs[index], node.outputs[0]))
-    return operator.sees(builder, node, index, field) if field.step and known else EVERYTHING
+    return operator_of(node.proto).sees(builder, node, index, field) if field.step and known else EVERYTHING
 
 
 def _builder(model: onnx.ModelProto, size: int) -> GraphBuilder:

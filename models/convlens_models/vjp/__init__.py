@@ -10,12 +10,7 @@ from typing import Final
 from onnx import NodeProto
 
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
-from .fields import EVERYTHING, Field
-from .forward import simplify
-from .graph_builder import GraphBuilder, Node, ReluRule, not_differentiable
-from .layouts import SparseChannels, total
-from .operator import Operator, Rule
-from .window import slides, windows
+from .operator import Operator
 
 OPERATORS: Final[dict[str, Operator]] = {
     kind: row
@@ -28,22 +23,3 @@ UNKNOWN: Final = Operator()
 def operator_of(node: NodeProto) -> Operator:
     """The row of a node's operator; `UNKNOWN`, which sees everything, for what is not in the table."""
     return OPERATORS.get(node.op_type, UNKNOWN) if node.domain in ("", "ai.onnx") else UNKNOWN
-
-
-__all__ = [
-    "EVERYTHING",
-    "OPERATORS",
-    "Field",
-    "GraphBuilder",
-    "Node",
-    "Operator",
-    "ReluRule",
-    "Rule",
-    "SparseChannels",
-    "not_differentiable",
-    "operator_of",
-    "simplify",
-    "slides",
-    "total",
-    "windows",
-]
