@@ -233,7 +233,8 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch):
 
 def test_reading_needs_neither_torch_nor_onnxruntime():
     code = (
-        "import sys; from convlens_models import graph, layers, preprocess, repository; "
+        "import sys; from convlens_models import preprocess, repository; "
+        "from convlens_models.graphs import autodiff, layers, surgery; "
         "repository.ModelRepository().get().forward(); "
         "print([name for name in ('torch', 'onnxruntime') if name in sys.modules])"
     )
