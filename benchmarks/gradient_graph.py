@@ -54,8 +54,8 @@ def _compare(stored: StoredModel) -> list[str]:
     network, picture = load_network(stored), torch.from_numpy(image).requires_grad_()
 
     def eager() -> torch.Tensor:
-        found: torch.Tensor = Saliency(network).attribute(picture, target=0, abs=False)
-        return found
+        gradient: torch.Tensor = Saliency(network).attribute(picture, target=0, abs=False)
+        return gradient
 
     sizes = (1, size, size)
     classify = static(cut(forward, [PROBABILITIES]), sizes)
@@ -67,9 +67,9 @@ def _compare(stored: StoredModel) -> list[str]:
     feeds = {INPUT: image, COTANGENT: cotangent}
     contestants: dict[str, Callable[[], Any]] = {"forward": _runner(classify, stored.path, {INPUT: image})}
     contestants |= {name: _runner(graph, stored.path, feeds) for name, graph in graphs.items()}
-    found, expected = contestants["gradient"]()[1], eager().numpy()
+    actual, expected = contestants["gradient"]()[1], eager().numpy()
     # Two inputs of a pool that nearly tie may change places between float32 implementations.
-    if np.linalg.norm(found - expected) > 2e-2 * np.linalg.norm(expected):
+    if np.linalg.norm(actual - expected) > 2e-2 * np.linalg.norm(expected):
         raise AssertionError(f"{manifest.name}: the gradient graph and Captum disagree")
     seconds = race({**contestants, "eager": eager}, ROUNDS)
     rows = [

@@ -61,11 +61,11 @@ class Network(nn.Module):
         if unknown := [name for name in wanted if name not in HEADS and name not in modules]:
             raise InvalidArgument.of("layers", unknown[0], "a layer of the network")
         inner = {name: modules[name] for name in wanted if name not in HEADS}
-        found: dict[str, Tensor] = {}
-        with _collecting(inner, found, stop=len(inner) == len(wanted)):
+        values: dict[str, Tensor] = {}
+        with _collecting(inner, values, stop=len(inner) == len(wanted)):
             logits = self(images)
-            found.update({name: head(logits) for name, head in HEADS.items() if name in wanted})
-        return {name: found[name] for name in wanted}
+            values.update({name: head(logits) for name, head in HEADS.items() if name in wanted})
+        return {name: values[name] for name in wanted}
 
     def redirected(self) -> AbstractContextManager[None]:
         """Within it, gradients of what is to become small get through ReLUs that are closed everywhere."""
@@ -97,15 +97,15 @@ class _AveragePool(nn.AvgPool2d):
 
 
 class _Done(Exception):
-    """All that was asked for is known."""
+    """Ends a forward pass once the values of all wanted layers are known."""
 
 
 @contextmanager
-def _collecting(modules: dict[str, nn.Module], found: dict[str, Tensor], stop: bool) -> Iterator[None]:
+def _collecting(modules: dict[str, nn.Module], values: dict[str, Tensor], stop: bool) -> Iterator[None]:
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            found[name] = output
-            if stop and len(found) == len(modules):
+            values[name] = output
+            if stop and len(values) == len(modules):
                 raise _Done
 
         return hook

@@ -70,10 +70,10 @@ class StoredModel:
             raise DataLoss(f"{self.path / name} leads out of the model repository")
         try:
             status = path.stat()
-            found = _sha256(path, status.st_mtime_ns, status.st_size, status.st_ino)
+            digest = _sha256(path, status.st_mtime_ns, status.st_size, status.st_ino)
         except OSError as error:
             raise DataLoss(f"{path} cannot be read: {error}") from error
-        if found != self.manifest.files[name]:
+        if digest != self.manifest.files[name]:
             raise DataLoss(f"{path} does not match its digest in the manifest")
         return path
 
@@ -105,14 +105,14 @@ class ModelRepository:
 
     def list(self, all_versions: bool = False) -> list[Manifest]:
         """The models by name, the newest version of each first; unreadable ones are logged and left out."""
-        found = []
+        manifests = []
         for name in sorted({name for root in self._roots for name in _folders(root)}):
             for version in self.versions(name)[: None if all_versions else 1]:
                 try:
-                    found.append(self.get(name, version).manifest)
+                    manifests.append(self.get(name, version).manifest)
                 except DataLoss as error:
                     log.warning("model %s/%d is left out: %s", name, version, error)
-        return found
+        return manifests
 
     def versions(self, name: str) -> Sequence[int]:
         """Versions of `name`, newest first; empty if there is no such model."""
@@ -141,8 +141,9 @@ class ModelRepository:
         """What may be versions, newest first: folders, which may have no manifest yet."""
         if not re.match(NAME_PATTERN, name):
             return []
-        found = [_numbered(f"{root}/{name}") for root in self._roots]
-        return sorted(set[int]().union(*found), reverse=True)
+        return sorted(
+            {version for root in self._roots for version in _numbered(f"{root}/{name}")}, reverse=True
+        )
 
     def _place(self, name: str, version: int) -> tuple[Path, State] | None:
         """The uppermost root that has this version, and the state of its manifest."""
@@ -153,7 +154,7 @@ class ModelRepository:
 
 
 def _state(path: str) -> State | None:
-    """Of a file or folder, if it is there."""
+    """The state of a file or folder; None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116 - each call asks; `Path` takes several times as long.
     except OSError:

@@ -31,9 +31,11 @@ def run(folder: Path, *arguments: object):
 def test_an_architecture_with_all_options(tmp_path: Path, weights: Path):
     (tmp_path / "labels").write_text("a\nb\nc\n")
     options = ("--name", "mine", "--labels", tmp_path / "labels", "--torchscript")
-    found = run(tmp_path, "patterns", "--weights", weights, *options, "--mean", "0,0.5,1", "--std", "1, 1, 2")
-    assert found.exit_code == 0, found.output
-    assert "added mine/1: patterns for torchscript, 3 classes, 23 layers" in found.output
+    result = run(
+        tmp_path, "patterns", "--weights", weights, *options, "--mean", "0,0.5,1", "--std", "1, 1, 2"
+    )
+    assert result.exit_code == 0, result.output
+    assert "added mine/1: patterns for torchscript, 3 classes, 23 layers" in result.output
     manifest = ModelRepository(tmp_path / "models").get("mine").manifest
     assert (manifest.mean, manifest.std) == ((0, 0.5, 1), (1, 1, 2))
     assert (manifest.engine, manifest.labels) == ("torchscript", ("a", "b", "c"))
@@ -52,8 +54,8 @@ def test_an_onnx_file_with_all_options(tmp_path: Path):
         "--mean",
         "51,102,0",
     )
-    found = run(tmp_path, "--onnx", path, *options)
-    assert found.exit_code == 0, found.output
+    result = run(tmp_path, "--onnx", path, *options)
+    assert result.exit_code == 0, result.output
     manifest = ModelRepository(tmp_path / "models").get("mine").manifest
     assert manifest.input_size == 40
     assert manifest.mean == pytest.approx((0.2, 0.4, 0))
@@ -81,15 +83,15 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_end_with_one_line_and_status_2(case: str, tmp_path: Path, weights: Path):
     arguments, message = MISTAKES[case]
-    found = run(tmp_path, *(weights if argument == "WEIGHTS" else argument for argument in arguments))
-    assert found.exit_code == 2
-    assert message in found.stderr
-    assert found.stderr.startswith("Error: ")
-    assert found.stderr.count("\n") == 1
+    result = run(tmp_path, *(weights if argument == "WEIGHTS" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "models").exists()
 
 
 def test_the_command_loads_without_torch():
     code = "import sys, convlens_models.cli; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

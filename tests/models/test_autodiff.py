@@ -242,10 +242,10 @@ def test_rules_agree_with_captum(rule: ReluRule, method: type) -> None:
     expected = method(module).attribute(image.double(), target=3, **options).detach().numpy()
     cotangent = np.eye(10, dtype=np.float32)[3:4]
     graph = differentiate(model, model.graph.output[0].name, rule, (1, 20, 20))
-    found = session(graph).run(["image_gradient"], {"image": image.detach().numpy(), "cotangent": cotangent})[
-        0
-    ]
-    assert np.linalg.norm(found - expected) < TOLERANCE * np.linalg.norm(expected)
+    actual = session(graph).run(
+        ["image_gradient"], {"image": image.detach().numpy(), "cotangent": cotangent}
+    )[0]
+    assert np.linalg.norm(actual - expected) < TOLERANCE * np.linalg.norm(expected)
 
 
 def test_rules_differ() -> None:

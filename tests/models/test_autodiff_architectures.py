@@ -41,8 +41,8 @@ def random_network(name: str) -> Network:
 
 def gradient(network: nn.Module, image: torch.Tensor, cotangent: torch.Tensor) -> np.ndarray:
     image = image.clone().requires_grad_()
-    (found,) = torch.autograd.grad(network(image), image, cotangent)
-    return found.numpy()
+    (actual,) = torch.autograd.grad(network(image), image, cotangent)
+    return actual.numpy()
 
 
 @pytest.mark.parametrize(
@@ -63,5 +63,5 @@ def test_architecture_equals_autograd(name: str, tmp_path: Path) -> None:
     feeds = {"image": image.numpy(), "cotangent": cotangent.numpy()}
     for shape in (None, (1, size, size)) if manifest.dynamic_size else ((1, size, size),):
         graph = differentiate(model, manifest.output, ReluRule.GRADIENT, shape)
-        found = session(graph, tmp_path).run(["image_gradient"], feeds)[0]
-        assert distance(found, exact) < bound, shape
+        actual = session(graph, tmp_path).run(["image_gradient"], feeds)[0]
+        assert distance(actual, exact) < bound, shape

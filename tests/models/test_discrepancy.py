@@ -123,8 +123,8 @@ def test_a_part_of_the_image_gives_a_unit_its_value(architecture: str, tmp_path)
             for y, x in ((0, 0), (height // 2, width // 2), (height // 3, width - 1), (height - 1, 1)):
                 part = part_of(receptive_field(layer, y, x, size), layer.stride, size, manifest)
                 cut = network.taps(images[..., *part.pixels], [layer.name])[layer.name]
-                found = cut[0, :, y - part.top // layer.stride, x - part.left // layer.stride]
-                torch.testing.assert_close(found, values[layer.name][0, :, y, x], rtol=1e-9, atol=1e-9)
+                actual = cut[0, :, y - part.top // layer.stride, x - part.left // layer.stride]
+                torch.testing.assert_close(actual, values[layer.name][0, :, y, x], rtol=1e-9, atol=1e-9)
                 smaller += part.bottom - part.top < size[0] and part.right - part.left < size[1]
         assert smaller > len(spatial)
 

@@ -50,20 +50,20 @@ def test_every_layer_equals_torch_at_two_sizes(architecture: str, tmp_path: Path
         images = torch.rand(batch, 3, height, width)
         expected = values(network, images, names)
         part = surgery.cut(stored.forward(), names)
-        found = dict(zip(names, verify.run(part, stored.path, names, {INPUT: images.numpy()}), strict=True))
-        worst = {name: relative(found[name], expected[name].numpy()) for name in names}
+        actual = dict(zip(names, verify.run(part, stored.path, names, {INPUT: images.numpy()}), strict=True))
+        worst = {name: relative(actual[name], expected[name].numpy()) for name in names}
         assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
         if (height, width) == (side, side):
             assert {layer.name: layer.shape for layer in manifest.layers} == {
-                name: value.shape[1:] for name, value in found.items()
+                name: value.shape[1:] for name, value in actual.items()
             }
     kinds = {layer.name: layer.kind for layer in manifest.layers}
     assert kinds.items() >= BLOCKS.get(architecture, {}).items()
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    assert actual.shape == expected.shape
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -103,8 +103,8 @@ def test_normalisation_is_inside(tmp_path: Path):
     expected = random_module("patterns")(
         (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     )
-    (found,) = verify.run(stored.forward(), stored.path, [stored.manifest.output], {INPUT: images.numpy()})
-    assert relative(found, expected.numpy()) < 1e-5
+    (actual,) = verify.run(stored.forward(), stored.path, [stored.manifest.output], {INPUT: images.numpy()})
+    assert relative(actual, expected.numpy()) < 1e-5
 
 
 class Odd(nn.Module):

@@ -40,11 +40,11 @@ def test_outputs_come_in_the_order_asked_for_and_cutting_leaves_the_whole_alone(
     assert [info.name for info in part.graph.output] == names
     surgery.static(model, (1, 40, 40))
     assert model.SerializeToString(deterministic=True) == before
-    found = verify.run(part, STORED.path, names, {INPUT: verify.noise(2, 40)})
-    assert [value.shape for value in found] == [
+    actual = verify.run(part, STORED.path, names, {INPUT: verify.noise(2, 40)})
+    assert [value.shape for value in actual] == [
         (2, len(STORED.manifest.labels)),
         (2, 48, 20, 20),
-        found[0].shape,
+        actual[0].shape,
     ]
 
 
@@ -61,9 +61,9 @@ def test_static_sizes_are_worked_out_everywhere(shape: tuple[int | None, int, in
     assert surgery.shapes(fixed)[RELU] == expected
     assert surgery.shapes(fixed)["features.conv1"] == (batch or 0, 40, *expected[2:])
     images = np.random.default_rng(0).random((batch or 2, 3, height, width), np.float32)
-    (found,) = verify.run(fixed, STORED.path, [RELU], {INPUT: images})
+    (actual,) = verify.run(fixed, STORED.path, [RELU], {INPUT: images})
     (free,) = verify.run(surgery.cut(STORED.forward(), [RELU]), STORED.path, [RELU], {INPUT: images})
-    np.testing.assert_allclose(found, free, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, free, rtol=1e-5, atol=1e-6)
 
 
 def averaging(module: nn.Module) -> nn.Module:

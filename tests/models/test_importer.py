@@ -40,9 +40,9 @@ def test_the_real_squeezenet_knows_the_photos(data: Path, tmp_path: Path):
     photos = sorted((data / "photos").glob("*.jpg"))[::20]
     images = [to_input(image_pb2.Image(encoded=photo.read_bytes()), manifest) for photo in photos]
     part = surgery.cut(stored.forward(), ["probabilities"])
-    (found,) = verify.run(part, stored.path, ["probabilities"], {INPUT: np.stack(images)})
+    (actual,) = verify.run(part, stored.path, ["probabilities"], {INPUT: np.stack(images)})
     classes = [int(photo.name[:4]) for photo in photos]
-    right = sum(int(row.argmax()) == index for row, index in zip(found, classes, strict=True))
+    right = sum(int(row.argmax()) == index for row, index in zip(actual, classes, strict=True))
     assert right >= 0.6 * len(photos)
     tench = to_input(image_pb2.Image(encoded=photos[0].read_bytes()), manifest)
     (row,) = verify.run(part, stored.path, ["probabilities"], {INPUT: tench[None]})

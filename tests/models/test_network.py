@@ -23,11 +23,11 @@ def network():
 
 def test_taps_come_in_the_order_asked_for(network):
     names = ["classifier", "features.relu2", "features.conv2", "log_probabilities", "features.relu2"]
-    found = network.taps(IMAGES, names)
-    assert list(found) == list(dict.fromkeys(names))
-    torch.testing.assert_close(found["features.relu2"], found["features.conv2"].relu())
-    torch.testing.assert_close(found["classifier"], network(IMAGES))
-    torch.testing.assert_close(found["log_probabilities"], network(IMAGES).log_softmax(1))
+    actual = network.taps(IMAGES, names)
+    assert list(actual) == list(dict.fromkeys(names))
+    torch.testing.assert_close(actual["features.relu2"], actual["features.conv2"].relu())
+    torch.testing.assert_close(actual["classifier"], network(IMAGES))
+    torch.testing.assert_close(actual["log_probabilities"], network(IMAGES).log_softmax(1))
 
 
 def test_the_pass_ends_at_the_deepest_layer_asked_for(network):

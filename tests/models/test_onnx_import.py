@@ -59,9 +59,9 @@ def test_probabilities_are_those_of_the_file_behind_its_normalisation(case: str,
     manifest = add(tmp_path, classifier(), **options)
     images = verify.noise(3, 32)
     expected = run_file(tmp_path / "foreign.onnx", np.ascontiguousarray(normalise(images)))
-    found, logs = run_model(tmp_path / "m", ["probabilities", "log_probabilities"], images)
-    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
-    np.testing.assert_allclose(np.exp(logs), found, rtol=1e-4, atol=1e-6)
+    actual, logs = run_model(tmp_path / "m", ["probabilities", "log_probabilities"], images)
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(np.exp(logs), actual, rtol=1e-4, atol=1e-6)
     assert (manifest.architecture, manifest.output, manifest.input_size) == ("onnx", "fc", 32)
     assert manifest.labels == tuple(f"class {index}" for index in range(CLASSES))
 
@@ -106,8 +106,10 @@ def test_a_batch_of_one_is_freed_and_a_bound_size_is_kept(options: dict[str, int
     manifest = add(tmp_path, classifier(*linear_on_maps(**options)), input_range="0..255")
     assert (manifest.dynamic_size, manifest.input_size, manifest.min_size) == (False, 32, 32)
     images = verify.noise(3, 32)
-    (found,) = run_model(tmp_path / "m", ["probabilities"], images)
-    np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6)
+    (actual,) = run_model(tmp_path / "m", ["probabilities"], images)
+    np.testing.assert_allclose(
+        actual, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6
+    )
     declared = ModelRepository(tmp_path / "m").get("x").forward().graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in declared] == ["N", 3, 32, 32]
 
@@ -124,8 +126,10 @@ def test_the_logits_are_what_goes_into_a_softmax(end: str, tmp_path: Path):
 def test_opsets_from_old_to_new(opset: int, tmp_path: Path):
     manifest = add(tmp_path, classifier(opset=opset), input_range="0..255")
     images = verify.noise(2, 32)
-    (found,) = run_model(tmp_path / "m", ["probabilities"], images)
-    np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6)
+    (actual,) = run_model(tmp_path / "m", ["probabilities"], images)
+    np.testing.assert_allclose(
+        actual, run_file(tmp_path / "foreign.onnx", images * 255), rtol=1e-4, atol=1e-6
+    )
     assert manifest.output == "fc"
 
 
@@ -150,8 +154,8 @@ def test_names_that_we_use_ourselves_do_not_clash(tmp_path: Path):
     add(tmp_path, model)
     images = verify.noise(2, 32)
     names = ["probabilities.inner", "image.inner", "cotangent.inner", "probabilities"]
-    pooled, relu, _, found = run_model(tmp_path / "m", names, images)
-    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    pooled, relu, _, actual = run_model(tmp_path / "m", names, images)
+    np.testing.assert_allclose(actual.sum(1), 1, rtol=1e-5)
     assert pooled.shape == (2, 8, 1, 1)
     assert relu.shape == (2, 8, 16, 16)
 

@@ -50,11 +50,11 @@ SIZES = {
 @pytest.mark.parametrize("case", SIZES)
 def test_sizes(case: str):
     image, size = SIZES[case]
-    found = to_input(image, PATTERNS)
-    assert found.shape == (3, *size)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
-    assert 0 <= found.min() <= found.max() <= 1
+    actual = to_input(image, PATTERNS)
+    assert actual.shape == (3, *size)
+    assert actual.dtype == np.float32
+    assert actual.flags.c_contiguous
+    assert 0 <= actual.min() <= actual.max() <= 1
 
 
 def test_jobs_keep_the_size_of_files():
@@ -66,8 +66,8 @@ def test_the_default_is_imagenets_evaluation():
     scaled = PILImage.fromarray(pixels).resize((331 * 110 // 200, 110), PILImage.Resampling.BILINEAR)
     left = round((scaled.width - 96) / 2)
     expected = np.asarray(scaled)[7:103, left : left + 96].transpose(2, 0, 1) / np.float32(255)
-    found = to_input(image_pb2.Image(encoded=wire.encode_image(pixels)), PATTERNS)
-    np.testing.assert_array_equal(found, expected)
+    actual = to_input(image_pb2.Image(encoded=wire.encode_image(pixels)), PATTERNS)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_bytes_floats_and_files_of_the_same_pixels_agree():

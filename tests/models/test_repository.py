@@ -234,12 +234,12 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch):
 def test_reading_needs_neither_torch_nor_onnxruntime():
     code = (
         "import sys; from convlens_models import preprocess, repository; "
-        "from convlens_models.graphs import layers; "
+        "from convlens_models.graphs import autodiff, layers, surgery; "
         "repository.ModelRepository().get().forward(); "
         "print([name for name in ('torch', 'onnxruntime') if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_the_embedded_model_is_small():

@@ -22,19 +22,19 @@ from convlens_models.repository import ModelRepository
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    add_style(root, style_state(), "painter")
-    return ModelRepository(root).get("painter")
+    add_style(root, style_state(), "mosaic")
+    return ModelRepository(root).get("mosaic")
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 44), (64, 128)])
 def test_graph_is_the_module(stored, size):
     images = np.random.default_rng(0).random((2, 3, *size), np.float32)
     output = stored.manifest.layer(stored.manifest.output).tensor
-    (found,) = verify.run(stored.forward(), stored.path, [output], {INPUT: images})
+    (actual,) = verify.run(stored.forward(), stored.path, [output], {INPUT: images})
     with torch.no_grad():
         expected = random_style()(torch.from_numpy(images) * 2 - 1).numpy()
-    assert found.shape == images.shape
-    assert np.abs(found - expected).max() < 1e-5
+    assert actual.shape == images.shape
+    assert np.abs(actual - expected).max() < 1e-5
 
 
 def test_the_width_is_that_of_the_weights(tmp_path):
@@ -44,14 +44,14 @@ def test_the_width_is_that_of_the_weights(tmp_path):
     stored = ModelRepository(tmp_path).get("narrow")
     images = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
     output = manifest.layer(manifest.output).tensor
-    (found,) = verify.run(stored.forward(), stored.path, [output], {INPUT: images})
+    (actual,) = verify.run(stored.forward(), stored.path, [output], {INPUT: images})
     with torch.no_grad():
         expected = narrow(torch.from_numpy(images) * 2 - 1).numpy()
-    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(actual - expected).max() < 1e-5
 
 
 def test_the_newest_version_is_not_added_again(tmp_path):
-    versions = [add_style(tmp_path, style_state(seed), "painter").version for seed in (0, 0, 1, 0)]
+    versions = [add_style(tmp_path, style_state(seed), "mosaic").version for seed in (0, 0, 1, 0)]
     assert versions == [1, 1, 2, 3]
 
 
@@ -96,8 +96,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, text):
     state = style_state()
     change(state)
     with pytest.raises(InvalidArgument, match=text):
-        add_style(tmp_path, state, "painter")
-    assert ModelRepository(tmp_path).versions("painter") == []
+        add_style(tmp_path, state, "mosaic")
+    assert ModelRepository(tmp_path).versions("mosaic") == []
 
 
 def run(*arguments):

@@ -78,9 +78,9 @@ def test_every_layer_at_another_size_than_it_was_traced_with(stored, script):
     names = [layer.name for layer in stored.manifest.layers]
     images = torch.rand(2, 3, 70, 83)
     expected = values(load_network(stored), images, names)
-    found = script.forward(images.numpy(), names)
+    actual = script.forward(images.numpy(), names)
     for name in names:
-        np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(actual[name], expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("rule", ReluRule)
@@ -91,17 +91,17 @@ def test_gradients_equal_eager_autograd_and_the_onnx_graph(stored, script, rule)
         value = network.taps(images, [layer])[layer]
         cotangent = torch.randn_like(value)
         (expected,) = torch.autograd.grad(value, images, cotangent)
-        found = script.gradient(images.detach().numpy(), layer, cotangent.numpy(), rule)
-        assert relative(found[0], value.detach().numpy()) < 1e-5
-        assert relative(found[1], expected.numpy()) < 1e-4, layer
+        actual = script.gradient(images.detach().numpy(), layer, cotangent.numpy(), rule)
+        assert relative(actual[0], value.detach().numpy()) < 1e-5
+        assert relative(actual[1], expected.numpy()) < 1e-4, layer
         graph = autodiff.differentiate(stored.forward(), layer, rule)
         feeds = {INPUT: images.detach().numpy(), autodiff.COTANGENT: cotangent.numpy()}
         (other,) = verify.run(graph, stored.path, [autodiff.IMAGE_GRADIENT], feeds)
-        assert relative(found[1], other) < 1e-4, layer
+        assert relative(actual[1], other) < 1e-4, layer
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 def test_the_cotangent_may_be_a_function_of_the_value(script, stored):
@@ -126,8 +126,8 @@ def test_threads_do_not_disturb_each_other(script, stored):
     alone = [gradient(rule) for rule in ReluRule]
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(gradient, [*ReluRule] * 4))
-    for index, found in enumerate(together):
-        np.testing.assert_allclose(found, alone[index % 3], rtol=1e-5, atol=1e-7)
+    for index, actual in enumerate(together):
+        np.testing.assert_allclose(actual, alone[index % 3], rtol=1e-5, atol=1e-7)
 
 
 def test_unknown_layers_are_refused(script):

@@ -90,10 +90,10 @@ def geometries(draw: st.DrawFn, pooling: bool = False) -> Geometry:
     pads = tuple(draw(st.integers(0, most)) for most in limit)
     image = draw(st.tuples(*[st.integers(4, 11)] * 2))
     ceil = pooling and draw(st.booleans())
-    found = Geometry(image, kernel, strides, dilations, pads, ceil, draw(st.integers(1, 2)))  # type: ignore[arg-type]
+    geometry = Geometry(image, kernel, strides, dilations, pads, ceil, draw(st.integers(1, 2)))  # type: ignore[arg-type]
     reaches = [image[i] + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1) for i in range(2)]
-    assume(min(reaches) >= 1 and not found.may_begin_behind)
-    return found
+    assume(min(reaches) >= 1 and not geometry.may_begin_behind)
+    return geometry
 
 
 def picture(geometry: Geometry, channels: int = 4, levels: int = 0) -> np.ndarray:

@@ -162,6 +162,7 @@ CARRIERS = {
     *(f"convlens_workers/jobs/{name}.py" for name in ("settings", "stats", "store", "worker_job_store")),
     *(f"convlens_workers/{name}.py" for name in ("checkpoint", "messages", "parent_death")),
     *(f"convlens_workers/{name}.py" for name in ("retry_proxy", "step_runner", "telemetry/logs")),
+    "convlens_workers/telemetry/tracing.py",
 }
 """What such code imports that stores, names, reports or moves bytes, and decides none of them."""
 

@@ -19,21 +19,10 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "vgg19": Architecture(vgg19, "classifier.6", dream_layers=("features.26",)),
     # What weights that came with `transform_input` expect.
     "googlenet": Architecture(
-        GoogLeNet,
-        "fc",
-        mean=HALF,
-        std=HALF,
-        dream_layers=("inception4c",),
-        auxiliary=("aux1.", "aux2."),
+        GoogLeNet, "fc", 224, HALF, HALF, dream_layers=("inception4c",), auxiliary=("aux1.", "aux2.")
     ),
     "inception_v3": Architecture(
-        InceptionV3,
-        "fc",
-        input_size=299,
-        mean=HALF,
-        std=HALF,
-        dream_layers=("Mixed_6c",),
-        auxiliary=("AuxLogits.",),
+        InceptionV3, "fc", 299, HALF, HALF, dream_layers=("Mixed_6c",), auxiliary=("AuxLogits.",)
     ),
     "squeezenet1_0": Architecture(squeezenet1_0, "classifier.1", dream_layers=("features.10", "features.12")),
     "squeezenet1_1": Architecture(squeezenet1_1, "classifier.1", dream_layers=("features.11", "features.12")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -42,45 +44,25 @@ class SqueezeNet(nn.Module):
         return out
 
 
-def _pool() -> nn.Module:
-    return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+def _squeezenet(stem: nn.Conv2d, squeezes: Sequence[int], classes: int) -> SqueezeNet:
+    """The stem, then a pool for each 0, and a fire module for each number of squeezed channels."""
+    layers: list[nn.Module] = [stem, nn.ReLU()]
+    channels = stem.out_channels
+    for squeeze in squeezes:
+        layers.append(
+            Fire(channels, squeeze, 4 * squeeze) if squeeze else nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        )
+        channels = 8 * squeeze or channels
+    return SqueezeNet(nn.Sequential(*layers), classes)
 
 
 def squeezenet1_0(classes: int = 1000) -> SqueezeNet:
     """SqueezeNet 1.0: a 7x7 stem, pools after the stem and fires 4 and 8."""
-    features = nn.Sequential(
-        nn.Conv2d(3, 96, 7, stride=2),
-        nn.ReLU(),
-        _pool(),
-        Fire(96, 16, 64),
-        Fire(128, 16, 64),
-        Fire(128, 32, 128),
-        _pool(),
-        Fire(256, 32, 128),
-        Fire(256, 48, 192),
-        Fire(384, 48, 192),
-        Fire(384, 64, 256),
-        _pool(),
-        Fire(512, 64, 256),
-    )
-    return SqueezeNet(features, classes)
+    stem = nn.Conv2d(3, 96, 7, stride=2)
+    return _squeezenet(stem, (0, 16, 16, 32, 0, 32, 48, 48, 64, 0, 64), classes)
 
 
 def squeezenet1_1(classes: int = 1000) -> SqueezeNet:
     """SqueezeNet 1.1: a 3x3 stem and earlier pools, 2.4 times less work."""
-    features = nn.Sequential(
-        nn.Conv2d(3, 64, 3, stride=2),
-        nn.ReLU(),
-        _pool(),
-        Fire(64, 16, 64),
-        Fire(128, 16, 64),
-        _pool(),
-        Fire(128, 32, 128),
-        Fire(256, 32, 128),
-        _pool(),
-        Fire(256, 48, 192),
-        Fire(384, 48, 192),
-        Fire(384, 64, 256),
-        Fire(512, 64, 256),
-    )
-    return SqueezeNet(features, classes)
+    stem = nn.Conv2d(3, 64, 3, stride=2)
+    return _squeezenet(stem, (0, 16, 16, 0, 32, 32, 0, 48, 48, 64, 64), classes)

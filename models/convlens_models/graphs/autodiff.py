@@ -16,15 +16,18 @@ import onnx
 from onnx import TensorProto, helper
 
 from convlens.errors import InvalidArgument
+from convlens_models.graphs import surgery
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
-from convlens_models.vjp import RULES, GraphBuilder, Node, ReluRule, SparseChannels, simplify, total
+from convlens_models.vjp import operator_of
+from convlens_models.vjp.forward import simplify
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule, not_differentiable
+from convlens_models.vjp.layouts import SparseChannels, total
 
 __all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
 
 COTANGENT: Final = "cotangent"
 IMAGE_GRADIENT: Final = "image_gradient"
-CHANNELWISE: Final = {"Add", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "Relu"}
 OPSETS: Final = range(16, 27)  # From 16 on ScatterElements can add.
 
 
@@ -88,7 +91,7 @@ def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None)
 
 
 def _original(graph: onnx.GraphProto, value: str) -> str:
-    """What `value` is only a name of that nobody takes it by, as that of a block is of its last ReLU."""
+    """What an Identity that no node uses renames to `value`, as the last ReLU of a block; else `value`."""
     maker = next(node for node in graph.node if value in node.output)
     made = {output for node in graph.node for output in node.output}
     is_name = maker.op_type == "Identity" and not any(value in node.input for node in graph.node)
@@ -103,9 +106,7 @@ def _tap(graph: onnx.GraphProto, value: str) -> str:
     """
     tap = f"{value}/tap"
     for node in graph.node:
-        inputs = [tap if source == value else source for source in node.input]
-        del node.input[:]
-        node.input.extend(inputs)
+        surgery.replace(node.input, [tap if source == value else source for source in node.input])
     maker = next(i for i, node in enumerate(graph.node) if value in node.output)
     graph.node.insert(maker + 1, helper.make_node("Identity", [value], [tap], name=tap))
     return tap
@@ -119,8 +120,8 @@ def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) 
         if not any(gradients.get(value) for value in node.outputs):
             continue
         cotangents = [total(builder, gradients.get(value, [])) for value in node.outputs]
-        results = RULES[node.kind](builder, node, cotangents)
-        for index, gradient in enumerate(results):
+        rule = operator_of(proto).gradient
+        for index, gradient in enumerate(rule(builder, node, cotangents) if rule else ()):
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
     return builder.whole(total(builder, gradients[source]))
@@ -129,18 +130,13 @@ def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) 
 def _start(builder: GraphBuilder, layer: str) -> str:
     """The cotangent; only its channels that count if it is that of class scores that a convolution made."""
     value = layer
-    while (maker := builder.producer.get(value)) and maker.op_type in CHANNELWISE:
+    while (maker := builder.producer.get(value)) and operator_of(maker).by_channel:
         value = maker.input[0]
     sizes = builder.dims(layer) or ()
-    if (
-        len(sizes) != 2
-        or not isinstance(sizes[1], int)
-        or maker is None
-        or maker.op_type != "Conv"
-        or layer == value
-    ):
+    is_scores = len(sizes) == 2 and isinstance(sizes[1], int) and layer != value
+    if maker is None or maker.op_type != "Conv" or not is_scores:
         return COTANGENT
-    return builder.keep(SparseChannels.of(builder, COTANGENT, layer))
+    return SparseChannels.of(builder, COTANGENT, layer).keep(builder)
 
 
 def _active(builder: GraphBuilder, source: str) -> set[str]:
@@ -156,20 +152,15 @@ def _refuse_missing_rules(builder: GraphBuilder, active: set[str]) -> None:
     missing: dict[str, list[str]] = {}
     for node in builder.graph.node:
         on_path = not active.isdisjoint(node.input) and not active.isdisjoint(node.output)
-        if on_path and (node.op_type not in RULES or node.domain not in ("", "ai.onnx")):
+        if on_path and operator_of(node).gradient is None:
             missing.setdefault(node.op_type, []).append(node.name or node.output[0])
     if missing:
         listed = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in sorted(missing.items()))
-        raise InvalidArgument(
-            f"cannot differentiate the graph: no rule for {listed}",
-            field="model",
-            reason="NOT_DIFFERENTIABLE",
-        )
+        raise not_differentiable("the graph", f"no rule for {listed}")
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset not in OPSETS:
+    if (opset := surgery.opset(model)) not in OPSETS:
         raise InvalidArgument.of("model.opset", opset, f"from {OPSETS.start} to {OPSETS.stop - 1}")
 
 

@@ -3,98 +3,85 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
 
 import onnx
-from onnx import helper
 
 from convlens_models.graphs import surgery
 from convlens_models.manifest import INPUT, Layer
+from convlens_models.vjp import operator_of
+from convlens_models.vjp.fields import EVERYTHING, Field
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
+from convlens_models.vjp.window import slides, windows
 
-WINDOWS: Final = {"Conv", "MaxPool", "AveragePool", "LpPool"}
-GLOBAL: Final = {"GlobalAveragePool", "GlobalMaxPool", "Flatten", "Reshape", "Gemm", "MatMul", "ReduceMean"}
-KINDS: Final = {"Gemm": "Linear", "MatMul": "Linear"}
-
-
-@dataclass(frozen=True)
-class Field:
-    """What position 0 of a value sees along one axis of the input, in pixels; `step` to the next position."""
-
-    first: float = 0.0
-    last: float = 0.0
-    step: int = 1
-
-    def window(self, kernel: int, stride: int, padding: int, dilation: int) -> Field:
-        """The field behind a convolution or pool over this value."""
-        first = self.first - padding * self.step
-        return Field(
-            first, first + self.last - self.first + (kernel - 1) * dilation * self.step, self.step * stride
-        )
-
-    def join(self, other: Field) -> Field:
-        """The field of a sum, product or concatenation; the whole input (step 0) where one part has it."""
-        step = max(self.step, other.step) if self.step and other.step else 0
-        return Field(min(self.first, other.first), max(self.last, other.last), step)
+Fields = tuple[Field, Field]  # Along the rows and the columns of the image.
 
 
 def describe(model: onnx.ModelProto, kinds: Mapping[str, str | None], size: int) -> tuple[Layer, ...]:
     """The layers of `model` for a square image of `size` pixels, in the order of execution.
 
     Args:
-        kinds: name of each layer, which is also its value's name, to its kind; None: the operator's name.
+        kinds: name of each layer, which is also its value's name, to its kind; None: that of its operator.
     """
-    shapes = surgery.shapes(surgery.static(model, (1, size, size)))
-    fields = receptive_fields(model, size)
+    graph = surgery.static(model, (1, size, size))
+    shapes, fields = surgery.shapes(graph), receptive_fields(model, size)
     makers = {node.output[0]: node for node in model.graph.node}
-    kernels = {tensor.name for tensor in model.graph.initializer}
+    stored = {tensor.name for tensor in model.graph.initializer}
     return tuple(
         Layer(
             name=name,
-            kind=kind or KINDS.get(makers[name].op_type, makers[name].op_type),
+            kind=kind or operator_of(makers[name]).kind or makers[name].op_type,
             tensor=name,
             shape=shapes[name][1:],
-            weight=_weight(makers[name], kernels),
-            **_field(fields[name], size),
+            weight=_weight(makers[name], stored),
+            **_square(fields[name], size),
         )
         for name, kind in kinds.items()
     )
 
 
-def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, tuple[Field, Field]]:
-    """Theoretical receptive fields (vertical, horizontal) of every value; where paths meet, their union.
+def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, Fields]:
+    """Theoretical receptive fields of every value that depends on the image; where paths meet, their union.
 
-    Along a path a window of k positions with dilation d and padding p over positions `step` apart adds
-    (k - 1) d step pixels and moves the first one by -p step (Araujo et al. 2019, doi:10.23915/distill.00021).
+    They hold for images of any size, unless a window with a stride has automatic pads, which depend on it:
+    then for those that leave the same remainder as `size` when divided by the stride.
     """
-    whole = Field(0, size - 1, 0)
-    fields = {INPUT: (Field(), Field())}
-    for node in model.graph.node:
-        seen = [fields[name] for name in node.input if name in fields]
-        if not seen:
-            continue
-        field = seen[0]
-        for other in seen[1:]:
-            field = (field[0].join(other[0]), field[1].join(other[1]))
-        if node.op_type in GLOBAL:
-            field = (whole, whole)
-        elif node.op_type in WINDOWS:
-            field = _window(field, _window_attributes(node, model))
-        fields.update(dict.fromkeys(node.output, field))
+    builder = _builder(model, size)
+    fields: dict[str, Fields] = {INPUT: (Field(axis=-2), Field(axis=-1))}
+    for proto in builder.graph.node:
+        node = Node(proto)
+        inputs = [(index, fields[name]) for index, name in enumerate(node.inputs) if name in fields]
+        if inputs:
+            rows, columns = (
+                reduce(Field.join, (_seen(builder, node, index, both[i]) for index, both in inputs))
+                for i in range(2)
+            )
+            fields.update(dict.fromkeys(node.outputs, (rows, columns)))
     return fields
+
+
+def _seen(builder: GraphBuilder, node: Node, index: int, field: Field) -> Field:
+    """What the outputs see through this input; everything where shapes cannot be inferred."""
+    known = all(builder.dims(value) is not None for value in (node.inputs[index], node.outputs[0]))
+    return operator_of(node.proto).sees(builder, node, index, field) if field.step and known else EVERYTHING
+
+
+def _builder(model: onnx.ModelProto, size: int) -> GraphBuilder:
+    """Answers what the values of `model` are for one square image of `size` pixels."""
+    return GraphBuilder(surgery.static(model, (1, size, size)).graph, ReluRule.GRADIENT)
 
 
 def multiply_adds(model: onnx.ModelProto, size: int) -> int:
     """Multiplications of the convolutions and linear layers for one square image of `size` pixels."""
     shapes = surgery.shapes(surgery.static(model, (1, size, size)))
-    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    total = 0
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
-            positions = math.prod(shapes[node.output[0]][2:])
-            total += math.prod(weights[node.input[1]]) * positions
-    return total
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    return sum(
+        weights[node.input[1]] * math.prod(shapes[node.output[0]][2:])
+        for node in model.graph.node
+        if operator_of(node).kernel and node.input[1] in weights
+    )
 
 
 def min_size(model: onnx.ModelProto, size: int) -> int:
@@ -111,72 +98,33 @@ def _first(holds: Callable[[int], bool], high: int) -> int:
 
 
 def _fits(model: onnx.ModelProto, side: int) -> bool:
+    """Whether every window has a position in its map; shape inference reports one where there is none."""
     try:
-        found = surgery.shapes(surgery.static(model, (1, side, side)))
+        builder = _builder(model, side)
     except onnx.shape_inference.InferenceError:
         return False
-    windows = (node for node in model.graph.node if node.op_type in WINDOWS)
-    return all(_window_fits(_window_attributes(node, model), found[node.input[0]][2:]) for node in windows)
+    nodes = [Node(proto) for proto in builder.graph.node if operator_of(proto).sees is slides]
+    return all(axis.fits(node.get("ceil_mode", 0)) for node in nodes for axis in windows(builder, node))
 
 
-def _window_fits(attributes: Mapping[str, Any], sides: Sequence[int]) -> bool:
-    """Whether a window has a position in a map; shape inference reports one where there is none."""
-    pads = attributes["pads"]
-    for axis, side in enumerate(sides):
-        reach = (attributes["kernel_shape"][axis] - 1) * attributes["dilations"][axis] + 1
-        slack = attributes["strides"][axis] - 1 if attributes.get("ceil_mode") else 0
-        if side < 1 or side + pads[axis] + pads[axis + 2] + slack < reach:
-            return False
-    return True
+def _square(fields: Fields, size: int) -> dict[str, Any]:
+    """One square for both axes: around both fields where they differ, all of the input where strides do.
 
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _window_attributes(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Any]:
-    """Attributes of a convolution or pool with kernel and pads spelt out."""
-    attributes = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0)} | _attributes(node)
-    if "kernel_shape" not in attributes:
-        kernel = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
-        attributes["kernel_shape"] = tuple(kernel.dims[2:])
-    if attributes.get("auto_pad", b"") in (b"SAME_UPPER", b"SAME_LOWER"):
-        attributes["pads"] = _same_pads(attributes)
-    return attributes
-
-
-def _same_pads(attributes: Mapping[str, Any]) -> tuple[int, ...]:
-    """Pads of SAME_UPPER or SAME_LOWER where the stride divides the side."""
-    lower = attributes["auto_pad"] == b"SAME_LOWER"
-    windows = zip(attributes["kernel_shape"], attributes["dilations"], attributes["strides"], strict=True)
-    totals = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in windows]
-    begins = [(total + lower) // 2 for total in totals]
-    return (*begins, *(total - begin for total, begin in zip(totals, begins, strict=True)))
-
-
-def _window(fields: tuple[Field, Field], attributes: Mapping[str, Any]) -> tuple[Field, Field]:
-    kernel, strides = attributes["kernel_shape"], attributes["strides"]
-    dilations, pads = attributes["dilations"], attributes["pads"]
-    first, second = (
-        field.window(kernel[axis], strides[axis], pads[axis], dilations[axis])
-        for axis, field in enumerate(fields)
-    )
-    return first, second
-
-
-def _field(fields: tuple[Field, Field], size: int) -> dict[str, Any]:
-    """One square for both axes: around both fields where they differ, all of the input where strides do."""
-    steps = {field.step for field in fields}
-    first = min(field.first for field in fields) if len(steps) == 1 else 0
-    last = max(field.last for field in fields) if len(steps) == 1 else size - 1
+    All of the input too where the value's last two axes are not rows and columns, and where positions lie a
+    fraction of a pixel apart: a stride is a whole number.
+    """
+    rows, columns = fields
+    whole = (rows.axis, columns.axis, rows.step) != (-2, -1, columns.step) or rows.step.denominator > 1
+    first = 0 if whole else min(math.ceil(field.first) for field in fields)
+    last = size - 1 if whole else max(math.floor(field.last) for field in fields)
     return {
-        "stride": steps.pop() if len(steps) == 1 else 0,
-        "receptive_field": round(last - first) + 1,
+        "stride": 0 if whole else int(rows.step),
+        "receptive_field": last - first + 1,
         "receptive_field_start": (first + last) / 2,
     }
 
 
-def _weight(node: onnx.NodeProto, initializers: set[str]) -> str | None:
+def _weight(node: onnx.NodeProto, stored: set[str]) -> str | None:
     """Key of the kernel, where it is stored as (out, in, ...)."""
-    stored = node.op_type == "Conv" or (node.op_type == "Gemm" and _attributes(node).get("transB") == 1)
-    return node.input[1] if stored and node.input[1] in initializers else None
+    by_output = node.op_type == "Conv" or (node.op_type == "Gemm" and Node(node).get("transB"))
+    return node.input[1] if by_output and node.input[1] in stored else None

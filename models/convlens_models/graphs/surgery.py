@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,23 +25,32 @@ def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     makers = {value: node for node in graph.node for value in node.output}
     if unknown := [name for name in outputs if name not in makers]:
         raise InvalidArgument.of("outputs", unknown[0], "a value that a node of the graph makes")
-    needed, stack = set[str](), list(outputs)
-    while stack:
-        value = stack.pop()
-        if value not in needed:
-            needed.add(value)
-            stack.extend(makers[value].input if value in makers else ())
+    needed = ancestors(graph, outputs)
     part = onnx.ModelProto()
     part.CopyFrom(model)
     known = {info.name: info for info in (*graph.value_info, *graph.output)}
-    _replace(part.graph.node, [node for node in graph.node if needed.intersection(node.output)])
-    _replace(part.graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-    _replace(part.graph.value_info, [info for info in graph.value_info if info.name in needed - set(outputs)])
-    _replace(
+    replace(part.graph.node, [node for node in graph.node if needed.intersection(node.output)])
+    replace(part.graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    replace(part.graph.value_info, [info for info in graph.value_info if info.name in needed - set(outputs)])
+    replace(
         part.graph.output,
         [known.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
     )
     return part
+
+
+def ancestors(graph: onnx.GraphProto, values: Sequence[str]) -> set[str]:
+    """The values that `values` are computed of, and they themselves."""
+    needed = set(values)
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    return needed
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that `model` uses; 0 if it does not say."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def static(model: onnx.ModelProto, shape: tuple[int | None, int, int]) -> onnx.ModelProto:
@@ -99,7 +108,7 @@ def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelPro
     for node in part.graph.node:
         nodes += [node] if node.op_type != "MaxPool" else _averaging(node, factor)
     part.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), FACTOR))
-    _replace(part.graph.node, nodes)
+    replace(part.graph.node, nodes)
     return part
 
 
@@ -123,6 +132,8 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos}
 
 
-def _replace(field: Any, items: list[Any]) -> None:
+def replace(field: Any, items: Iterable[Any]) -> None:
+    """Make `items` all that the repeated field of a protobuf message holds."""
+    items = list(items)
     del field[:]
     field.extend(items)

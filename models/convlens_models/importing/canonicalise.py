@@ -7,15 +7,16 @@ log softmax as outputs; no local functions; an opset that can be differentiated.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, checker, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, checker, helper, inliner, numpy_helper, version_converter
 
 from convlens.errors import InvalidArgument
-from convlens_models.graphs import autodiff
+from convlens_models.graphs import autodiff, surgery
 from convlens_models.graphs.normalisation import normalisation
+from convlens_models.graphs.surgery import replace
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
 
 OPSET: Final = 18
@@ -33,7 +34,7 @@ def read(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         checker.check_model(model)
         model = inliner.inline_local_functions(model) if model.functions else model
-        opset = _opset(model)
+        opset = surgery.opset(model)
         if opset < autodiff.OPSETS.start:
             model = version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
@@ -60,8 +61,8 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
     source, output = (f"{name}.inner" if name in RESERVED else name for name in (source, output))
     logits = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
-    kept = _ancestors(graph, logits)
-    _set(graph.node, [*nodes, *kept])
+    needed = surgery.ancestors(graph, [logits])
+    replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
     graph.initializer.extend(constants)
     del graph.value_info[:]
     open_size(model, None)
@@ -72,7 +73,7 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
 def _add_heads(model: onnx.ModelProto, logits: str) -> str:
     """Append softmax and log softmax, and declare the outputs; scores as maps of one pixel are flattened."""
     graph = model.graph
-    _set(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
+    replace(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
     inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
     if [dim.dim_value for dim in inferred.dim][2:] == [1, 1]:
         flat = f"{logits}.flat"
@@ -81,7 +82,7 @@ def _add_heads(model: onnx.ModelProto, logits: str) -> str:
     for kind, name in (("Softmax", PROBABILITIES), ("LogSoftmax", LOG_PROBABILITIES)):
         graph.node.append(helper.make_node(kind, [logits], [name], name=name, axis=1))
     outputs = (logits, PROBABILITIES, LOG_PROBABILITIES)
-    _set(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
+    replace(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
     return logits
 
 
@@ -103,7 +104,7 @@ def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
 def open_size(model: onnx.ModelProto, size: int | None) -> None:
     """Declare the input "image" (N, 3, H, W), with H and W of `size`; None: any."""
     sides = ("H", "W") if size is None else (size, size)
-    _set(model.graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ("N", 3, *sides))])
+    replace(model.graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ("N", 3, *sides))])
 
 
 def _inputs(graph: onnx.GraphProto) -> list[str]:
@@ -118,7 +119,7 @@ def _only(names: list[str], what: str) -> str:
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Constant nodes with a tensor become initializers, so that weights are found in one place."""
+    """Constant nodes with a tensor become initializers, so that all weights are of one kind."""
     rest = []
     for node in graph.node:
         value = node.attribute[0] if node.op_type == "Constant" else None
@@ -127,7 +128,7 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
         else:
             graph.initializer.append(value.t)
             graph.initializer[-1].name = node.output[0]
-    _set(graph.node, rest)
+    replace(graph.node, rest)
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:
@@ -146,7 +147,7 @@ def _free_batch(graph: onnx.GraphProto) -> None:
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         for values in (node.input, node.output):
-            _set(values, [names.get(value, value) for value in values])
+            replace(values, [names.get(value, value) for value in values])
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
 
@@ -156,22 +157,3 @@ def _before_softmax(graph: onnx.GraphProto, value: str) -> str:
     while value in makers and makers[value].op_type in SOFTMAX:
         value = makers[value].input[0]
     return value
-
-
-def _ancestors(graph: onnx.GraphProto, value: str) -> list[NodeProto]:
-    needed, kept = {value}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1]
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
-def _set(field: Any, items: list[Any]) -> None:
-    items = list(items)
-    del field[:]
-    field.extend(items)

@@ -11,8 +11,10 @@ run in the widest range of runtimes.
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +22,18 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 from torch import fx, nn
 
 from convlens_models import tensors
 from convlens_models.graphs.normalisation import NORMALIZED, normalisation
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.repository import FORWARD, WEIGHTS
 
 OPSET: Final = 18
 IR_VERSION: Final = 10
 LOGITS: Final = "logits"
+TRACING: Final = threading.Lock()  # `torch.fx` patches modules that all threads share.
 
 
 @dataclass
@@ -42,7 +47,7 @@ class Exported:
 
 @dataclass
 class _Writer:
-    """Nodes and layers so far."""
+    """The nodes, layers and constants of the graph that is being written."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     layers: dict[str, str | None] = field(default_factory=dict)
@@ -77,6 +82,17 @@ class _Tracer(fx.Tracer):
         return out
 
 
+def write(
+    module: nn.Module, folder: Path, *, mean: Rgb, std: Rgb, size: int | None, heads: bool = True
+) -> Exported:
+    """Write the weights and the forward graph of `module` into `folder`; see `to_onnx`."""
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
+    index = tensors.index(folder / WEIGHTS)
+    exported = to_onnx(module, index, WEIGHTS, mean=mean, std=std, size=size, heads=heads)
+    onnx.save(exported.model, folder / FORWARD)
+    return exported
+
+
 def to_onnx(
     module: nn.Module,
     index: Mapping[str, tensors.Entry],
@@ -100,7 +116,8 @@ def to_onnx(
         TypeError: the module uses a part that the tables lack.
     """
     tracer = _Tracer()
-    traced = tracer.trace(module)
+    with TRACING:
+        traced = tracer.trace(module)
     writer = _Writer()
     first, constants = normalisation(mean, std)
     writer.nodes.extend(first)
@@ -185,29 +202,16 @@ def _pair(value: int | tuple[int, ...]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _window(layer: Any) -> dict[str, Any]:
-    kernel = _pair(layer.kernel_size)
-    return {"kernel_shape": kernel, "strides": _pair(layer.stride), "pads": _pair(layer.padding) * 2}
-
-
-def _conv(layer: Any) -> Emitted:
-    return "Conv", {**_window(layer), "dilations": _pair(layer.dilation), "group": layer.groups}
-
-
-def _max_pool(layer: Any) -> Emitted:
-    return "MaxPool", {
-        **_window(layer),
-        "dilations": _pair(layer.dilation),
-        "ceil_mode": int(layer.ceil_mode),
+def _window(layer: Any, *flags: str) -> dict[str, Any]:
+    """The attributes of a convolution or pool; `flags` have the same name in both libraries."""
+    attributes = {
+        "kernel_shape": _pair(layer.kernel_size),
+        "strides": _pair(layer.stride),
+        "pads": _pair(layer.padding) * 2,
     }
-
-
-def _average_pool(layer: Any) -> Emitted:
-    return "AveragePool", {
-        **_window(layer),
-        "ceil_mode": int(layer.ceil_mode),
-        "count_include_pad": int(layer.count_include_pad),
-    }
+    if hasattr(layer, "dilation"):
+        attributes["dilations"] = _pair(layer.dilation)
+    return {**attributes, **{flag: int(getattr(layer, flag)) for flag in flags}}
 
 
 def _adaptive_pool(layer: Any) -> Emitted:
@@ -242,10 +246,10 @@ def _scales(layer: Any) -> list[NDArray[Any]]:
 HEADS: Final = ((PROBABILITIES, "Softmax"), (LOG_PROBABILITIES, "LogSoftmax"))
 KEYS: Final = ("weight", "bias", "running_mean", "running_var")
 MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
-    nn.Conv2d: _conv,
+    nn.Conv2d: lambda layer: ("Conv", {**_window(layer), "group": layer.groups}),
     nn.ReLU: lambda _: ("Relu", {}),
-    nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: _average_pool,
+    nn.MaxPool2d: lambda layer: ("MaxPool", _window(layer, "ceil_mode")),
+    nn.AvgPool2d: lambda layer: ("AveragePool", _window(layer, "ceil_mode", "count_include_pad")),
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.BatchNorm2d: lambda layer: ("BatchNormalization", {"epsilon": layer.eps}),
     nn.InstanceNorm2d: lambda layer: ("InstanceNormalization", {"epsilon": layer.eps}),

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import onnx
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from convlens.errors import InvalidArgument
-from convlens_models import tensors
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.architectures.base import Architecture
 from convlens_models.graphs import layers
@@ -23,7 +20,7 @@ from convlens_models.importing.labels import load_labels
 from convlens_models.importing.weights import FIELD, check_state, load_state
 from convlens_models.manifest import Manifest, Rgb
 from convlens_models.network import Network
-from convlens_models.repository import FORWARD, TORCHSCRIPT, WEIGHTS
+from convlens_models.repository import TORCHSCRIPT
 
 UNPUBLISHED: Final = 1
 
@@ -65,8 +62,8 @@ def add_architecture(
         manifest = write_network(folder, module, plan, mean, std)
         update = {"name": name, "architecture": architecture, "labels": names}
         if torchscript:
-            path, tapped = folder / TORCHSCRIPT, [layer.name for layer in manifest.layers]
-            scripting.save(Network(module, mean, std), tapped, manifest.input_size, path)
+            values = [layer.name for layer in manifest.layers]
+            scripting.save(Network(module, mean, std), values, manifest.input_size, folder / TORCHSCRIPT)
             update["engine"] = "torchscript"
         return publish.publish(folder, root, manifest.model_copy(update=update))
 
@@ -91,18 +88,9 @@ def load_module(plan: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
 
 def write_network(folder: Path, module: nn.Module, plan: Architecture, mean: Rgb, std: Rgb) -> Manifest:
     """Write weights and forward graph of `module`; returns the manifest, without names and digests as yet."""
-    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
     dynamic, size = export.is_dynamic(module), plan.input_size
-    exported = export.to_onnx(
-        module,
-        tensors.index(folder / WEIGHTS),
-        WEIGHTS,
-        mean=mean,
-        std=std,
-        size=None if dynamic else size,
-    )
-    onnx.save(exported.model, folder / FORWARD)
-    verify.prove(exported.model, folder, exported.output, size)
+    exported = export.write(module, folder, mean=mean, std=std, size=None if dynamic else size)
+    verify.check_classifier(exported.model, folder, exported.output, size)
     return Manifest(
         name="unpublished",
         version=UNPUBLISHED,

@@ -68,7 +68,7 @@ def add_onnx(
     autodiff.check(model)
     with publish.staging(root) as folder:
         parameters = _move_weights(model, folder)
-        classes = verify.prove(model, folder, output, size)
+        classes = verify.check_classifier(model, folder, output, size)
         _check_batch(model, folder, output, size)
         dynamic = _any_size(model, folder, output, size)
         canonicalise.open_size(model, None if dynamic else size)
@@ -122,8 +122,7 @@ def _move_weights(model: onnx.ModelProto, folder: Path) -> int:
     save_file(stored, folder / WEIGHTS)
     index = tensors.index(folder / WEIGHTS)
     external = [tensors.external(name, entry, WEIGHTS) for name, entry in index.items()]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend([*small, *external])
+    surgery.replace(model.graph.initializer, [*small, *external])
     return sum(value.size for value in stored.values())
 
 
@@ -155,8 +154,7 @@ def _dream_layers(described: Sequence[Layer]) -> tuple[str, ...]:
     """The last map at the last resolution but one, where the built-in networks have theirs."""
     maps = [layer for layer in described if layer.stride and len(layer.shape) == 3]
     strides = sorted({layer.stride for layer in maps})
-    chosen = strides[-2:][:1]
-    return tuple(layer.name for layer in maps if layer.stride in chosen)[-1:]
+    return tuple(layer.name for layer in maps if layer.stride in strides[-2:][:1])[-1:]
 
 
 def _layers(model: onnx.ModelProto, values: list[str], size: int) -> tuple[Layer, ...]:

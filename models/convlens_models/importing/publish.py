@@ -29,8 +29,8 @@ def check_name(name: str, field: str = "name") -> str:
 def check_kind(repository: ModelRepository, name: str, task: Task, field: str = "name") -> None:
     """Raise InvalidArgument if `name` is unusable, or that of a network for something else than `task`."""
     check_name(name, field)
-    if repository.versions(name) and (found := repository.get(name).manifest.task) != task:
-        raise InvalidArgument.of(field, name, f"another name: it is that of a network for {found}")
+    if repository.versions(name) and (other := repository.get(name).manifest.task) != task:
+        raise InvalidArgument.of(field, name, f"another name: it is that of a network for {other}")
 
 
 @contextmanager
@@ -62,11 +62,8 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
     repository = ModelRepository(root)
     while True:
         version = max(repository.versions(manifest.name), default=0) + 1
-        if (
-            once
-            and version > 1
-            and (newest := repository.get(manifest.name).manifest).digest == sealed.digest
-        ):
+        newest = repository.get(manifest.name).manifest if version > 1 and once else None
+        if newest and newest.digest == sealed.digest:
             return newest
         final = sealed.model_copy(update={"version": version})
         (folder / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n")

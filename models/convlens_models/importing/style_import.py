@@ -6,21 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import onnx
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from convlens.errors import InvalidArgument
-from convlens_models import tensors
 from convlens_models.architectures.base import HALF
 from convlens_models.architectures.fast_style import FastStyle
 from convlens_models.graphs import layers
 from convlens_models.importing import export, publish, verify
 from convlens_models.importing.weights import check_state
 from convlens_models.manifest import INPUT, Layer, Manifest
-from convlens_models.repository import FORWARD, WEIGHTS, ModelRepository
+from convlens_models.repository import ModelRepository
 
 FAST_STYLE: Final = "fast_style"
 SIZE: Final = 256
@@ -44,18 +39,10 @@ def add_style(root: Path, state: Mapping[str, Tensor], name: str = FAST_STYLE) -
     publish.check_kind(ModelRepository(root), name, STYLE)
     module = load_fast_style(state)
     with publish.staging(root) as folder:
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
-        exported = export.to_onnx(
-            module,
-            tensors.index(folder / WEIGHTS),
-            WEIGHTS,
-            mean=HALF,
-            std=HALF,
-            size=None,
-            heads=False,
-        )
-        onnx.save(exported.model, folder / FORWARD)
-        _prove(exported.model, folder, exported.output)
+        exported = export.write(module, folder, mean=HALF, std=HALF, size=None, heads=False)
+        images = {INPUT: verify.noise(1, MIN_SIZE)}
+        (painted,) = verify.run(exported.model, folder, [exported.output], images)
+        verify.check_finite({"the output": painted})
         manifest = Manifest(
             name=name,
             version=1,
@@ -96,10 +83,3 @@ def _painted(tensor: str) -> Layer:
         receptive_field=SIZE,
         receptive_field_start=(SIZE - 1) / 2,
     )
-
-
-def _prove(model: onnx.ModelProto, folder: Path, output: str) -> None:
-    images = verify.noise(1, MIN_SIZE)
-    (painted,) = verify.run(model, folder, [output], {INPUT: images})
-    if not np.isfinite(painted).all():
-        raise InvalidArgument("model: the output is not finite on a random image", field="model")

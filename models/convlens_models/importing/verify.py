@@ -44,7 +44,7 @@ def noise(batch: int, size: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((batch, 3, size, size), np.float32)
 
 
-def prove(model: onnx.ModelProto, folder: Path, output: str, size: int) -> int:
+def check_classifier(model: onnx.ModelProto, folder: Path, output: str, size: int) -> int:
     """Compute the logits of one image, and their gradient by every ReLU rule; returns the number of classes.
 
     Raises:
@@ -62,6 +62,11 @@ def prove(model: onnx.ModelProto, folder: Path, output: str, size: int) -> int:
         names = [output, autodiff.IMAGE_GRADIENT]
         feeds = {INPUT: images, autodiff.COTANGENT: np.ones_like(logits)}
         values[f"the gradient ({rule})"] = run(gradient, folder, names, feeds)[1]
+    check_finite(values)
+    return int(logits.shape[1])
+
+
+def check_finite(values: Mapping[str, NDArray[Any]]) -> None:
+    """Raise InvalidArgument, which names the value, unless all numbers are finite."""
     if wrong := [name for name, value in values.items() if not np.isfinite(value).all()]:
         raise InvalidArgument(f"model: {wrong[0]} is not finite on a random image", field="model")
-    return int(logits.shape[1])

@@ -59,9 +59,8 @@ def check_state(state: Mapping[str, Tensor], module: nn.Module, auxiliary: tuple
                 f"{FIELD}: key {key!r} of shape {list(value.shape)} is missing", field=FIELD
             )
         if state[key].shape != value.shape:
-            found, wanted = list(state[key].shape), list(value.shape)
-            raise InvalidArgument(f"{FIELD}: key {key!r} has shape {found}: must be {wanted}", field=FIELD)
-    for key in state:
-        if key not in expected:
-            shape = list(state[key].shape)
-            raise InvalidArgument(f"{FIELD}: unexpected key {key!r} of shape {shape}", field=FIELD)
+            shape, wanted = list(state[key].shape), list(value.shape)
+            raise InvalidArgument(f"{FIELD}: key {key!r} has shape {shape}: must be {wanted}", field=FIELD)
+    if unexpected := [key for key in state if key not in expected]:
+        shape = list(state[unexpected[0]].shape)
+        raise InvalidArgument(f"{FIELD}: unexpected key {unexpected[0]!r} of shape {shape}", field=FIELD)

@@ -221,9 +221,8 @@ def average(probes: Sequence[Probe], maps: Sequence[F32]) -> F32:
     box = probes[0].field
     total = np.zeros((box.bottom - box.top, box.right - box.left), np.float32)
     images = np.zeros_like(total)
-    for found, map_ in zip(probes, maps, strict=True):
-        height, width = found.size
-        field = found.field
+    for one, map_ in zip(probes, maps, strict=True):
+        (height, width), field = one.size, one.field
         rows = slice(max(0, field.top), max(0, min(field.bottom, height)))
         columns = slice(max(0, field.left), max(0, min(field.right, width)))
         seen = map_[rows, columns]

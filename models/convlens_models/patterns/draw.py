@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -66,11 +67,7 @@ MOTIFS: dict[str, Motif] = {
     "crescent": Motif(shapes.crescent, FREE),
     "arrow": Motif(shapes.arrow, FREE),
     "lightning": Motif(shapes.lightning, UPRIGHT),
-    "letter A": Motif(shapes.letter_a, LETTER),
-    "letter E": Motif(shapes.letter_e, LETTER),
-    "letter K": Motif(shapes.letter_k, LETTER),
-    "letter S": Motif(shapes.letter_s, LETTER),
-    "letter T": Motif(shapes.letter_t, LETTER),
+    **{f"letter {name}": Motif(partial(shapes.letter, name=name), LETTER) for name in shapes.LETTERS},
     "leaf": Motif(creatures.leaf, FREE),
     "flower": Motif(creatures.flower, UPRIGHT),
     "eye": Motif(creatures.eye, UPRIGHT),

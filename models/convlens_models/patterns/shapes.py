@@ -73,36 +73,23 @@ def lightning(sheet: Sheet) -> None:
     sheet.draw(np.minimum(upper, lower), sheet.colour(near=(0.98, 0.85, 0.2)))
 
 
-def _letter(sheet: Sheet, *strokes: list[sdf.Point]) -> None:
-    """Strokes of one pen, upright or leaning."""
+def letter(sheet: Sheet, name: str) -> None:
+    """The strokes of a letter by one pen, upright or leaning."""
     x, pen = sheet.x - sheet.uniform(-0.05, 0.25) * sheet.y, sheet.uniform(0.09, 0.19)
-    lines = [sdf.polyline(x, sheet.y, points, pen) for points in strokes]
+    lines = [sdf.polyline(x, sheet.y, points, pen) for points in LETTERS[name]]
     sheet.draw(np.min(lines, axis=0), sheet.colour())
 
 
-def letter_a(sheet: Sheet) -> None:
-    """A."""
-    _letter(sheet, [(-0.6, -0.8), (0.0, 0.8), (0.6, -0.8)], [(-0.38, -0.25), (0.38, -0.25)])
-
-
-def letter_e(sheet: Sheet) -> None:
-    """E."""
-    _letter(sheet, [(0.5, 0.8), (-0.5, 0.8), (-0.5, -0.8), (0.5, -0.8)], [(-0.5, 0.0), (0.35, 0.0)])
-
-
-def letter_k(sheet: Sheet) -> None:
-    """K."""
-    _letter(sheet, [(-0.5, 0.8), (-0.5, -0.8)], [(0.5, 0.8), (-0.5, -0.1)], [(-0.15, 0.2), (0.55, -0.8)])
-
-
-def letter_t(sheet: Sheet) -> None:
-    """T."""
-    _letter(sheet, [(-0.65, 0.8), (0.65, 0.8)], [(0.0, 0.8), (0.0, -0.8)])
-
-
-def letter_s(sheet: Sheet) -> None:
-    """S."""
+def _letter_s() -> list[sdf.Point]:
     t = np.linspace(0, 1, 9)
     top = [(float(0.48 * np.cos(a)), float(0.42 + 0.4 * np.sin(a))) for a in np.pi * (0.12 + 1.38 * t)]
-    bottom = [(-px, -py) for px, py in reversed(top)]
-    _letter(sheet, [*top, *bottom])
+    return [*top, *((-px, -py) for px, py in reversed(top))]
+
+
+LETTERS: dict[str, list[list[sdf.Point]]] = {
+    "A": [[(-0.6, -0.8), (0.0, 0.8), (0.6, -0.8)], [(-0.38, -0.25), (0.38, -0.25)]],
+    "E": [[(0.5, 0.8), (-0.5, 0.8), (-0.5, -0.8), (0.5, -0.8)], [(-0.5, 0.0), (0.35, 0.0)]],
+    "K": [[(-0.5, 0.8), (-0.5, -0.8)], [(0.5, 0.8), (-0.5, -0.1)], [(-0.15, 0.2), (0.55, -0.8)]],
+    "S": [_letter_s()],
+    "T": [[(-0.65, 0.8), (0.65, 0.8)], [(0.0, 0.8), (0.0, -0.8)]],
+}

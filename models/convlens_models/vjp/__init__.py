@@ -1,58 +1,25 @@
-"""One vector-Jacobian rule for each ONNX operator.
+"""The operators of ONNX: the vector-Jacobian rule of each, and how far it sees.
 
-A rule is `(tape, node, cotangents) -> gradients`: it is given the names of the gradients of the node's
-outputs ("" where an output has none), appends nodes to the tape, and returns the names of the gradients of
-the node's inputs ("" for an input that has none; inputs past the end of the list have none).
+An operator is a row in the table of the module that has its rule; this package joins the tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Final
+
+from onnx import NodeProto
 
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
-from .forward import simplify
-from .gradients import SparseChannels, total
-from .graph_builder import GraphBuilder, Node, ReluRule
+from .operator import Operator
 
-Rule = Callable[[GraphBuilder, Node, Sequence[str]], list[str]]
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(activation.FORMULAS, activation.rule),
-    "Add": arithmetic.add,
-    "AveragePool": pool.average_pool,
-    "BatchNormalization": normalisation.batch_normalization,
-    "Cast": shape.same,
-    "CastLike": shape.same,
-    "Concat": shape.concat,
-    "Conv": conv.conv,
-    "ConvTranspose": conv.conv_transpose,
-    "Div": arithmetic.div,
-    "Dropout": shape.same,
-    "Expand": arithmetic.expand,
-    "Flatten": shape.reshape,
-    "Gather": shape.pick,
-    "GatherElements": shape.pick,
-    "Gemm": linear.gemm,
-    "GlobalAveragePool": pool.global_average_pool,
-    "GlobalMaxPool": pool.global_max_pool,
-    "Identity": shape.same,
-    "LRN": normalisation.local_response,
-    "MatMul": linear.matmul,
-    "MaxPool": pool.max_pool,
-    "Mul": arithmetic.mul,
-    "Pad": shape.pad,
-    "Pow": arithmetic.power,
-    "ReduceMean": reduce.reduce_mean,
-    "ReduceSum": reduce.reduce_sum,
-    "Reshape": shape.reshape,
-    "Slice": shape.pick,
-    "Split": shape.split,
-    "Squeeze": shape.reshape,
-    "Sub": arithmetic.sub,
-    "Sum": arithmetic.add,
-    "Transpose": shape.transpose,
-    "Unsqueeze": shape.reshape,
-    "Where": arithmetic.where,
+OPERATORS: Final[dict[str, Operator]] = {
+    kind: row
+    for family in (activation, arithmetic, conv, linear, normalisation, pool, reduce, shape)
+    for kind, row in family.OPERATORS.items()
 }
+UNKNOWN: Final = Operator()
 
-__all__ = ["RULES", "GraphBuilder", "Node", "ReluRule", "Rule", "SparseChannels", "simplify", "total"]
+
+def operator_of(node: NodeProto) -> Operator:
+    """The row of a node's operator; `UNKNOWN`, which sees everything, for what is not in the table."""
+    return OPERATORS.get(node.op_type, UNKNOWN) if node.domain in ("", "ai.onnx") else UNKNOWN

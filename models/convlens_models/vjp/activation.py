@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import Final
 
-from .gradients import Polyphase, SparseChannels
+from .fields import Sees, across_axis, pointwise
 from .graph_builder import GraphBuilder, Node, ReluRule
+from .layouts import layout_of
+from .operator import Operator
+
+ERF_SLOPE: Final = 2 / math.sqrt(math.pi)  # At 0.
 
 Formula = Callable[[GraphBuilder, Node, str, str, str], str]
 
 
 def relu(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """The one rule in which gradient, guided backpropagation and deconvnet differ."""
-    pieces = t.pieces.get(g)
-    if isinstance(pieces, Polyphase) and pieces.clean and (pieces.masked or t.rule is ReluRule.DECONVNET):
-        if t.rule is ReluRule.GRADIENT:
-            return g
-        clamped = {place: t.op("Relu", piece) for place, piece in pieces.pieces.items()}
-        return t.keep(replace(pieces, pieces=clamped))
-    if isinstance(pieces, SparseChannels):
-        piece = _relu(t, pieces.piece, pieces.on(t, y))
-        return t.keep(replace(pieces, piece=piece, value=x))
-    return _relu(t, g, y)
-
-
-def _relu(t: GraphBuilder, g: str, y: str) -> str:
+    """g [y > 0] for the gradient, g [g > 0] for a deconvnet, g [g > 0] [y > 0] for guided backpropagation."""
     if t.rule is not ReluRule.GRADIENT:
-        g = t.op("Relu", g)
-    return g if t.rule is ReluRule.DECONVNET else t.mul(g, t.positive(y))
+        g = layout_of(t, g).map(t, lambda g: t.op("Relu", g))
+    return g if t.rule is ReluRule.DECONVNET else layout_of(t, g).where_positive(t, y)
 
 
 def leaky_relu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """G where x > 0, else alpha g."""
-    return t.mul(g, _switch(t, x, 1.0, node.get("alpha", 0.01)))
+    """g where x > 0, else alpha g."""
+    alpha = node.get("alpha", 0.01)
+    return t.mul(g, t.add(t.mul(t.positive(x), 1.0 - alpha), alpha))
 
 
 def prelu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """G where x > 0, else slope g."""
+    """g where x > 0, else slope g."""
     if node.wants(1):
         raise node.refuse("the slope depends on the image")
     slope = node.input(1)
@@ -46,47 +38,27 @@ def prelu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
 
 
 def elu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """G where x > 0, else g (y + alpha)."""
+    """g where x > 0, else g (y + alpha)."""
     inside = t.positive(x)
     return t.mul(g, t.add(inside, t.mul(t.sub(1.0, inside), t.add(y, node.get("alpha", 1.0)))))
 
 
 def selu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """Gamma g where x > 0, else g (y + alpha gamma)."""
+    """gamma g where x > 0, else g (y + alpha gamma)."""
     alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
     inside = t.positive(x)
     outside = t.mul(t.sub(1.0, inside), t.add(y, alpha * gamma))
     return t.mul(g, t.add(t.mul(inside, gamma), outside))
 
 
-def sigmoid(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """G y (1 - y)."""
-    return t.mul(g, t.mul(y, t.sub(1.0, y)))
-
-
-def tanh(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """G (1 - y^2)."""
-    return t.mul(g, t.sub(1.0, t.mul(y, y)))
-
-
-def softplus(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """G sigmoid(x)."""
-    return t.mul(g, t.op("Sigmoid", x))
-
-
-def hard_sigmoid(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """Alpha g where 0 < y < 1."""
-    return t.mul(g, t.mul(_between(t, y, 0.0, 1.0), node.get("alpha", 0.2)))
-
-
 def hard_swish(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """G (h + x h') with the hard sigmoid h of slope 1/6."""
+    """g (h + x h') with the hard sigmoid h of slope 1/6."""
     h = t.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
     return t.mul(g, t.add(h, t.mul(t.mul(x, 1 / 6), _between(t, h, 0.0, 1.0))))
 
 
 def clip(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """G where min < x < max; nothing at the bounds, as ReLU6 has it."""
+    """g where min < x < max; nothing at the bounds, as ReLU6 has it."""
     for index, ends in ((1, (x, node.input(1))), (2, (node.input(2), x))):
         if node.wants(index):
             raise node.refuse("a bound depends on the image")
@@ -95,57 +67,46 @@ def clip(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     return g
 
 
-def softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """Y (g - sum(g y)) along the axis."""
-    return t.mul(y, t.sub(g, _sum(t, node, t.mul(g, y))))
-
-
-def log_softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """G - exp(y) sum(g) along the axis."""
-    return t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g)))
-
-
-def erf(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
-    """G 2/sqrt(pi) exp(-x^2)."""
-    return t.mul(g, t.mul(t.op("Exp", t.op("Neg", t.mul(x, x))), 2 / math.sqrt(math.pi)))
-
-
 def _sum(t: GraphBuilder, node: Node, value: str) -> str:
     return t.op("ReduceSum", value, t.ints([node.get("axis", -1)]), keepdims=1)
-
-
-def _switch(t: GraphBuilder, x: str, positive: float, other: float) -> str:
-    return t.add(t.mul(t.positive(x), positive - other), other)
 
 
 def _between(t: GraphBuilder, value: str, low: float, high: float) -> str:
     return t.mul(t.positive(t.sub(value, low)), t.positive(t.sub(high, value)))
 
 
-FORMULAS: dict[str, Formula] = {
+POINTWISE: Final[dict[str, Formula]] = {
     "Abs": lambda t, _, x, y, g: t.mul(g, t.op("Sign", x)),
     "Clip": clip,
     "Elu": elu,
-    "Erf": erf,
+    "Erf": lambda t, _, x, y, g: t.mul(g, t.mul(t.op("Exp", t.op("Neg", t.mul(x, x))), ERF_SLOPE)),
     "Exp": lambda t, _, x, y, g: t.mul(g, y),
-    "HardSigmoid": hard_sigmoid,
+    "HardSigmoid": lambda t, node, x, y, g: t.mul(g, t.mul(_between(t, y, 0.0, 1.0), node.get("alpha", 0.2))),
     "HardSwish": hard_swish,
     "LeakyRelu": leaky_relu,
     "Log": lambda t, _, x, y, g: t.div(g, x),
-    "LogSoftmax": log_softmax,
     "Neg": lambda t, _, x, y, g: t.op("Neg", g),
     "PRelu": prelu,
     "Reciprocal": lambda t, _, x, y, g: t.op("Neg", t.mul(g, t.mul(y, y))),
-    "Relu": relu,
     "Selu": selu,
-    "Sigmoid": sigmoid,
-    "Softmax": softmax,
-    "Softplus": softplus,
+    "Sigmoid": lambda t, _, x, y, g: t.mul(g, t.mul(y, t.sub(1.0, y))),
+    "Softplus": lambda t, _, x, y, g: t.mul(g, t.op("Sigmoid", x)),
     "Sqrt": lambda t, _, x, y, g: t.div(t.mul(g, 0.5), y),
-    "Tanh": tanh,
+    "Tanh": lambda t, _, x, y, g: t.mul(g, t.sub(1.0, t.mul(y, y))),
 }
 
 
-def rule(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """The rule of every operator in FORMULAS."""
-    return [FORMULAS[node.kind](t, node, node.inputs[0], node.outputs[0], cotangents[0])]
+def _row(formula: Formula, sees: Sees = pointwise, by_channel: bool = False) -> Operator:
+    def rule(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
+        return [formula(t, node, node.inputs[0], node.outputs[0], cotangents[0])]
+
+    return Operator(rule, sees, by_channel)
+
+
+OPERATORS: Final = {kind: _row(formula) for kind, formula in POINTWISE.items()} | {
+    "LogSoftmax": _row(
+        lambda t, node, x, y, g: t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g))), across_axis(-1)
+    ),
+    "Relu": _row(relu, by_channel=True),
+    "Softmax": _row(lambda t, node, x, y, g: t.mul(y, t.sub(g, _sum(t, node, t.mul(g, y)))), across_axis(-1)),
+}

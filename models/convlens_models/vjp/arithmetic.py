@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from .fields import pointwise
 from .graph_builder import GraphBuilder, Node
+from .operator import Operator
 
 
 def add(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -13,26 +16,26 @@ def add(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def sub(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """G and -g."""
+    """g and -g."""
     g = cotangents[0]
     return _operands(t, node, [g, t.op("Neg", g) if node.wants(1) else ""])
 
 
 def mul(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """G b and g a."""
+    """g b and g a."""
     g, (a, b) = cotangents[0], node.inputs
     return _operands(t, node, [t.mul(g, b) if node.wants(0) else "", t.mul(g, a) if node.wants(1) else ""])
 
 
 def div(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """G / b and -g y / b."""
+    """g / b and -g y / b."""
     g, b, y = cotangents[0], node.inputs[1], node.outputs[0]
     over = t.div(g, b)
     return _operands(t, node, [over, t.op("Neg", t.mul(over, y)) if node.wants(1) else ""])
 
 
 def power(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """G p x^(p-1) for a constant exponent p."""
+    """g p x^(p-1) for a constant exponent p."""
     if node.wants(1):
         raise node.refuse("the exponent depends on the image")
     x, p = node.inputs
@@ -41,7 +44,7 @@ def power(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """G to the side that was chosen."""
+    """g to the operand that the condition takes, 0 to the other."""
     condition, g, zero = node.inputs[0], cotangents[0], t.floats(0.0)
     sides = [
         "",
@@ -52,7 +55,7 @@ def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def expand(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Sum over what was repeated."""
+    """g summed over what was repeated."""
     return [unbroadcast(t, cotangents[0], node.outputs[0], node.inputs[0]), ""]
 
 
@@ -79,3 +82,17 @@ def unbroadcast(t: GraphBuilder, g: str, whole: str, part: str) -> str:
     differs = t.op("Not", t.op("Equal", t.once("Shape", g), t.sizes(part)))
     axes_found = t.op("Reshape", t.op("NonZero", differs), t.ints([-1]))
     return t.op("ReduceSum", g, axes_found, keepdims=1, noop_with_empty_axes=1)
+
+
+COMPARISONS: Final = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
+OPERATORS: Final = {
+    "Add": Operator(add, pointwise, by_channel=True),
+    "Div": Operator(div, pointwise),
+    "Expand": Operator(expand, pointwise),
+    "Mul": Operator(mul, pointwise),
+    "Pow": Operator(power, pointwise),
+    "Sub": Operator(sub, pointwise),
+    "Sum": Operator(add, pointwise),
+    "Where": Operator(where, pointwise),
+    **dict.fromkeys(COMPARISONS, Operator(sees=pointwise)),
+}

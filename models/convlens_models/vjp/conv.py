@@ -10,15 +10,20 @@ by nodes on initializers, which ONNX Runtime computes once, when it builds the s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
 
 import numpy as np
 
-from .gradients import Polyphase, SparseChannels, crop, fit, total
-from .graph_builder import GraphBuilder, Node
-from .window import Axis, axes_of, taps
+from .fields import EVERYTHING, Field
+from .graph_builder import GraphBuilder, Node, known_sizes
+from .layouts import Polyphase, Whole, crop, fit, layout_of, total
+from .operator import Operator
+from .window import Axis, Taps, slides, taps, windows
 
 BLOCK = 16  # Channels that ONNX Runtime computes together; a convolution with fewer outputs wastes the rest.
 FEW = 4  # Channels of which several phases fit into a block.
@@ -35,7 +40,7 @@ class Kernel:
 
     @property
     def inputs(self) -> int:
-        """Channels of x."""
+        """The number of channels of x."""
         return self.sizes[1] * self.groups
 
     @property
@@ -45,29 +50,43 @@ class Kernel:
 
 
 def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Conv: see `input_gradient`."""
+    """Conv: the gradient of its image x alone, by `input_gradient`."""
     x, weight = node.inputs[:2]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
-    sizes = [size for size in t.shape(weight) if isinstance(size, int)]
-    if len(sizes) != len(t.shape(weight)):
+    if (sizes := known_sizes(t.shape(weight))) is None:
         raise node.refuse(f"the shape of {weight!r} is not known")
-    kernel = Kernel(weight, sizes, axes_of(t, node, sizes[2:]), node.get("group", 1))
-    chosen = t.pieces.get(cotangents[0])
-    if isinstance(chosen, SparseChannels) and kernel.groups == 1:
-        some = t.op("Gather", weight, chosen.index, axis=0)
-        return [input_gradient(t, chosen.piece, replace(kernel, weight=some, sizes=[-1, *sizes[1:]]), x)]
-    return [input_gradient(t, cotangents[0], kernel, x)]
+    g, groups = cotangents[0], node.get("group", 1)
+    if groups == 1:
+        g, met = layout_of(t, g).with_kernel(t, weight)
+        sizes[0] = sizes[0] if met == weight else -1
+        weight = met
+    return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)]
 
 
 def conv_transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """ConvTranspose: the plain convolution of g with the same kernel."""
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
-    if node.get("output_shape") or node.get("auto_pad", "NOTSET") != "NOTSET":
+    if _pads_follow_from_sizes(node):
         raise node.refuse("output_shape and auto_pad have no rule, pads have one")
     kept = {k: v for k, v in node.attributes.items() if k != "output_padding"}
     return [t.op("Conv", cotangents[0], node.inputs[1], **kept)]
+
+
+def _pads_follow_from_sizes(node: Node) -> bool:
+    return bool(node.get("output_shape")) or node.get("auto_pad", "NOTSET") != "NOTSET"
+
+
+def conv_transpose_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
+    """Position o sees those from (o + pad - reach) / stride to (o + pad) / stride that are whole numbers."""
+    kernel: list[Any] = node.get("kernel_shape") or list(t.shape(node.inputs[1])[2:])
+    if index or len(kernel) != 2 or field.axis < -2 or _pads_follow_from_sizes(node):
+        return EVERYTHING
+    along = field.axis + 2
+    stride, dilation = node.get("strides", [1, 1])[along], node.get("dilations", [1, 1])[along]
+    pad, reach = node.get("pads", [0] * 4)[along], dilation * (kernel[along] - 1)
+    return field.seen_through(Fraction(pad - reach, stride), Fraction(pad, stride), Fraction(1, stride))
 
 
 def input_gradient(t: GraphBuilder, g: str, kernel: Kernel, x: str) -> str:
@@ -76,9 +95,7 @@ def input_gradient(t: GraphBuilder, g: str, kernel: Kernel, x: str) -> str:
     beyond = any(axis.begin > axis.reach for axis in kernel.axes)
     if not kernel.stride or beyond or (dilated and kernel.stride > 1):
         return _by_transposed_convolution(t, g, kernel, x)
-    phases = t.pieces.get(g)
-    if dilated or not isinstance(phases, Polyphase) or not phases.clean:
-        phases = Polyphase(1, {(0, 0): g}, "")
+    phases = Whole(name=g).phases() if dilated else layout_of(t, g).phases()
     step = kernel.stride * phases.stride
     if step == 1:
         return _unstrided(t, phases.pieces[0, 0], kernel)
@@ -88,16 +105,16 @@ def input_gradient(t: GraphBuilder, g: str, kernel: Kernel, x: str) -> str:
         and all(axis.kernel >= axis.stride for axis in kernel.axes)
     ):
         return fit(t, _interleaved_blocks(t, phases, kernel, step), x, step)
-    places = [(y, x) for y in range(step) for x in range(step)]
-    found = {place: _phases(t, phases, kernel, [place]) for place in places}
-    return t.keep(Polyphase(step, {place: piece for place, piece in found.items() if piece}, x))
+    places = itertools.product(range(step), range(step))
+    pieces = {place: _phases(t, phases, kernel, [place]) for place in places}
+    return Polyphase(step, {place: piece for place, piece in pieces.items() if piece}, x).keep(t)
 
 
 def _interleaved_blocks(t: GraphBuilder, g: Polyphase, kernel: Kernel, step: int) -> str:
     """All phases of a gradient of few channels: squares of neighbouring phases fill BLOCK channels."""
     side = min(step, math.isqrt(BLOCK // kernel.inputs))
     runs = [range(start, min(start + side, step)) for start in range(0, step, side)]
-    squares = [[(y, x) for y in rows for x in columns] for rows in runs for columns in runs]
+    squares = [[*itertools.product(rows, columns)] for rows in runs for columns in runs]
     pieces = [_phases(t, g, kernel, square) for square in squares]
     order = [(c, *place) for square in squares for c in range(kernel.inputs) for place in square]
     joined = pieces[0]
@@ -121,15 +138,15 @@ def _phases(t: GraphBuilder, g: Polyphase, kernel: Kernel, places: list[tuple[in
     """The phases `places` of x's gradient as channels (c, place); "" if it is zero."""
     sums = []
     for source, piece in g.pieces.items():
-        found = []
+        both: list[list[Taps]] = []
         for axis, at, phases in zip(kernel.axes, source, zip(*places, strict=True), strict=True):
             shifts = [axis.shifts(phase, g.stride, at) for phase in sorted(set(phases))]
             span = {m for shift in shifts for m in shift}
-            found.append([taps(shift, axis.growth(g.stride), span) for shift in shifts] if span else [])
-        if not all(found):
+            both.append([taps(shift, axis.growth(g.stride), span) for shift in shifts] if span else [])
+        if not all(both):
             continue
-        begins, ends = zip(*((each[0].begin, each[0].end) for each in found), strict=True)
-        turned = _turn(t, kernel, [[phase.taps for phase in each] for each in found])
+        begins, ends = zip(*((along[0].begin, along[0].end) for along in both), strict=True)
+        turned = _turn(t, kernel, [[phase.taps for phase in along] for along in both])
         sums.append(t.op("Conv", piece, turned, group=kernel.groups, pads=[*begins, *ends]))
         if len(sums) > 1:
             sums = [t.op("Add", *sums)]
@@ -139,7 +156,7 @@ def _phases(t: GraphBuilder, g: Polyphase, kernel: Kernel, places: list[tuple[in
 def _turn(t: GraphBuilder, kernel: Kernel, chosen: list[list[list[int | None]]]) -> str:
     """The kernel with the chosen taps, [phase][position] along y and x, inputs and outputs exchanged.
 
-    [M, C/G, kh, kw] becomes [C * phases y * phases x, M/G, positions y, positions x].
+    [M, C/groups, rows, columns] becomes [C * phases y * phases x, M/groups, positions y, positions x].
     """
     weight = kernel.weight
     missing = [any(None in phase for phase in along) for along in chosen]
@@ -168,3 +185,9 @@ def _by_transposed_convolution(t: GraphBuilder, g: str, kernel: Kernel, x: str) 
         output_padding=[axis.stride - 1 for axis in kernel.axes],
     )
     return crop(t, whole, x, (kernel.axes[0].begin, kernel.axes[1].begin))
+
+
+OPERATORS: Final = {
+    "Conv": Operator(conv, slides, kernel=True),
+    "ConvTranspose": Operator(conv_transpose, conv_transpose_sees),
+}

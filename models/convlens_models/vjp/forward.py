@@ -23,7 +23,7 @@ class Draft:
         self.infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
 
     def channels(self, value: str) -> int:
-        """How many channels a value has; 0 if that is not known."""
+        """The number of channels of a value; 0 if it is not known."""
         sizes = self.infos[value].type.tensor_type.shape.dim if value in self.infos else []
         return int(sizes[1].dim_value) if len(sizes) > 1 else 0
 
@@ -91,21 +91,17 @@ def pool_of_rows_and_columns(node: onnx.NodeProto, draft: Draft) -> list[onnx.No
     if not plain or len(kernel) != 2 or 1 in kernel or known.get("strides", [1, 1]) != [1, 1]:
         return []
     dilations = known.get("dilations", [1, 1])
-    middle, value = f"{node.output[0]}/rows", node.output[0]
-    along_rows: dict[str, Any] = {
-        "kernel_shape": [1, kernel[1]],
-        "dilations": [1, dilations[1]],
-        "pads": [0, pads[1], 0, pads[3]],
-    }
-    along_columns: dict[str, Any] = {
-        "kernel_shape": [kernel[0], 1],
-        "dilations": [dilations[0], 1],
-        "pads": [pads[0], 0, pads[2], 0],
-    }
-    return [
-        helper.make_node("MaxPool", [node.input[0]], [middle], name=middle, **along_rows),
-        helper.make_node("MaxPool", [middle], [value], name=value, **along_columns),
-    ]
+
+    def along(axis: int, source: str, value: str) -> onnx.NodeProto:
+        only: dict[str, Any] = {
+            "kernel_shape": [size if i == axis else 1 for i, size in enumerate(kernel)],
+            "dilations": [size if i == axis else 1 for i, size in enumerate(dilations)],
+            "pads": [size if i % 2 == axis else 0 for i, size in enumerate(pads)],
+        }
+        return helper.make_node("MaxPool", [source], [value], name=value, **only)
+
+    middle = f"{node.output[0]}/rows"
+    return [along(1, node.input[0], middle), along(0, middle, node.output[0])]
 
 
 def conv_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:

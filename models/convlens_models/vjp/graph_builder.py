@@ -81,11 +81,7 @@ class GraphBuilder:
         kind = self._known[value].elem_type if value in self._known else TensorProto.FLOAT
         if kind in OTHER_FLOATS:
             name = TensorProto.DataType.Name(kind)
-            raise InvalidArgument(
-                f"cannot differentiate the graph: {value!r} is {name}, only FLOAT has rules",
-                field="model",
-                reason="NOT_DIFFERENTIABLE",
-            )
+            raise not_differentiable("the graph", f"{value!r} is {name}, only FLOAT has rules")
         return kind in {TensorProto.FLOAT, TensorProto.UNDEFINED}
 
     def constant_of(self, value: str) -> Array | None:
@@ -102,52 +98,42 @@ class GraphBuilder:
 
     # Appending nodes
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The output of a new node."""
-        return self.ops(kind, *inputs, outputs=1, **attributes)[0]
-
-    def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
-        """The outputs of a new node that has several."""
-        names = [self.fresh(f"grad/{kind}") for _ in range(outputs)]
-        sources = [self.whole(value) for value in inputs]
-        self.nodes.append(helper.make_node(kind, sources, names, name=names[0], **attributes))
-        return names
-
-    def keep(self, pieces: Pieces) -> str:
-        """A name for a gradient in pieces; `op` joins them where it is used."""
-        name = self.fresh("grad/pieces")
-        self.pieces[name] = pieces
+    def op(self, kind: str, *inputs: str | float, **attributes: Any) -> str:
+        """The output of a new node; a number as input becomes a float32 constant."""
+        name = self.fresh(f"grad/{kind}")
+        sources = [self.whole(value) if isinstance(value, str) else self.floats(value) for value in inputs]
+        self.nodes.append(helper.make_node(kind, sources, [name], name=name, **attributes))
         return name
 
     def whole(self, value: str) -> str:
-        """The value in one piece."""
+        """The name of the value in one piece; pieces are joined when they are asked for first."""
         if value in self.pieces and value not in self._joined:
             self._joined[value] = self.pieces[value].join(self)
         return self._joined.get(value, value)
 
     def floats(self, values: float | Sequence[float] | Array) -> str:
-        """A float32 constant."""
+        """The name of a float32 constant."""
         return self._constant(np.asarray(values, np.float32))
 
     def ints(self, values: int | Sequence[int] | Array) -> str:
-        """An int64 constant."""
+        """The name of an int64 constant."""
         return self._constant(np.asarray(values, np.int64))
 
     def add(self, a: str | float, b: str | float) -> str:
         """a + b"""
-        return self._binary("Add", a, b)
+        return self.op("Add", a, b)
 
     def sub(self, a: str | float, b: str | float) -> str:
         """a - b"""
-        return self._binary("Sub", a, b)
+        return self.op("Sub", a, b)
 
     def mul(self, a: str | float, b: str | float) -> str:
         """a b"""
-        return self._binary("Mul", a, b)
+        return self.op("Mul", a, b)
 
     def div(self, a: str | float, b: str | float) -> str:
         """a / b"""
-        return self._binary("Div", a, b)
+        return self.op("Div", a, b)
 
     def positive(self, value: str) -> str:
         """1 where value > 0, else 0: exact, and ONNX Runtime keeps it in its blocked layout.
@@ -163,12 +149,11 @@ class GraphBuilder:
     def sizes(self, value: str) -> str:
         """The shape of `value` as a tensor: a constant where all of it is known."""
         dims = self.dims(value)
-        if dims is not None and all(isinstance(dim, int) for dim in dims):
-            return self.ints([int(dim) for dim in dims if isinstance(dim, int)])
-        return self.once("Shape", value)
+        known = None if dims is None else known_sizes(dims)
+        return self.once("Shape", value) if known is None else self.ints(known)
 
     def once(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Like `op`, but the same question twice makes one node."""
+        """Like `op`, but equal calls make one node."""
         key = (kind, inputs, repr(sorted(attributes.items())))
         if key not in self._cache:
             self._cache[key] = self.op(kind, *inputs, **attributes)
@@ -183,16 +168,25 @@ class GraphBuilder:
         self._taken.add(name)
         return name
 
-    def _binary(self, kind: str, a: str | float, b: str | float) -> str:
-        left, right = (side if isinstance(side, str) else self.floats(side) for side in (a, b))
-        return self.op(kind, left, right)
-
     def _constant(self, array: Array) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._cache:
             self._cache[key] = self.fresh("grad/constant")
             self.initializers.append(numpy_helper.from_array(array, self._cache[key]))
         return self._cache[key]
+
+
+def known_sizes(sizes: Iterable[Dim]) -> list[int] | None:
+    """The sizes, if all of them are numbers."""
+    listed = list(sizes)
+    known = [size for size in listed if isinstance(size, int)]
+    return known if len(known) == len(listed) else None
+
+
+def not_differentiable(what: str, reason: str) -> InvalidArgument:
+    """The error for a graph or a node that no rule covers."""
+    message = f"cannot differentiate {what}: {reason}"
+    return InvalidArgument(message, field="model", reason="NOT_DIFFERENTIABLE")
 
 
 OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -209,7 +203,7 @@ class Node:
         self._attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The attribute `name`, strings decoded."""
+        """The attribute `name`, with strings decoded, or the default."""
         value = self._attributes.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
@@ -219,11 +213,7 @@ class Node:
 
     def refuse(self, reason: str) -> InvalidArgument:
         """The error for a node that no rule covers."""
-        return InvalidArgument(
-            f"cannot differentiate {self.kind} node {self.proto.name or self.outputs[0]!r}: {reason}",
-            field="model",
-            reason="NOT_DIFFERENTIABLE",
-        )
+        return not_differentiable(f"{self.kind} node {self.proto.name or self.outputs[0]!r}", reason)
 
     def input(self, index: int) -> str:
         """The input at `index`, "" where it is left out."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from .arithmetic import unbroadcast
 from .graph_builder import GraphBuilder, Node
+from .operator import Operator
 
 
 def gemm(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Y = alpha A' B' + beta C: alpha G B'^T and alpha A'^T G, turned as A and B were; beta G, summed."""
+    """y = alpha a' b' + beta c: alpha g b'^T and alpha a'^T g, turned as a and b were; beta g, summed."""
     g, (a, b) = cotangents[0], node.inputs[:2]
     turn_a, turn_b, alpha = node.get("transA", 0), node.get("transB", 0), node.get("alpha", 1.0)
     gradients = ["", "", ""][: len(node.inputs)]
@@ -25,7 +27,7 @@ def gemm(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def matmul(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """G B^T and A^T G, summed over batch dimensions that were broadcast."""
+    """g b^T and a^T g, summed over batch dimensions that were broadcast."""
     g, (a, b) = cotangents[0], node.inputs
     if min(len(t.shape(a)), len(t.shape(b))) < 2:
         raise node.refuse("an operand is a vector; only matrices have a rule")
@@ -50,3 +52,9 @@ def _sum_batches(t: GraphBuilder, g: str, whole: str, part: str) -> str:
         g = t.op("ReduceSum", g, t.ints(list(range(lead))), keepdims=0)
     axes = [i for i, (a, b) in enumerate(zip(to[lead:], like, strict=True)) if b == 1 and a != 1]
     return t.op("ReduceSum", g, t.ints(axes), keepdims=1) if axes else g
+
+
+OPERATORS: Final = {
+    "Gemm": Operator(gemm, kernel=True, kind="Linear"),
+    "MatMul": Operator(matmul, kernel=True, kind="Linear"),
+}

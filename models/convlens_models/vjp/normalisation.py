@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from .fields import pointwise
 from .graph_builder import GraphBuilder, Node
+from .operator import Operator
 
 
 def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -18,23 +21,29 @@ def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) 
 
 
 def local_response(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """LRN (Krizhevsky et al., 2012): y = x D^-beta, D = bias + alpha/size * (sum of x^2 over near channels).
+    """LRN (Krizhevsky et al., 2012): y = x d^-beta, d = bias + alpha/size * (sum of x^2 over near channels).
 
-    g D^-beta - 2 alpha beta/size * x * (sum of g y / D over near channels); ONNX Runtime has odd sizes only.
+    g d^-beta - 2 alpha beta/size * x * (sum of g y / d over near channels); ONNX Runtime has odd sizes only.
     """
     (x,), (y,), g, size = node.inputs, node.outputs, cotangents[0], node.get("size")
     alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
     squares = _channel_sum(t, t.mul(x, x), x, size)
     d = t.add(t.mul(squares, alpha / size), bias)
-    direct = t.mul(g, t.op("Pow", d, t.floats(-beta)))
+    direct = t.mul(g, t.op("Pow", d, -beta))
     crossed = _channel_sum(t, t.div(t.mul(g, y), d), x, size)
     return [t.sub(direct, t.mul(t.mul(x, 2 * alpha * beta / size), crossed))]
 
 
 def _channel_sum(t: GraphBuilder, value: str, like: str, size: int) -> str:
-    """The sum over windows of `size` channels."""
+    """The sum over the `size` channels around each channel."""
     rows = t.op("Reshape", value, t.ints([0, 1, t.shape(like)[1], -1]))  # type: ignore[list-item]
     mean = t.op(
         "AveragePool", rows, kernel_shape=[size, 1], pads=[size // 2, 0, size // 2, 0], count_include_pad=1
     )
     return t.like(t.mul(mean, float(size)), like)
+
+
+OPERATORS: Final = {
+    "BatchNormalization": Operator(batch_normalization, pointwise),
+    "LRN": Operator(local_response, pointwise),
+}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
+from typing import Final
 
 import numpy as np
 
 from .conv import Kernel, input_gradient
-from .gradients import Polyphase, SparseChannels
 from .graph_builder import GraphBuilder, Node, ReluRule
+from .layouts import Polyphase, layout_of, map_size
+from .operator import Operator
+from .reduce import share
 from .shape import scatter
-from .window import Axis, Taps, axes_of, probe, taps
+from .window import Axis, Taps, probe, slides, taps, windows
 
 MOST_TAPS = 16  # Of larger windows the operator itself says where the maximum was.
 LOWEST = -3e38  # Finite: an infinity times a zero of a kernel would not be a number.
@@ -28,8 +30,7 @@ def max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str
     the addition of y and the step function. Equal numbers tie as in PyTorch: the first one wins.
     """
     x, y, g = node.inputs[0], node.outputs[0], cotangents[0]
-    axes = axes_of(t, node, node.get("kernel_shape"))
-    channels = t.shape(x)[1]
+    axes, channels = _windows(t, node), t.shape(x)[1]
     if axes[0].kernel * axes[1].kernel > MOST_TAPS or axes[0].stride != axes[1].stride:
         return [_by_indices(t, node, g)]
     if not isinstance(channels, int):
@@ -42,7 +43,14 @@ def max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str
     stride = axes[0].stride
     if stride == 1:
         return [pieces[0, 0]]
-    return [t.keep(Polyphase(stride, pieces, x, clean=True, masked=masked))]
+    return [Polyphase(stride, pieces, x, clean=True, masked=masked).keep(t)]
+
+
+def _windows(t: GraphBuilder, node: Node) -> tuple[Axis, Axis]:
+    axes = windows(t, node)
+    if node.get("ceil_mode", 0) and any(axis.stride + axis.end > axis.reach + 1 for axis in axes):
+        raise node.refuse("with ceil_mode a window may begin behind the image, where runtimes differ")
+    return axes
 
 
 def _place(
@@ -53,15 +61,15 @@ def _place(
     every = list(product(range(axes[0].kernel), range(axes[1].kernel)))
     left, placed = g, {}
     for tap in every[:-1]:
-        looks = [probe(axis, axis.dilation * k) for axis, k in zip(axes, tap, strict=True)]
+        probes = [probe(axis, axis.dilation * k) for axis, k in zip(axes, tap, strict=True)]
         minus = t.op(
             "Conv",
             source,
-            _marks(t, [look.marks for look in looks], channels, -1.0),
+            _marks(t, [each.marks for each in probes], channels, -1.0),
             group=channels,
             strides=[axis.stride for axis in axes],
-            dilations=[look.dilation for look in looks],
-            pads=[*(axis.begin for axis in axes), *(look.end for look in looks)],
+            dilations=[each.dilation for each in probes],
+            pads=[*(axis.begin for axis in axes), *(each.end for each in probes)],
         )
         rest = t.mul(left, t.positive(t.add(minus, node.outputs[0])))
         placed[tap] = _subtract(t, left, rest, channels)
@@ -104,14 +112,14 @@ def _gather_phases(
     t: GraphBuilder, placed: dict[tuple[int, int], str], axes: tuple[Axis, Axis], channels: int
 ) -> dict[tuple[int, int], str]:
     """The phases of x's gradient: what was placed at each tap, moved from window to position, and summed."""
-    found: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    sums: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for phase in product(range(axes[0].stride), range(axes[1].stride)):
         shifts = [axis.shifts(at) for axis, at in zip(axes, phase, strict=True)]
         for (down, tap_y), (right, tap_x) in product(*(shift.items() for shift in shifts)):
             moves = [taps({m: 0}, a.growth()) for m, a in zip((down, right), axes, strict=True)]
             moved = _move(t, placed[tap_y, tap_x], moves, channels)
-            found[phase] = [t.add(moved, found[phase][0]) if found[phase] else moved]
-    return {phase: pieces[0] for phase, pieces in found.items()}
+            sums[phase] = [t.add(moved, sums[phase][0]) if sums[phase] else moved]
+    return {phase: pieces[0] for phase, pieces in sums.items()}
 
 
 def _move(t: GraphBuilder, value: str, moves: Sequence[Taps], channels: int) -> str:
@@ -137,9 +145,7 @@ def _by_indices(t: GraphBuilder, node: Node, g: str) -> str:
 
 def average_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of values in its window, repeated over the window."""
-    sizes = node.get("kernel_shape")
-    axes = axes_of(t, node, sizes)
-    channels = t.shape(node.inputs[0])[1]
+    sizes, axes, channels = node.get("kernel_shape"), _windows(t, node), t.shape(node.inputs[0])[1]
     if not isinstance(channels, int):
         raise node.refuse("the number of channels is not known")
     ones = Kernel(t.floats(np.ones((channels, 1, *sizes))), [channels, 1, *sizes], axes, channels)
@@ -152,7 +158,7 @@ def _weight_of_a_value(t: GraphBuilder, node: Node, axes: tuple[Axis, Axis]) -> 
     if not node.get("ceil_mode", 0) and not any(axis.begin + axis.end for axis in axes):
         return t.floats(1.0 / (axes[0].kernel * axes[1].kernel))
     x, y = node.inputs[0], node.outputs[0]
-    ones = t.op("Expand", t.floats(1.0), _image_size(t, x))
+    ones = t.op("Expand", 1.0, map_size(t, x))
     # The operator itself says how it counts pads and the overhang of ceil_mode.
     means = t.op("AveragePool", ones, **node.attributes)
     kernel = t.floats(np.ones((1, 1, axes[0].kernel, axes[1].kernel)))
@@ -165,25 +171,12 @@ def _weight_of_a_value(t: GraphBuilder, node: Node, axes: tuple[Axis, Axis]) -> 
     return t.div(means, counts)
 
 
-def _image_size(t: GraphBuilder, x: str) -> str:
-    return t.op("Concat", t.ints([1, 1]), t.op("Slice", t.sizes(x), t.ints([2]), t.ints([4])), axis=0)
-
-
 def global_average_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g over the number of positions, repeated."""
     x = node.inputs[0]
-    sizes = t.shape(x)[2:]
-    known = [size for size in sizes if isinstance(size, int)]
-    if len(known) == len(sizes):
-        share = t.floats(1.0 / float(np.prod(known)))
-    else:
-        counts = [t.op("Size", value) for value in (node.outputs[0], x)]
-        share = t.op("Div", *(t.op("CastLike", count, t.floats(0.0)) for count in counts))
-    pieces = t.pieces.get(cotangents[0])
-    if isinstance(pieces, SparseChannels):
-        spread = t.op("Expand", t.mul(pieces.piece, share), _image_size(t, x))
-        return [t.keep(replace(pieces, piece=spread, value=x))]
-    return [t.op("Expand", t.mul(cotangents[0], share), t.sizes(x))]
+    part = share(t, node, range(2, len(t.shape(x))))
+    g = layout_of(t, cotangents[0]).map(t, lambda g: t.mul(g, part))
+    return [layout_of(t, g).repeat(t, x)]
 
 
 def global_max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -191,6 +184,15 @@ def global_max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> l
     x, flat = node.inputs[0], t.ints([0, 0, -1])
     rows = t.op("Reshape", x, flat)
     first = t.op("ArgMax", rows, axis=2, keepdims=1)
-    zeros = t.op("Expand", t.floats(0.0), t.op("Shape", rows))
+    zeros = t.op("Expand", 0.0, t.op("Shape", rows))
     g = t.op("Reshape", cotangents[0], flat)
     return [t.like(t.op("ScatterElements", zeros, first, g, axis=2), x)]
+
+
+OPERATORS: Final = {
+    "AveragePool": Operator(average_pool, slides),
+    "GlobalAveragePool": Operator(global_average_pool, by_channel=True),
+    "GlobalMaxPool": Operator(global_max_pool),
+    "LpPool": Operator(sees=slides),
+    "MaxPool": Operator(max_pool, slides),
+}

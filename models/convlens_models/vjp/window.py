@@ -1,10 +1,11 @@
-"""The window of a convolution or a pooling along one axis, and how gradients go back through it."""
+"""The window of a convolution or a pooling along one axis: how far it sees, and how gradients go back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .fields import EVERYTHING, Field
 from .graph_builder import Dim, GraphBuilder, Node
 
 
@@ -21,8 +22,14 @@ class Axis(NamedTuple):
 
     @property
     def reach(self) -> int:
-        """How far the last tap lies behind the first."""
+        """The distance from the first tap to the last, in positions of x."""
         return self.dilation * (self.kernel - 1)
+
+    def fits(self, ceil_mode: int) -> bool:
+        """Whether the first window fits into the padded input; with ceil_mode it may reach beyond its end."""
+        slack = self.stride - 1 if ceil_mode else 0
+        length = self.length if isinstance(self.length, int) else 0
+        return length > 0 and length + self.begin + self.end + slack > self.reach
 
     def padded(self) -> Axis:
         """The same axis once its pads are part of x."""
@@ -93,20 +100,27 @@ def probe(axis: Axis, offset: int) -> Probe:
     return Probe([axis.dilation * k == offset for k in range(axis.kernel)], axis.dilation, axis.end)
 
 
-def axes_of(t: GraphBuilder, node: Node, kernel: list[int]) -> tuple[Axis, Axis]:
-    """The two spatial axes of a Conv or pooling node with the input x first."""
+def windows(t: GraphBuilder, node: Node) -> tuple[Axis, Axis]:
+    """The two spatial axes of a Conv or pooling node: x is its first input, a kernel its second."""
     x, y = t.shape(node.inputs[0]), t.shape(node.outputs[0])
+    kernel = node.get("kernel_shape") or list(t.shape(node.inputs[1])[2:])
     if len(kernel) != 2 or len(x) != 4:
         raise node.refuse("only two spatial dimensions have a rule")
     strides = node.get("strides", [1, 1])
     dilations = node.get("dilations", [1, 1])
-    found = [
+    rows, columns = (
         Axis(kernel[i], strides[i], dilations[i], *_pads(node, i, kernel, x[2 + i]), x[2 + i], y[2 + i])
         for i in range(2)
-    ]
-    if node.get("ceil_mode", 0) and any(axis.stride + axis.end > axis.reach + 1 for axis in found):
-        raise node.refuse("with ceil_mode a window may begin behind the image, where runtimes differ")
-    return found[0], found[1]
+    )
+    return rows, columns
+
+
+def slides(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
+    """Conv and poolings: the window at each position."""
+    if index or len(t.shape(node.inputs[0])) != 4 or field.axis < -2:
+        return EVERYTHING
+    axis = windows(t, node)[field.axis + 2]
+    return field.seen_through(-axis.begin, axis.reach - axis.begin, axis.stride)
 
 
 def _pads(node: Node, axis: int, kernel: list[int], length: Dim) -> tuple[int, int]:
