@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from support.kinks import assert_same_gradient, relative_l2
 from support.replies import tensors_of
 from support.server_thread import serving
 from torch import nn
@@ -168,23 +169,6 @@ def squeezenet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Subject(stored, stub, torch.from_numpy(np.stack(batch)), layers)
 
 
-def relative_l2(found: np.ndarray, reference: np.ndarray) -> float:
-    scale = float(np.linalg.norm(reference))
-    distance = float(np.linalg.norm(found - reference))
-    return distance / scale if scale else distance
-
-
-def agree(found: np.ndarray, reference: np.ndarray, rounded: np.ndarray) -> None:
-    """As many images as with PyTorch's own float32 are as near to float64; pools that nearly tie may flip."""
-    assert found.shape == reference.shape
-    assert found.dtype == np.float32
-    ours, theirs = (
-        [relative_l2(*pair) for pair in zip(maps, reference, strict=True)] for maps in (found, rounded)
-    )
-    assert max(ours) <= 2e-2
-    assert sum(e < RELATIVE_L2 for e in ours) >= sum(e < RELATIVE_L2 for e in theirs), (ours, theirs)
-
-
 def test_the_table_has_every_technique() -> None:
     assert {row.technique for row in TABLE} == set(ATTRIBUTIONS)
 
@@ -210,12 +194,16 @@ def test_technique_agrees_with_its_oracle(request: pytest.FixtureRequest, name: 
         options["layer"] = subject.layers[options["layer"]]
     result, tensors = subject.ask(attribution_pb2.Attribution(**{row.technique: options}))
     classes = list(result.targets[0].class_indices)
-    network = load_network(subject.stored)
-    rounded = row.oracle(network, subject.batch, classes, options).detach().numpy()
-    reference = row.oracle(network.double(), subject.batch.double(), classes, options).detach().numpy()
+    network = load_network(subject.stored).double()
+
+    def oracle(images: np.ndarray) -> np.ndarray:
+        return row.oracle(network, torch.from_numpy(images), classes, options).detach().numpy()
+
+    images, (found,) = subject.batch.double().numpy(), tensors.values()
+    assert found.dtype == np.float32
     if name == "patterns" or row.technique != "deconvnet":  # Few class scores get through SqueezeNet's.
-        assert reference.any()
-    agree(*tensors.values(), reference, rounded)
+        assert oracle(images).any()
+    assert_same_gradient(found, images, oracle, RELATIVE_L2)
 
 
 VECTOR = np.random.default_rng(5).standard_normal(80).astype(np.float32)
@@ -266,18 +254,18 @@ def test_targets_agree_with_float64(patterns: Subject, target: str) -> None:
     def value(images: torch.Tensor) -> torch.Tensor:
         return scalar(network.to(images.dtype).taps(images, [layer])[layer])
 
-    def by_captum(batch: torch.Tensor) -> list[np.ndarray]:
-        maps = [
-            captum.attr.Saliency(value).attribute(batch, abs=False),
-            captum.attr.IntegratedGradients(value).attribute(batch, n_steps=5, method="gausslegendre"),
-            captum.attr.Occlusion(value).attribute(batch, (3, 48, 48), (3, 48, 48), 0.5)[:, :1],
-        ]
-        return [found.detach().numpy() for found in maps]
-
-    rounded = by_captum(patterns.batch)
+    oracles = (
+        lambda x: captum.attr.Saliency(value).attribute(x, abs=False),
+        lambda x: captum.attr.IntegratedGradients(value).attribute(x, n_steps=5, method="gausslegendre"),
+        lambda x: captum.attr.Occlusion(value).attribute(x, (3, 48, 48), (3, 48, 48), 0.5)[:, :1],
+    )
     batch = patterns.batch.double()
-    for found, reference, close in zip(tensors.values(), by_captum(batch), rounded, strict=True):
-        agree(found, reference, close)
+    for found, oracle in zip(tensors.values(), oracles, strict=True):
+
+        def expected(images: np.ndarray, oracle: Callable[[torch.Tensor], Any] = oracle) -> np.ndarray:
+            return oracle(torch.from_numpy(images)).detach().numpy()
+
+        assert_same_gradient(found, batch.numpy(), expected, RELATIVE_L2)
     for told in result.targets:
         assert told.values == pytest.approx(value(batch).detach().numpy(), abs=1e-5)
         assert bool(told.class_indices) == (target in {"class score", "log-probability"})
