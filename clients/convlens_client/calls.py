@@ -39,7 +39,7 @@ class Rpc(ABC, Generic[T]):
     """One conversation; `T` is what it comes to."""
 
     patience: ClassVar[float] = 3.0
-    """Seconds that the server may be away."""
+    """Seconds that the server may be away, where the client has no patience of its own."""
     lasting: ClassVar[bool] = False
     """True for calls that go on where they broke; they last as long as a job and have no deadline."""
 

@@ -40,6 +40,7 @@ def test_a_dream_of_several_frames_is_a_video_or_its_last_frame(run, service, ph
 
 
 def test_units_and_classes_are_visualised(run, service, tmp_path):
+    service.artifacts = {"images": np.full((3, 3, 30, 30), 0.25, np.float32)}
     options = ["--unit", "a:7", "--unit", "a:7:2:3", "--class", "wide checks", "--pixels", "--steps", "9"]
     assert run("visualise", *options, "--out", str(tmp_path / "u.png")).code == 0
     request = service.sent("SubmitJobRequest").feature_visualisation

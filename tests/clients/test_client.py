@@ -164,6 +164,35 @@ def test_tls_comes_from_the_environment(monkeypatch, setting, secure):
     assert credentials(False) is None
 
 
+@pytest.fixture
+def pems(tmp_path, monkeypatch):
+    """Files of a certificate and its key, and no variables that name others."""
+    for name in ("CONVLENS_TLS", "CONVLENS_CLIENT_CERTIFICATE", "CONVLENS_CLIENT_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    paths = {name: tmp_path / f"{name}.pem" for name in ("certificate", "key")}
+    for name, path in paths.items():
+        path.write_text(name)
+    return paths
+
+
+def test_a_certificate_is_shown_by_argument_or_variable(pems, monkeypatch):
+    shown = []
+    monkeypatch.setattr("grpc.ssl_channel_credentials", lambda *files: shown.append(files) or "secret")
+    assert credentials(**pems) == "secret"
+    assert credentials(True, pems["certificate"], pems["key"]) == "secret"
+    for name, path in pems.items():
+        monkeypatch.setenv(f"CONVLENS_CLIENT_{name.upper()}", str(path))
+    assert credentials(True) == "secret"
+    assert shown == [(None, b"key", b"certificate")] * 3
+
+
+def test_a_certificate_without_its_key_or_without_tls_is_refused(pems):
+    with pytest.raises(InvalidArgument, match=r"certificate\.pem.*with key \(CONVLENS_CLIENT_KEY\)"):
+        credentials(certificate=pems["certificate"])
+    with pytest.raises(InvalidArgument, match=r"certificate = .*left out without TLS"):
+        credentials(False, **pems)
+
+
 def test_roots_that_cannot_be_read_are_named(monkeypatch, tmp_path):
     with pytest.raises(InvalidArgument, match=r"roots\.pem"):
         credentials(tmp_path / "roots.pem")

@@ -12,8 +12,6 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.requests import synthesis
 
-VIDEO = "zoom.webp"
-
 
 @command("seed", *JOB, request=synthesis.deepdream)
 def dream(
@@ -29,5 +27,4 @@ def dream(
     Of several --frames, --out x.webp writes a video, and other names the last frame.
     """
     operation = given.client.deepdream(image, guide=guide, resize=size or "keep", **parameters)
-    animated = parameters.get("frames", 1) > 1 and given.out and given.out.suffix.lower() == ".webp"
-    finish(given, operation, f"{image.stem}-dream.png", artifact=VIDEO if animated else "")
+    finish(given, operation, f"{image.stem}-dream.png")

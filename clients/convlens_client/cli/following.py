@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
 
-import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from convlens.errors import ConvLensError, NotFound
-from convlens_client import rendering
-from convlens_client.cli.common import emit, err, out, write
+from convlens.errors import ConvLensError
+from convlens_client.cli import outcomes
+from convlens_client.cli.common import emit, err, out
 from convlens_client.cli.options import Shared
+from convlens_client.cli.outcomes import Draw
 from convlens_client.client import Operation
-from convlens_client.rendering import Picture
-from convlens_client.results import Array, JobMetadata
+from convlens_client.results import JobMetadata
 
 
 def follow(operation: Operation, json: bool = False) -> JobMetadata:
@@ -49,38 +47,37 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
     return operation.wait()
 
 
-def finish(
-    given: Shared,
-    operation: Operation,
-    name: str,
-    *,
-    draw: Callable[[Operation], tuple[Array, Picture]] | None = None,
-    tell: Callable[[Operation], None] = lambda operation: None,
-    artifact: str = "",
-) -> None:
-    """Follows a new job to its end and writes what it made to `--out`; or, with `--no-wait`, tells its name.
+def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None = None) -> None:
+    """Follows a new job to its end and writes what it made; or, with `--no-wait`, tells its name alone.
 
-    Ctrl-C cancels the job. `name` is a file name to suggest. `draw` makes what is written of the finished
-    job; by default that is `artifact`, or its first one. `tell` says for people what came of it.
+    Ctrl-C cancels the job. `name` is what the file is called where `--out` names none; with `--json`, nothing
+    is written then. `draw` takes the place of what the table of outcomes draws.
     """
-    if not given.no_wait:
-        with cancelling(operation) as interrupted:
-            metadata = follow(operation, given.json)
-        if interrupted.is_set() and metadata.state == "CANCELLED":
-            err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
-            raise typer.Exit(130)
-        if draw is None or operation.state.error:
-            write_artifact(operation, artifact, given.out)
-        elif given.out is not None:
-            write(given.out, *draw(operation))
-    if given.emitted(operation.state):
+    if given.no_wait:
+        if not given.emitted(operation.state):
+            out.print(operation.name)
+            err.print(
+                f"save it with: convlens jobs result {operation.name} --out {given.out or name}",
+                soft_wrap=True,
+            )
         return
-    if given.no_wait or given.out is None:
-        out.print(operation.name)
-        hint = f"save it with: convlens jobs result {operation.name} --out {name}"
-        out.print(f"[dim]{hint}[/]", soft_wrap=True)
-    if not given.no_wait:
-        tell(operation)
+    with cancelling(operation) as interrupted:
+        metadata = follow(operation, given.json)
+    if interrupted.is_set() and metadata.state == "CANCELLED":
+        err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
+        raise typer.Exit(130)
+    save(given, operation, name, draw)
+    if not given.emitted(operation.state):
+        outcomes.tell(operation)
+
+
+def save(given: Shared, operation: Operation, name: str, draw: Draw | None = None) -> None:
+    """Writes what a job has made to `--out`, or under `name`; raises what the job failed with."""
+    if operation.state.error:
+        raise operation.state.error
+    path = given.file(name, unasked=not given.json)
+    if path is not None:
+        outcomes.write_outcome(operation, path, draw)
 
 
 @contextmanager
@@ -110,33 +107,6 @@ def _cancel(operation: Operation) -> None:
         operation.cancel()
     except ConvLensError as error:
         err.print(f"convlens: {error}")
-
-
-def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
-    """Writes an artifact of a finished job (its first one unless named); raises what the job failed with."""
-    if operation.state.error:
-        raise operation.state.error
-    names = [artifact.name for artifact in operation.state.artifacts]
-    if name and name not in names:
-        raise NotFound(f"{operation.name} has no artifact {name!r}, but {', '.join(names)}")
-    if path is not None:
-        tensor = operation.artifact(name or names[0])
-        if "." in (name or names[0]).rpartition("/")[2] and tensor.dtype == np.uint8:  # The bytes of a file.
-            path.write_bytes(tensor.tobytes())
-            err.print(f"wrote {path}")
-        else:
-            write(path, tensor, picture(tensor))
-
-
-def picture(tensor: Array) -> Picture:
-    """A picture of any artifact: images ([N,] 3, H, W) in [0, 1], maps ([N,] H, W) from 0 up, numbers (N)."""
-    if tensor.ndim == 1:
-        return rendering.feature_maps(tensor)
-    if tensor.ndim == 2:
-        return rendering.heat(tensor, threshold=1.0)
-    if tensor.ndim == 3 and len(tensor) == 3:
-        return rendering.photo(tensor)
-    return rendering.grid([picture(one) for one in tensor])
 
 
 def _describe(metadata: JobMetadata) -> str:

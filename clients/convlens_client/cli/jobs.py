@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from convlens_client.cli.common import err, out, table
-from convlens_client.cli.following import follow, write_artifact
+from convlens_client.cli.following import follow
 from convlens_client.cli.options import Shared, command
+from convlens_client.cli.outcomes import tell, write_outcome
+from convlens_client.cli.outcomes.artifact import write_artifact
+from convlens_client.client import Operation
 from convlens_client.results import Snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel, fetch.")
@@ -53,8 +56,8 @@ def stats(given: Shared) -> None:
 
 @command("json", group=app)
 def show(given: Shared, name: Name) -> None:
-    """Show one job."""
-    _show(given, given.client.operation(name).state)
+    """Show one job, with what came of it once it has ended."""
+    _show(given, given.client.operation(name))
 
 
 @command("json", group=app)
@@ -74,7 +77,7 @@ def wait(
     """Wait quietly until a job has ended."""
     operation = given.client.operation(name)
     operation.wait(timeout)
-    _show(given, operation.state)
+    _show(given, operation)
     _raise_for(operation.state)
 
 
@@ -82,6 +85,10 @@ def wait(
 def cancel(given: Shared, name: Name) -> None:
     """Ask a job to stop."""
     operation = given.client.operation(name)
+    if operation.state.done:
+        how = f": {operation.state.error}" if operation.metadata.state == "FAILED" else ""
+        err.print(f"{operation.name} has ended already: {operation.metadata.state}{how}", soft_wrap=True)
+        return
     operation.cancel()
     err.print(f"asked {operation.name} to stop")
 
@@ -90,14 +97,25 @@ def cancel(given: Shared, name: Name) -> None:
 def result(
     given: Shared,
     name: Name,
-    artifact: Annotated[str, typer.Option(help="Which of its tensors; default: the first.")] = "",
+    artifact: Annotated[
+        str, typer.Option(help="One of its tensors, instead of what waiting for it would have written.")
+    ] = "",
 ) -> None:
-    """Wait for a job and save what it made; without --out, list it."""
+    """Wait for a job and save what it made, as waiting for it would have; without --out, list it."""
     operation = given.client.operation(name)
     operation.wait()
-    write_artifact(operation, artifact, given.out)
+    _raise_for(operation.state)
     artifacts = operation.state.artifacts
-    if not given.emitted(artifacts) and given.out is None:
+    path = given.file(_file_name(operation))
+    if path is not None and artifact:
+        write_artifact(operation, artifact, path)
+    elif path is not None:
+        write_outcome(operation, path)
+    if given.emitted(artifacts):
+        return
+    if not artifact:
+        tell(operation)
+    if path is None:
         rows = ((a.name, a.datatype, " x ".join(map(str, a.shape)), a.sha256) for a in artifacts)
         table(("artifact", "type", "shape", "sha256"), rows)
 
@@ -110,7 +128,8 @@ def delete(given: Shared, name: Name) -> None:
     err.print(f"removed {operation.name}")
 
 
-def _show(given: Shared, state: Snapshot) -> None:
+def _show(given: Shared, operation: Operation) -> None:
+    state = operation.state
     if given.emitted(state):
         return
     metadata = state.metadata
@@ -135,6 +154,13 @@ def _show(given: Shared, state: Snapshot) -> None:
     for key, value in facts.items():
         if value:
             out.print(f"{key:<10} {value}")
+    if state.done and not state.error:
+        tell(operation)
+
+
+def _file_name(operation: Operation) -> str:
+    """What the file is called where `--out` is a folder."""
+    return f"{operation.metadata.technique}-{operation.name.removeprefix('operations/')[:8]}.png"
 
 
 def _raise_for(state: Snapshot) -> None:

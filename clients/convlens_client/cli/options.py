@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -19,6 +21,8 @@ from convlens_client.contract import Parameter, help_among, parameters
 from convlens_client.images import ResizeLike
 
 SEED: Final = parameters(SubmitJobRequest.DESCRIPTOR)["seed"]
+CONNECTION: Final = ("server", "tls", "token", "certificate", "key")
+"""The shared options that every command has: where the server is, and who calls."""
 PASSED_ON: Final = ("model", "resize", "seed")
 """The shared options that the client's method has, too."""
 JOB: Final = ("no_wait", "out", "model", "json")
@@ -27,7 +31,7 @@ SPELLED: Final = {"epsilon": "eps", "epsilons": "eps"}
 
 
 def _check_out(path: Path | None) -> Path | None:
-    if path is not None:
+    if path is not None and not path.is_dir():
         rendering.check_path(path)
     return path
 
@@ -36,7 +40,7 @@ def _check_out(path: Path | None) -> Path | None:
 class Shared:
     """What a command was told by options that many commands have, and a client that is told so.
 
-    Each field is an option: a command has those that it names, and always `server` and `tls`.
+    Each field is an option: a command has those that it names, and always those of `CONNECTION`.
     """
 
     client: Client
@@ -63,6 +67,17 @@ class Shared:
     tls: Annotated[bool, typer.Option("--tls", help="TLS; CONVLENS_TLS may name a PEM file with roots.")] = (
         False
     )
+    token: Annotated[
+        str,
+        typer.Option(envvar="CONVLENS_TOKEN", help="API key or JSON Web Token."),
+    ] = ""
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="CONVLENS_CLIENT_CERTIFICATE", help="PEM file of the client's certificate; TLS."),
+    ] = None
+    key: Annotated[
+        Path | None, typer.Option(envvar="CONVLENS_CLIENT_KEY", help="PEM file of the certificate's key.")
+    ] = None
 
     @property
     def sized(self) -> ResizeLike | None:
@@ -74,6 +89,16 @@ class Shared:
         if self.json:
             emit(value)
         return self.json
+
+    def file(self, name: str, *, unasked: bool = False) -> Path | None:
+        """Where the result goes: to `--out`, called `name` where that is a folder; None where none is wanted.
+
+        With `unasked`, also to the folder that is current; a name that is taken there gets a number.
+        """
+        name = re.sub(r"[^\w.-]+", "-", name)
+        if self.out is not None:
+            return self.out / name if self.out.is_dir() else self.out
+        return _free(Path(name)) if unasked else None
 
     def class_index(self, text: str) -> int:
         """Index of the model's class that `text` names: by its index, its label or a part of it."""
@@ -121,7 +146,7 @@ def command(
                 passed["resize"] = resize(passed["resize"])
             for layers in passed.keys() & weighted_names:
                 passed[layers] = weighted(passed[layers], "layer")
-            with Client(told["server"], timeout=timeout, tls=told["tls"] or None) as client:
+            with _client(told, timeout) as client:
                 arguments = {each.name: values[each.name] for each in own}
                 function(kind(client, **told), **arguments, **passed)
 
@@ -132,6 +157,18 @@ def command(
         return group.command(name)(run) if group else run
 
     return decorate
+
+
+def _client(told: Mapping[str, Any], timeout: float | None) -> Client:
+    """The client that the options of the connection ask for."""
+    identity = {name: told[name] for name in ("token", "certificate", "key")}
+    return Client(told["server"], timeout=timeout, tls=told["tls"] or None, **identity)
+
+
+def _free(path: Path) -> Path:
+    """The path, with the first number behind its stem under which there is nothing yet."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _given(value: Any) -> bool:
@@ -148,8 +185,8 @@ def _fields(kind: type[Shared]) -> dict[str, inspect.Parameter]:
 
 
 def _always(kind: type[Shared]) -> set[str]:
-    """The names of options that a command has unasked: where the server is, and what a derived class adds."""
-    return {"server", "tls"} | (kind.__dataclass_fields__.keys() - Shared.__dataclass_fields__.keys())
+    """The names of options that a command has unasked: of the connection, and what a derived class adds."""
+    return {*CONNECTION} | (kind.__dataclass_fields__.keys() - Shared.__dataclass_fields__.keys())
 
 
 def _derived(techniques: Mapping[str, Parameter], spelled: Mapping[str, str]) -> inspect.Parameter:

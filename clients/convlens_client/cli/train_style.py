@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from convlens_client.cli.common import Image, out
+from convlens_client.cli.common import Image
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
-from convlens_client.client import Operation
 from convlens_client.requests import synthesis
 
 
@@ -33,9 +32,4 @@ def train_style(
     """Train a network that paints any picture in a style by `convlens stylise`. Ctrl-C cancels the job."""
     parameters |= {"collection": collection, "folder": folder}
     operation = given.client.train_style(style, name, preview=preview, preview_resize=512, **parameters)
-
-    def tell(operation: Operation) -> None:
-        model = operation.report.model
-        out.print(f"trained {model}: convlens stylise PHOTO --model {name} --out painted.png")
-
-    finish(given, operation, f"{name}.png", tell=tell)
+    finish(given, operation, f"{name}.png")

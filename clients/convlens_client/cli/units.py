@@ -13,7 +13,7 @@ from convlens_client import rendering
 from convlens_client.cli.common import Images, emit, out, table, write
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
-from convlens_client.client import Operation
+from convlens_client.cli.outcomes.field import field_sheet, sizes
 from convlens_client.rendering import Picture
 from convlens_client.requests import unit
 from convlens_client.results import Array, UnitHit, UnitPattern
@@ -67,20 +67,10 @@ def measure(
     **parameters: Any,
 ) -> None:
     """Measure where a unit looks in the images of a collection that excite it most. Ctrl-C cancels it."""
-
-    def caption(operation: Operation) -> str:
-        theoretical, empirical = operation.artifact("sizes").tolist()
-        return sizes(int(theoretical), empirical)
-
-    def draw(operation: Operation) -> tuple[Array, Picture]:
-        made = operation.result()
-        sheet = field_sheet(made["field"], made["images"], made["maps"], threshold, caption(operation))
-        return made["field"], sheet
-
     operation = given.client.measure_receptive_field(
         collection, layer, channel, threshold=threshold, **parameters
     )
-    finish(given, operation, "field.png", draw=draw, tell=lambda operation: out.print(caption(operation)))
+    finish(given, operation, "field.png")
 
 
 def pattern_sheet(patterns: Sequence[UnitPattern]) -> Picture:
@@ -89,22 +79,6 @@ def pattern_sheet(patterns: Sequence[UnitPattern]) -> Picture:
         [rendering.signed(item.pattern, 99.9) for item in patterns],
         [rendering.photo(item.crop) for item in patterns],
     )
-
-
-def field_sheet(field: Array, images: Array, maps: Array, threshold: float, caption: str) -> Picture:
-    """The averaged map, red above the threshold, and the images lit where the unit looks."""
-    lit = [rendering.highlighted(*pair) for pair in zip(images, maps, strict=True)]
-    return rendering.sheet(
-        [
-            (caption.replace(", ", "\n"), rendering.heat(field, threshold)),
-            (f"{len(lit)} images", rendering.grid(lit)),
-        ]
-    )
-
-
-def sizes(theoretical: int, empirical: float) -> str:
-    """The caption that tells both sizes of a receptive field, in pixels."""
-    return f"empirical size {empirical:.1f} px, theoretical {theoretical} px"
 
 
 def padded(tensors: Sequence[Array]) -> Array:

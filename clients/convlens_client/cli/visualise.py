@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+import functools
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from convlens.errors import InvalidArgument
-from convlens_client import rendering
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.cli.outcomes import visualisation
 from convlens_client.cli.targets import parse_neuron
-from convlens_client.client import Operation
-from convlens_client.rendering import Picture
 from convlens_client.requests import synthesis
 from convlens_client.requests.target import Channel, ClassScore, Target
-from convlens_client.results import Array
-
-SIDE: Final = 192
-"""Height of the pictures of a sheet."""
 
 
 @command("seed", *JOB, request=synthesis.visualise)
@@ -51,26 +44,7 @@ def visualise(
     objectives = [dict.fromkeys(targets, 1.0)] if together else targets
     operation = given.client.visualise(objectives, pixels=pixels, **parameters)
 
-    def draw(operation: Operation) -> tuple[Array, Picture]:
-        made = operation.result()
-        return made["images"], sheet(names, made["images"], made["examples"])
-
-    finish(given, operation, "units.png", draw=draw if "collection" in parameters else None)
-
-
-def sheet(names: Sequence[str], images: Array, examples: Array) -> Picture:
-    """For each objective what was made for it, its name below, beside what excites it in photos."""
-    cells = [
-        rendering.sheet([(name, _grid(made)), ("", _grid(photos))], SIDE)
-        for name, made, photos in zip(
-            names, np.split(images, len(names)), np.split(examples, len(names)), strict=True
-        )
-    ]
-    return rendering.grid(rendering.same_size(cells))
-
-
-def _grid(images: Array) -> Picture:
-    return rendering.grid([rendering.photo(image) for image in images])
+    finish(given, operation, "units.png", draw=functools.partial(visualisation.draw, names=names))
 
 
 def parse_unit(text: str) -> Target:
