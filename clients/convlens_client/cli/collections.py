@@ -15,6 +15,7 @@ from convlens_client.cli.common import err, out, table
 from convlens_client.cli.following import cancelling, follow
 from convlens_client.cli.options import Shared, command
 from convlens_client.cli.searches import Id
+from convlens_client.images import as_it_may_be
 from convlens_client.requests import collection
 from convlens_client.requests.collection import Named, add_images, image_files
 from convlens_client.results import Added, Collection
@@ -48,7 +49,7 @@ def add(
         def wanted() -> Any:
             nonlocal skipped
             for name, path in files:
-                encoded = path.read_bytes()
+                encoded = as_it_may_be(path, name)
                 if hashlib.sha256(encoded).hexdigest() in known:
                     skipped += 1
                 else:

@@ -12,6 +12,7 @@ from convlens_client.cli.common import emit, out, table, write
 from convlens_client.cli.options import Shared, command
 from convlens_client.client import Client
 from convlens_client.contact_sheet import Tile, contact_sheet, decoded, scatter
+from convlens_client.images import as_encoded
 from convlens_client.rendering import Picture
 from convlens_client.requests.collection import Metric, Pooling, Projection
 
@@ -121,4 +122,6 @@ def map_collection(
 
 def _picture(client: Client, id_: str, image: str) -> Picture:
     path = Path(image)
-    return decoded(path.read_bytes() if path.is_file() else client.get_image(id_, image, thumbnail=THUMBNAIL))
+    return decoded(
+        as_encoded(path, "images") if path.is_file() else client.get_image(id_, image, thumbnail=THUMBNAIL)
+    )
