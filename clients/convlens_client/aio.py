@@ -189,9 +189,11 @@ class AsyncClient(Connection):
         return call.result()
 
     async def follow(self, call: Rpc[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
-        """Asks until the call is complete; yields what it makes of each reply."""
-        policy = self._policy(call, timeout)
+        """Asks until the call is complete; yields what it makes of each reply, if anything."""
+        policy, step = self._policy(call, timeout), call.step
         while not call.complete:
+            if step != call.step:
+                policy, step = self._policy(call, timeout), call.step
             try:
                 async with aclosing(self._ask(call, policy)) as replies:
                     async for shown in replies:
@@ -203,7 +205,7 @@ class AsyncClient(Connection):
         method = getattr(self._stub(call.method.stub), call.method.name)
         reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, aio.UnaryUnaryMultiCallable):
-            yield call.add(await reply)
+            call.add(await reply)
         else:
             try:
                 async for part in reply:

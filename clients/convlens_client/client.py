@@ -187,9 +187,11 @@ class Client(Connection):
         return call.result()
 
     def follow(self, call: Rpc[Any], timeout: float | None = None) -> Iterator[Any]:
-        """Asks until the call is complete; yields what it makes of each reply."""
-        policy = self._policy(call, timeout)
+        """Asks until the call is complete; yields what it makes of each reply, if anything."""
+        policy, step = self._policy(call, timeout), call.step
         while not call.complete:
+            if step != call.step:
+                policy, step = self._policy(call, timeout), call.step
             try:
                 yield from self._ask(call, policy)
             except (grpc.RpcError, Unavailable) as failure:
@@ -199,7 +201,7 @@ class Client(Connection):
         method = getattr(self._stub(call.method.stub), call.method.name)
         reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, grpc.UnaryUnaryMultiCallable):
-            yield call.add(reply)
+            call.add(reply)
         else:
             try:
                 for part in reply:

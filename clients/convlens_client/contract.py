@@ -253,6 +253,8 @@ def _groups(message: Descriptor) -> list[Descriptor]:
 
 def _plain(field: Descriptor, value: Any) -> Any:
     """The number of a choice; every other value as it is."""
+    if isinstance(value, str) and bounds(field).class_index:
+        raise InvalidArgument.of(field.name, value, "an index; names are looked up by the client's methods")
     if field.enum_type and isinstance(value, str):
         return one_of(values(field.enum_type), value.lower(), field.name)
     return value

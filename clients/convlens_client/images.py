@@ -90,9 +90,7 @@ def to_resize(resize: ResizeLike) -> pb.Resize:
     raise InvalidArgument.of("resize", resize, "'keep', 'short_side', a side or (height, width) in pixels")
 
 
-def as_seen(
-    file: Path | pb.Image, height: int, width: int, resize: ResizeLike | None = None
-) -> NDArray[np.uint8]:
+def as_seen(file: ImageLike, height: int, width: int, resize: ResizeLike | None = None) -> NDArray[np.uint8]:
     """The picture of a file, (height, width, 3), as the network saw it that made a map of that size."""
     image = PILImage.fromarray(wire.decode_image(to_image(file).encoded))
     if resize in (None, "short_side"):

@@ -61,7 +61,7 @@ class RetryPolicy:
         left = self._patience_left(told=error.retry_after is not None)
         delay = max(min(self._delay * random.uniform(0.8, 1.2), left), error.retry_after or 0)
         if not _passing(error) or left <= 0 or delay > left or self._too_late(delay):
-            raise error from (None if failure is error else failure)
+            raise self._call.explained(error) from (None if failure is error else failure)
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         return delay
 

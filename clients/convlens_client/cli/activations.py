@@ -15,7 +15,7 @@ from convlens_client.cli.options import Shared, command
 from convlens_client.rendering import Scale
 
 
-@command("out", "model", "resize", "json")
+@command("out", "model", "resize", "frame", "json")
 def activations(
     given: Shared,
     image: Image,
@@ -29,7 +29,7 @@ def activations(
     """Draw what each channel of a layer responds to."""
     if given.out is not None and len(layer) > 1:
         raise InvalidArgument.of("layer", layer, "a single one with --out")
-    values = given.client.activations(image, layer, channel=channel, top=top, **parameters)
+    values = given.client.activations(given.picture(image), layer, channel=channel, top=top, **parameters)
     strongest = {name: values.pop(f"{name}.channels")[0].tolist() for name in layer if top is not None}
     report({name: value[0] for name, value in values.items()}, given.json, strongest)
     value = values[layer[0]][0]

@@ -19,7 +19,7 @@ Target = Annotated[
 ]
 
 
-@command("out", "model", "resize", "json", request=quick_attack.attack)
+@command("out", "model", "resize", "frame", "json", request=quick_attack.attack)
 def attack(
     given: Shared,
     image: Image,
@@ -34,7 +34,7 @@ def attack(
 ) -> None:
     """Change an image a little, so that the model takes it for something else."""
     index = None if target is None else given.class_index(target)
-    outcome = given.client.attack(image, method, target=index, **parameters)
+    outcome = given.client.attack(given.picture(image), method, target=index, **parameters)
     certificate = outcome.certificates[0]
     if not given.emitted({"method": method, "certificate": certificate}):
         tell(certificate)

@@ -13,7 +13,7 @@ from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", *JOB, request=synthesis.deepdream)
+@command("seed", "frame", *JOB, request=synthesis.deepdream)
 def dream(
     given: Shared,
     image: Image,
@@ -26,5 +26,5 @@ def dream(
 
     Of several --frames, --out x.webp writes a video, and other names the last frame.
     """
-    operation = given.client.deepdream(image, guide=guide, resize=size or "keep", **parameters)
+    operation = given.client.deepdream(given.picture(image), guide=guide, resize=size or "keep", **parameters)
     finish(given, operation, f"{image.stem}-dream.png")

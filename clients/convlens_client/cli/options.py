@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ from convlens_client import rendering
 from convlens_client.cli.common import emit, number_of, resize, weighted
 from convlens_client.client import Client
 from convlens_client.contract import Parameter, help_among, parameters
-from convlens_client.images import ResizeLike
+from convlens_client.images import ImageLike, ResizeLike, read_image
 
 SEED: Final = parameters(SubmitJobRequest.DESCRIPTOR)["seed"]
 CONNECTION: Final = ("server", "tls", "token", "certificate", "key")
@@ -60,6 +60,9 @@ class Shared:
             "HEIGHTxWIDTH."
         ),
     ] = None
+    frame: Annotated[
+        int | None, typer.Option(help="Frame of an animation, or page of a TIFF, from 0; default: the first.")
+    ] = None
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False
     server: Annotated[
         str, typer.Option(envvar="CONVLENS_SERVER", help="host:port of the server; default 127.0.0.1:8500.")
@@ -83,6 +86,14 @@ class Shared:
     def sized(self) -> ResizeLike | None:
         """The resize that `--resize` names."""
         return resize(self.resize)
+
+    def picture(self, path: Path) -> ImageLike:
+        """The picture of a file, or the frame of it that `--frame` names."""
+        return path if self.frame is None else read_image(path, frame=self.frame)
+
+    def pictures(self, paths: Sequence[Path]) -> list[ImageLike]:
+        """The pictures of several files."""
+        return [self.picture(path) for path in paths]
 
     def emitted(self, value: object) -> bool:
         """Prints a value as JSON where `--json` asks for it; returns whether it did."""

@@ -13,15 +13,28 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isfunction
 from pkgutil import iter_modules
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from convlens.errors import FailedPrecondition
 
 GROUP = "convlens.commands"
+ORDER = "convlens.order"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 HELP = {"add": "Add a network to the repository.", "new": "Make an API key."}
 EXTRAS = {"models": "export", "keys": "server"}
+
+
+class Ordered(TyperCommand):
+    """A command that knows in which order its options were given: `context.meta[ORDER]` has their names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses as every command, and notes the order."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[ORDER] = [parameter.name for parameter in order]
+        return super().parse_args(ctx, args)
 
 
 def add_modules(app: typer.Typer, package: str) -> None:
@@ -29,7 +42,7 @@ def add_modules(app: typer.Typer, package: str) -> None:
     for path in iter_modules(import_module(package).__path__):
         members = vars(import_module(f"{package}.{path.name}"))
         if isfunction(members.get(path.name)):
-            app.command()(members[path.name])
+            app.command(cls=Ordered)(members[path.name])
         elif "app" in members:
             app.add_typer(members["app"], name=path.name)
 

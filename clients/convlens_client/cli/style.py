@@ -15,7 +15,7 @@ from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
+@command("seed", "frame", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
 def style(
     given: Shared,
     content: Image,
@@ -47,6 +47,6 @@ def style(
         for (path, weight), where in zip(files.items(), masks, strict=True)
     ]
     operation = given.client.style_transfer(
-        content, pictures, classic=classic, resize=size or "keep", **parameters
+        given.picture(content), pictures, classic=classic, resize=size or "keep", **parameters
     )
     finish(given, operation, f"{content.stem}-style.png")

@@ -11,7 +11,7 @@ from convlens_client.cli.common import Image, out, write
 from convlens_client.cli.options import Shared, command
 
 
-@command("out", "resize", "json", timeout=None)
+@command("out", "resize", "frame", "json", timeout=None)
 def stylise(
     given: Shared,
     image: Image,
@@ -23,7 +23,7 @@ def stylise(
     **parameters: Any,
 ) -> None:
     """Paint an image by one pass of a style network."""
-    painted = given.client.stylise(image, model, tile=tile, **parameters)[0]
+    painted = given.client.stylise(given.picture(image), model, tile=tile, **parameters)[0]
     height, width = painted.shape[1:]
     if not given.emitted({"model": model, "height": height, "width": width}):
         out.print(f"painted {height} x {width} pixels")

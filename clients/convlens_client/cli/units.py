@@ -25,15 +25,15 @@ Channel = Annotated[int, typer.Option(help="Channel, from 0.", show_default=Fals
 Threshold = Annotated[float, typer.Option(help="Share of the maximum that belongs to the field.")]
 
 
-@command("out", "model", "resize", "json", group=app)
+@command("out", "model", "resize", "frame", "json", group=app)
 def pattern(given: Shared, photos: Images, *, layer: LayerName, channel: Channel, **parameters: Any) -> None:
     """Draw what excites a unit: guided backprop where it is strongest, above the photo there."""
-    patterns = given.client.unit_patterns(photos, layer, channel, **parameters)
+    patterns = given.client.unit_patterns(given.pictures(photos), layer, channel, **parameters)
     _report(photos, [item.hit for item in patterns], given.json)
     write(given.out, padded([item.pattern for item in patterns]), pattern_sheet(patterns))
 
 
-@command("out", "model", "resize", "json", request=unit.discrepancy_maps, timeout=None, group=app)
+@command("out", "model", "resize", "frame", "json", request=unit.discrepancy_maps, timeout=None, group=app)
 def field(
     given: Shared,
     photos: Images,
@@ -44,7 +44,9 @@ def field(
     **parameters: Any,
 ) -> None:
     """Measure where a unit looks, by covering photos (at most 16) with small patches of noise."""
-    seen = given.client.discrepancy_maps(photos, layer, channel, threshold=threshold, **parameters)
+    seen = given.client.discrepancy_maps(
+        given.pictures(photos), layer, channel, threshold=threshold, **parameters
+    )
     caption = sizes(seen.theoretical_size, seen.empirical_size)
     if given.json:
         hits = [{"image": path, "hit": hit} for path, hit in zip(photos, seen.hits, strict=True)]

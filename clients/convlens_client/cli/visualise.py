@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from convlens.errors import InvalidArgument
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.cli.outcomes import visualisation
+from convlens_client.cli.plugins import ORDER
 from convlens_client.cli.targets import parse_neuron
 from convlens_client.requests import synthesis
 from convlens_client.requests.target import Channel, ClassScore, Target
@@ -19,6 +21,7 @@ from convlens_client.requests.target import Channel, ClassScore, Target
 @command("seed", *JOB, request=synthesis.visualise)
 def visualise(
     given: Shared,
+    context: typer.Context,
     *,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Class, by index or label; repeat for several.")
@@ -34,21 +37,31 @@ def visualise(
     **parameters: Any,
 ) -> None:
     """Draw pictures that excite classes, channels or neurons, from noise. Ctrl-C cancels the job."""
-    targets: list[Target] = [parse_unit(text) for text in unit or ()]
-    names = [*(unit or ()), *(classes or ())]
-    if classes:
-        model = given.client.get_model(given.model)
-        targets += [ClassScore(model.class_index(text)) for text in classes]
-    if not targets:
+    named = [(option, text) for option, text in _in_order(context, unit=unit, classes=classes)]
+    if not named:
         raise InvalidArgument.of("unit", "nothing", "given, or --class")
+    model = given.client.get_model(given.model)
+    targets: list[Target] = [
+        parse_unit(text, model.layer_names) if option == "unit" else ClassScore(model.class_index(text))
+        for option, text in named
+    ]
+    names = [text for _, text in named]
     objectives = [dict.fromkeys(targets, 1.0)] if together else targets
     operation = given.client.visualise(objectives, pixels=pixels, **parameters)
 
     finish(given, operation, "units.png", draw=functools.partial(visualisation.draw, names=names))
 
 
-def parse_unit(text: str) -> Target:
+def _in_order(context: typer.Context, **given: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Options and their values in the order of the command line."""
+    values = {option: iter(texts or ()) for option, texts in given.items()}
+    for option in context.meta[ORDER]:
+        if option in values:
+            yield option, next(values[option])
+
+
+def parse_unit(text: str, layers: Collection[str] = ()) -> Target:
     """LAYER:CHANNEL is a whole channel, LAYER:CHANNEL:Y:X one neuron."""
-    neuron = parse_neuron(text)
+    neuron = parse_neuron(text, layers, "unit")
     whole = text == f"{neuron.layer}:{neuron.channel}"
     return Channel(neuron.layer, neuron.channel) if whole else neuron

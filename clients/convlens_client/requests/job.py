@@ -18,6 +18,7 @@ from convlens_client.calls import Method, Pages, ReadArtifact, Rpc, Unary, Wait,
 from convlens_client.contract import arms, fill, one_of, takes
 from convlens_client.from_proto import field, snapshot
 from convlens_client.images import ResizeLike, to_image, to_images
+from convlens_client.requests.classes import by_name
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot
 
@@ -110,7 +111,7 @@ def technique(
             fill(filled, {**carried, **special, **parameters})
             return submit(filled, **options)
 
-        return queue
+        return by_name(queue)
 
     return decorate
 

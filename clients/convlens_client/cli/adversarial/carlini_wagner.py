@@ -12,9 +12,9 @@ from convlens_client.cli.options import Shared, command
 from convlens_client.requests import adversarial
 
 
-@command(*ATTACK, request=adversarial.carlini_wagner)
+@command(*ATTACK, "frame", request=adversarial.carlini_wagner)
 def carlini_wagner(given: Shared, image: Image, *, target: Target = None, **parameters: Any) -> None:
     """Make the model see another class by the smallest change in L2 (Carlini & Wagner 2017)."""
     targets = () if target is None else given.class_index(target)
-    operation = given.client.carlini_wagner(image, targets=targets, **parameters)
+    operation = given.client.carlini_wagner(given.picture(image), targets=targets, **parameters)
     finish(given, operation, f"{image.stem}-adversarial.png")

@@ -11,8 +11,8 @@ from convlens_client.cli.options import Shared, command
 from convlens_client.requests import adversarial
 
 
-@command("seed", *ATTACK, request=adversarial.expectation_attack)
+@command("seed", *ATTACK, "frame", request=adversarial.expectation_attack)
 def expectation(given: Shared, image: Image, *, target: Target, **parameters: Any) -> None:
     """Make the model see another class however a picture is turned and lit (Athalye et al. 2018)."""
-    operation = given.client.expectation_attack(image, given.class_index(target), **parameters)
+    operation = given.client.expectation_attack(given.picture(image), given.class_index(target), **parameters)
     finish(given, operation, f"{image.stem}-{target}.png")

@@ -11,8 +11,8 @@ from convlens_client.cli.options import Shared, command
 from convlens_client.requests import adversarial
 
 
-@command(*ATTACK, request=adversarial.lbfgs_attack)
+@command(*ATTACK, "frame", request=adversarial.lbfgs_attack)
 def lbfgs(given: Shared, image: Image, *, target: Target, **parameters: Any) -> None:
     """Make the model see another class by the smallest change (Szegedy et al. 2014)."""
-    operation = given.client.lbfgs_attack(image, given.class_index(target), **parameters)
+    operation = given.client.lbfgs_attack(given.picture(image), given.class_index(target), **parameters)
     finish(given, operation, f"{image.stem}-adversarial.png")
