@@ -108,8 +108,8 @@ def test_any_technique_can_be_submitted_by_its_message(client, service):
 
 
 def test_a_priority_that_there_is_not_is_named(client):
-    with pytest.raises(InvalidArgument, match="priority = 'low': must be one of NORMAL, HIGH, LOW"):
-        client.submit(job_pb2.DeepDream(), priority="low")
+    with pytest.raises(InvalidArgument, match="priority = 'soon': must be one of NORMAL, HIGH, LOW"):
+        client.submit(job_pb2.DeepDream(), priority="soon")
 
 
 @pytest.mark.parametrize("model", ["a/b", "a/", "a/1/2"])

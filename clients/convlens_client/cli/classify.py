@@ -30,7 +30,10 @@ def classify(
     ] = False,
     **parameters: Any,
 ) -> None:
-    """Tell what the model takes images for; exit code 1 where some had to be skipped."""
+    """Tell what the model takes images for; exit code 1 where some had to be skipped.
+
+    Example: convlens classify cat.jpg photos --top 3
+    """
     paths = photos_in(images)
     parameters.pop("resize", None)
     skipped = 0
@@ -38,7 +41,8 @@ def classify(
         if isinstance(answer, Classification):
             _show(given, path, answer, named=len(paths) > 1)
         elif strict or len(paths) == 1:
-            answer.add_note(str(path))
+            if str(path) not in str(answer):
+                answer.add_note(str(path))
             raise answer
         else:
             err.print(f"skipped {path}: {answer}", soft_wrap=True)

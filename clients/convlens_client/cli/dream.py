@@ -25,6 +25,8 @@ def dream(
     """Amplify what a layer sees in a picture (DeepDream). Ctrl-C cancels the job.
 
     Of several --frames, --out x.webp writes a video, and other names the last frame.
+
+    Example: convlens dream cat.jpg --size 512 --octaves 4 --out dream.png
     """
     operation = given.client.deepdream(given.picture(image), guide=guide, resize=size or "keep", **parameters)
     finish(given, operation, f"{image.stem}-dream.png")

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from types import FrameType
+from typing import Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from convlens.errors import ConvLensError
@@ -27,24 +29,38 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
         for metadata in operation.watch():
             emit(metadata)
         return operation.wait()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
-    )
-    with Progress(*columns, console=err, expand=True) as progress:
-        task = progress.add_task(operation.metadata.technique, total=None, losses="")
+    with progress() as shown:
+        task = shown.add_task(operation.metadata.technique, total=None, losses="")
         for metadata in operation.watch():
-            progress.update(
-                task,
-                description=_describe(metadata),
-                completed=metadata.step,
-                total=metadata.total_steps or None,
-                losses=" ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items()),
-            )
+            shown.update(task, **told(metadata))
     return operation.wait()
+
+
+def progress(console: Console = err) -> Progress:
+    """A line that says within 80 columns what is done, what is left, how long that takes, and the losses."""
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=34)),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        expand=True,
+    )
+
+
+def told(metadata: JobMetadata) -> dict[str, Any]:
+    """What the line says of a job: while it runs, where is less than how far."""
+    losses = " ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items())
+    running = metadata.state == "RUNNING"
+    state = "" if running else metadata.state.lower()
+    ahead = f"({metadata.queue_position} ahead)" if metadata.queue_position else ""
+    return {
+        "description": " ".join(filter(None, (metadata.technique, state, ahead))),
+        "completed": metadata.step,
+        "total": metadata.total_steps or None,
+        "losses": losses,
+    }
 
 
 def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None = None) -> None:
@@ -107,9 +123,3 @@ def _cancel(operation: Operation) -> None:
         operation.cancel()
     except ConvLensError as error:
         err.print(f"convlens: {error}")
-
-
-def _describe(metadata: JobMetadata) -> str:
-    where = f"on {metadata.device}" if metadata.device else ""
-    ahead = f"({metadata.queue_position} ahead)" if metadata.queue_position else ""
-    return " ".join(filter(None, (metadata.technique, metadata.state.lower(), where, ahead)))

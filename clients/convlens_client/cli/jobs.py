@@ -26,20 +26,26 @@ def list_jobs(
     state: Annotated[str, typer.Option(help="Only those in this state, such as running.")] = "",
     technique: Annotated[str, typer.Option(help="Only those of this technique.")] = "",
 ) -> None:
-    """List the jobs that the server keeps."""
+    """List the jobs that the server keeps.
+
+    Example: convlens jobs list --state running
+    """
     jobs = [operation.state for operation in given.client.operations(state=state, technique=technique)]
     if given.emitted(jobs):
         return
     rows = (
-        (job.name, m.technique, m.model, m.state, _steps(job), _time(m.create_time))
+        (job.name, m.technique, m.model, _state(job), _steps(job), _expected(job), _time(m.create_time))
         for job, m in ((job, job.metadata) for job in jobs)
     )
-    table(("job", "technique", "model", "state", " steps", "created"), rows)
+    table(("job", "technique", "model", "state", " steps", " expected", "created"), rows)
 
 
 @command("json", group=app)
 def stats(given: Shared) -> None:
-    """Show how the queues stand."""
+    """Show how the queues stand.
+
+    Example: convlens jobs stats
+    """
     queues = given.client.job_stats()
     if given.emitted(queues):
         return
@@ -56,13 +62,19 @@ def stats(given: Shared) -> None:
 
 @command("json", group=app)
 def show(given: Shared, name: Name) -> None:
-    """Show one job, with what came of it once it has ended."""
+    """Show one job, with what came of it once it has ended.
+
+    Example: convlens jobs show 0f3c9a5e
+    """
     _show(given, given.client.operation(name))
 
 
 @command("json", group=app)
 def watch(given: Shared, name: Name) -> None:
-    """Follow a job to its end; Ctrl-C leaves it running."""
+    """Follow a job to its end; Ctrl-C leaves it running.
+
+    Example: convlens jobs watch 0f3c9a5e
+    """
     operation = given.client.operation(name)
     follow(operation, given.json)
     _raise_for(operation.state)
@@ -74,7 +86,10 @@ def wait(
     name: Name,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
 ) -> None:
-    """Wait quietly until a job has ended."""
+    """Wait quietly until a job has ended.
+
+    Example: convlens jobs wait 0f3c9a5e --timeout 600
+    """
     operation = given.client.operation(name)
     operation.wait(timeout)
     _show(given, operation)
@@ -83,7 +98,10 @@ def wait(
 
 @command(group=app)
 def cancel(given: Shared, name: Name) -> None:
-    """Ask a job to stop."""
+    """Ask a job to stop.
+
+    Example: convlens jobs cancel 0f3c9a5e
+    """
     operation = given.client.operation(name)
     if operation.state.done:
         how = f": {operation.state.error}" if operation.metadata.state == "FAILED" else ""
@@ -101,7 +119,10 @@ def result(
         str, typer.Option(help="One of its tensors, instead of what waiting for it would have written.")
     ] = "",
 ) -> None:
-    """Wait for a job and save what it made, as waiting for it would have; without --out, list it."""
+    """Wait for a job and save what it made, as waiting for it would have; without --out, list it.
+
+    Example: convlens jobs result 0f3c9a5e --out dream.png
+    """
     operation = given.client.operation(name)
     operation.wait()
     _raise_for(operation.state)
@@ -122,7 +143,10 @@ def result(
 
 @command(group=app)
 def delete(given: Shared, name: Name) -> None:
-    """Remove a job that has ended, with its results."""
+    """Remove a job that has ended, with its results.
+
+    Example: convlens jobs delete 0f3c9a5e
+    """
     operation = given.client.operation(name)
     operation.delete()
     err.print(f"removed {operation.name}")
@@ -142,7 +166,7 @@ def _show(given: Shared, operation: Operation) -> None:
         "losses": " ".join(f"{name} {value:.6g}" for name, value in metadata.losses.items()),
         "queue": f"{metadata.queue_position} ahead" if metadata.queue_position else "",
         "priority": metadata.priority.lower() if metadata.priority != "NORMAL" else "",
-        "expected": f"{metadata.expected_seconds:.3g} s" if metadata.expected_seconds else "",
+        "expected": _expected(state),
         "device": metadata.device,
         "attempt": metadata.attempt or "",
         "created": _time(metadata.create_time),
@@ -166,6 +190,15 @@ def _file_name(operation: Operation) -> str:
 def _raise_for(state: Snapshot) -> None:
     if state.error:
         raise state.error
+
+
+def _state(state: Snapshot) -> str:
+    ahead = f" ({state.metadata.queue_position} ahead)" if state.metadata.queue_position else ""
+    return state.metadata.state + ahead
+
+
+def _expected(state: Snapshot) -> str:
+    return f"{state.metadata.expected_seconds:.3g} s" if state.metadata.expected_seconds else ""
 
 
 def _steps(state: Snapshot) -> str:

@@ -15,17 +15,19 @@ import typer
 
 from convlens.v1.job_pb2 import SubmitJobRequest
 from convlens_client import rendering
+from convlens_client.cli import completion
 from convlens_client.cli.common import emit, number_of, resize, weighted
 from convlens_client.client import Client
-from convlens_client.contract import Parameter, help_among, parameters
+from convlens_client.contract import Parameter, bounds, help_among, parameters
 from convlens_client.images import ImageLike, ResizeLike, read_image
+from convlens_client.requests.job import Priority
 
 SEED: Final = parameters(SubmitJobRequest.DESCRIPTOR)["seed"]
 CONNECTION: Final = ("server", "tls", "token", "certificate", "key")
 """The shared options that every command has: where the server is, and who calls."""
-PASSED_ON: Final = ("model", "resize", "seed")
+PASSED_ON: Final = ("model", "resize", "seed", "priority")
 """The shared options that the client's method has, too."""
-JOB: Final = ("no_wait", "out", "model", "json")
+JOB: Final = ("priority", "no_wait", "out", "model", "json")
 """The shared options of commands that start a job and write a picture."""
 SPELLED: Final = {"epsilon": "eps", "epsilons": "eps"}
 
@@ -45,6 +47,12 @@ class Shared:
 
     client: Client
     seed: Annotated[int | None, typer.Option(help=SEED.help)] = None
+    priority: Annotated[
+        Priority | None,
+        typer.Option(
+            case_sensitive=False, help="How soon; the server must have such a queue. Default: normal."
+        ),
+    ] = None
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only queue the job and print its name.")] = False
     out: Annotated[
         Path | None,
@@ -52,7 +60,12 @@ class Shared:
             "--out", "-o", callback=_check_out, help="Picture (.png, .jpg, .webp) or raw tensor (.npy)."
         ),
     ] = None
-    model: Annotated[str, typer.Option("--model", "-m", help="Model, as name or name/version.")] = ""
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", autocompletion=completion.models, help="Model, as name or name/version."
+        ),
+    ] = ""
     resize: Annotated[
         str | None,
         typer.Option(
@@ -213,6 +226,8 @@ def _derived(techniques: Mapping[str, Parameter], spelled: Mapping[str, str]) ->
         type_ = named(name, {choice: choice for choice in parameter.choices})
     if parameter.type is float:
         told["parser"] = number_of(name)
+    if bounds(parameter.field).layer:
+        told["autocompletion"] = completion.layers
     if parameter.weighted:
         told["metavar"] = "LAYER[=WEIGHT]"
     if parameter.type is bool:

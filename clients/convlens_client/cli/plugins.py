@@ -23,6 +23,10 @@ from convlens.errors import FailedPrecondition
 GROUP = "convlens.commands"
 ORDER = "convlens.order"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+EXAMPLES = {
+    "models": "convlens models add squeezenet1_0 --weights squeezenet1_0.safetensors",
+    "keys": "convlens keys new keys.json --tenant alice",
+}
 HELP = {"add": "Add a network to the repository.", "new": "Make an API key."}
 EXTRAS = {"models": "export", "keys": "server"}
 
@@ -58,7 +62,7 @@ def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         try:
-            app.command()(point.load())
+            app.command(epilog=f"Example: {EXAMPLES[point.name]}")(point.load())
             app(context.args, prog_name=context.command_path)
         except ImportError as error:
             command, missing = context.command_path, error.name or error

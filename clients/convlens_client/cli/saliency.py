@@ -37,7 +37,10 @@ def saliency(
     ] = "auto",
     **parameters: Any,
 ) -> None:
-    """Draw which pixels a class or a unit responds to."""
+    """Draw which pixels a class or a unit responds to.
+
+    Example: convlens saliency cat.jpg --method grad-cam --class dots --out map.png
+    """
     shown = given.picture(image)
     model = given.client.get_model(given.model)
     answer = given.client.attribute(
@@ -45,7 +48,11 @@ def saliency(
     )
     _report(answer, given, model)
     if given.out is not None:
-        write(given.out, answer.map[0], picture(answer.map[0], shown, given.sized, look))
+        write(
+            given.file(f"{image.stem}-{method}.png"),
+            answer.map[0],
+            picture(answer.map[0], shown, given.sized, look),
+        )
 
 
 def picture(map_: Array, image: ImageLike, resize: ResizeLike | None, look: Look) -> rendering.Picture:

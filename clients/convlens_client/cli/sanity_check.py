@@ -23,7 +23,10 @@ def sanity_check(
     layers: Annotated[int | None, typer.Option(help="Layers to randomise; default: all.")] = None,
     **parameters: Any,
 ) -> None:
-    """Make layers random from the top down: maps that stay alike show the image, not the network."""
+    """Make layers random from the top down: maps that stay alike show the image, not the network.
+
+    Example: convlens sanity-check cat.jpg --method gradient --layers 5
+    """
     names = method or ["gradient", "guided-backprop", "grad-cam"]
     techniques = [METHODS[name] for name in names]
     target = given.target(given.client.get_model(given.model))

@@ -37,7 +37,10 @@ def style(
     size: Side = None,
     **parameters: Any,
 ) -> None:
-    """Paint a picture in the style of others. Ctrl-C cancels the job."""
+    """Paint a picture in the style of others. Ctrl-C cancels the job.
+
+    Example: convlens style cat.jpg --style wave.jpg --size 512 --out painted.png
+    """
     files = weighted(styles, "style")
     masks: Sequence[Path | None] = mask or [None] * len(files)
     if len(masks) != len(files):

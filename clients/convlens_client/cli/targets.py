@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from convlens.errors import InvalidArgument
+from convlens_client.cli import completion
 from convlens_client.cli.options import Shared
 from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron, Target
 from convlens_client.results import Model
@@ -22,7 +23,12 @@ class Targeted(Shared):
     """The options that say what is explained; a command that takes them has all of them."""
 
     label: Annotated[
-        str | None, typer.Option("--class", help="Class, by index or label; default: the predicted one.")
+        str | None,
+        typer.Option(
+            "--class",
+            autocompletion=completion.classes,
+            help="Class, by index or label; default: the predicted one.",
+        ),
     ] = None
     log_prob: Annotated[bool, typer.Option("--log-prob", help="log P(class) instead of its score.")] = False
     neuron: Annotated[str | None, typer.Option(help="One neuron.", metavar="LAYER:CHANNEL:Y:X")] = None

@@ -21,6 +21,9 @@ def texture(
     size: Side = None,
     **parameters: Any,
 ) -> None:
-    """Make a picture with the texture of a sample, of any size. Ctrl-C cancels the job."""
+    """Make a picture with the texture of a sample, of any size. Ctrl-C cancels the job.
+
+    Example: convlens texture pebbles.jpg --width 512 --height 384 --out more.png
+    """
     operation = given.client.texture(given.picture(sample), adam=adam, resize=size or "keep", **parameters)
     finish(given, operation, f"{sample.stem}-texture.png")

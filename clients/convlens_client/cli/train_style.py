@@ -29,7 +29,10 @@ def train_style(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Train a network that paints any picture in a style by `convlens stylise`. Ctrl-C cancels the job."""
+    """Train a network that paints any picture in a style by `convlens stylise`. Ctrl-C cancels the job.
+
+    Example: convlens train-style wave.jpg --name wave --collection photos
+    """
     parameters |= {"collection": collection, "folder": folder}
     operation = given.client.train_style(style, name, preview=preview, preview_resize=512, **parameters)
     finish(given, operation, f"{name}.png")

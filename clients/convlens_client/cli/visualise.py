@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from convlens.errors import InvalidArgument
+from convlens_client.cli import completion
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.cli.outcomes import visualisation
@@ -24,7 +25,10 @@ def visualise(
     context: typer.Context,
     *,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Class, by index or label; repeat for several.")
+        list[str] | None,
+        typer.Option(
+            "--class", autocompletion=completion.classes, help="Class, by index or label; repeat for several."
+        ),
     ] = None,
     unit: Annotated[
         list[str] | None,
@@ -36,7 +40,10 @@ def visualise(
     ] = False,
     **parameters: Any,
 ) -> None:
-    """Draw pictures that excite classes, channels or neurons, from noise. Ctrl-C cancels the job."""
+    """Draw pictures that excite classes, channels or neurons, from noise. Ctrl-C cancels the job.
+
+    Example: convlens visualise --class dots --unit features.relu2:3 --out units.png
+    """
     named = [(option, text) for option, text in _in_order(context, unit=unit, classes=classes)]
     if not named:
         raise InvalidArgument.of("unit", "nothing", "given, or --class")

@@ -33,6 +33,7 @@ OF_ANY_JOB: Final = tuple(
         ("seed", "int | None", None),
         ("model", "str", ""),
         ("request_id", "str", ""),
+        ("priority", "Priority", "NORMAL"),
     )
 )
 """What every job may be told, as `submit` takes it."""
@@ -57,7 +58,7 @@ def submit(
         request_id=request_id or str(uuid.uuid4()),
         model=model_ref(model),
         seed=seed,
-        priority=one_of(PRIORITIES, priority, "priority"),
+        priority=one_of(PRIORITIES, priority.upper(), "priority"),
     )
     known = arms(request.DESCRIPTOR)
     arm = next((name for name, message in known.items() if message == technique.DESCRIPTOR), None)
@@ -75,8 +76,8 @@ def technique(
 
     Arguments that are called as fields of the message fill these, images at the size that `resize` says; the
     fields that the function returns come in their place. All other parameters of the message are taken by
-    name, and `seed`, `model` and `request_id`, which every job has; help() shows them. A name that is none of
-    these is a TypeError, which tells those that there are.
+    name, and those of `OF_ANY_JOB`, which every job has; help() shows them. A name that is none of these is a
+    TypeError, which tells those that there are.
 
     Args:
         message: the technique.

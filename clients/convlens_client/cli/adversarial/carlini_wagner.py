@@ -14,7 +14,10 @@ from convlens_client.requests import adversarial
 
 @command(*ATTACK, "frame", request=adversarial.carlini_wagner)
 def carlini_wagner(given: Shared, image: Image, *, target: Target = None, **parameters: Any) -> None:
-    """Make the model see another class by the smallest change in L2 (Carlini & Wagner 2017)."""
+    """Make the model see another class by the smallest change in L2 (Carlini & Wagner 2017).
+
+    Example: convlens adversarial carlini-wagner cat.jpg --target dots
+    """
     targets = () if target is None else given.class_index(target)
     operation = given.client.carlini_wagner(given.picture(image), targets=targets, **parameters)
     finish(given, operation, f"{image.stem}-adversarial.png")

@@ -6,8 +6,16 @@ from typing import Annotated, Final
 
 import typer
 
+from convlens_client.cli import completion
 from convlens_client.cli.options import JOB
 
 ATTACK: Final = (*JOB, "resize")
 """The shared options of attack jobs."""
-Target = Annotated[str, typer.Option(help="Class to be taken for, by index or label.", show_default=False)]
+Target = Annotated[
+    str,
+    typer.Option(
+        autocompletion=completion.classes,
+        help="Class to be taken for, by index or label.",
+        show_default=False,
+    ),
+]

@@ -28,7 +28,10 @@ def defence(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Attack a defended model plainly, and by BPDA, which goes through the defence (Athalye et al. 2018)."""
+    """Attack a defended model plainly, and by BPDA, which goes through the defence (Athalye et al. 2018).
+
+    Example: convlens adversarial defence photos --labels-from-names --defence jpeg
+    """
     paths = photos_in(pictures)
     operation = given.client.defence_attack(
         paths, given.classes(paths), kind, strength=strength, **parameters

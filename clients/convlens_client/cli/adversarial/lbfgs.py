@@ -13,6 +13,9 @@ from convlens_client.requests import adversarial
 
 @command(*ATTACK, "frame", request=adversarial.lbfgs_attack)
 def lbfgs(given: Shared, image: Image, *, target: Target, **parameters: Any) -> None:
-    """Make the model see another class by the smallest change (Szegedy et al. 2014)."""
+    """Make the model see another class by the smallest change (Szegedy et al. 2014).
+
+    Example: convlens adversarial lbfgs cat.jpg --target dots --out change.png
+    """
     operation = given.client.lbfgs_attack(given.picture(image), given.class_index(target), **parameters)
     finish(given, operation, f"{image.stem}-adversarial.png")

@@ -26,7 +26,10 @@ def patch(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Learn a patch from photos that makes the model see a class on others too (Brown et al. 2017)."""
+    """Learn a patch from photos that makes the model see a class on others too (Brown et al. 2017).
+
+    Example: convlens adversarial patch photos --target dots --out patch.png
+    """
     unseen = photos_in(held_out) if held_out else ()
     operation = given.client.adversarial_patch(
         photos_in(pictures), given.class_index(target), held_out=unseen, **parameters

@@ -14,7 +14,10 @@ from convlens_client.requests import adversarial
 
 @command("seed", *ATTACK, request=adversarial.printed_photo)
 def printed(given: Labelled, pictures: Photos, **parameters: Any) -> None:
-    """Attack photos, print and photograph them, and count what is undone by it (Kurakin et al. 2017)."""
+    """Attack photos, print and photograph them, and count what is undone by it (Kurakin et al. 2017).
+
+    Example: convlens adversarial printed photos --labels-from-names
+    """
     paths = photos_in(pictures)
     operation = given.client.printed_photo(paths, given.classes(paths), **parameters)
     finish(given, operation, "printed.png")

@@ -24,6 +24,9 @@ def substitute(
     ],
     **parameters: Any,
 ) -> None:
-    """Learn a copy of a model from its answers alone, and fool the model by attacks on the copy."""
+    """Learn a copy of a model from its answers alone, and fool the model by attacks on the copy.
+
+    Example: convlens adversarial substitute photos --held-out others
+    """
     operation = given.client.substitute(photos_in(pictures), photos_in(held_out), **parameters)
     finish(given, operation, "fooled.png")

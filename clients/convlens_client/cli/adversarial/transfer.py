@@ -25,7 +25,10 @@ def transfer(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Attack each model, and ask all of them: which attacks transfer, beside noise of the same length."""
+    """Attack each model, and ask all of them: which attacks transfer, beside noise of the same length.
+
+    Example: convlens adversarial transfer photos --labels-from-names --to squeezenet1_0
+    """
     paths = photos_in(pictures)
     operation = given.client.transfer_matrix(paths, given.classes(paths), models=to or (), **parameters)
     finish(given, operation, "transfer.png")
