@@ -154,8 +154,9 @@ def choose(message: Message, name: str, given: Mapping[str, Any], field: str = "
         InvalidArgument: there is no such technique, in either spelling, which the error calls `field`, or no
             such parameter.
     """
-    name = spelled(name)
-    known = parameters(one_of(arms(message.DESCRIPTOR), name, field))
+    techniques = arms(message.DESCRIPTOR)
+    name = spelled(name) if spelled(name) in techniques else name
+    known = parameters(one_of(techniques, name, field))
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
         if key not in known:
@@ -176,7 +177,7 @@ def one_of(known: Mapping[str, T], name: str, field: str) -> T:
 
 def spelled(name: str) -> str:
     """A technique's name as the contract spells it: "guided-backprop" is "guided_backprop"."""
-    return name.replace("-", "_").lower()
+    return name.replace("-", "_")
 
 
 def values(enum: Descriptor) -> dict[str, int]:
@@ -263,5 +264,5 @@ def _plain(field: Descriptor, value: Any) -> Any:
     if isinstance(value, str) and bounds(field).class_index:
         raise InvalidArgument.of(field.name, value, "an index; names are looked up by the client's methods")
     if field.enum_type and isinstance(value, str):
-        return one_of(values(field.enum_type), spelled(value), field.name)
+        return one_of(values(field.enum_type), value.lower(), field.name)
     return value

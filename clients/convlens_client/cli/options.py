@@ -89,10 +89,10 @@ class Shared:
     ] = ""
     certificate: Annotated[
         Path | None,
-        typer.Option(envvar="CONVLENS_CLIENT_CERTIFICATE", help="PEM file of the client's certificate; TLS."),
+        typer.Option(help="PEM file of the client's certificate, and TLS; or CONVLENS_CLIENT_CERTIFICATE."),
     ] = None
     key: Annotated[
-        Path | None, typer.Option(envvar="CONVLENS_CLIENT_KEY", help="PEM file of the certificate's key.")
+        Path | None, typer.Option(help="PEM file of the certificate's key; or CONVLENS_CLIENT_KEY.")
     ] = None
 
     @property

@@ -58,7 +58,7 @@ def submit(
         request_id=request_id or str(uuid.uuid4()),
         model=model_ref(model),
         seed=seed,
-        priority=one_of(PRIORITIES, priority.upper(), "priority"),
+        priority=_priority(priority),
     )
     known = arms(request.DESCRIPTOR)
     arm = next((name for name, message in known.items() if message == technique.DESCRIPTOR), None)
@@ -166,6 +166,11 @@ def read_artifact(name: str, artifact: str) -> Rpc[Array]:
 def operation_name(name: str) -> str:
     """The full name of an operation given by its name or its id."""
     return f"operations/{name.removeprefix('operations/')}"
+
+
+def _priority(name: str) -> job_pb2.Priority.ValueType:
+    """The queue that a name means, in either case."""
+    return one_of(PRIORITIES, name.upper() if name.upper() in PRIORITIES else name, "priority")
 
 
 def _carried(field: Any, value: Any, resize: ResizeLike | None) -> Any:
