@@ -70,8 +70,8 @@ class Client(Connection):
         certificate, key: PEM files of what the client shows of itself, where the server asks for it; by
             default `CONVLENS_CLIENT_CERTIFICATE` and `CONVLENS_CLIENT_KEY`.
         patience: seconds that the server may be away or full before a call fails; by default
-            `CONVLENS_PATIENCE`, else 3 (60 for what goes on where it broke), and where the server says when
-            to come back, as long as the call's timeout lasts.
+            `CONVLENS_PATIENCE`, else 3 (60 for what goes on where it broke), and for a full one, which says
+            when to come back, as long as the call's timeout lasts.
     """
 
     _library: ClassVar = grpc
