@@ -9,6 +9,7 @@
 from convlens import errors
 from convlens_client.aio import AsyncClient, AsyncOperation
 from convlens_client.client import Client, Operation
+from convlens_client.images import read_image
 from convlens_client.requests.adversarial import Transforms
 from convlens_client.requests.synthesis import Style
 from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron
@@ -76,4 +77,5 @@ __all__ = [
     "UnitHit",
     "UnitPattern",
     "errors",
+    "read_image",
 ]

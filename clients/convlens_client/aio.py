@@ -160,7 +160,7 @@ class AsyncClient(Connection):
             raise stream.failure
 
     async def _vectors(self, stream: FeatureStream, requests: Any) -> AsyncGenerator[FeatureVector]:
-        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
+        replies = self._stub(inspection_pb2_grpc.InspectionServiceStub).StreamFeatures(
             requests, metadata=self._headers()
         )
         try:
@@ -189,9 +189,11 @@ class AsyncClient(Connection):
         return call.result()
 
     async def follow(self, call: Rpc[Any], timeout: float | None = None) -> AsyncGenerator[Any]:
-        """Asks until the call is complete; yields what it makes of each reply."""
-        policy = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
+        """Asks until the call is complete; yields what it makes of each reply, if anything."""
+        policy, step = self._policy(call, timeout), call.step
         while not call.complete:
+            if step != call.step:
+                policy, step = self._policy(call, timeout), call.step
             try:
                 async with aclosing(self._ask(call, policy)) as replies:
                     async for shown in replies:
@@ -200,10 +202,10 @@ class AsyncClient(Connection):
                 await asyncio.sleep(policy.delay(failure))
 
     async def _ask(self, call: Rpc[Any], policy: RetryPolicy) -> AsyncGenerator[Any]:
-        method = getattr(call.method.stub(self._channel), call.method.name)
+        method = getattr(self._stub(call.method.stub), call.method.name)
         reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, aio.UnaryUnaryMultiCallable):
-            yield call.add(await reply)
+            call.add(await reply)
         else:
             try:
                 async for part in reply:

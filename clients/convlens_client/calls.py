@@ -9,9 +9,10 @@ byte or event where the stream broke.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -20,7 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from convlens import wire
-from convlens.errors import Unavailable
+from convlens.errors import ConvLensError, Unavailable
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_client.from_proto import from_proto, snapshot
 from convlens_client.results import Array, JobMetadata, Snapshot
@@ -39,9 +40,14 @@ class Rpc(ABC, Generic[T]):
     """One conversation; `T` is what it comes to."""
 
     patience: ClassVar[float] = 3.0
-    """Seconds that the server may be away."""
+    """Seconds that the server may be away, where the client has no patience of its own."""
     lasting: ClassVar[bool] = False
     """True for calls that go on where they broke; they last as long as a job and have no deadline."""
+
+    step: int = 0
+    """Which of several requests is asked; each has the time that the client gives a call."""
+    first_image: int = 0
+    """Place of the first of the request's images among those of the call."""
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -59,9 +65,72 @@ class Rpc(ABC, Generic[T]):
         """The replies to one request have ended well. Raises Unavailable when they ended too early."""
         self.complete = True
 
+    def explained(self, error: ConvLensError) -> ConvLensError:
+        """The error as the caller knows the images: by their places in the call."""
+        if self.first_image and error.field:
+            field = re.sub(
+                r"^images\[(\d+)\]", lambda match: f"images[{int(match[1]) + self.first_image}]", error.field
+            )
+            error.args = (error.message.replace(error.field, field),)
+            error.message, error.field = error.args[0], field
+        return error
+
     @abstractmethod
     def result(self) -> T:
         """What it came to, once complete."""
+
+
+class Steps(Rpc[T]):
+    """Several conversations, one after the other, that come to one result.
+
+    Args:
+        steps: yields each conversation, is sent what it came to, and returns the result.
+    """
+
+    def __init__(self, steps: Generator[Rpc[Any], Any, T]) -> None:
+        self._steps, self._done = steps, 0
+        self._call = next(steps)
+        self._result: Any = None
+        self.complete = False
+
+    @property
+    def method(self) -> Method:  # type: ignore[override]
+        return self._call.method
+
+    @property
+    def step(self) -> int:  # type: ignore[override]
+        return self._done + self._call.step
+
+    @property
+    def patience(self) -> float:  # type: ignore[override]
+        return self._call.patience
+
+    @property
+    def lasting(self) -> bool:  # type: ignore[override]
+        return self._call.lasting
+
+    def request(self) -> Any:
+        return self._call.request()
+
+    def add(self, reply: Any) -> Any:
+        return self._call.add(reply)
+
+    def end(self) -> None:
+        self._call.end()
+        if not self._call.complete:
+            return
+        self._done += self._call.step + 1
+        try:
+            self._call = self._steps.send(self._call.result())
+        except StopIteration as last:
+            self._result, self.complete = last.value, True
+
+    def explained(self, error: ConvLensError) -> ConvLensError:
+        return self._call.explained(error)
+
+    def result(self) -> T:
+        value: T = self._result
+        return value
 
 
 class Asked(Rpc[T]):

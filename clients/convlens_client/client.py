@@ -67,6 +67,11 @@ class Client(Connection):
         tls: True for TLS with the system's roots, or the path of a PEM file with roots; by default
             `CONVLENS_TLS`.
         token: API key or JSON Web Token, where the server asks for one; by default `CONVLENS_TOKEN`.
+        certificate, key: PEM files of what the client shows of itself, where the server asks for it; by
+            default `CONVLENS_CLIENT_CERTIFICATE` and `CONVLENS_CLIENT_KEY`.
+        patience: seconds that the server may be away or full before a call fails; by default
+            `CONVLENS_PATIENCE`, else 3 (60 for what goes on where it broke), and for a full one, which says
+            when to come back, as long as the call's timeout lasts.
     """
 
     _library: ClassVar = grpc
@@ -78,7 +83,7 @@ class Client(Connection):
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls in flight are cancelled."""
+        """Closes the connection; calls in flight are cancelled, and later ones are FailedPrecondition."""
         self._channel.close()
 
     list_models = _asking(model.list_models)
@@ -162,7 +167,7 @@ class Client(Connection):
             except Exception as failure:  # Raised where the vectors are read, not in gRPC's thread.
                 stream.failure = failure
 
-        replies = inspection_pb2_grpc.InspectionServiceStub(self._channel).StreamFeatures(
+        replies = self._stub(inspection_pb2_grpc.InspectionServiceStub).StreamFeatures(
             requests(), metadata=self._headers()
         )
         try:
@@ -182,19 +187,21 @@ class Client(Connection):
         return call.result()
 
     def follow(self, call: Rpc[Any], timeout: float | None = None) -> Iterator[Any]:
-        """Asks until the call is complete; yields what it makes of each reply."""
-        policy = RetryPolicy(call, timeout if call.lasting else timeout or self.timeout)
+        """Asks until the call is complete; yields what it makes of each reply, if anything."""
+        policy, step = self._policy(call, timeout), call.step
         while not call.complete:
+            if step != call.step:
+                policy, step = self._policy(call, timeout), call.step
             try:
                 yield from self._ask(call, policy)
             except (grpc.RpcError, Unavailable) as failure:
                 time.sleep(policy.delay(failure))
 
     def _ask(self, call: Rpc[Any], policy: RetryPolicy) -> Generator[Any]:
-        method = getattr(call.method.stub(self._channel), call.method.name)
+        method = getattr(self._stub(call.method.stub), call.method.name)
         reply = method(call.request(), timeout=policy.remaining(), metadata=self._headers())
         if isinstance(method, grpc.UnaryUnaryMultiCallable):
-            yield call.add(reply)
+            call.add(reply)
         else:
             try:
                 for part in reply:

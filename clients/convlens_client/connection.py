@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from convlens.errors import FailedPrecondition
 from convlens_client.calls import Rpc
-from convlens_client.channel import connect, metadata, server_address
+from convlens_client.channel import connect, credentials, metadata, patience_setting, server_address
 from convlens_client.results import JobMetadata, Snapshot
+from convlens_client.retry import RetryPolicy
 from convlens_client.tracing import trace_headers
 
 C = TypeVar("C")
@@ -30,17 +32,31 @@ class Connection:
         timeout: float | None = 60.0,
         tls: bool | str | Path | None = None,
         token: str | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        patience: float | None = None,
     ) -> None:
         self.address = server_address(address)
         self.timeout = timeout
+        self.patience = patience_setting(patience)
         self._metadata = metadata(token)
-        self._channel = connect(self._library, self.address, tls)
+        self._channel = connect(self._library, self.address, credentials(tls, certificate, key))
 
     def within(self, timeout: float | None) -> Self:
         """The same connection with another timeout in seconds: `client.within(5).classify(...)`."""
         other = copy.copy(self)
         other.timeout = timeout
         return other
+
+    def _stub(self, kind: type[Any]) -> Any:
+        """The stub of a service. Raises FailedPrecondition once the client is closed."""
+        if self._channel.closed:
+            raise FailedPrecondition("the client is closed", reason="CLIENT_CLOSED")
+        return kind(self._channel)
+
+    def _policy(self, call: Rpc[Any], timeout: float | None) -> RetryPolicy:
+        """The attempts at a call; those that last have no deadline but the one they are given."""
+        return RetryPolicy(call, timeout if call.lasting else timeout or self.timeout, self.patience)
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         return (*self._metadata, *trace_headers())

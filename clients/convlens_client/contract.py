@@ -151,9 +151,12 @@ def choose(message: Message, name: str, given: Mapping[str, Any], field: str = "
     """Put a technique with its parameters into a message's oneof.
 
     Raises:
-        InvalidArgument: there is no such technique, which the error calls `field`, or no such parameter.
+        InvalidArgument: there is no such technique, in either spelling, which the error calls `field`, or no
+            such parameter.
     """
-    known = parameters(one_of(arms(message.DESCRIPTOR), name, field))
+    techniques = arms(message.DESCRIPTOR)
+    name = spelled(name) if spelled(name) in techniques else name
+    known = parameters(one_of(techniques, name, field))
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
         if key not in known:
@@ -170,6 +173,11 @@ def one_of(known: Mapping[str, T], name: str, field: str) -> T:
     if name not in known:
         raise InvalidArgument.of(field, name, f"one of {', '.join(known)}")
     return known[name]
+
+
+def spelled(name: str) -> str:
+    """A technique's name as the contract spells it: "guided-backprop" is "guided_backprop"."""
+    return name.replace("-", "_")
 
 
 def values(enum: Descriptor) -> dict[str, int]:
@@ -253,6 +261,8 @@ def _groups(message: Descriptor) -> list[Descriptor]:
 
 def _plain(field: Descriptor, value: Any) -> Any:
     """The number of a choice; every other value as it is."""
+    if isinstance(value, str) and bounds(field).class_index:
+        raise InvalidArgument.of(field.name, value, "an index; names are looked up by the client's methods")
     if field.enum_type and isinstance(value, str):
         return one_of(values(field.enum_type), value.lower(), field.name)
     return value

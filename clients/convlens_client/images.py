@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +13,18 @@ from PIL import Image as PILImage
 from convlens import wire
 from convlens.errors import InvalidArgument, NotFound
 from convlens.v1 import image_pb2 as pb
-
-_ALLOWED = "a path, the bytes of a file, a Pillow image, uint8 pixels (H, W, 3) or float pixels (3, H, W)"
+from convlens_client import pictures
 
 ImageLike = str | Path | bytes | PILImage.Image | NDArray[Any] | pb.Image
-"""A path, the bytes of a PNG, JPEG or WebP file, a Pillow image, an array of uint8 (H, W, 3) or of float in
-[0, 1] (3, H, W), or a ready `convlens.v1.Image`."""
+"""A path or the bytes of a file (PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF; HEIC with pillow-heif), a Pillow
+image, an array or a tensor of PyTorch, or a ready `convlens.v1.Image`.
+
+Arrays are grey (H, W), (H, W, C) or (C, H, W), with 1, 3 or 4 channels: uint8, uint16 and bool as far as they
+go, or floats in [0, 1]. Of two axes that may be the channels, it is the last for integers and the first for
+floats. Transparency is laid over white. Of a file of several frames, it is the first; see `read_image`."""
 
 Images = ImageLike | Sequence[ImageLike]
-"""One image, a sequence of images, or one array (N, H, W, 3) or (N, 3, H, W)."""
+"""One image, a sequence of images, or one array of four axes."""
 
 ResizeLike = Literal["keep", "short_side"] | int | tuple[int, int] | pb.Resize
 """How the server brings an image to size: leave it (`"keep"`), scale the short side and cut the model's input
@@ -52,6 +54,26 @@ def to_image(image: ImageLike, resize: ResizeLike | None = None, field: str = "i
     return message
 
 
+def read_image(image: str | Path | bytes, *, frame: int = 0, resize: ResizeLike | None = None) -> pb.Image:
+    """One frame of a file, from 0, for methods that take an image: `read_image("loop.gif", frame=3)`."""
+    data = image if isinstance(image, bytes) else _read(Path(image), "image")
+    return to_image(pb.Image(encoded=pictures.as_file(data, "image", frame)), resize)
+
+
+def as_encoded(path: Path, field: str) -> bytes:
+    """A file as the server takes it: as it is, or as a PNG."""
+    return pictures.as_file(_read(path, field), field)
+
+
+def as_it_may_be(path: Path, field: str) -> bytes:
+    """The same, but where it cannot be read here it stays as it is, for the server to refuse it alone."""
+    data = _read(path, field)
+    try:
+        return pictures.as_file(data, field)
+    except InvalidArgument:
+        return data
+
+
 def to_resize(resize: ResizeLike) -> pb.Resize:
     """The message for a `ResizeLike`."""
     match resize:
@@ -68,9 +90,9 @@ def to_resize(resize: ResizeLike) -> pb.Resize:
     raise InvalidArgument.of("resize", resize, "'keep', 'short_side', a side or (height, width) in pixels")
 
 
-def as_seen(path: Path, height: int, width: int, resize: ResizeLike | None = None) -> NDArray[np.uint8]:
+def as_seen(file: ImageLike, height: int, width: int, resize: ResizeLike | None = None) -> NDArray[np.uint8]:
     """The picture of a file, (height, width, 3), as the network saw it that made a map of that size."""
-    image = PILImage.fromarray(wire.decode_image(_read(path, "image")))
+    image = PILImage.fromarray(wire.decode_image(to_image(file).encoded))
     if resize in (None, "short_side"):
         short = round(height * 256 / 224)  # Of the server's default.
         scale = [side * short // min(image.size) for side in image.size]
@@ -82,24 +104,24 @@ def as_seen(path: Path, height: int, width: int, resize: ResizeLike | None = Non
 
 def _each(images: Images) -> Iterator[ImageLike]:
     single = isinstance(images, (str, Path, bytes, PILImage.Image, pb.Image))
-    if single or (isinstance(images, np.ndarray) and images.ndim != 4):
-        images = [images]  # type: ignore[list-item]
-    yield from images  # type: ignore[misc]
+    if not single and not isinstance(images, (list, tuple)):
+        array = pictures.as_array(images)
+        single, images = array is not None and array.ndim != 4, images if array is None else array
+    yield from [images] if single else images  # type: ignore[misc]
 
 
 def _source(image: Any, field: str) -> pb.Image:
     match image:
         case bytes():
-            return pb.Image(encoded=image)
+            return pb.Image(encoded=pictures.as_file(image, field))
         case str() | Path():
-            return pb.Image(encoded=_read(Path(image), field))
+            return pb.Image(encoded=as_encoded(Path(image), field))
         case PILImage.Image():
-            return pb.Image(encoded=_png(image))
-        case np.ndarray() if image.ndim == 3 and image.dtype == np.uint8 and image.shape[-1] == 3:
-            return pb.Image(tensor=wire.to_tensor(image))
-        case np.ndarray() if image.ndim == 3 and image.dtype.kind == "f" and image.shape[0] == 3:
-            return pb.Image(tensor=wire.to_tensor(image.astype(np.float32, copy=False)))
-    raise InvalidArgument.of(field, _describe(image), _ALLOWED)
+            return pb.Image(encoded=pictures.as_png(image, field))
+    array = pictures.as_array(image)
+    if array is None:
+        raise InvalidArgument.of(field, type(image).__name__, pictures.ALLOWED)
+    return pictures.as_tensor(array, field)
 
 
 def _read(path: Path, field: str) -> bytes:
@@ -109,16 +131,3 @@ def _read(path: Path, field: str) -> bytes:
         raise NotFound(f"{field}: there is no file {path}", field=field) from error
     except OSError as error:
         raise InvalidArgument.of(field, str(path), f"a readable file ({error.strerror})") from error
-
-
-def _png(image: PILImage.Image) -> bytes:
-    """Lossless, so that a Pillow image means the same as its file; quick rather than small."""
-    buffer = io.BytesIO()
-    PILImage.fromarray(wire.to_pixels(image)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _describe(image: object) -> str:
-    if isinstance(image, np.ndarray):
-        return f"{image.dtype} array of shape {image.shape}"
-    return type(image).__name__

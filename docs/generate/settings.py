@@ -48,6 +48,9 @@ OF_CLIENTS: Final = {
     "CONVLENS_TLS": "`1` encrypts calls and trusts the system's certificate authorities; a path names a PEM"
     " file of the authorities to trust instead. Not set, or `0`, calls are in plain text.",
     "CONVLENS_TOKEN": "API key or JSON Web Token that goes with every call.",
+    "CONVLENS_PATIENCE": "Seconds that the server may be away or full before a call fails. Not set, 3"
+    " (60 for calls that go on where they broke), and for a full one, which says when to come back, as many"
+    " as are left of the call's timeout.",
     "CONVLENS_CLIENT_CERTIFICATE": "PEM file of the client's certificate, for servers that ask for one.",
     "CONVLENS_CLIENT_KEY": "PEM file of the private key of `CONVLENS_CLIENT_CERTIFICATE`.",
 }

@@ -40,8 +40,9 @@ def photo(tmp_path, pixels):
 
 
 @pytest.fixture
-def run(address, monkeypatch, capsys):
-    """Runs a command line against the made-up server."""
+def run(address, monkeypatch, capsys, tmp_path_factory):
+    """Runs a command line against the made-up server, in a folder of its own."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     monkeypatch.setenv("CONVLENS_SERVER", address)
     return runner(capsys)
 

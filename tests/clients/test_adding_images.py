@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 
-from convlens.errors import InvalidArgument, NotFound, Unavailable, to_status
+from convlens.errors import NotFound, Unavailable, to_status
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import collection_pb2_grpc
 from convlens_client import AsyncClient, Client
@@ -82,7 +82,7 @@ def test_each_answer_is_shown_as_it_comes(service):
 
 def test_a_file_that_cannot_be_read_is_the_callers_error(service, tmp_path):
     with Client(service.address) as client:
-        with pytest.raises(InvalidArgument, match=r"absent\.png"):
+        with pytest.raises(NotFound, match=r"absent\.png"):
             client.add_images("photos", [tmp_path / "absent.png"])
         with pytest.raises(NotFound, match="no folder"):
             client.add_images("photos", tmp_path / "absent")

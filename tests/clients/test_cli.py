@@ -94,6 +94,23 @@ def test_models_add_comes_from_the_models_package(run):
     assert "--weights" in answer.out
 
 
+def test_the_token_goes_with_every_call(run, service, photo, monkeypatch):
+    seen = []
+    service._note = lambda request, context: seen.append(dict(context.invocation_metadata())["authorization"])
+    run("classify", photo, "--token", "abc")
+    monkeypatch.setenv("CONVLENS_TOKEN", "def")
+    run("classify", photo)
+    assert seen == ["Bearer abc", "Bearer def"]
+
+
+def test_a_certificate_is_read_and_asked_for_with_its_key(run, photo, tmp_path):
+    (tmp_path / "c.pem").write_text("c")
+    answer = run("classify", photo, "--certificate", tmp_path / "c.pem")
+    assert (answer.code, "CONVLENS_CLIENT_KEY" in answer.err) == (2, True)
+    answer = run("classify", photo, "--certificate", tmp_path / "c.pem", "--key", tmp_path / "none.pem")
+    assert (answer.code, "none.pem" in answer.err) == (2, True)
+
+
 def test_help_has_what_the_contract_says(run):
     shown = " ".join(run("saliency", "--help").out.split())
     assert "integrated-gradients: Points of the quadrature. [1 to 1000; default: 50]" in shown

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from convlens import errors, wire
+from convlens_client import Neuron
+from convlens_client.cli.targets import parse_neuron
 
 
 def test_models_are_listed_and_shown(run):
@@ -28,6 +33,85 @@ def test_classify_prints_a_table_or_json(run, service, photo):
 def test_many_images_are_asked_for_in_several_calls(run, service, photo):
     assert run("classify", *[photo] * 40, "--json").out.count("\n") == 40
     assert [len(request.images) for request in service.requests] == [16, 16, 8]
+
+
+@pytest.fixture
+def folder(tmp_path, photo):
+    """Twenty photos, one of which the server will not take, one that is none, and a note."""
+    for number in range(20):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"{number:02}.png").write_bytes(Path(photo).read_bytes())
+    (tmp_path / "photos/03.png").write_bytes(b"no picture")
+    (tmp_path / "photos/17.bmp").write_bytes(b"BM, but no picture")
+    (tmp_path / "photos/notes.txt").write_text("no photo")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def choosy(service):
+    """The service refuses what is no PNG, by its place."""
+    note = service._note
+
+    def refuse(request, context):
+        for place, image in enumerate(getattr(request, "images", ())):
+            if not image.encoded.startswith(b"\x89PNG"):
+                service.failures = [errors.InvalidArgument.of(f"images[{place}]", "10 bytes", "a picture")]
+                break
+        note(request, context)
+
+    service._note = refuse
+
+
+def test_a_folder_is_classified_without_what_is_no_picture(run, service, choosy, folder):
+    answer = run("classify", folder, "--json")
+    assert answer.code == 1
+    named = [Path(json.loads(line)["image"]).name for line in answer.out.splitlines()]
+    assert named == [f"{number:02}.png" for number in range(20) if number != 3]
+    for name in ("03.png: images[3] = '10 bytes': must be a picture", "17.bmp", "skipped 2 of 21 images"):
+        assert name in answer.err
+
+
+def test_strict_stops_at_the_first_and_names_it(run, service, choosy, folder):
+    answer = run("classify", folder, "--json", "--strict")
+    assert (answer.code, answer.out.count("\n")) == (2, 3)
+    assert str(folder / "03.png") in answer.err
+
+
+def test_pictures_of_their_own_sizes_are_asked_for_one_by_one(run, service, photo):
+    run("classify", photo, photo, "--resize", "keep")
+    assert [len(request.images) for request in service.requests] == [1, 1]
+
+
+def test_a_frame_of_an_animation_is_chosen(run, service, tmp_path):
+    frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "lime")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    for option, colour in (((), (255, 0, 0)), (("--frame", "1"), (0, 255, 0))):
+        assert run("classify", tmp_path / "a.gif", *option).code == 0
+        sent = wire.decode_image(service.requests[-1].images[0].encoded)
+        assert tuple(sent[0, 0]) == colour
+    refused = run("classify", tmp_path / "a.gif", "--frame", "2")
+    assert (refused.code, "frame = 2: must be between 0 and 1" in refused.err) == (2, True)
+
+
+NEURONS = {
+    "a:3:1": "LAYER:CHANNEL, numbers from 0: X is missing",
+    "a": "the channel is missing",
+    "a:": "the channel is missing",
+    ":3": "the channel is missing",
+}
+
+
+@pytest.mark.parametrize("text", NEURONS)
+def test_a_neuron_says_what_is_missing(run, photo, text):
+    for command in (("saliency", photo, "--neuron"), ("visualise", "--unit")):
+        answer = run(*command, text)
+        assert (answer.code, NEURONS[text] in answer.err) == (2, True), answer
+
+
+def test_colons_of_a_layers_name_are_none_of_the_neuron():
+    assert parse_neuron("x:0:5", ["x:0"]) == Neuron("x:0", 5)
+    assert parse_neuron("x:0:5:1:2", ["x:0"]) == Neuron("x:0", 5, 1, 2)
+    assert parse_neuron("x:5:1:2", ["x"]) == Neuron("x", 5, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from support.fake_service import DREAM
 
+from convlens_client import Style
+
 
 def test_a_dream_is_followed_and_saved(run, service, photo, tmp_path):
     options = ["--layer", "a", "--layer", "b", "--steps", "3", "--seed", "7", "--size", "64"]
@@ -40,12 +42,19 @@ def test_a_dream_of_several_frames_is_a_video_or_its_last_frame(run, service, ph
 
 
 def test_units_and_classes_are_visualised(run, service, tmp_path):
-    options = ["--unit", "a:7", "--unit", "a:7:2:3", "--class", "wide checks", "--pixels", "--steps", "9"]
+    service.artifacts = {"images": np.full((4, 3, 30, 30), 0.25, np.float32)}
+    options = ["--class", "wide checks", "--unit", "a:7", "--class", "0", "--unit", "a:7:2:3"]
+    options += ["--pixels", "--steps", "9"]
     assert run("visualise", *options, "--out", str(tmp_path / "u.png")).code == 0
     request = service.sent("SubmitJobRequest").feature_visualisation
     targets = [item.terms[0].target for item in request.objectives]
-    assert [target.WhichOneof("target") for target in targets] == ["channel", "neuron", "class_score"]
-    assert (targets[0].channel.layer, targets[0].channel.channel) == ("a", 7)
+    assert [target.WhichOneof("target") for target in targets] == [
+        "class_score",
+        "channel",
+        "class_score",
+        "neuron",
+    ]
+    assert (targets[1].channel.layer, targets[1].channel.channel) == ("a", 7)
     assert (request.steps, request.parametrisation) == (9, 2)
     assert (tmp_path / "u.png").exists()
 
@@ -101,6 +110,25 @@ def test_a_style_is_transferred(run, service, photo, tmp_path):
     assert style.weight == 2
     assert style.HasField("mask")
     assert run("style", photo, "--style", photo, "--mask", photo, "--mask", photo).code == 2
+
+
+STYLES = {
+    "a path": lambda path: path,
+    "paths": lambda path: [path],
+    "a picture": lambda path: np.zeros((9, 8, 3), np.uint8),
+    "a style": Style,
+    "styles and paths": lambda path: [Style(path, 2.0), path],
+}
+
+
+@pytest.mark.parametrize("styles", STYLES.values(), ids=STYLES)
+def test_a_picture_is_a_style(client, service, photo, styles):
+    given = styles(photo)
+    client.style_transfer(photo, given)
+    sent = service.sent("SubmitJobRequest").style_transfer.styles
+    assert len(sent) == (len(given) if isinstance(given, list) else 1)
+    assert all(style.image.resize.HasField("keep") for style in sent)
+    assert [style.weight for style in sent if style.HasField("weight")] == [2] * (len(sent) - 1)
 
 
 def test_a_style_network_is_trained(run, service, photo):

@@ -108,8 +108,8 @@ def test_any_technique_can_be_submitted_by_its_message(client, service):
 
 
 def test_a_priority_that_there_is_not_is_named(client):
-    with pytest.raises(InvalidArgument, match="priority = 'low': must be one of NORMAL, HIGH, LOW"):
-        client.submit(job_pb2.DeepDream(), priority="low")
+    with pytest.raises(InvalidArgument, match="priority = 'soon': must be one of NORMAL, HIGH, LOW"):
+        client.submit(job_pb2.DeepDream(), priority="soon")
 
 
 @pytest.mark.parametrize("model", ["a/b", "a/", "a/1/2"])
@@ -162,6 +162,35 @@ def test_tls_comes_from_the_environment(monkeypatch, setting, secure):
     monkeypatch.setenv("CONVLENS_TLS", setting)
     assert (credentials() is not None) is secure
     assert credentials(False) is None
+
+
+@pytest.fixture
+def pems(tmp_path, monkeypatch):
+    """Files of a certificate and its key, and no variables that name others."""
+    for name in ("CONVLENS_TLS", "CONVLENS_CLIENT_CERTIFICATE", "CONVLENS_CLIENT_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    paths = {name: tmp_path / f"{name}.pem" for name in ("certificate", "key")}
+    for name, path in paths.items():
+        path.write_text(name)
+    return paths
+
+
+def test_a_certificate_is_shown_by_argument_or_variable(pems, monkeypatch):
+    shown = []
+    monkeypatch.setattr("grpc.ssl_channel_credentials", lambda *files: shown.append(files) or "secret")
+    assert credentials(**pems) == "secret"
+    assert credentials(True, pems["certificate"], pems["key"]) == "secret"
+    for name, path in pems.items():
+        monkeypatch.setenv(f"CONVLENS_CLIENT_{name.upper()}", str(path))
+    assert credentials(True) == "secret"
+    assert shown == [(None, b"key", b"certificate")] * 3
+
+
+def test_a_certificate_without_its_key_or_without_tls_is_refused(pems):
+    with pytest.raises(InvalidArgument, match=r"certificate\.pem.*with key \(CONVLENS_CLIENT_KEY\)"):
+        credentials(certificate=pems["certificate"])
+    with pytest.raises(InvalidArgument, match=r"certificate = .*left out without TLS"):
+        credentials(False, **pems)
 
 
 def test_roots_that_cannot_be_read_are_named(monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from convlens_client.retry import RetryPolicy
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(Rpc, "patience", 1.0)
+    monkeypatch.delenv("CONVLENS_PATIENCE", raising=False)
 
 
 def test_a_server_that_is_away_for_a_moment_is_not_noticed(client, service, pixels):
@@ -138,8 +139,82 @@ def test_the_last_attempt_is_when_patience_ends(monkeypatch, call, patience):
 
 def test_a_server_that_asks_for_more_than_patience_is_not_asked_earlier(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    policy = RetryPolicy(list_models(), None, patience=1.0)
     with pytest.raises(errors.Unavailable):
-        RetryPolicy(list_models(), None).delay(errors.Unavailable("away", retry_after=1.5))
+        policy.delay(errors.Unavailable("away", retry_after=1.5))
+
+
+FULL = errors.ResourceExhausted("the queue is full", retry_after=10.0)
+
+
+def waits(monkeypatch, *arguments, **options):
+    """The delays of a call that is told each time to come back in 10 s, until it gives up."""
+    clock, delays = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    policy = RetryPolicy(*arguments, **options)
+
+    def fail_for_ever():
+        while True:
+            delays.append(policy.delay(FULL))
+            clock[0] += delays[-1]
+
+    with pytest.raises(errors.ResourceExhausted):
+        fail_for_ever()
+    return delays
+
+
+@pytest.mark.parametrize(
+    ("timeout", "patience", "times"),
+    [(60.0, None, 5), (35.0, None, 3), (5.0, None, 0), (None, None, 6), (60.0, 25.0, 2), (60.0, 0.0, 0)],
+)
+def test_a_full_queue_is_waited_for_within_the_deadline_or_the_clients_patience(
+    monkeypatch, timeout, patience, times
+):
+    delays = waits(monkeypatch, list_models(), timeout, patience)
+    assert len(delays) == times
+    assert all(delay == 10 for delay in delays)
+
+
+def test_a_submission_waits_for_a_full_queue(connect, address, service, pixels):
+    service.failures = [errors.ResourceExhausted("full", retry_after=1.2)] * 2
+    start = time.monotonic()
+    assert connect(address).deepdream(pixels).metadata.state == "QUEUED"
+    assert 2.4 <= time.monotonic() - start < 6
+
+
+def test_patience_is_a_setting_of_the_client(connect, address, service, pixels, monkeypatch):
+    for options, variable in (({"patience": 0}, "60"), ({}, "0")):
+        monkeypatch.setenv("CONVLENS_PATIENCE", variable)
+        service.failures = [errors.ResourceExhausted("full", retry_after=0.1)]
+        with pytest.raises(errors.ResourceExhausted):
+            connect(address, **options).classify(pixels)
+
+
+@pytest.mark.parametrize(("value", "field"), [(-1, "patience"), (float("nan"), "patience")])
+def test_patience_is_a_number_of_seconds(connect, address, monkeypatch, value, field):
+    with pytest.raises(errors.InvalidArgument, match="at least 0") as caught:
+        connect(address, patience=value)
+    assert caught.value.field == field
+    monkeypatch.setenv("CONVLENS_PATIENCE", "long")
+    with pytest.raises(errors.InvalidArgument, match="CONVLENS_PATIENCE = 'long': must be a number"):
+        connect(address)
+
+
+def test_a_closed_client_says_so(connect, address, pixels):
+    client = connect(address)
+    job = client.deepdream(pixels)
+    other = client.within(5)
+    client.close()
+    for call in (
+        lambda: client.classify(pixels),
+        job.wait,
+        lambda: list(job.watch()),
+        lambda: list(client.features([pixels], "a")),
+        other.list_models,
+    ):
+        with pytest.raises(errors.FailedPrecondition, match="the client is closed") as caught:
+            call()
+        assert caught.value.reason == "CLIENT_CLOSED"
 
 
 def test_a_reply_renews_patience_only_where_a_break_undoes_nothing(monkeypatch):

@@ -11,7 +11,7 @@ from support.fake_service import field_tensors
 
 from convlens.errors import NotFound
 from convlens_client import rendering
-from convlens_client.cli.following import picture
+from convlens_client.cli.outcomes.artifact import picture
 from convlens_client.results import Box, UnitHit
 
 HIT = UnitHit(7.5, 2, 3, Box(1, 2, 5, 7))

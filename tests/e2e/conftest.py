@@ -27,8 +27,9 @@ def client(machine):
 
 
 @pytest.fixture
-def run(machine, monkeypatch, capsys):
-    """Runs a command line against the machine."""
+def run(machine, monkeypatch, capsys, tmp_path_factory):
+    """Runs a command line against the machine, in a folder of its own."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     monkeypatch.setenv("CONVLENS_SERVER", machine.address)
     monkeypatch.setenv("CONVLENS_MODELS", str(machine.folder / "models"))
     return runner(capsys)

@@ -19,6 +19,10 @@ COMMANDS = {
 def test_it_draws_and_tells_what_it_did(run, photo, tmp_path, name):
     answer = run("adversarial", name, photo, *COMMANDS[name], "--out", tmp_path / "made.png")
     assert answer.code == 0, answer
+    job, *_ = json.loads(run("jobs", "list", "--json").out)
+    again = run("jobs", "result", job["name"], "--out", tmp_path / "again.png")
+    assert again.out == answer.out
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "made.png").read_bytes()
     assert "after " in answer.out
     assert "passes" in answer.out
     with Image.open(tmp_path / "made.png") as image:

@@ -64,6 +64,31 @@ def test_an_attack_keeps_to_its_epsilon_and_is_certified(run, photo, tmp_path):
     )
 
 
+def test_pictures_that_the_server_does_not_take_are_seen_alike(run, photo, tmp_path):
+    """A photo as PNG, TIFF, BMP and AVIF; and a class by its name, from Python and from the command line."""
+    with Image.open(photo) as image:
+        files = [tmp_path / f"a.{kind}" for kind in ("png", "tif", "bmp", "avif")]
+        for file in files:
+            image.save(file, quality=100) if file.suffix == ".avif" else image.save(file)
+    answers = [json.loads(line) for line in run("classify", *files, "--json").out.splitlines()]
+    best = [answer["predictions"][0] for answer in answers]
+    assert len({each["index"] for each in best}) == 1
+    for each in best[1:3]:
+        assert each["probability"] == pytest.approx(best[0]["probability"], rel=1e-4)
+    assert best[3]["probability"] == pytest.approx(best[0]["probability"], abs=0.05)
+
+
+def test_classes_are_named_and_many_photos_are_split(client, photo):
+    label = client.get_model().labels[3]
+    named, numbered = (client.attribute(photo, target=LogProbability(each)) for each in (label, 3))
+    assert named.values == numbered.values
+    with Image.open(photo) as image:
+        small = np.asarray(image.resize((96, 96)))
+    answers = client.classify([small] * 70)
+    assert len(answers) == 70
+    assert len({answer.top.index for answer in answers}) == 1
+
+
 def test_a_targeted_attack_goes_towards_its_class(client, photo):
     outcome = client.attack(photo, target=3, epsilon=1 / 255)
     before, after = (

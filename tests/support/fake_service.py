@@ -79,7 +79,11 @@ class FakeService(
     job_pb2_grpc.JobServiceServicer,
     operations_pb2_grpc.OperationsServicer,
 ):
-    """`requests` keeps what was asked; `failures` fail the next calls; `breaks` cut the next streams."""
+    """`requests` keeps what was asked; `failures` fail the next calls; `breaks` cut the next streams.
+
+    All jobs are of the last one's `technique`, and end with the same `artifacts` and `report` (a field of
+    `JobResult`).
+    """
 
     def __init__(self):
         self.requests = []
@@ -87,6 +91,8 @@ class FakeService(
         self.breaks = []
         self.jobs = {}
         self.artifacts = {"image": DREAM}
+        self.technique = "deepdream"
+        self.report = {}
         self.turns_to_finish = 1
         self.end = "SUCCEEDED"
         self.tamper = lambda part: part
@@ -230,6 +236,7 @@ class FakeService(
     def SubmitJob(self, request, context):  # noqa: N802
         name = f"operations/{request.request_id}"
         self.jobs.setdefault(name, "QUEUED")
+        self.technique = request.WhichOneof("technique") or self.technique
         self._note(request, context)
         return self._operation(name)
 
@@ -302,10 +309,12 @@ class FakeService(
     def _operation(self, name):
         state = self.jobs[name]
         operation = operations_pb2.Operation(name=name, done=state not in ("QUEUED", "RUNNING"))
-        operation.metadata.Pack(metadata(state))
+        facts = metadata(state)
+        facts.technique = self.technique
+        operation.metadata.Pack(facts)
         if state == "SUCCEEDED":
             headers = [wire.header(name, artifact, sha256=True) for name, artifact in self.artifacts.items()]
-            operation.response.Pack(job_pb2.JobResult(artifacts=headers))
+            operation.response.Pack(job_pb2.JobResult(artifacts=headers, **self.report))
         elif operation.done:
             operation.error.CopyFrom(
                 status_pb2.Status(code=code_pb2.CANCELLED, message="the job was cancelled")

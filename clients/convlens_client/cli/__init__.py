@@ -29,7 +29,10 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),  # Both spellings, as in Python.
+    },
     help="See what a convolutional network has learned and what it responds to.",
 )
 plugins.add_modules(app, __name__)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from convlens_client import rendering
+from convlens_client.cli import completion
 from convlens_client.cli.common import Image, out, percent, write
 from convlens_client.cli.options import Shared, command
 from convlens_client.rendering import Picture
@@ -15,11 +16,15 @@ from convlens_client.results import AttackOutcome, Certificate
 
 Show = Literal["triple", "adversarial"]
 Target = Annotated[
-    str | None, typer.Option(help="Class to be taken for, by index or label; default: any other class.")
+    str | None,
+    typer.Option(
+        autocompletion=completion.classes,
+        help="Class to be taken for, by index or label; default: any other class.",
+    ),
 ]
 
 
-@command("out", "model", "resize", "json", request=quick_attack.attack)
+@command("out", "model", "resize", "frame", "json", request=quick_attack.attack)
 def attack(
     given: Shared,
     image: Image,
@@ -32,16 +37,19 @@ def attack(
     ] = "triple",
     **parameters: Any,
 ) -> None:
-    """Change an image a little, so that the model takes it for something else."""
+    """Change an image a little, so that the model takes it for something else.
+
+    Example: convlens attack cat.jpg --method pgd --eps 8/255 --target dots --out pgd.png
+    """
     index = None if target is None else given.class_index(target)
-    outcome = given.client.attack(image, method, target=index, **parameters)
+    outcome = given.client.attack(given.picture(image), method, target=index, **parameters)
     certificate = outcome.certificates[0]
     if not given.emitted({"method": method, "certificate": certificate}):
         tell(certificate)
     adversarial = outcome.adversarial[0]
     alone = show == "adversarial"
     picture = rendering.photo(adversarial) if alone else triple(outcome, one_step=method == "fgsm")
-    write(given.out, adversarial, picture)
+    write(given.file(f"{image.stem}-{method}.png"), adversarial, picture)
 
 
 def triple(outcome: AttackOutcome, number: int = 0, *, one_step: bool = True) -> Picture:

@@ -10,11 +10,12 @@ import typer
 from rich.progress import Progress
 
 from convlens.errors import NotFound
-from convlens_client.cli import searches
+from convlens_client.cli import completion, outcomes, searches
 from convlens_client.cli.common import err, out, table
 from convlens_client.cli.following import cancelling, follow
 from convlens_client.cli.options import Shared, command
 from convlens_client.cli.searches import Id
+from convlens_client.images import as_it_may_be
 from convlens_client.requests import collection
 from convlens_client.requests.collection import Named, add_images, image_files
 from convlens_client.results import Added, Collection
@@ -27,7 +28,10 @@ app.command("map")(searches.map_collection)
 
 @command("json", group=app)
 def create(given: Shared, id: Id) -> None:  # noqa: A002
-    """Create an empty collection."""
+    """Create an empty collection.
+
+    Example: convlens collections create photos
+    """
     _show(given, given.client.create_collection(id))
 
 
@@ -37,7 +41,10 @@ def add(
     id: Id,  # noqa: A002
     images: Annotated[list[Path], typer.Argument(help="Files, and folders with all below them.")],
 ) -> None:
-    """Add images; those that the collection has are skipped, so that a broken run is simply run again."""
+    """Add images; those that the collection has are skipped, so that a broken run is simply run again.
+
+    Example: convlens collections add photos ~/pictures
+    """
     files = [named for path in images for named in _named(path)]
     added: list[Added] = []
     with Progress(console=err, disable=given.json) as progress:
@@ -48,7 +55,7 @@ def add(
         def wanted() -> Any:
             nonlocal skipped
             for name, path in files:
-                encoded = path.read_bytes()
+                encoded = as_it_may_be(path, name)
                 if hashlib.sha256(encoded).hexdigest() in known:
                     skipped += 1
                 else:
@@ -63,7 +70,10 @@ def add(
 
 @command("json", group=app, name="list")
 def list_collections(given: Shared) -> None:
-    """List the collections."""
+    """List the collections.
+
+    Example: convlens collections list
+    """
     collections = given.client.list_collections()
     if given.emitted(collections):
         return
@@ -77,7 +87,10 @@ def show(
     id: Id,  # noqa: A002
     images: Annotated[bool, typer.Option("--images", help="Its images instead of its features.")] = False,
 ) -> None:
-    """Show a collection with the features that it has, or its images."""
+    """Show a collection with the features that it has, or its images.
+
+    Example: convlens collections show photos
+    """
     if not images:
         _show(given, given.client.get_collection(id))
         return
@@ -90,28 +103,40 @@ def show(
 
 @command(group=app)
 def delete(given: Shared, id: Id) -> None:  # noqa: A002
-    """Remove a collection with its images and features."""
+    """Remove a collection with its images and features.
+
+    Example: convlens collections delete photos
+    """
     given.client.delete_collection(id)
     err.print(f"removed {id}")
 
 
-@command("no_wait", "model", "json", request=collection.extract_features, group=app)
+@command("priority", "no_wait", "model", "json", request=collection.extract_features, group=app)
 def index(
     given: Shared,
     id: Id,  # noqa: A002
     *,
-    layer: Annotated[list[str], typer.Option(help="Layer; repeat for several.", show_default=False)],
+    layer: Annotated[
+        list[str],
+        typer.Option(autocompletion=completion.layers, help="Layer; repeat for several.", show_default=False),
+    ],
     **parameters: Any,
 ) -> None:
-    """Extract the features of all images that lack them; Ctrl-C cancels, and another run goes on."""
+    """Extract the features of all images that lack them; Ctrl-C cancels, and another run goes on.
+
+    Example: convlens collections index photos --layer features.relu2
+    """
     operation = given.client.extract_features(id, layer, **parameters)
     if not given.no_wait:
         with cancelling(operation):
             follow(operation, given.json)
         if operation.state.error:
             raise operation.state.error
-    if not given.emitted(operation.state) and given.no_wait:
-        out.print(operation.name)
+    if not given.emitted(operation.state):
+        if given.no_wait:
+            out.print(operation.name)
+        else:
+            outcomes.tell(operation)
 
 
 def _named(path: Path) -> list[tuple[str, Path]]:

@@ -20,17 +20,18 @@ from rich.table import Table
 from convlens.errors import InvalidArgument, NotFound
 from convlens_client import rendering
 from convlens_client.images import ResizeLike
+from convlens_client.pictures import SUFFIXES
 from convlens_client.rendering import Picture
 from convlens_client.results import Prediction
 
 WIDE = 200
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
+KINDS = "PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, HEIC"
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 
-Image = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.", show_default=False)]
-Images = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", show_default=False)]
+Image = Annotated[Path, typer.Argument(help=f"Picture: {KINDS}.", show_default=False)]
+Images = Annotated[list[Path], typer.Argument(help=f"Pictures: {KINDS}.", show_default=False)]
 Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)]
 Side = Annotated[int | None, typer.Option(help="Scale the longer side down to so many pixels.")]
 
@@ -52,7 +53,7 @@ def resize(text: str | None) -> ResizeLike | None:
 def photos_in(paths: Sequence[Path]) -> list[Path]:
     """The photos, those of a folder in the order of their names."""
     files = (sorted(path.iterdir()) if path.is_dir() else [path] for path in paths)
-    photos = [file for folder in files for file in folder if file in paths or file.suffix.lower() in PHOTOS]
+    photos = [file for folder in files for file in folder if file in paths or file.suffix.lower() in SUFFIXES]
     if not photos:
         raise NotFound(f"photos: there are none in {', '.join(map(str, paths))}", field="photos")
     return photos

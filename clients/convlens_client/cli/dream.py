@@ -12,10 +12,8 @@ from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.requests import synthesis
 
-VIDEO = "zoom.webp"
 
-
-@command("seed", *JOB, request=synthesis.deepdream)
+@command("seed", "frame", *JOB, request=synthesis.deepdream)
 def dream(
     given: Shared,
     image: Image,
@@ -27,7 +25,8 @@ def dream(
     """Amplify what a layer sees in a picture (DeepDream). Ctrl-C cancels the job.
 
     Of several --frames, --out x.webp writes a video, and other names the last frame.
+
+    Example: convlens dream cat.jpg --size 512 --octaves 4 --out dream.png
     """
-    operation = given.client.deepdream(image, guide=guide, resize=size or "keep", **parameters)
-    animated = parameters.get("frames", 1) > 1 and given.out and given.out.suffix.lower() == ".webp"
-    finish(given, operation, f"{image.stem}-dream.png", artifact=VIDEO if animated else "")
+    operation = given.client.deepdream(given.picture(image), guide=guide, resize=size or "keep", **parameters)
+    finish(given, operation, f"{image.stem}-dream.png")

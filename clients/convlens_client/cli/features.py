@@ -10,6 +10,7 @@ import typer
 from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
+from convlens_client.cli import completion
 from convlens_client.cli.common import Photos, emit, err, out, photos_in
 from convlens_client.cli.options import Shared, command
 from convlens_client.features import PoolingName
@@ -28,7 +29,9 @@ def features(
     given: Shared,
     images: Photos,
     *,
-    layer: Annotated[str, typer.Option(help="Layer of the model.", show_default=False)],
+    layer: Annotated[
+        str, typer.Option(autocompletion=completion.layers, help="Layer of the model.", show_default=False)
+    ],
     pooling: Annotated[PoolingName, typer.Option(help="Over positions.")] = "mean",
     normalise: Annotated[bool, typer.Option("--normalise", help="Scale each vector to length 1.")] = False,
     file: Annotated[
@@ -42,7 +45,10 @@ def features(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Write the feature vectors of photos; any number of them goes through in one stream."""
+    """Write the feature vectors of photos; any number of them goes through in one stream.
+
+    Example: convlens features photos --layer features.relu2 --out vectors.npz
+    """
     names: list[str] = []
     vectors: list[NDArray[Any]] = []
     paths = photos_in(images)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
+from typing import Any
 
-import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from convlens.errors import ConvLensError, NotFound
-from convlens_client import rendering
-from convlens_client.cli.common import emit, err, out, write
+from convlens.errors import ConvLensError
+from convlens_client.cli import outcomes
+from convlens_client.cli.common import emit, err, out
 from convlens_client.cli.options import Shared
+from convlens_client.cli.outcomes import Draw
 from convlens_client.client import Operation
-from convlens_client.rendering import Picture
-from convlens_client.results import Array, JobMetadata
+from convlens_client.results import JobMetadata
 
 
 def follow(operation: Operation, json: bool = False) -> JobMetadata:
@@ -29,58 +29,71 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
         for metadata in operation.watch():
             emit(metadata)
         return operation.wait()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
-    )
-    with Progress(*columns, console=err, expand=True) as progress:
-        task = progress.add_task(operation.metadata.technique, total=None, losses="")
+    with progress() as shown:
+        task = shown.add_task(operation.metadata.technique, total=None, losses="")
         for metadata in operation.watch():
-            progress.update(
-                task,
-                description=_describe(metadata),
-                completed=metadata.step,
-                total=metadata.total_steps or None,
-                losses=" ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items()),
-            )
+            shown.update(task, **told(metadata))
     return operation.wait()
 
 
-def finish(
-    given: Shared,
-    operation: Operation,
-    name: str,
-    *,
-    draw: Callable[[Operation], tuple[Array, Picture]] | None = None,
-    tell: Callable[[Operation], None] = lambda operation: None,
-    artifact: str = "",
-) -> None:
-    """Follows a new job to its end and writes what it made to `--out`; or, with `--no-wait`, tells its name.
+def progress(console: Console = err) -> Progress:
+    """A line that says within 80 columns what is done, what is left, how long that takes, and the losses."""
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=34)),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        expand=True,
+    )
 
-    Ctrl-C cancels the job. `name` is a file name to suggest. `draw` makes what is written of the finished
-    job; by default that is `artifact`, or its first one. `tell` says for people what came of it.
+
+def told(metadata: JobMetadata) -> dict[str, Any]:
+    """What the line says of a job: while it runs, where is less than how far."""
+    losses = " ".join(f"{name} {value:.4g}" for name, value in metadata.losses.items())
+    running = metadata.state == "RUNNING"
+    state = "" if running else metadata.state.lower()
+    ahead = f"({metadata.queue_position} ahead)" if metadata.queue_position else ""
+    return {
+        "description": " ".join(filter(None, (metadata.technique, state, ahead))),
+        "completed": metadata.step,
+        "total": metadata.total_steps or None,
+        "losses": losses,
+    }
+
+
+def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None = None) -> None:
+    """Follows a new job to its end and writes what it made; or, with `--no-wait`, tells its name alone.
+
+    Ctrl-C cancels the job. `name` is what the file is called where `--out` names none; with `--json`, nothing
+    is written then. `draw` takes the place of what the table of outcomes draws.
     """
-    if not given.no_wait:
-        with cancelling(operation) as interrupted:
-            metadata = follow(operation, given.json)
-        if interrupted.is_set() and metadata.state == "CANCELLED":
-            err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
-            raise typer.Exit(130)
-        if draw is None or operation.state.error:
-            write_artifact(operation, artifact, given.out)
-        elif given.out is not None:
-            write(given.out, *draw(operation))
-    if given.emitted(operation.state):
+    if given.no_wait:
+        if not given.emitted(operation.state):
+            out.print(operation.name)
+            err.print(
+                f"save it with: convlens jobs result {operation.name} --out {given.out or name}",
+                soft_wrap=True,
+            )
         return
-    if given.no_wait or given.out is None:
-        out.print(operation.name)
-        hint = f"save it with: convlens jobs result {operation.name} --out {name}"
-        out.print(f"[dim]{hint}[/]", soft_wrap=True)
-    if not given.no_wait:
-        tell(operation)
+    with cancelling(operation) as interrupted:
+        metadata = follow(operation, given.json)
+    if interrupted.is_set() and metadata.state == "CANCELLED":
+        err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
+        raise typer.Exit(130)
+    save(given, operation, name, draw)
+    if not given.emitted(operation.state):
+        outcomes.tell(operation)
+
+
+def save(given: Shared, operation: Operation, name: str, draw: Draw | None = None) -> None:
+    """Writes what a job has made to `--out`, or under `name`; raises what the job failed with."""
+    if operation.state.error:
+        raise operation.state.error
+    path = given.file(name, unasked=not given.json)
+    if path is not None:
+        outcomes.write_outcome(operation, path, draw)
 
 
 @contextmanager
@@ -110,36 +123,3 @@ def _cancel(operation: Operation) -> None:
         operation.cancel()
     except ConvLensError as error:
         err.print(f"convlens: {error}")
-
-
-def write_artifact(operation: Operation, name: str, path: Path | None) -> None:
-    """Writes an artifact of a finished job (its first one unless named); raises what the job failed with."""
-    if operation.state.error:
-        raise operation.state.error
-    names = [artifact.name for artifact in operation.state.artifacts]
-    if name and name not in names:
-        raise NotFound(f"{operation.name} has no artifact {name!r}, but {', '.join(names)}")
-    if path is not None:
-        tensor = operation.artifact(name or names[0])
-        if "." in (name or names[0]).rpartition("/")[2] and tensor.dtype == np.uint8:  # The bytes of a file.
-            path.write_bytes(tensor.tobytes())
-            err.print(f"wrote {path}")
-        else:
-            write(path, tensor, picture(tensor))
-
-
-def picture(tensor: Array) -> Picture:
-    """A picture of any artifact: images ([N,] 3, H, W) in [0, 1], maps ([N,] H, W) from 0 up, numbers (N)."""
-    if tensor.ndim == 1:
-        return rendering.feature_maps(tensor)
-    if tensor.ndim == 2:
-        return rendering.heat(tensor, threshold=1.0)
-    if tensor.ndim == 3 and len(tensor) == 3:
-        return rendering.photo(tensor)
-    return rendering.grid([picture(one) for one in tensor])
-
-
-def _describe(metadata: JobMetadata) -> str:
-    where = f"on {metadata.device}" if metadata.device else ""
-    ahead = f"({metadata.queue_position} ahead)" if metadata.queue_position else ""
-    return " ".join(filter(None, (metadata.technique, metadata.state.lower(), where, ahead)))

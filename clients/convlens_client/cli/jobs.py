@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from convlens_client.cli.common import err, out, table
-from convlens_client.cli.following import follow, write_artifact
+from convlens_client.cli.following import follow
 from convlens_client.cli.options import Shared, command
+from convlens_client.cli.outcomes import tell, write_outcome
+from convlens_client.cli.outcomes.artifact import write_artifact
+from convlens_client.client import Operation
 from convlens_client.results import Snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel, fetch.")
@@ -23,20 +26,26 @@ def list_jobs(
     state: Annotated[str, typer.Option(help="Only those in this state, such as running.")] = "",
     technique: Annotated[str, typer.Option(help="Only those of this technique.")] = "",
 ) -> None:
-    """List the jobs that the server keeps."""
+    """List the jobs that the server keeps.
+
+    Example: convlens jobs list --state running
+    """
     jobs = [operation.state for operation in given.client.operations(state=state, technique=technique)]
     if given.emitted(jobs):
         return
     rows = (
-        (job.name, m.technique, m.model, m.state, _steps(job), _time(m.create_time))
+        (job.name, m.technique, m.model, _state(job), _steps(job), _expected(job), _time(m.create_time))
         for job, m in ((job, job.metadata) for job in jobs)
     )
-    table(("job", "technique", "model", "state", " steps", "created"), rows)
+    table(("job", "technique", "model", "state", " steps", " expected", "created"), rows)
 
 
 @command("json", group=app)
 def stats(given: Shared) -> None:
-    """Show how the queues stand."""
+    """Show how the queues stand.
+
+    Example: convlens jobs stats
+    """
     queues = given.client.job_stats()
     if given.emitted(queues):
         return
@@ -53,13 +62,19 @@ def stats(given: Shared) -> None:
 
 @command("json", group=app)
 def show(given: Shared, name: Name) -> None:
-    """Show one job."""
-    _show(given, given.client.operation(name).state)
+    """Show one job, with what came of it once it has ended.
+
+    Example: convlens jobs show 0f3c9a5e
+    """
+    _show(given, given.client.operation(name))
 
 
 @command("json", group=app)
 def watch(given: Shared, name: Name) -> None:
-    """Follow a job to its end; Ctrl-C leaves it running."""
+    """Follow a job to its end; Ctrl-C leaves it running.
+
+    Example: convlens jobs watch 0f3c9a5e
+    """
     operation = given.client.operation(name)
     follow(operation, given.json)
     _raise_for(operation.state)
@@ -71,17 +86,27 @@ def wait(
     name: Name,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
 ) -> None:
-    """Wait quietly until a job has ended."""
+    """Wait quietly until a job has ended.
+
+    Example: convlens jobs wait 0f3c9a5e --timeout 600
+    """
     operation = given.client.operation(name)
     operation.wait(timeout)
-    _show(given, operation.state)
+    _show(given, operation)
     _raise_for(operation.state)
 
 
 @command(group=app)
 def cancel(given: Shared, name: Name) -> None:
-    """Ask a job to stop."""
+    """Ask a job to stop.
+
+    Example: convlens jobs cancel 0f3c9a5e
+    """
     operation = given.client.operation(name)
+    if operation.state.done:
+        how = f": {operation.state.error}" if operation.metadata.state == "FAILED" else ""
+        err.print(f"{operation.name} has ended already: {operation.metadata.state}{how}", soft_wrap=True)
+        return
     operation.cancel()
     err.print(f"asked {operation.name} to stop")
 
@@ -90,27 +115,45 @@ def cancel(given: Shared, name: Name) -> None:
 def result(
     given: Shared,
     name: Name,
-    artifact: Annotated[str, typer.Option(help="Which of its tensors; default: the first.")] = "",
+    artifact: Annotated[
+        str, typer.Option(help="One of its tensors, instead of what waiting for it would have written.")
+    ] = "",
 ) -> None:
-    """Wait for a job and save what it made; without --out, list it."""
+    """Wait for a job and save what it made, as waiting for it would have; without --out, list it.
+
+    Example: convlens jobs result 0f3c9a5e --out dream.png
+    """
     operation = given.client.operation(name)
     operation.wait()
-    write_artifact(operation, artifact, given.out)
+    _raise_for(operation.state)
     artifacts = operation.state.artifacts
-    if not given.emitted(artifacts) and given.out is None:
+    path = given.file(_file_name(operation))
+    if path is not None and artifact:
+        write_artifact(operation, artifact, path)
+    elif path is not None:
+        write_outcome(operation, path)
+    if given.emitted(artifacts):
+        return
+    if not artifact:
+        tell(operation)
+    if path is None:
         rows = ((a.name, a.datatype, " x ".join(map(str, a.shape)), a.sha256) for a in artifacts)
         table(("artifact", "type", "shape", "sha256"), rows)
 
 
 @command(group=app)
 def delete(given: Shared, name: Name) -> None:
-    """Remove a job that has ended, with its results."""
+    """Remove a job that has ended, with its results.
+
+    Example: convlens jobs delete 0f3c9a5e
+    """
     operation = given.client.operation(name)
     operation.delete()
     err.print(f"removed {operation.name}")
 
 
-def _show(given: Shared, state: Snapshot) -> None:
+def _show(given: Shared, operation: Operation) -> None:
+    state = operation.state
     if given.emitted(state):
         return
     metadata = state.metadata
@@ -123,7 +166,7 @@ def _show(given: Shared, state: Snapshot) -> None:
         "losses": " ".join(f"{name} {value:.6g}" for name, value in metadata.losses.items()),
         "queue": f"{metadata.queue_position} ahead" if metadata.queue_position else "",
         "priority": metadata.priority.lower() if metadata.priority != "NORMAL" else "",
-        "expected": f"{metadata.expected_seconds:.3g} s" if metadata.expected_seconds else "",
+        "expected": _expected(state),
         "device": metadata.device,
         "attempt": metadata.attempt or "",
         "created": _time(metadata.create_time),
@@ -135,11 +178,27 @@ def _show(given: Shared, state: Snapshot) -> None:
     for key, value in facts.items():
         if value:
             out.print(f"{key:<10} {value}")
+    if state.done and not state.error:
+        tell(operation)
+
+
+def _file_name(operation: Operation) -> str:
+    """What the file is called where `--out` is a folder."""
+    return f"{operation.metadata.technique}-{operation.name.removeprefix('operations/')[:8]}.png"
 
 
 def _raise_for(state: Snapshot) -> None:
     if state.error:
         raise state.error
+
+
+def _state(state: Snapshot) -> str:
+    ahead = f" ({state.metadata.queue_position} ahead)" if state.metadata.queue_position else ""
+    return state.metadata.state + ahead
+
+
+def _expected(state: Snapshot) -> str:
+    return f"{state.metadata.expected_seconds:.3g} s" if state.metadata.expected_seconds else ""
 
 
 def _steps(state: Snapshot) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from convlens_client.cli import completion
 from convlens_client.cli.common import out, table
 from convlens_client.cli.options import Shared, command
 from convlens_client.results import LoadedModel, Model
@@ -14,7 +15,12 @@ from convlens_client.results import LoadedModel, Model
 app = typer.Typer(no_args_is_help=True, help="The models that the server can look into.")
 
 
-Name = Annotated[str, typer.Argument(help="Name or name/version; default: the embedded model.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=completion.models, help="Name or name/version; default: the embedded model."
+    ),
+]
 
 
 @command("json", group=app, name="list")
@@ -22,7 +28,10 @@ def list_models(
     given: Shared,
     all_versions: Annotated[bool, typer.Option("--all", help="Older versions too.")] = False,
 ) -> None:
-    """List the models of the repository."""
+    """List the models of the repository.
+
+    Example: convlens models list --all
+    """
     models = given.client.list_models(all_versions=all_versions)
     if given.emitted(models):
         return
@@ -39,7 +48,10 @@ def show(
     model: Name = "",
     labels: Annotated[bool, typer.Option("--labels", help="The classes instead of the layers.")] = False,
 ) -> None:
-    """Show one model with its layers, or its classes."""
+    """Show one model with its layers, or its classes.
+
+    Example: convlens models show patterns --labels
+    """
     facts = given.client.get_model(model)
     if given.emitted(facts):
         return
@@ -63,22 +75,34 @@ def show(
 
 @command("json", group=app)
 def load(given: Shared, model: Name = "") -> None:
-    """Load a model into the server's memory, or again if its files have changed; for administrators."""
+    """Load a model into the server's memory, or again if its files have changed; for administrators.
+
+    Example: convlens models load patterns
+    """
     _show_loaded(given, [given.client.load_model(model)])
 
 
 @command("json", group=app)
 def unload(
     given: Shared,
-    model: Annotated[str, typer.Argument(help="Name, for all its versions, or name/version.")],
+    model: Annotated[
+        str,
+        typer.Argument(autocompletion=completion.models, help="Name, for all its versions, or name/version."),
+    ],
 ) -> None:
-    """Free the memory that a model takes; for administrators. The next call loads it again."""
+    """Free the memory that a model takes; for administrators. The next call loads it again.
+
+    Example: convlens models unload patterns/1
+    """
     _show_loaded(given, given.client.unload_model(model))
 
 
 @command("json", group=app)
 def loaded(given: Shared) -> None:
-    """List what is in the server's memory; for administrators."""
+    """List what is in the server's memory; for administrators.
+
+    Example: convlens models loaded
+    """
     _show_loaded(given, given.client.loaded_models())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -13,21 +15,25 @@ import typer
 
 from convlens.v1.job_pb2 import SubmitJobRequest
 from convlens_client import rendering
+from convlens_client.cli import completion
 from convlens_client.cli.common import emit, number_of, resize, weighted
 from convlens_client.client import Client
-from convlens_client.contract import Parameter, help_among, parameters
-from convlens_client.images import ResizeLike
+from convlens_client.contract import Parameter, bounds, help_among, parameters
+from convlens_client.images import ImageLike, ResizeLike, read_image
+from convlens_client.requests.job import Priority
 
 SEED: Final = parameters(SubmitJobRequest.DESCRIPTOR)["seed"]
-PASSED_ON: Final = ("model", "resize", "seed")
+CONNECTION: Final = ("server", "tls", "token", "certificate", "key")
+"""The shared options that every command has: where the server is, and who calls."""
+PASSED_ON: Final = ("model", "resize", "seed", "priority")
 """The shared options that the client's method has, too."""
-JOB: Final = ("no_wait", "out", "model", "json")
+JOB: Final = ("priority", "no_wait", "out", "model", "json")
 """The shared options of commands that start a job and write a picture."""
 SPELLED: Final = {"epsilon": "eps", "epsilons": "eps"}
 
 
 def _check_out(path: Path | None) -> Path | None:
-    if path is not None:
+    if path is not None and not path.is_dir():
         rendering.check_path(path)
     return path
 
@@ -36,11 +42,17 @@ def _check_out(path: Path | None) -> Path | None:
 class Shared:
     """What a command was told by options that many commands have, and a client that is told so.
 
-    Each field is an option: a command has those that it names, and always `server` and `tls`.
+    Each field is an option: a command has those that it names, and always those of `CONNECTION`.
     """
 
     client: Client
     seed: Annotated[int | None, typer.Option(help=SEED.help)] = None
+    priority: Annotated[
+        Priority | None,
+        typer.Option(
+            case_sensitive=False, help="How soon; the server must have such a queue. Default: normal."
+        ),
+    ] = None
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only queue the job and print its name.")] = False
     out: Annotated[
         Path | None,
@@ -48,13 +60,21 @@ class Shared:
             "--out", "-o", callback=_check_out, help="Picture (.png, .jpg, .webp) or raw tensor (.npy)."
         ),
     ] = None
-    model: Annotated[str, typer.Option("--model", "-m", help="Model, as name or name/version.")] = ""
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", autocompletion=completion.models, help="Model, as name or name/version."
+        ),
+    ] = ""
     resize: Annotated[
         str | None,
         typer.Option(
             help="short-side (default: scale, cut out the model's input), keep, a longest side, or "
             "HEIGHTxWIDTH."
         ),
+    ] = None
+    frame: Annotated[
+        int | None, typer.Option(help="Frame of an animation, or page of a TIFF, from 0; default: the first.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False
     server: Annotated[
@@ -63,17 +83,46 @@ class Shared:
     tls: Annotated[bool, typer.Option("--tls", help="TLS; CONVLENS_TLS may name a PEM file with roots.")] = (
         False
     )
+    token: Annotated[
+        str,
+        typer.Option(envvar="CONVLENS_TOKEN", help="API key or JSON Web Token."),
+    ] = ""
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the client's certificate, and TLS; or CONVLENS_CLIENT_CERTIFICATE."),
+    ] = None
+    key: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate's key; or CONVLENS_CLIENT_KEY.")
+    ] = None
 
     @property
     def sized(self) -> ResizeLike | None:
         """The resize that `--resize` names."""
         return resize(self.resize)
 
+    def picture(self, path: Path) -> ImageLike:
+        """The picture of a file, or the frame of it that `--frame` names."""
+        return path if self.frame is None else read_image(path, frame=self.frame)
+
+    def pictures(self, paths: Sequence[Path]) -> list[ImageLike]:
+        """The pictures of several files."""
+        return [self.picture(path) for path in paths]
+
     def emitted(self, value: object) -> bool:
         """Prints a value as JSON where `--json` asks for it; returns whether it did."""
         if self.json:
             emit(value)
         return self.json
+
+    def file(self, name: str, *, unasked: bool = False) -> Path | None:
+        """Where the result goes: to `--out`, called `name` where that is a folder; None where none is wanted.
+
+        With `unasked`, also to the folder that is current; a name that is taken there gets a number.
+        """
+        name = re.sub(r"[^\w.-]+", "-", name)
+        if self.out is not None:
+            return self.out / name if self.out.is_dir() else self.out
+        return _free(Path(name)) if unasked else None
 
     def class_index(self, text: str) -> int:
         """Index of the model's class that `text` names: by its index, its label or a part of it."""
@@ -121,7 +170,7 @@ def command(
                 passed["resize"] = resize(passed["resize"])
             for layers in passed.keys() & weighted_names:
                 passed[layers] = weighted(passed[layers], "layer")
-            with Client(told["server"], timeout=timeout, tls=told["tls"] or None) as client:
+            with _client(told, timeout) as client:
                 arguments = {each.name: values[each.name] for each in own}
                 function(kind(client, **told), **arguments, **passed)
 
@@ -132,6 +181,18 @@ def command(
         return group.command(name)(run) if group else run
 
     return decorate
+
+
+def _client(told: Mapping[str, Any], timeout: float | None) -> Client:
+    """The client that the options of the connection ask for."""
+    identity = {name: told[name] for name in ("token", "certificate", "key")}
+    return Client(told["server"], timeout=timeout, tls=told["tls"] or None, **identity)
+
+
+def _free(path: Path) -> Path:
+    """The path, with the first number behind its stem under which there is nothing yet."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _given(value: Any) -> bool:
@@ -148,8 +209,8 @@ def _fields(kind: type[Shared]) -> dict[str, inspect.Parameter]:
 
 
 def _always(kind: type[Shared]) -> set[str]:
-    """The names of options that a command has unasked: where the server is, and what a derived class adds."""
-    return {"server", "tls"} | (kind.__dataclass_fields__.keys() - Shared.__dataclass_fields__.keys())
+    """The names of options that a command has unasked: of the connection, and what a derived class adds."""
+    return {*CONNECTION} | (kind.__dataclass_fields__.keys() - Shared.__dataclass_fields__.keys())
 
 
 def _derived(techniques: Mapping[str, Parameter], spelled: Mapping[str, str]) -> inspect.Parameter:
@@ -165,6 +226,8 @@ def _derived(techniques: Mapping[str, Parameter], spelled: Mapping[str, str]) ->
         type_ = named(name, {choice: choice for choice in parameter.choices})
     if parameter.type is float:
         told["parser"] = number_of(name)
+    if bounds(parameter.field).layer:
+        told["autocompletion"] = completion.layers
     if parameter.weighted:
         told["metavar"] = "LAYER[=WEIGHT]"
     if parameter.type is bool:

@@ -13,15 +13,32 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isfunction
 from pkgutil import iter_modules
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from convlens.errors import FailedPrecondition
 
 GROUP = "convlens.commands"
+ORDER = "convlens.order"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+EXAMPLES = {
+    "models": "convlens models add squeezenet1_0 --weights squeezenet1_0.safetensors",
+    "keys": "convlens keys new keys.json --tenant alice",
+}
 HELP = {"add": "Add a network to the repository.", "new": "Make an API key."}
 EXTRAS = {"models": "export", "keys": "server"}
+
+
+class Ordered(TyperCommand):
+    """A command that knows in which order its options were given: `context.meta[ORDER]` has their names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses as every command, and notes the order."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[ORDER] = [parameter.name for parameter in order]
+        return super().parse_args(ctx, args)
 
 
 def add_modules(app: typer.Typer, package: str) -> None:
@@ -29,7 +46,7 @@ def add_modules(app: typer.Typer, package: str) -> None:
     for path in iter_modules(import_module(package).__path__):
         members = vars(import_module(f"{package}.{path.name}"))
         if isfunction(members.get(path.name)):
-            app.command()(members[path.name])
+            app.command(cls=Ordered)(members[path.name])
         elif "app" in members:
             app.add_typer(members["app"], name=path.name)
 
@@ -45,7 +62,7 @@ def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         try:
-            app.command()(point.load())
+            app.command(epilog=f"Example: {EXAMPLES[point.name]}")(point.load())
             app(context.args, prog_name=context.command_path)
         except ImportError as error:
             command, missing = context.command_path, error.name or error

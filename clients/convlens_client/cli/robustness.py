@@ -31,13 +31,20 @@ def robustness(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Measure how many photos are still classified rightly under an attack, as epsilon grows."""
+    """Measure how many photos are still classified rightly under an attack, as epsilon grows.
+
+    Example: convlens robustness photos --labels-from-names --out curve.png
+    """
     paths = photos_in(photos)
     curve = given.client.robustness(paths, given.classes(paths), method, epsilons=eps or (), **parameters)
     euclidean = parameters.get("norm") == "l2"
     if not given.emitted(curve):
         _print(curve, len(paths), euclidean)
-    write(given.out, np.array([astuple(point) for point in curve.points]), draw(curve, euclidean))
+    write(
+        given.file(f"{method}-robustness.png"),
+        np.array([astuple(point) for point in curve.points]),
+        draw(curve, euclidean),
+    )
 
 
 def draw(curve: Robustness, euclidean: bool = False) -> Picture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -12,7 +11,7 @@ from convlens_client import rendering
 from convlens_client.cli.common import Image, emit, out, write
 from convlens_client.cli.options import command
 from convlens_client.cli.targets import Targeted
-from convlens_client.images import ResizeLike, as_seen
+from convlens_client.images import ImageLike, ResizeLike, as_seen
 from convlens_client.requests import attribution
 from convlens_client.results import Array, Attribution, Model
 
@@ -25,7 +24,7 @@ else:
     Method = StrEnum("Method", {name: name for name in METHODS})
 
 
-@command("out", "model", "resize", "json", request=attribution.attribute, timeout=None)
+@command("out", "model", "resize", "frame", "json", request=attribution.attribute, timeout=None)
 def saliency(
     given: Targeted,
     image: Image,
@@ -38,17 +37,25 @@ def saliency(
     ] = "auto",
     **parameters: Any,
 ) -> None:
-    """Draw which pixels a class or a unit responds to."""
+    """Draw which pixels a class or a unit responds to.
+
+    Example: convlens saliency cat.jpg --method grad-cam --class dots --out map.png
+    """
+    shown = given.picture(image)
     model = given.client.get_model(given.model)
     answer = given.client.attribute(
-        image, METHODS[method], given.target(model), quality=quality, **parameters
+        shown, METHODS[method], given.target(model), quality=quality, **parameters
     )
     _report(answer, given, model)
     if given.out is not None:
-        write(given.out, answer.map[0], picture(answer.map[0], image, given.sized, look))
+        write(
+            given.file(f"{image.stem}-{method}.png"),
+            answer.map[0],
+            picture(answer.map[0], shown, given.sized, look),
+        )
 
 
-def picture(map_: Array, image: Path, resize: ResizeLike | None, look: Look) -> rendering.Picture:
+def picture(map_: Array, image: ImageLike, resize: ResizeLike | None, look: Look) -> rendering.Picture:
     """A map (C, H, W) as a picture; heat over the photo where it has a single channel, unless told."""
     if look == "heat" or (look == "auto" and len(map_) == 1):
         height, width = map_.shape[1:]

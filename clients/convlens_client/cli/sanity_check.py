@@ -14,7 +14,7 @@ from convlens_client.cli.targets import Targeted
 from convlens_client.results import RankCorrelation
 
 
-@command("seed", "model", "resize", "json", timeout=None)
+@command("seed", "model", "resize", "frame", "json", timeout=None)
 def sanity_check(
     given: Targeted,
     image: Image,
@@ -23,11 +23,16 @@ def sanity_check(
     layers: Annotated[int | None, typer.Option(help="Layers to randomise; default: all.")] = None,
     **parameters: Any,
 ) -> None:
-    """Make layers random from the top down: maps that stay alike show the image, not the network."""
+    """Make layers random from the top down: maps that stay alike show the image, not the network.
+
+    Example: convlens sanity-check cat.jpg --method gradient --layers 5
+    """
     names = method or ["gradient", "guided-backprop", "grad-cam"]
     techniques = [METHODS[name] for name in names]
     target = given.target(given.client.get_model(given.model))
-    cascade = given.client.check_randomisation(image, techniques, target, layers=layers, **parameters)
+    cascade = given.client.check_randomisation(
+        given.picture(image), techniques, target, layers=layers, **parameters
+    )
     by_layer = [(item.layer, dict(zip(names, item.correlations, strict=True))) for item in cascade]
     if given.emitted([{"layer": layer, "correlations": correlations} for layer, correlations in by_layer]):
         return

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from convlens_client.cli import completion
 from convlens_client.cli.common import emit, out, table, write
 from convlens_client.cli.options import Shared, command
 from convlens_client.client import Client
 from convlens_client.contact_sheet import Tile, contact_sheet, decoded, scatter
+from convlens_client.images import as_encoded
 from convlens_client.rendering import Picture
 from convlens_client.requests.collection import Metric, Pooling, Projection
 
@@ -20,7 +22,9 @@ MAP_TILE = 48
 
 
 Id = Annotated[str, typer.Argument(help="The collection.", metavar="COLLECTION", show_default=False)]
-Layer = Annotated[str, typer.Option(help="Layer of the model.", show_default=False)]
+Layer = Annotated[
+    str, typer.Option(autocompletion=completion.layers, help="Layer of the model.", show_default=False)
+]
 Pool = Annotated[Pooling, typer.Option(help="How the layer's map became a vector.")]
 
 
@@ -37,7 +41,10 @@ def nearest(
     approximate: Annotated[bool, typer.Option("--approximate", help="Search an index, not all.")] = False,
     **parameters: Any,
 ) -> None:
-    """Find the images whose features are nearest; --out draws each query with its neighbours."""
+    """Find the images whose features are nearest; --out draws each query with its neighbours.
+
+    Example: convlens collections nearest photos cat.jpg --layer features.relu2 --out near.png
+    """
     rows, answers = [], {}
     options: Any = {"pooling": pooling, "metric": metric, "k": k, "approximate": approximate, **parameters}
     for image in images:
@@ -56,7 +63,7 @@ def nearest(
         if approximate:
             out.print(f"recall at 10: {min(answer.recall_at_10 for answer in answers.values()):.3f}")
     distances = np.array([[n.distance for n in answer.neighbours] for answer in answers.values()], np.float32)
-    write(given.out, distances, contact_sheet(rows))
+    write(given.file(f"{id}-nearest.png"), distances, contact_sheet(rows))
 
 
 @command("out", "model", "json")
@@ -70,7 +77,10 @@ def top(
     patterns: Annotated[bool, typer.Option("--patterns", help="Also draw guided backprop below.")] = False,
     **parameters: Any,
 ) -> None:
-    """Find the images that excite units most; --out draws the patches that they see, a row a unit."""
+    """Find the images that excite units most; --out draws the patches that they see, a row a unit.
+
+    Example: convlens collections top photos 3 17 --layer features.relu2 --out top.png
+    """
     rows, by_channel = [], {}
     for channel in channels:
         hits = given.client.top_activations(id, layer, channel, k=k, patterns=patterns, **parameters)
@@ -90,7 +100,7 @@ def top(
             ),
         )
     values = np.array([[hit.hit.value for hit in hits] for hits in by_channel.values()], np.float32)
-    write(given.out, values, contact_sheet(rows))
+    write(given.file(f"{id}-top.png"), values, contact_sheet(rows))
 
 
 @command("out", "model", "json", timeout=600.0)
@@ -105,7 +115,10 @@ def map_collection(
     seed: Annotated[int | None, typer.Option(help="Of t-SNE; default 0.")] = None,
     **parameters: Any,
 ) -> None:
-    """Map the images on a plane by their features; --out draws their thumbnails there."""
+    """Map the images on a plane by their features; --out draws their thumbnails there.
+
+    Example: convlens collections map photos --layer features.relu2 --out map.png
+    """
     options: Any = {"pooling": pooling, "projection": projection, "perplexity": perplexity, "seed": seed}
     plane = given.client.map_collection(id, layer, **options, **parameters)
     images = given.client.list_images(id)
@@ -116,9 +129,15 @@ def map_collection(
         out.print(f"the axes explain {shares} of the variance")
     if given.out is not None:
         files = (given.client.get_image(id, image.name, thumbnail=MAP_TILE) for image in images)
-        write(given.out, plane.points, scatter(plane.points, map(decoded, files), tile=MAP_TILE))
+        write(
+            given.file(f"{id}-map.png"),
+            plane.points,
+            scatter(plane.points, map(decoded, files), tile=MAP_TILE),
+        )
 
 
 def _picture(client: Client, id_: str, image: str) -> Picture:
     path = Path(image)
-    return decoded(path.read_bytes() if path.is_file() else client.get_image(id_, image, thumbnail=THUMBNAIL))
+    return decoded(
+        as_encoded(path, "images") if path.is_file() else client.get_image(id_, image, thumbnail=THUMBNAIL)
+    )

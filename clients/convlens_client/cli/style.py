@@ -15,7 +15,7 @@ from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
+@command("seed", "frame", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
 def style(
     given: Shared,
     content: Image,
@@ -37,7 +37,10 @@ def style(
     size: Side = None,
     **parameters: Any,
 ) -> None:
-    """Paint a picture in the style of others. Ctrl-C cancels the job."""
+    """Paint a picture in the style of others. Ctrl-C cancels the job.
+
+    Example: convlens style cat.jpg --style wave.jpg --size 512 --out painted.png
+    """
     files = weighted(styles, "style")
     masks: Sequence[Path | None] = mask or [None] * len(files)
     if len(masks) != len(files):
@@ -47,6 +50,6 @@ def style(
         for (path, weight), where in zip(files.items(), masks, strict=True)
     ]
     operation = given.client.style_transfer(
-        content, pictures, classic=classic, resize=size or "keep", **parameters
+        given.picture(content), pictures, classic=classic, resize=size or "keep", **parameters
     )
     finish(given, operation, f"{content.stem}-style.png")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import numpy as np
 import typer
 
 from convlens.errors import InvalidArgument
+from convlens_client.cli import completion
 from convlens_client.cli.options import Shared
 from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron, Target
 from convlens_client.results import Model
@@ -21,7 +23,12 @@ class Targeted(Shared):
     """The options that say what is explained; a command that takes them has all of them."""
 
     label: Annotated[
-        str | None, typer.Option("--class", help="Class, by index or label; default: the predicted one.")
+        str | None,
+        typer.Option(
+            "--class",
+            autocompletion=completion.classes,
+            help="Class, by index or label; default: the predicted one.",
+        ),
     ] = None
     log_prob: Annotated[bool, typer.Option("--log-prob", help="log P(class) instead of its score.")] = False
     neuron: Annotated[str | None, typer.Option(help="One neuron.", metavar="LAYER:CHANNEL:Y:X")] = None
@@ -43,18 +50,26 @@ class Targeted(Shared):
         if len(units) > 1 or (units and (self.label or self.log_prob)):
             raise InvalidArgument.of(*units[0], "without --class, --log-prob and other units")
         for name, text in units:
-            return PARSERS[name](text)
+            return parse_neuron(text, model.layer_names) if name == "neuron" else PARSERS[name](text)
         index = None if self.label is None else model.class_index(self.label)
         return LogProbability(index) if self.log_prob else ClassScore(index)
 
 
-def parse_neuron(text: str) -> Neuron:
-    """LAYER:CHANNEL, LAYER:CHANNEL:Y:X; layer names may hold colons."""
+def parse_neuron(text: str, layers: Collection[str] = (), field: str = "neuron") -> Neuron:
+    """LAYER:CHANNEL, LAYER:CHANNEL:Y:X; layer names may hold colons, so that `layers` tells which there are.
+
+    Raises:
+        InvalidArgument: something is missing; says what.
+    """
+    match = re.fullmatch(r"(.+?)((?::\d+)*)", text)
+    layer, numbers = (match[1], match[2].split(":")[1:]) if match else ("", [])
+    allowed = "LAYER:CHANNEL:Y:X or LAYER:CHANNEL, numbers from 0"
     for count in (3, 1):
-        layer, *numbers = text.rsplit(":", count)
-        if len(numbers) == count and all(number.isdecimal() for number in numbers) and layer:
-            return Neuron(layer, *map(int, numbers))
-    raise InvalidArgument.of("neuron", text, "LAYER:CHANNEL:Y:X or LAYER:CHANNEL, numbers from 0")
+        name = ":".join([layer, *numbers[: len(numbers) - count]])
+        if len(numbers) == count or (len(numbers) > count and name in layers):
+            return Neuron(name, *map(int, numbers[len(numbers) - count :]))
+    missing = "the channel" if not numbers else "X" if len(numbers) == 2 else "a layer of this name"
+    raise InvalidArgument.of(field, text, f"{allowed}: {missing} is missing")
 
 
 def parse_channel(text: str) -> Channel:

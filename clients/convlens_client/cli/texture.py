@@ -12,7 +12,7 @@ from convlens_client.cli.options import JOB, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", *JOB, request=synthesis.texture)
+@command("seed", "frame", *JOB, request=synthesis.texture)
 def texture(
     given: Shared,
     sample: Image,
@@ -21,6 +21,9 @@ def texture(
     size: Side = None,
     **parameters: Any,
 ) -> None:
-    """Make a picture with the texture of a sample, of any size. Ctrl-C cancels the job."""
-    operation = given.client.texture(sample, adam=adam, resize=size or "keep", **parameters)
+    """Make a picture with the texture of a sample, of any size. Ctrl-C cancels the job.
+
+    Example: convlens texture pebbles.jpg --width 512 --height 384 --out more.png
+    """
+    operation = given.client.texture(given.picture(sample), adam=adam, resize=size or "keep", **parameters)
     finish(given, operation, f"{sample.stem}-texture.png")

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from convlens_client.cli.common import Image, out
+from convlens_client.cli.common import Image
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
-from convlens_client.client import Operation
 from convlens_client.requests import synthesis
 
 
@@ -30,12 +29,10 @@ def train_style(
     ] = None,
     **parameters: Any,
 ) -> None:
-    """Train a network that paints any picture in a style by `convlens stylise`. Ctrl-C cancels the job."""
+    """Train a network that paints any picture in a style by `convlens stylise`. Ctrl-C cancels the job.
+
+    Example: convlens train-style wave.jpg --name wave --collection photos
+    """
     parameters |= {"collection": collection, "folder": folder}
     operation = given.client.train_style(style, name, preview=preview, preview_resize=512, **parameters)
-
-    def tell(operation: Operation) -> None:
-        model = operation.report.model
-        out.print(f"trained {model}: convlens stylise PHOTO --model {name} --out painted.png")
-
-    finish(given, operation, f"{name}.png", tell=tell)
+    finish(given, operation, f"{name}.png")

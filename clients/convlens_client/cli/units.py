@@ -10,30 +10,40 @@ import numpy as np
 import typer
 
 from convlens_client import rendering
+from convlens_client.cli import completion
 from convlens_client.cli.common import Images, emit, out, table, write
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
-from convlens_client.client import Operation
+from convlens_client.cli.outcomes.field import field_sheet, sizes
 from convlens_client.rendering import Picture
 from convlens_client.requests import unit
 from convlens_client.results import Array, UnitHit, UnitPattern
 
 app = typer.Typer(no_args_is_help=True, help="See what single units look for, and where they look.")
 
-LayerName = Annotated[str, typer.Option(help="Layer with spatial axes.", show_default=False)]
+LayerName = Annotated[
+    str, typer.Option(autocompletion=completion.layers, help="Layer with spatial axes.", show_default=False)
+]
 Channel = Annotated[int, typer.Option(help="Channel, from 0.", show_default=False)]
 Threshold = Annotated[float, typer.Option(help="Share of the maximum that belongs to the field.")]
 
 
-@command("out", "model", "resize", "json", group=app)
+@command("out", "model", "resize", "frame", "json", group=app)
 def pattern(given: Shared, photos: Images, *, layer: LayerName, channel: Channel, **parameters: Any) -> None:
-    """Draw what excites a unit: guided backprop where it is strongest, above the photo there."""
-    patterns = given.client.unit_patterns(photos, layer, channel, **parameters)
+    """Draw what excites a unit: guided backprop where it is strongest, above the photo there.
+
+    Example: convlens units pattern cat.jpg --layer features.relu2 --channel 3 --out pattern.png
+    """
+    patterns = given.client.unit_patterns(given.pictures(photos), layer, channel, **parameters)
     _report(photos, [item.hit for item in patterns], given.json)
-    write(given.out, padded([item.pattern for item in patterns]), pattern_sheet(patterns))
+    write(
+        given.file(f"{layer}-{channel}-patterns.png"),
+        padded([item.pattern for item in patterns]),
+        pattern_sheet(patterns),
+    )
 
 
-@command("out", "model", "resize", "json", request=unit.discrepancy_maps, timeout=None, group=app)
+@command("out", "model", "resize", "frame", "json", request=unit.discrepancy_maps, timeout=None, group=app)
 def field(
     given: Shared,
     photos: Images,
@@ -43,8 +53,13 @@ def field(
     threshold: Threshold = 0.5,
     **parameters: Any,
 ) -> None:
-    """Measure where a unit looks, by covering photos (at most 16) with small patches of noise."""
-    seen = given.client.discrepancy_maps(photos, layer, channel, threshold=threshold, **parameters)
+    """Measure where a unit looks, by covering photos (at most 16) with small patches of noise.
+
+    Example: convlens units field cat.jpg --layer features.relu2 --channel 3 --out field.png
+    """
+    seen = given.client.discrepancy_maps(
+        given.pictures(photos), layer, channel, threshold=threshold, **parameters
+    )
     caption = sizes(seen.theoretical_size, seen.empirical_size)
     if given.json:
         hits = [{"image": path, "hit": hit} for path, hit in zip(photos, seen.hits, strict=True)]
@@ -53,7 +68,11 @@ def field(
     else:
         _report(photos, seen.hits, given.json)
         out.print(caption)
-    write(given.out, seen.field, field_sheet(seen.field, seen.images, seen.maps, threshold, caption))
+    write(
+        given.file(f"{layer}-{channel}-field.png"),
+        seen.field,
+        field_sheet(seen.field, seen.images, seen.maps, threshold, caption),
+    )
 
 
 @command("seed", *JOB, request=unit.measure_receptive_field, group=app)
@@ -66,21 +85,14 @@ def measure(
     threshold: Threshold = 0.5,
     **parameters: Any,
 ) -> None:
-    """Measure where a unit looks in the images of a collection that excite it most. Ctrl-C cancels it."""
+    """Measure where a unit looks in the images of a collection that excite it most. Ctrl-C cancels it.
 
-    def caption(operation: Operation) -> str:
-        theoretical, empirical = operation.artifact("sizes").tolist()
-        return sizes(int(theoretical), empirical)
-
-    def draw(operation: Operation) -> tuple[Array, Picture]:
-        made = operation.result()
-        sheet = field_sheet(made["field"], made["images"], made["maps"], threshold, caption(operation))
-        return made["field"], sheet
-
+    Example: convlens units measure photos --layer features.relu2 --channel 3
+    """
     operation = given.client.measure_receptive_field(
         collection, layer, channel, threshold=threshold, **parameters
     )
-    finish(given, operation, "field.png", draw=draw, tell=lambda operation: out.print(caption(operation)))
+    finish(given, operation, f"{layer}-{channel}-field.png")
 
 
 def pattern_sheet(patterns: Sequence[UnitPattern]) -> Picture:
@@ -89,22 +101,6 @@ def pattern_sheet(patterns: Sequence[UnitPattern]) -> Picture:
         [rendering.signed(item.pattern, 99.9) for item in patterns],
         [rendering.photo(item.crop) for item in patterns],
     )
-
-
-def field_sheet(field: Array, images: Array, maps: Array, threshold: float, caption: str) -> Picture:
-    """The averaged map, red above the threshold, and the images lit where the unit looks."""
-    lit = [rendering.highlighted(*pair) for pair in zip(images, maps, strict=True)]
-    return rendering.sheet(
-        [
-            (caption.replace(", ", "\n"), rendering.heat(field, threshold)),
-            (f"{len(lit)} images", rendering.grid(lit)),
-        ]
-    )
-
-
-def sizes(theoretical: int, empirical: float) -> str:
-    """The caption that tells both sizes of a receptive field, in pixels."""
-    return f"empirical size {empirical:.1f} px, theoretical {theoretical} px"
 
 
 def padded(tensors: Sequence[Array]) -> Array:

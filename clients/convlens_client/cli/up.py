@@ -27,7 +27,10 @@ def up(
     ] = "auto",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
 ) -> None:
-    """Start Redis, the server and workers on this machine; Ctrl-C drains and stops all."""
+    """Start Redis, the server and workers on this machine; Ctrl-C drains and stops all.
+
+    Example: convlens up --listen 127.0.0.1:8500
+    """
     from convlens_client.up import Plan, run  # noqa: PLC0415 (what it needs is not on every platform)
 
     plan = Plan(

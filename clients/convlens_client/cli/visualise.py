@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+import functools
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from convlens.errors import InvalidArgument
-from convlens_client import rendering
+from convlens_client.cli import completion
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.cli.outcomes import visualisation
+from convlens_client.cli.plugins import ORDER
 from convlens_client.cli.targets import parse_neuron
-from convlens_client.client import Operation
-from convlens_client.rendering import Picture
 from convlens_client.requests import synthesis
 from convlens_client.requests.target import Channel, ClassScore, Target
-from convlens_client.results import Array
-
-SIDE: Final = 192
-"""Height of the pictures of a sheet."""
 
 
 @command("seed", *JOB, request=synthesis.visualise)
 def visualise(
     given: Shared,
+    context: typer.Context,
     *,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Class, by index or label; repeat for several.")
+        list[str] | None,
+        typer.Option(
+            "--class", autocompletion=completion.classes, help="Class, by index or label; repeat for several."
+        ),
     ] = None,
     unit: Annotated[
         list[str] | None,
@@ -40,41 +40,35 @@ def visualise(
     ] = False,
     **parameters: Any,
 ) -> None:
-    """Draw pictures that excite classes, channels or neurons, from noise. Ctrl-C cancels the job."""
-    targets: list[Target] = [parse_unit(text) for text in unit or ()]
-    names = [*(unit or ()), *(classes or ())]
-    if classes:
-        model = given.client.get_model(given.model)
-        targets += [ClassScore(model.class_index(text)) for text in classes]
-    if not targets:
+    """Draw pictures that excite classes, channels or neurons, from noise. Ctrl-C cancels the job.
+
+    Example: convlens visualise --class dots --unit features.relu2:3 --out units.png
+    """
+    named = [(option, text) for option, text in _in_order(context, unit=unit, classes=classes)]
+    if not named:
         raise InvalidArgument.of("unit", "nothing", "given, or --class")
+    model = given.client.get_model(given.model)
+    targets: list[Target] = [
+        parse_unit(text, model.layer_names) if option == "unit" else ClassScore(model.class_index(text))
+        for option, text in named
+    ]
+    names = [text for _, text in named]
     objectives = [dict.fromkeys(targets, 1.0)] if together else targets
     operation = given.client.visualise(objectives, pixels=pixels, **parameters)
 
-    def draw(operation: Operation) -> tuple[Array, Picture]:
-        made = operation.result()
-        return made["images"], sheet(names, made["images"], made["examples"])
-
-    finish(given, operation, "units.png", draw=draw if "collection" in parameters else None)
+    finish(given, operation, "units.png", draw=functools.partial(visualisation.draw, names=names))
 
 
-def sheet(names: Sequence[str], images: Array, examples: Array) -> Picture:
-    """For each objective what was made for it, its name below, beside what excites it in photos."""
-    cells = [
-        rendering.sheet([(name, _grid(made)), ("", _grid(photos))], SIDE)
-        for name, made, photos in zip(
-            names, np.split(images, len(names)), np.split(examples, len(names)), strict=True
-        )
-    ]
-    return rendering.grid(rendering.same_size(cells))
+def _in_order(context: typer.Context, **given: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Options and their values in the order of the command line."""
+    values = {option: iter(texts or ()) for option, texts in given.items()}
+    for option in context.meta[ORDER]:
+        if option in values:
+            yield option, next(values[option])
 
 
-def _grid(images: Array) -> Picture:
-    return rendering.grid([rendering.photo(image) for image in images])
-
-
-def parse_unit(text: str) -> Target:
+def parse_unit(text: str, layers: Collection[str] = ()) -> Target:
     """LAYER:CHANNEL is a whole channel, LAYER:CHANNEL:Y:X one neuron."""
-    neuron = parse_neuron(text)
+    neuron = parse_neuron(text, layers, "unit")
     whole = text == f"{neuron.layer}:{neuron.channel}"
     return Channel(neuron.layer, neuron.channel) if whole else neuron

@@ -12,7 +12,9 @@ from convlens_client.images import Images, ResizeLike
 from convlens_client.requests.job import Fields, technique
 from convlens_client.requests.model import model_ref
 
-Classes = int | Sequence[int]
+Class = int | str
+"""A class by its index or its name."""
+Classes = Class | Sequence[Class]
 """A class an image, or one for all."""
 DefenceName = Literal["bit_depth", "jpeg", "total_variation"]
 STRENGTH: Final[dict[str, tuple[str, type[int] | type[float]]]] = {
@@ -70,7 +72,7 @@ def expectation_attack(
 @technique(adversarial_pb2.AdversarialPatch)
 def adversarial_patch(
     images: Images,
-    target: int,
+    target: Class,
     *,
     held_out: Images = (),
     transforms: Transforms | None = None,

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from google.protobuf.message import Message
 
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
-from convlens_client.calls import Messages, Method, Rpc, Tensors
+from convlens.v1.image_pb2 import Image
+from convlens_client.calls import Messages, Method, Rpc, Steps, Tensors
 from convlens_client.contract import arms, choose, takes
 from convlens_client.from_proto import from_proto
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
+from convlens_client.requests.classes import by_name
 from convlens_client.requests.model import model_ref
+from convlens_client.requests.parts import in_parts, joined
 from convlens_client.requests.target import ClassScore, Target
 from convlens_client.results import Array, Attribution, RandomisedLayer
 
+T = TypeVar("T")
+NUMBERS: Final = ("values", "class_indices", "completeness_residuals", "insertion", "deletion")
+"""What an `Attribution` has one of for each image, beside the map."""
 _Attribution = attribution_pb2_grpc.AttributionServiceStub
 _ATTRIBUTE = Method(_Attribution, "Attribute")
 
@@ -27,6 +34,7 @@ else:
     Technique = Literal[tuple(TECHNIQUES)]
 
 
+@by_name
 @takes(TECHNIQUES)
 def attribute(
     images: Images,
@@ -45,13 +53,13 @@ def attribute(
     also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
     """
     items = [_item(technique, target, parameters)]
-    request = _attribute_request(images, items, quality, model, resize)
-    return Tensors(_ATTRIBUTE, request, lambda head, tensors: _attributions(head, tensors)[0])
+    return _attribute(to_images(images, resize), items, quality, model, lambda all_: all_[0])
 
 
+@by_name
 def attribute_all(
     images: Images,
-    attributions: Sequence[tuple[Technique | Message, Target]],
+    attributions: Sequence[tuple[Technique | Message, Target | None]],
     *,
     quality: bool | int = False,
     model: str = "",
@@ -62,9 +70,10 @@ def attribute_all(
     A technique is its name, or its message in `convlens.v1.attribution_pb2`, such as `Rise(masks=500)`.
     """
     items = [_item(technique, target) for technique, target in attributions]
-    return Tensors(_ATTRIBUTE, _attribute_request(images, items, quality, model, resize), _attributions)
+    return _attribute(to_images(images, resize), items, quality, model, lambda all_: all_)
 
 
+@by_name
 def check_randomisation(
     image: ImageLike,
     techniques: Sequence[Technique | Message] = ("gradient", "guided_backprop", "grad_cam"),
@@ -105,19 +114,36 @@ def _item(
     return item
 
 
-def _attribute_request(
-    images: Images,
+def _attribute(
+    images: Sequence[Image],
     items: Sequence[attribution_pb2.Attribution],
     quality: bool | int,
     model: str,
-    resize: ResizeLike | None,
-) -> attribution_pb2.AttributeRequest:
-    request = attribution_pb2.AttributeRequest(
-        model=model_ref(model), images=to_images(images, resize), attributions=items
+    pick: Callable[[tuple[Attribution, ...]], T],
+) -> Rpc[T]:
+    """The call, and of what it comes to, for all of `items`, what the caller wants."""
+
+    def ask(some: Sequence[Image], _: slice) -> Rpc[tuple[Attribution, ...]]:
+        request = attribution_pb2.AttributeRequest(model=model_ref(model), images=some, attributions=items)
+        if quality:
+            request.quality.CopyFrom(attribution_pb2.Quality(steps=None if quality is True else quality))
+        return Tensors(_ATTRIBUTE, request, _attributions)
+
+    def steps() -> Generator[Rpc[Any], Any, T]:
+        return pick((yield in_parts(attribution_pb2.AttributeRequest, images, ask, _joined)))
+
+    return Steps(steps())
+
+
+def _joined(answers: Sequence[tuple[Attribution, ...]]) -> tuple[Attribution, ...]:
+    """The attributions of some images each as those of all."""
+    return tuple(
+        Attribution(
+            map=joined(part.map for part in parts),
+            **{name: tuple(itertools.chain(*(getattr(part, name) for part in parts))) for name in NUMBERS},
+        )
+        for parts in zip(*answers, strict=True)
     )
-    if quality:
-        request.quality.CopyFrom(attribution_pb2.Quality(steps=None if quality is True else quality))
-    return request
 
 
 def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ...]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from convlens.errors import InvalidArgument, NotFound
+from convlens.errors import NotFound
 from convlens.v1 import collection_pb2, collection_pb2_grpc, job_pb2
 from convlens_client.calls import Exchange, Method, Pages, Rpc, Tensors, Unary
 from convlens_client.contract import fill
 from convlens_client.from_proto import field, from_proto
-from convlens_client.images import ImageLike, ResizeLike, to_image
+from convlens_client.images import ImageLike, ResizeLike, as_it_may_be, to_image
+from convlens_client.pictures import SUFFIXES
 from convlens_client.requests.job import technique
 from convlens_client.requests.model import model_ref
 from convlens_client.results import (
@@ -29,8 +30,6 @@ _Collections = collection_pb2_grpc.CollectionServiceStub
 Pooling = Literal["mean", "max", "flatten"]
 Metric = Literal["cosine", "l2"]
 Projection = Literal["pca", "tsne"]
-
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Named(NamedTuple):
@@ -181,15 +180,11 @@ def _files(images: str | Path | Iterable[str | Path | Named]) -> Iterator[Named]
         if not folder.is_dir():
             raise NotFound(f"images: there is no folder {folder}", field="images")
         for path in image_files(folder):
-            yield Named(path.relative_to(folder).as_posix(), path.read_bytes())
+            yield Named(path.relative_to(folder).as_posix(), as_it_may_be(path, "images"))
         return
     for image in images:
         if isinstance(image, (str, Path)):
-            try:
-                yield Named(Path(image).name, Path(image).expanduser().read_bytes())
-            except OSError as error:
-                allowed = f"a readable file ({error.strerror})"
-                raise InvalidArgument.of("images", str(image), allowed) from error
+            yield Named(Path(image).name, as_it_may_be(Path(image), "images"))
         else:
             yield Named(*image)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import inspection_pb2, inspection_pb2_grpc, style_pb2, style_pb2_grpc
+from convlens.v1.image_pb2 import Image
 from convlens_client.calls import Method, Rpc, Tensors, Unary
 from convlens_client.from_proto import field
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
+from convlens_client.requests.parts import in_parts, joined_by_name
 from convlens_client.results import Array, Classification
 
 _Inspection = inspection_pb2_grpc.InspectionServiceStub
@@ -19,10 +22,17 @@ def classify(
     images: Images, *, top_k: int | None = None, model: str = "", resize: ResizeLike | None = None
 ) -> Rpc[tuple[Classification, ...]]:
     """The `top_k` best classes of each image, best first."""
-    request = inspection_pb2.ClassifyRequest(
-        model=model_ref(model), images=to_images(images, resize), top_k=top_k
+
+    def ask(some: Sequence[Image], _: slice) -> Rpc[tuple[Classification, ...]]:
+        request = inspection_pb2.ClassifyRequest(model=model_ref(model), images=some, top_k=top_k)
+        return Unary(Method(_Inspection, "Classify"), request, field("classifications"))
+
+    return in_parts(
+        inspection_pb2.ClassifyRequest,
+        to_images(images, resize),
+        ask,
+        lambda answers: tuple(itertools.chain.from_iterable(answers)),
     )
-    return Unary(Method(_Inspection, "Classify"), request, field("classifications"))
 
 
 def activations(
@@ -41,16 +51,17 @@ def activations(
     """
     if channel is not None and top is not None:
         raise InvalidArgument.of("channel", channel, "left out with top")
-    request = inspection_pb2.GetActivationsRequest(
-        model=model_ref(model),
-        images=to_images(images, resize),
-        layers=[layers] if isinstance(layers, str) else layers,
-    )
-    if channel is not None:
-        request.channel = channel
-    if top is not None:
-        request.top = top
-    return Tensors(Method(_Inspection, "GetActivations"), request, lambda _, tensors: tensors)
+    names = [layers] if isinstance(layers, str) else layers
+
+    def ask(some: Sequence[Image], _: slice) -> Rpc[dict[str, Array]]:
+        request = inspection_pb2.GetActivationsRequest(model=model_ref(model), images=some, layers=names)
+        if channel is not None:
+            request.channel = channel
+        if top is not None:
+            request.top = top
+        return Tensors(Method(_Inspection, "GetActivations"), request, lambda _, tensors: tensors)
+
+    return in_parts(inspection_pb2.GetActivationsRequest, to_images(images, resize), ask, joined_by_name)
 
 
 def stylise(

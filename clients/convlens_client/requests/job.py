@@ -18,6 +18,7 @@ from convlens_client.calls import Method, Pages, ReadArtifact, Rpc, Unary, Wait,
 from convlens_client.contract import arms, fill, one_of, takes
 from convlens_client.from_proto import field, snapshot
 from convlens_client.images import ResizeLike, to_image, to_images
+from convlens_client.requests.classes import by_name
 from convlens_client.requests.model import model_ref
 from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot
 
@@ -32,6 +33,7 @@ OF_ANY_JOB: Final = tuple(
         ("seed", "int | None", None),
         ("model", "str", ""),
         ("request_id", "str", ""),
+        ("priority", "Priority", "NORMAL"),
     )
 )
 """What every job may be told, as `submit` takes it."""
@@ -56,7 +58,7 @@ def submit(
         request_id=request_id or str(uuid.uuid4()),
         model=model_ref(model),
         seed=seed,
-        priority=one_of(PRIORITIES, priority, "priority"),
+        priority=_priority(priority),
     )
     known = arms(request.DESCRIPTOR)
     arm = next((name for name, message in known.items() if message == technique.DESCRIPTOR), None)
@@ -74,8 +76,8 @@ def technique(
 
     Arguments that are called as fields of the message fill these, images at the size that `resize` says; the
     fields that the function returns come in their place. All other parameters of the message are taken by
-    name, and `seed`, `model` and `request_id`, which every job has; help() shows them. A name that is none of
-    these is a TypeError, which tells those that there are.
+    name, and those of `OF_ANY_JOB`, which every job has; help() shows them. A name that is none of these is a
+    TypeError, which tells those that there are.
 
     Args:
         message: the technique.
@@ -110,7 +112,7 @@ def technique(
             fill(filled, {**carried, **special, **parameters})
             return submit(filled, **options)
 
-        return queue
+        return by_name(queue)
 
     return decorate
 
@@ -164,6 +166,11 @@ def read_artifact(name: str, artifact: str) -> Rpc[Array]:
 def operation_name(name: str) -> str:
     """The full name of an operation given by its name or its id."""
     return f"operations/{name.removeprefix('operations/')}"
+
+
+def _priority(name: str) -> job_pb2.Priority.ValueType:
+    """The queue that a name means, in either case."""
+    return one_of(PRIORITIES, name.upper() if name.upper() in PRIORITIES else name, "priority")
 
 
 def _carried(field: Any, value: Any, resize: ResizeLike | None) -> Any:

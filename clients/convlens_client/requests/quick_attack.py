@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from convlens.v1 import attack_pb2, attack_pb2_grpc
+from convlens.v1.image_pb2 import Image
 from convlens_client.calls import Messages, Method, Rpc, Tensors
-from convlens_client.contract import arms, choose, takes
+from convlens_client.contract import arms, choose, fill, takes
 from convlens_client.from_proto import field, from_proto
 from convlens_client.images import Images, ResizeLike, to_images
+from convlens_client.requests.classes import by_name
 from convlens_client.requests.model import model_ref
+from convlens_client.requests.parts import in_parts, joined
 from convlens_client.results import Array, AttackOutcome, Robustness
 
 METHODS = arms(attack_pb2.AttackRequest.DESCRIPTOR)
@@ -23,13 +27,14 @@ else:
 _Attack = attack_pb2_grpc.AttackServiceStub
 
 
+@by_name
 @takes(METHODS)
 def attack(
     images: Images,
     method: AttackMethod = "fgsm",
     *,
-    target: int | None = None,
-    labels: Sequence[int] = (),
+    target: int | str | None = None,
+    labels: Sequence[int | str] = (),
     model: str = "",
     resize: ResizeLike | None = None,
     **parameters: Any,
@@ -40,19 +45,25 @@ def attack(
     over the image where PGD's `norm` is "l2" (0.5 by default). BIM and PGD take `steps` and `step_size`; PGD
     alone `restarts`, `norm`, `start_at_image` and `seed`.
     """
-    request = attack_pb2.AttackRequest(model=model_ref(model), images=to_images(images, resize))
-    choose(request, method, parameters, "method")
-    if target is None:
-        request.untargeted.labels.extend(labels)
-    else:
-        request.targeted.index = target
-    return Tensors(Method(_Attack, "Attack"), request, _outcome)
+
+    def ask(some: Sequence[Image], place: slice) -> Rpc[AttackOutcome]:
+        request = attack_pb2.AttackRequest(model=model_ref(model), images=some)
+        choose(request, method, parameters, "method")
+        if target is None:
+            request.untargeted.SetInParent()
+            fill(request.untargeted, {"labels": labels[place]})
+        else:
+            fill(request.targeted, {"index": target})
+        return Tensors(Method(_Attack, "Attack"), request, _outcome)
+
+    return in_parts(attack_pb2.AttackRequest, to_images(images, resize), ask, _joined)
 
 
+@by_name
 @takes(METHODS, without=["epsilon"])
 def robustness(
     images: Images,
-    labels: Sequence[int],
+    labels: Sequence[int | str],
     method: AttackMethod = "pgd",
     *,
     epsilons: Sequence[float] = (),
@@ -66,8 +77,9 @@ def robustness(
     minutes: give the client a longer timeout with `within`.
     """
     request = attack_pb2.MeasureRobustnessRequest(
-        model=model_ref(model), images=to_images(images, resize), labels=labels, epsilons=epsilons
+        model=model_ref(model), images=to_images(images, resize), epsilons=epsilons
     )
+    fill(request, {"labels": labels})
     choose(request, method, parameters, "method")
     return Messages(
         Method(_Attack, "MeasureRobustness"),
@@ -75,6 +87,12 @@ def robustness(
         lambda reply: from_proto(getattr(reply, reply.WhichOneof("part"))),
         lambda items: Robustness(tuple(items[:-1]), items[-1]),
     )
+
+
+def _joined(outcomes: Sequence[AttackOutcome]) -> AttackOutcome:
+    certificates = tuple(itertools.chain.from_iterable(each.certificates for each in outcomes))
+    names = ("original", "gradient_sign", "adversarial")
+    return AttackOutcome(certificates, *(joined(getattr(each, name) for each in outcomes) for name in names))
 
 
 def _outcome(head: Any, tensors: dict[str, Array]) -> AttackOutcome:

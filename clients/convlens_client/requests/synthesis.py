@@ -61,18 +61,19 @@ class Style:
 @technique(job_pb2.StyleTransfer, without=["method"])
 def style_transfer(
     content: ImageLike,
-    styles: Sequence[Style],
+    styles: Style | ImageLike | Sequence[Style | ImageLike],
     *,
     classic: bool = False,
     resize: ResizeLike | None = "keep",
     **parameters: Any,
 ) -> Fields:
-    """Queues `content` in the style of `styles`; the parameters are those of `convlens.v1.StyleTransfer`.
+    """Queues `content` in the style of `styles`: pictures, or `Style` with a weight or a mask.
 
+    The other parameters are those of `convlens.v1.StyleTransfer`.
     `classic` is the way of Gatys et al. (2016) instead of the best one; `layers` may give each its weight.
     """
     return {
-        "styles": [_style(style, f"styles[{i}]") for i, style in enumerate(styles)],
+        "styles": [_style(style, f"styles[{i}]") for i, style in enumerate(_several(styles))],
         "method": "classic" if classic else "best",
     }
 
@@ -100,7 +101,12 @@ def train_style(
     return {"preview": None if preview is None else to_image(preview, preview_resize, "preview")}
 
 
-def _style(style: Style, field: str) -> job_pb2.Style:
+def _several(styles: Style | ImageLike | Sequence[Style | ImageLike]) -> Sequence[Style | ImageLike]:
+    return styles if isinstance(styles, (list, tuple)) else [styles]  # type: ignore[list-item]
+
+
+def _style(style: Style | ImageLike, field: str) -> job_pb2.Style:
+    style = style if isinstance(style, Style) else Style(style)
     mask = None if style.mask is None else to_image(style.mask, "keep", f"{field}.mask")
     image = to_image(style.image, "keep", f"{field}.image")
     return job_pb2.Style(image=image, weight=style.weight, mask=mask)

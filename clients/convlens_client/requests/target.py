@@ -27,16 +27,16 @@ class Target:
 
 @dataclass(frozen=True)
 class ClassScore(Target):
-    """Logit of a class; by default of the class that the model predicts for each image."""
+    """Logit of a class, by index or name; by default of the class that the model predicts for each image."""
 
-    index: int | None = None
+    index: int | str | None = None
 
 
 @dataclass(frozen=True)
 class LogProbability(Target):
-    """log P(class) after the softmax; by default of the class that the model predicts for each image."""
+    """log P(class) after the softmax; the class as for `ClassScore`."""
 
-    index: int | None = None
+    index: int | str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from convlens.v1 import job_pb2, unit_pb2, unit_pb2_grpc
+from convlens.v1.image_pb2 import Image
 from convlens_client.calls import Method, Rpc, Tensors
 from convlens_client.contract import takes
 from convlens_client.from_proto import field, from_proto
 from convlens_client.images import Images, ResizeLike, to_images
 from convlens_client.requests.job import Fields, technique
 from convlens_client.requests.model import model_ref
+from convlens_client.requests.parts import in_parts
 from convlens_client.results import Array, ReceptiveField, UnitPattern
 
 _Units = unit_pb2_grpc.UnitServiceStub
@@ -20,10 +24,19 @@ def unit_patterns(
     images: Images, layer: str, channel: int, *, model: str = "", resize: ResizeLike | None = None
 ) -> Rpc[tuple[UnitPattern, ...]]:
     """What excites a channel of a layer in each image: guided backprop from where it is strongest."""
-    request = unit_pb2.GetUnitPatternsRequest(
-        model=model_ref(model), images=to_images(images, resize), layer=layer, channel=channel
+
+    def ask(some: Sequence[Image], _: slice) -> Rpc[tuple[UnitPattern, ...]]:
+        request = unit_pb2.GetUnitPatternsRequest(
+            model=model_ref(model), images=some, layer=layer, channel=channel
+        )
+        return Tensors(Method(_Units, "GetUnitPatterns"), request, _patterns)
+
+    return in_parts(
+        unit_pb2.GetUnitPatternsRequest,
+        to_images(images, resize),
+        ask,
+        lambda answers: tuple(itertools.chain.from_iterable(answers)),
     )
-    return Tensors(Method(_Units, "GetUnitPatterns"), request, _patterns)
 
 
 @takes({"": unit_pb2.Discrepancy.DESCRIPTOR})

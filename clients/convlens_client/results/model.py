@@ -51,23 +51,29 @@ class Model:
     digest: str
     task: str
 
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The names of the layers; none where the model came from a list."""
+        return tuple(layer.name for layer in self.layers)
+
     def class_index(self, text: str) -> int:
         """Index of the class that `text` names: an index, a label, or a part that only one label has.
 
         Raises:
-            InvalidArgument: no such class, or several; names some that are near.
+            InvalidArgument: no such class, or several, as two classes may bear one label; names those.
         """
-        if text.isdecimal():
-            return int(text)
         wanted = text.casefold().strip()
+        if wanted.isdecimal():
+            return int(wanted)
         labels = [label.casefold() for label in self.labels]
-        if wanted in labels:
-            return labels.index(wanted)
-        matches = [i for i, label in enumerate(labels) if wanted in label]
+        exact = [i for i, label in enumerate(labels) if label == wanted]
+        matches = exact or [i for i, label in enumerate(labels) if wanted in label]
         if len(matches) == 1:
             return matches[0]
         near = matches or [labels.index(label) for label in difflib.get_close_matches(wanted, labels)]
         names = ", ".join(f"{self.labels[i]!r} ({i})" for i in near[:8]) or "none"
+        if exact:
+            raise InvalidArgument.of("class", text, f"an index, as several classes are called so: {names}")
         raise InvalidArgument.of("class", text, f"an index or a label of {self.name}; near: {names}")
 
 

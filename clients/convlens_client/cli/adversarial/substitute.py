@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from convlens_client.cli.adversarial.common import ATTACK
-from convlens_client.cli.common import Photos, out, photos_in, table
+from convlens_client.cli.common import Photos, photos_in
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import Shared, command
-from convlens_client.client import Operation
 from convlens_client.requests import adversarial
 
 
@@ -25,18 +24,9 @@ def substitute(
     ],
     **parameters: Any,
 ) -> None:
-    """Learn a copy of a model from its answers alone, and fool the model by attacks on the copy."""
+    """Learn a copy of a model from its answers alone, and fool the model by attacks on the copy.
+
+    Example: convlens adversarial substitute photos --held-out others
+    """
     operation = given.client.substitute(photos_in(pictures), photos_in(held_out), **parameters)
-    finish(given, operation, "fooled.png", artifact="adversarial", tell=tell)
-
-
-def tell(operation: Operation) -> None:
-    """Prints how good the copy is after each round, and what the attacks on it do to the victim."""
-    report = operation.report
-    rows = ((str(after), f"{share:.1%}") for after, share in enumerate(report.agreement))
-    table(("round", " says as the victim"), rows)
-    out.print(f"queries: {report.queries} to learn, {report.measuring_queries} to measure")
-    out.print(
-        f"fooled by the attack: the copy {report.white_box:.1%}, the victim {report.transfer:.1%};"
-        f" by noise as long: the victim {report.noise_transfer:.1%}"
-    )
+    finish(given, operation, "fooled.png")
