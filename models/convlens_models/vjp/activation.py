@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from onnx import TensorProto
+
 from .gradients import Polyphase, SparseChannels
 from .graph_builder import GraphBuilder, Node, ReluRule
 
@@ -96,13 +98,26 @@ def clip(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
 
 
 def softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """Y (g - sum(g y)) along the axis."""
-    return t.mul(y, t.sub(g, _sum(t, node, t.mul(g, y))))
+    """Y (h - sum(h y)) along the axis, h = g - g of the largest x.
+
+    Subtracting one number from all of g changes nothing but the rounding: where y of the largest is nearly 1,
+    what counts is 1 - y, and the sum now has it as the sum of the others.
+    """
+    h = t.sub(g, t.op("GatherElements", g, _largest(t, node, x), axis=node.get("axis", -1)))
+    return t.mul(y, t.sub(h, _sum(t, node, t.mul(h, y))))
 
 
 def log_softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
-    """G - exp(y) sum(g) along the axis."""
-    return t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g)))
+    """G - exp(y) sum(g) along the axis; at the largest x minus the sum of all others.
+
+    The gradient sums to 0, and at the largest x 1 - exp(y) would be lost where the network is certain.
+    """
+    largest, axis = _largest(t, node, x), node.get("axis", -1)
+    gradient = t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g)))
+    nothing = t.mul(t.op("Cast", largest, to=TensorProto.FLOAT), 0.0)
+    others = t.op("ScatterElements", gradient, largest, nothing, axis=axis)
+    rest = t.op("Neg", _sum(t, node, others))
+    return t.op("ScatterElements", others, largest, rest, axis=axis)
 
 
 def erf(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
@@ -112,6 +127,11 @@ def erf(t: GraphBuilder, _: Node, x: str, y: str, g: str) -> str:
 
 def _sum(t: GraphBuilder, node: Node, value: str) -> str:
     return t.op("ReduceSum", value, t.ints([node.get("axis", -1)]), keepdims=1)
+
+
+def _largest(t: GraphBuilder, node: Node, x: str) -> str:
+    """Where the largest value along the axis is."""
+    return t.once("ArgMax", x, axis=node.get("axis", -1), keepdims=1)
 
 
 def _switch(t: GraphBuilder, x: str, positive: float, other: float) -> str:

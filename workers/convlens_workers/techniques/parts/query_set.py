@@ -11,13 +11,13 @@ import hashlib
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_models.log_softmax import log_softmax
 from convlens_models.measures.seeds import folded
 from convlens_workers.techniques.base import State
-from convlens_workers.techniques.parts.attacks import groups
+from convlens_workers.techniques.parts.attacks import cross_entropy, groups
 from convlens_workers.techniques.parts.balls import length
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.optimisers import VARIABLE
@@ -155,7 +155,7 @@ class QuerySet:
                 value = (
                     scores.amax(1)
                     if classes is None
-                    else F.cross_entropy(scores, classes[part], reduction="none")
+                    else cross_entropy(log_softmax(scores), classes[part])
                 )
                 found.extend(torch.autograd.grad(value.sum(), some))
         return torch.cat(found)
