@@ -1,4 +1,4 @@
-"""Softmax and its logarithm in torch, right to the precision of their numbers where one class is nearly certain.
+"""Softmax and its logarithm in torch, as exact as their numbers also where one class is nearly certain.
 
 torch computes 1 - P of such a class as a difference: nothing is left of it where P rounds to 1, neither of
 log P nor of the gradients. Here it is the sum of the other probabilities.
@@ -14,8 +14,7 @@ from torch import Tensor
 
 def softmax(logits: Tensor) -> Tensor:
     """Probabilities (N, classes) of logits (N, classes)."""
-    # A trace cannot hold functions of ours.
-    return logits.softmax(1) if torch.jit.is_tracing() else _applied(_Softmax, logits)
+    return logits.softmax(1) if _traced() else _applied(_Softmax, logits)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -27,11 +26,11 @@ def log_softmax(logits: Tensor) -> Tensor:
     >>> print(f"{value.item():.3e}", [f"{slope:.3e}" for slope in scores.grad[0].tolist()])
     -4.248e-18 ['4.248e-18', '-4.248e-18']
     """
-    return logits.log_softmax(1) if torch.jit.is_tracing() else _applied(_LogSoftmax, logits)
+    return logits.log_softmax(1) if _traced() else _applied(_LogSoftmax, logits)
 
 
 class _Softmax(torch.autograd.Function):
-    """Y (h - sum(h y)), h = g - g of the likeliest class: one number less for all changes only the rounding."""
+    """Y (h - sum(h y)), h = g - g of the likeliest class: that changes nothing but the rounding."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
@@ -43,7 +42,8 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         found, top = ctx.saved_tensors
         relative = gradient - gradient.gather(1, top)
-        return found * (relative - (relative * found).sum(1, keepdim=True))
+        slopes: Tensor = found * (relative - (relative * found).sum(1, keepdim=True))
+        return slopes
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -65,8 +65,13 @@ class _LogSoftmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         found, top = ctx.saved_tensors
         slopes = gradient - found.exp() * gradient.sum(1, keepdim=True)
-        others = slopes.scatter(1, top, 0)
+        others: Tensor = slopes.scatter(1, top, 0)
         return others.scatter(1, top, -others.sum(1, keepdim=True))
+
+
+def _traced() -> bool:
+    """Whether TorchScript is tracing: a trace cannot hold functions of ours."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _applied(function: type[torch.autograd.Function], logits: Tensor) -> Tensor:

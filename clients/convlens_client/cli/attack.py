@@ -155,6 +155,8 @@ def tell(found: Certificate) -> None:
     """What an attack did to an image, for people."""
     met = {True: "[green]succeeded[/]", False: "[yellow]failed[/]"}
     out.print(f"before       {percent(found.before)}")
+    if found.met_before:
+        out.print("             [yellow]the goal was met before: there was nothing to attack[/]")
     out.print(f"after        {percent(found.after)}: {met[found.success]}")
     out.print(f"as 8-bit PNG {percent(found.after_encoding)}: {met[found.success_after_encoding]}")
     out.print(f"largest change {found.linf * 255:.3g}/255, L2 {found.l2:.4g}, {found.queries} passes")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from convlens.v1 import attribution_pb2
 from convlens_client import rendering
 from convlens_client.cli.common import (
     Image,
@@ -51,6 +52,20 @@ class Method(StrEnum):
     RISE = "rise"
 
 
+class InsertionStart(StrEnum):
+    """Blurs that insertion may begin with."""
+
+    PUBLISHED = "published"
+    SCALED = "scaled"
+
+
+class DeletionEnd(StrEnum):
+    """Colours that deletion may end with."""
+
+    MEAN = "mean"
+    GREY = "grey"
+
+
 class Look(StrEnum):
     """How a map becomes a picture."""
 
@@ -82,6 +97,13 @@ def saliency(
     probability: Annotated[float | None, typer.Option(help="Chance that a cell is open; 0.5.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of smoothgrad and rise; 0.")] = None,
     quality: Annotated[bool, typer.Option("--quality", help="Also insertion and deletion scores.")] = False,
+    insertion_start: Annotated[
+        InsertionStart,
+        typer.Option(help="Blur that insertion begins with: of the authors' code, or scaled to the image."),
+    ] = InsertionStart.PUBLISHED,
+    deletion_end: Annotated[
+        DeletionEnd, typer.Option(help="Colour that deletion ends with: the model's mean, or grey.")
+    ] = DeletionEnd.MEAN,
     look: Annotated[
         Look,
         typer.Option(help="Signed around grey, largest |channel|, or heat over the photo; auto: as fits."),
@@ -101,11 +123,14 @@ def saliency(
     }  # fmt: skip
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     technique: Any = method.value.replace("-", "_")
+    start: Any = f"INSERTION_START_{insertion_start.name}"
+    end: Any = f"DELETION_END_{deletion_end.name}"
+    scoring = quality and attribution_pb2.Quality(insertion_start=start, deletion_end=end)
     with connect(server, tls, timeout=None) as client:
         facts = client.get_model(model)
         wanted = parse_target(facts, target, log_prob, neuron=neuron, channel=channel, direction=direction)
         found = client.attribute(
-            image, technique, wanted, quality=quality, model=model, resize=resize(size), **parameters
+            image, technique, wanted, quality=scoring, model=model, resize=resize(size), **parameters
         )
     _report(found, neuron or channel or direction, facts, json)
     if file is not None:
@@ -131,10 +156,16 @@ def _report(found: Attribution, unit: str | None, facts: ModelFacts, json: bool)
     told = {key: value[0] for key, value in scores.items() if value}
     if json:
         shape = found.map.shape[1:]
-        emit({"target": name, "class_index": index, "value": found.values[0], "shape": shape, **told})
+        scored = {"quality": found.quality} if found.quality else {}
+        emit(
+            {"target": name, "class_index": index, "value": found.values[0], "shape": shape, **told, **scored}
+        )
         return
     out.print(f"{name}: {found.values[0]:.6g}")
     for key, value in told.items():
         out.print(f"{key.replace('_', ' ')}: {value:.4g}")
+    if found.quality:
+        start, end = found.quality.insertion_start.lower(), found.quality.deletion_end.lower()
+        out.print(f"insertion from the {start} blur, deletion to {end}, {found.quality.steps} steps")
     if not found.map.any():
         out.print("the map is zero: nothing gets back to the pixels; try a --channel or another --method")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from google.protobuf.message import Message
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_client.calls import Call, Messages, Method, Tensors
+from convlens_client.choice import chosen
 from convlens_client.freezing import freeze
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
@@ -31,6 +32,14 @@ Technique = Literal[
     "rise",
 ]
 TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+QualityLike = bool | int | attribution_pb2.Quality
+"""Whether maps are scored; in how many steps; or the message, with what the scores begin and end with."""
+WeightsName = Literal["initialiser", "zero_mean", "own_mean"]
+WEIGHTS: Final = {
+    "initialiser": attribution_pb2.RANDOM_WEIGHTS_INITIALISER,
+    "zero_mean": attribution_pb2.RANDOM_WEIGHTS_ZERO_MEAN,
+    "own_mean": attribution_pb2.RANDOM_WEIGHTS_OWN_MEAN,
+}
 
 
 def attribute(
@@ -38,7 +47,7 @@ def attribute(
     technique: Technique | Message = "gradient",
     target: Target | None = None,
     *,
-    quality: bool | int = False,
+    quality: QualityLike = False,
     model: str = "",
     resize: ResizeLike | None = None,
     **parameters: float | str,
@@ -47,7 +56,8 @@ def attribute(
 
     `parameters` are the fields of the technique's message in `convlens.v1.attribution_pb2`, such as `steps`
     of "integrated_gradients", `samples` and `sigma` of "smoothgrad", `layer` of "grad_cam". The technique may
-    also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
+    also be that message itself. `quality` adds insertion and deletion scores, in so many steps;
+    `convlens.v1.attribution_pb2.Quality` says more.
     """
     asked = [_item(technique, target, parameters)]
     request = _attribute_request(images, asked, quality, model, resize)
@@ -60,7 +70,7 @@ def attribute_all(
     images: Images,
     attributions: Sequence[tuple[Technique | Message, Target]],
     *,
-    quality: bool | int = False,
+    quality: QualityLike = False,
     model: str = "",
     resize: ResizeLike | None = None,
 ) -> Call[tuple[Attribution, ...]]:
@@ -80,13 +90,16 @@ def check_randomisation(
     *,
     layers: int | None = None,
     seed: int | None = None,
+    weights: WeightsName | None = None,
     model: str = "",
     resize: ResizeLike | None = None,
 ) -> Call[tuple[RandomisedLayer, ...]]:
     """Whether maps depend on what the network has learned: its layers become random from the top down.
 
     For each further layer, at most `layers`, the rank correlation of each technique's map with the trained
-    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018).
+    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018). The weights
+    come from the layers' "initialiser", as they do by default, or from a normal distribution with the layer's
+    own deviation around 0 ("zero_mean") or its own mean ("own_mean").
     """
     request = attribution_pb2.CheckRandomisationRequest(
         model=model_ref(model),
@@ -94,6 +107,7 @@ def check_randomisation(
         attributions=[_item(technique, target) for technique in techniques],
         layers=layers,
         seed=seed,
+        weights=chosen(WEIGHTS, weights or "initialiser", "weights"),
     )
     return Messages(Method(_Attribution, "CheckRandomisation"), request, freeze, tuple)
 
@@ -111,9 +125,9 @@ def _item(
         name = technique
     if name not in TECHNIQUES:
         raise InvalidArgument.of("technique", name, f"one of {', '.join(TECHNIQUES)}")
-    chosen = technique if isinstance(technique, Message) else type(getattr(item, name))()
-    _set(chosen, name, parameters or {})
-    getattr(item, name).CopyFrom(chosen)
+    message = technique if isinstance(technique, Message) else type(getattr(item, name))()
+    _set(message, name, parameters or {})
+    getattr(item, name).CopyFrom(message)
     return item
 
 
@@ -128,14 +142,16 @@ def _set(message: Message, name: str, parameters: dict[str, Any]) -> None:
 def _attribute_request(
     images: Images,
     asked: Sequence[attribution_pb2.Attribution],
-    quality: bool | int,
+    quality: QualityLike,
     model: str,
     resize: ResizeLike | None,
 ) -> attribution_pb2.AttributeRequest:
     request = attribution_pb2.AttributeRequest(
         model=model_ref(model), images=to_images(images, resize), attributions=asked
     )
-    if quality:
+    if isinstance(quality, attribution_pb2.Quality):
+        request.quality.CopyFrom(quality)
+    elif quality:
         steps = None if quality is True else quality
         request.quality.CopyFrom(attribution_pb2.Quality(steps=steps))
     return request
@@ -150,6 +166,7 @@ def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ..
             completeness_residuals=tuple(target.completeness_residuals),
             insertion=tuple(target.insertion),
             deletion=tuple(target.deletion),
+            quality=freeze(head.quality) if head.HasField("quality") else None,
         )
         for target, array in zip(head.targets, tensors.values(), strict=True)
     )

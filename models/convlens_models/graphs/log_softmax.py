@@ -13,7 +13,7 @@ NUMBERS: Final = {"nothing": 0.0, "one": 1.0, "half": 0.5}
 
 
 def refined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` whose LogSoftmax gives log(1 - q) for its largest value, q the sum of the others' probabilities.
+    """`model` whose LogSoftmax gives its largest value as log(1 - q), q the sum of all other probabilities.
 
     Runtimes compute x - max - log(sum of exp(x - max)), which is 0 for every q below 6e-8. Above one half
     the value stays as it is. To be applied after differentiation: the new operators have no rules.

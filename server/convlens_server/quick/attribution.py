@@ -15,12 +15,15 @@ Requested = Sequence[attribution_pb2.Attribution]
 
 
 def attribute(
-    backend: Backend, images: F32, requested: Requested, quality_steps: int = 0
+    backend: Backend,
+    images: F32,
+    requested: Requested,
+    scoring: attribution_pb2.Quality | None = None,
 ) -> Iterator[tuple[str, F32, attribution_pb2.AttributedTarget]]:
     """Each attribution under its name, with what there is to say about it, computed as they are taken.
 
     Args:
-        quality_steps: steps of insertion and deletion; 0 leaves them out.
+        scoring: how insertion and deletion are scored, nothing left to defaults; None leaves them out.
 
     Raises:
         InvalidArgument: a target outside its layer's map, before anything is computed; or what only the
@@ -33,9 +36,9 @@ def attribute(
         answer = attribution_pb2.AttributedTarget(values=found.values.tolist(), class_indices=target.classes)
         if found.residuals is not None:
             answer.completeness_residuals.extend(found.residuals.tolist())
-        if quality_steps:
+        if scoring is not None:
             ranking = quality.importance(name, found.attribution)
-            scores = quality.score(backend, images, target, ranking, quality_steps)
+            scores = quality.score(backend, images, target, ranking, scoring)
             answer.insertion.extend(scores.insertion.tolist())
             answer.deletion.extend(scores.deletion.tolist())
         yield f"{position}.{name}", found.attribution, answer

@@ -7,6 +7,7 @@ from typing import Any
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_server.quick.attribution import attribute
 from convlens_server.quick.inference_service import InferenceService, Replies, Streamed, parts
+from convlens_server.quick.quality import resolved
 from convlens_server.quick.randomisation import cascade
 
 
@@ -33,9 +34,9 @@ class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
     def _attribute(self, request: attribution_pb2.AttributeRequest) -> Replies:
         request, backend = self._lane.admit(request)
         images = self._lane.batch(request.images, backend)
-        steps = request.quality.steps if request.HasField("quality") else 0
-        result = attribution_pb2.AttributeResult()
-        for name, attribution, target in attribute(backend, images, request.attributions, steps):
+        scoring = resolved(request.quality) if request.HasField("quality") else None
+        result = attribution_pb2.AttributeResult(quality=scoring)
+        for name, attribution, target in attribute(backend, images, request.attributions, scoring):
             result.targets.append(target)
             yield parts(attribution_pb2.AttributeResponse, {name: attribution})
         yield attribution_pb2.AttributeResponse(result=result)
@@ -43,4 +44,4 @@ class AttributionServicer(attribution_pb2_grpc.AttributionServiceServicer):
     def _check(self, request: attribution_pb2.CheckRandomisationRequest) -> Replies:
         request, backend = self._lane.admit(request)
         images = self._lane.batch([request.image], backend, "image")
-        yield from cascade(backend, images, request.attributions, request.layers, request.seed)
+        yield from cascade(backend, images, request)

@@ -153,9 +153,7 @@ class QuerySet:
             with torch.enable_grad():
                 scores = self.pupil.logits(copy, some)
                 value = (
-                    scores.amax(1)
-                    if classes is None
-                    else cross_entropy(log_softmax(scores), classes[part])
+                    scores.amax(1) if classes is None else cross_entropy(log_softmax(scores), classes[part])
                 )
                 found.extend(torch.autograd.grad(value.sum(), some))
         return torch.cat(found)
