@@ -78,7 +78,7 @@ class EnsembleStage:
         ball, steps = BALLS[params.norm], params.steps
         attacks: list[Attack] = [Apgd("apgd_ce", self.classify, away, ball, epsilon, steps)]
         attacks += [
-            Apgd("apgd_t", self.classify, towards(rival), ball, epsilon, steps)
+            Apgd("apgd_t", self.classify, towards(rival), ball, epsilon, steps, rival)
             for rival in range(self.all.rivals.shape[1])
         ]
         if params.queries:

@@ -19,7 +19,7 @@ from convlens_workers.techniques.parts.attacks import (
     stacked,
     untargeted,
 )
-from convlens_workers.techniques.parts.balls import BALLS, moved
+from convlens_workers.techniques.parts.balls import BALLS, inside, moved
 from convlens_workers.techniques.parts.defences import defence
 from convlens_workers.techniques.parts.loop import Losses, optimise
 
@@ -67,7 +67,7 @@ class Attack:
 
     def start(self, _: State, rng: torch.Generator) -> State:
         """A random point of the ball."""
-        noise = BALL.inside(rng, self._images, self._task.params.epsilon)
+        noise = inside(BALL, rng, self._images, self._task.params.epsilon)
         begin = (self._images + noise).clamp(0, 1)
         return {PLAIN: begin, ADAPTIVE: begin}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
+from convlens_workers.techniques.parts.loop import own_generator
 
 TINY: Final = 1e-12
 
@@ -90,6 +91,14 @@ def radius(norm: int, epsilon: float | None, field: str) -> float:
 def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:
     """`to` brought back into the ball around `images`, and then into [0, 1], which never leaves the ball."""
     return (images + ball.project(to - images, epsilon)).clamp(0, 1)
+
+
+def inside(ball: Ball, rng: torch.Generator, images: Tensor, epsilon: float, what: str = "start") -> Tensor:
+    """A point of the ball for each image, from a generator of its own."""
+    some = [images[i : i + 1] for i in range(len(images))]
+    return torch.cat(
+        [ball.inside(own_generator(rng.initial_seed(), image, what), image, epsilon) for image in some]
+    )
 
 
 def length(values: Tensor) -> Tensor:
