@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_client.calls import Messages, Method, Rpc, Tensors
-from convlens_client.contract import arms, choose, takes
+from convlens_client.contract import arms, choose, fill, takes
 from convlens_client.from_proto import from_proto
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.model import model_ref
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Technique = attribution_pb2.Attribution._WhichOneofReturnType_technique
 else:
     Technique = Literal[tuple(TECHNIQUES)]
+QualityLike = bool | int | attribution_pb2.Quality
+"""Whether maps are scored; in how many steps; or the message, with what the scores begin and end with."""
 
 
 @takes(TECHNIQUES)
@@ -33,7 +35,7 @@ def attribute(
     technique: Technique | Message = "gradient",
     target: Target | None = None,
     *,
-    quality: bool | int = False,
+    quality: QualityLike = False,
     model: str = "",
     resize: ResizeLike | None = None,
     **parameters: Any,
@@ -42,7 +44,8 @@ def attribute(
 
     `parameters` are the fields of the technique's message in `convlens.v1.attribution_pb2`, such as `steps`
     of "integrated_gradients", `samples` and `sigma` of "smoothgrad", `layer` of "grad_cam". The technique may
-    also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
+    also be that message itself. `quality` adds insertion and deletion scores, in so many steps;
+    `convlens.v1.attribution_pb2.Quality` says more.
     """
     items = [_item(technique, target, parameters)]
     request = _attribute_request(images, items, quality, model, resize)
@@ -53,7 +56,7 @@ def attribute_all(
     images: Images,
     attributions: Sequence[tuple[Technique | Message, Target]],
     *,
-    quality: bool | int = False,
+    quality: QualityLike = False,
     model: str = "",
     resize: ResizeLike | None = None,
 ) -> Rpc[tuple[Attribution, ...]]:
@@ -65,28 +68,29 @@ def attribute_all(
     return Tensors(_ATTRIBUTE, _attribute_request(images, items, quality, model, resize), _attributions)
 
 
+@takes({"": attribution_pb2.CheckRandomisationRequest.DESCRIPTOR})
 def check_randomisation(
     image: ImageLike,
     techniques: Sequence[Technique | Message] = ("gradient", "guided_backprop", "grad_cam"),
     target: Target | None = None,
     *,
-    layers: int | None = None,
-    seed: int | None = None,
     model: str = "",
     resize: ResizeLike | None = None,
+    **parameters: Any,
 ) -> Rpc[tuple[RandomisedLayer, ...]]:
     """Whether maps depend on what the network has learned: its layers become random from the top down.
 
     For each further layer, at most `layers`, the rank correlation of each technique's map with the trained
-    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018).
+    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018). `weights`
+    come from the layers' "initialiser", as they do by default, or from a normal distribution with the layer's
+    own deviation around 0 ("zero_mean") or its own mean ("own_mean").
     """
     request = attribution_pb2.CheckRandomisationRequest(
         model=model_ref(model),
         image=to_image(image, resize),
         attributions=[_item(technique, target) for technique in techniques],
-        layers=layers,
-        seed=seed,
     )
+    fill(request, parameters)
     return Messages(Method(_Attribution, "CheckRandomisation"), request, from_proto, tuple)
 
 
@@ -108,22 +112,27 @@ def _item(
 def _attribute_request(
     images: Images,
     items: Sequence[attribution_pb2.Attribution],
-    quality: bool | int,
+    quality: QualityLike,
     model: str,
     resize: ResizeLike | None,
 ) -> attribution_pb2.AttributeRequest:
     request = attribution_pb2.AttributeRequest(
         model=model_ref(model), images=to_images(images, resize), attributions=items
     )
-    if quality:
+    if isinstance(quality, attribution_pb2.Quality):
+        request.quality.CopyFrom(quality)
+    elif quality:
         request.quality.CopyFrom(attribution_pb2.Quality(steps=None if quality is True else quality))
     return request
 
 
 def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ...]:
+    quality = from_proto(head.quality) if head.HasField("quality") else None
     return tuple(
         Attribution(
-            map=array, **{name: tuple(getattr(target, name)) for name in target.DESCRIPTOR.fields_by_name}
+            map=array,
+            quality=quality,
+            **{name: tuple(getattr(target, name)) for name in target.DESCRIPTOR.fields_by_name},
         )
         for target, array in zip(head.targets, tensors.values(), strict=True)
     )
