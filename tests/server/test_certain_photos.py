@@ -17,7 +17,8 @@ from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
 from convlens_server.backends.models import LoadedModels
-from convlens_server.backends.providers import on_cpu
+from convlens_server.backends.providers import Compute
+from convlens_server.settings import ServerSettings
 from convlens_server.techniques import ATTACKS
 from convlens_server.techniques.descent import loss_gradient
 
@@ -38,7 +39,7 @@ def backend(data: Path, tmp_path_factory: pytest.TempPathFactory):
     add_architecture(
         root, "squeezenet1_0", models / "squeezenet1_0.safetensors", models / "imagenet_labels.tsv"
     )
-    loaded = LoadedModels(ModelRepository(root), on_cpu(1), session_bytes=1 << 30, max_models=2)
+    loaded = LoadedModels(ModelRepository(root), Compute(lambda: 1), ServerSettings(max_models=2))
     yield loaded.get(model_pb2.ModelRef(name="squeezenet1_0"))
     loaded.close()
 
