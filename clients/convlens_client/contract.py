@@ -69,7 +69,8 @@ class Parameter:
     @property
     def weighted(self) -> bool:
         """True where each value may have a weight: `layers` of a message that also has `weights`."""
-        return self.name == "layers" and "weights" in self.field.containing_type.fields_by_name
+        others = self.field.containing_type.fields_by_name
+        return self.repeated and self.name == "layers" and "weights" in others
 
     @property
     def help(self) -> str:
@@ -111,7 +112,8 @@ class Parameter:
 def parameters(message: Descriptor) -> dict[str, Parameter]:
     """The parameters of a message by name; where an inner message has the same name, the outer's counts."""
     own = {field.name: Parameter(field) for field in message.fields if field.cpp_type in TYPES}
-    own = {name: parameter for name, parameter in own.items() if name != "weights" or "layers" not in own}
+    if "layers" in own and own["layers"].weighted:
+        own.pop("weights", None)
     inner = (parameters(field.message_type) for field in _groups(message))
     return {name: parameter for group in inner for name, parameter in group.items()} | own
 
@@ -119,18 +121,23 @@ def parameters(message: Descriptor) -> dict[str, Parameter]:
 def fill(message: Message, given: Mapping[str, Any]) -> None:
     """Set parameters and fields of a message by name; what is None is left out.
 
-    Choices are given by name, a repeated field as a sequence or as its only value, and `layers` also as a
-    mapping to their weights. Raises InvalidArgument for a choice that there is not.
+    Choices are given by name, also with dashes, a repeated field as a sequence or as its only value, and
+    `layers` also as a mapping to their weights.
+
+    Raises:
+        InvalidArgument: there is no such choice.
+        TypeError: there is no such parameter.
     """
     for name, value in given.items():
         field = message.DESCRIPTOR.fields_by_name.get(name)
         if value is None:
             continue
         if field is None:
-            group = next(
-                group for group in _groups(message.DESCRIPTOR) if name in parameters(group.message_type)
-            )
-            fill(getattr(message, group.name), {name: value})
+            groups = [each for each in _groups(message.DESCRIPTOR) if name in parameters(each.message_type)]
+            if not groups:
+                known = ", ".join(parameters(message.DESCRIPTOR))
+                raise TypeError(f"{message.DESCRIPTOR.name} takes no {name!r}, but {known}")
+            fill(getattr(message, groups[0].name), {name: value})
         elif field.is_repeated:
             items = [value] if isinstance(value, (str, int, float)) else value
             getattr(message, name).extend(_plain(field, item) for item in items)
@@ -264,5 +271,5 @@ def _plain(field: Descriptor, value: Any) -> Any:
     if isinstance(value, str) and bounds(field).class_index:
         raise InvalidArgument.of(field.name, value, "an index; names are looked up by the client's methods")
     if field.enum_type and isinstance(value, str):
-        return one_of(values(field.enum_type), value.lower(), field.name)
+        return one_of(values(field.enum_type), value.lower().replace("-", "_"), field.name)
     return value

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.architectures import ARCHITECTURES
+from convlens_models.log_softmax import log_softmax, softmax
 from convlens_models.manifest import LOG_PROBABILITIES, PROBABILITIES, Rgb
 from convlens_models.redirected_relu import redirected
 from convlens_models.repository import WEIGHTS, StoredModel
 
 HEADS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "logits": lambda logits: logits,
-    PROBABILITIES: lambda logits: logits.softmax(1),
-    LOG_PROBABILITIES: lambda logits: logits.log_softmax(1),
+    PROBABILITIES: softmax,
+    LOG_PROBABILITIES: log_softmax,
 }
 """Layers that are no modules: functions of the logits."""
 

@@ -56,6 +56,20 @@ def test_layers_may_have_weights():
     assert not parameters(job_pb2.DeepDream.DESCRIPTOR)["layers"].weighted
 
 
+def test_a_number_of_layers_has_no_weights():
+    request = attribution_pb2.CheckRandomisationRequest()
+    known = parameters(request.DESCRIPTOR)
+    assert not known["layers"].weighted
+    assert known["weights"].choices == ("initialiser", "zero_mean", "own_mean")
+    for spelling in ("own_mean", "own-mean"):
+        fill(request, {"layers": 3, "weights": spelling})
+        assert (request.layers, request.weights) == (3, attribution_pb2.RANDOM_WEIGHTS_OWN_MEAN)
+    with pytest.raises(
+        TypeError, match="CheckRandomisationRequest takes no 'wait', but layers, seed, weights"
+    ):
+        fill(request, {"wait": 3})
+
+
 def test_choices_are_those_of_the_enum():
     assert values(attack_pb2.Norm.DESCRIPTOR) == {"linf": 1, "l2": 2}
     with pytest.raises(InvalidArgument, match="norm = 'l7': must be one of linf, l2"):

@@ -61,6 +61,11 @@ def test_quality_comes_when_asked_for(client, service, pixels):
     assert not service.requests[-1].quality.HasField("steps")
     client.attribute(pixels, quality=9)
     assert service.requests[-1].quality.steps == 9
+    asked_for = attribution_pb2.Quality(steps=3, deletion_end=attribution_pb2.DELETION_END_GREY)
+    found = client.attribute(pixels, quality=asked_for)
+    assert service.requests[-1].quality == asked_for
+    assert (found.quality.steps, found.quality.deletion_end) == (3, "GREY")
+    assert client.attribute(pixels).quality is None
 
 
 def test_a_cascade_is_a_tuple_of_layers(client, service, pixels):
@@ -93,6 +98,8 @@ def test_a_direction_is_read_from_a_file(run, service, photo, tmp_path):
 
 def test_scores_are_shown(run, photo):
     assert "insertion: 0.75" in run("saliency", photo, "--quality").out
+    shown = run("saliency", photo, "--quality", "--insertion-start", "scaled", "--deletion-end", "grey").out
+    assert "insertion from the scaled blur, deletion to grey" in shown
     told = json.loads(run("saliency", photo, "--quality", "--json").out)
     assert (told["insertion"], told["deletion"]) == (0.75, None)
 
@@ -102,10 +109,14 @@ def test_the_sanity_check_is_a_table(run, service, photo):
     assert [item.WhichOneof("technique") for item in asked(service)] == ["gradient", "grad_cam"]
     top, below = shown.splitlines()[-2:]
     assert top.split() == ["top", *["0.50", "/", "0.25"] * 2]
-    assert below.split() == ["below"]
+    assert below.split() == ["below", "blank", "blank"]
     told = json.loads(run("sanity-check", photo, "--method", "rise", "--json").out)
-    assert told[0] == {"layer": "top", "correlations": {"rise": {"signed": 0.5, "absolute": 0.25}}}
+    expected = {"signed": 0.5, "absolute": 0.25, "blank": False, "trained_blank": False}
+    assert told[0] == {"layer": "top", "correlations": {"rise": expected}}
     assert told[1]["correlations"]["rise"]["signed"] is None
+    assert told[1]["correlations"]["rise"]["blank"]
+    assert run("sanity-check", photo, "--weights", "zero-mean").code == 0
+    assert service.requests[-1].weights == attribution_pb2.RANDOM_WEIGHTS_ZERO_MEAN
 
 
 BAD = {

@@ -78,10 +78,14 @@ def test_labels_decide_what_is_left(run):
     other = (predicted + 1) % 10
     certificate = run(fgsm={"epsilon": 0}, untargeted={"labels": [other]})[0].certificates[0]
     assert certificate.success  # It was never taken for that class.
+    assert certificate.met_before
     certificate = run(fgsm={"epsilon": 0}, targeted={"index": predicted})[0].certificates[0]
     assert certificate.success
+    assert certificate.met_before  # It was taken for it already.
     certificate = run(fgsm={"epsilon": 0}, targeted={"index": other})[0].certificates[0]
     assert not certificate.success
+    assert not certificate.met_before
+    assert not run()[0].certificates[0].met_before
 
 
 @pytest.mark.parametrize("goal", [{}, {"targeted": {"index": 5}}], ids=str)

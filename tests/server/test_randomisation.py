@@ -10,6 +10,8 @@ import grpc
 import numpy as np
 import pytest
 import scipy.stats
+import torch
+from onnx import helper
 from support.replies import error_of
 from support.server_thread import serving
 
@@ -19,7 +21,7 @@ from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, target
 from convlens_models import tensors
 from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import ModelRepository
-from convlens_server.quick.randomisation import redraw, spearman, weighted_layers
+from convlens_server.quick.randomisation import _correlation, _fan_in, redraw, spearman, weighted_layers
 
 TECHNIQUES = ("gradient", "guided_backprop")
 
@@ -102,19 +104,70 @@ def test_torchscript_is_refused(tmp_path: Path, image: Any) -> None:
     assert "TorchScript" in error.message
 
 
-def test_a_layer_is_redrawn_with_its_own_mean_and_deviation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["INITIALISER", "ZERO_MEAN", "OWN_MEAN", "UNSPECIFIED"])
+def test_a_layer_is_redrawn_as_asked(tmp_path: Path, weights: str) -> None:
     stored = ModelRepository().get()
     file = shutil.copyfile(stored.file("weights.safetensors"), tmp_path / "weights.safetensors")
     before = {name: np.array(value) for name, value in tensors.load(file).items()}
-    layer, keys = weighted_layers(stored)[1]
+    layer, keys, fan_in = found = weighted_layers(stored)[1]
     assert (layer, keys) == ("features.conv5_2", ["features.conv5_2.weight", "features.conv5_2.bias"])
-    redraw(file, keys, np.random.default_rng(0))
+    assert fan_in == before[keys[0]][0].size
+    distribution = attribution_pb2.RandomWeights.Value(f"RANDOM_WEIGHTS_{weights}")
+    redraw(file, found, np.random.default_rng(0), distribution)
     for name, value in tensors.load(file).items():
         assert np.array_equal(value, before[name]) == (name not in keys)
     drawn, learned = tensors.load(file)[keys[0]], before[keys[0]]
-    assert drawn.mean() == pytest.approx(learned.mean(), abs=float(0.02 * learned.std()))
-    assert drawn.std() == pytest.approx(learned.std(), rel=0.02)
+    mean = learned.mean() if weights == "OWN_MEAN" else 0
+    deviation = learned.std() if "MEAN" in weights else reset(learned.shape).std()
+    assert drawn.mean() == pytest.approx(mean, abs=float(0.02 * learned.std()))
+    assert drawn.std() == pytest.approx(deviation, rel=0.02)
+    if "MEAN" not in weights:
+        for key, wanted in zip(keys, reset(learned.shape, bias=True), strict=True):
+            assert np.abs(tensors.load(file)[key]).max() == pytest.approx(np.abs(wanted).max(), rel=0.05)
     assert abs(np.corrcoef(drawn.ravel(), learned.ravel())[0, 1]) < 0.02
+
+
+def reset(shape: tuple[int, ...], bias: bool = False) -> Any:
+    """What PyTorch gives a new convolution with kernels of that shape; with its bias, if wanted."""
+    layer = torch.nn.Conv2d(shape[1], shape[0], shape[2:])
+    return (
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+        if bias
+        else layer.weight.numpy(force=True)
+    )
+
+
+def test_fan_in_is_pytorchs_for_every_kind_of_layer() -> None:
+    """By the bound of a new layer's bias, 1 / sqrt(fan-in)."""
+    cases = {
+        ("Conv", ()): torch.nn.Conv2d(12, 30, (3, 5), groups=3),
+        ("ConvTranspose", ()): torch.nn.ConvTranspose2d(12, 30, 3, groups=3),
+        ("Gemm", (("transB", 1),)): torch.nn.Linear(50, 20),
+    }
+    for (kind, attributes), layer in cases.items():
+        node = helper.make_node(kind, ["x", "w"], ["y"], **dict(attributes))
+        fan_in, _ = torch.nn.init._calculate_fan_in_and_fan_out(layer.weight)
+        assert _fan_in(node, layer.weight.shape) == fan_in
+    for kind in ("Gemm", "MatMul"):
+        assert _fan_in(helper.make_node(kind, ["x", "w"], ["y"]), (50, 20)) == 50
+
+
+def test_blank_maps_say_so(stub: Any, image: Any) -> None:
+    """Where there is no correlation, one of the two maps is."""
+    for weights in ("ZERO_MEAN", "OWN_MEAN", "INITIALISER"):
+        asked = request(image, "gradient", "grad_cam", weights=f"RANDOM_WEIGHTS_{weights}")
+        for reply in stub.CheckRandomisation(asked):
+            for found in reply.correlations:
+                assert np.isnan(found.signed) == (found.blank or found.trained_blank)
+                assert not found.trained_blank
+    lively, constant = (
+        np.arange(8, dtype=np.float32).reshape(1, 1, 2, 4),
+        np.full((1, 1, 2, 4), 3, np.float32),
+    )
+    found = {
+        name: _correlation(*pair) for name, pair in {"b": (lively, constant), "t": (constant, lively)}.items()
+    }
+    assert [(found[name].blank, found[name].trained_blank) for name in "bt"] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("ties", [False, True])

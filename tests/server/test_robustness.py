@@ -7,11 +7,15 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from support.replies import error_of, tensors_of
+from support.server_thread import serving
 
 from convlens import wire
 from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2, attack_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
+from convlens_models.importing.importer import add_architecture
+from convlens_models.repository import ModelRepository
 from convlens_server.quick.robustness import alarms
 
 LINF = attack_pb2.NORM_LINF
@@ -108,6 +112,31 @@ def test_an_image_fares_alike_alone_and_in_a_batch(stub, images) -> None:
     assert np.isclose(together["adversarial"][1], alone["adversarial"][0], atol=1e-5).mean() > 0.95
 
 
+def test_the_start_is_of_the_image_alone_bit_for_bit(stub, images) -> None:
+    """A step of nothing from the random start; five images, the one in question at three places."""
+    one, two, three = images
+    for norm in (LINF, L2):
+        fields = {"pgd": {"norm": norm, "steps": 1, "step_size": 1e-30, "seed": 9}}
+        _, alone = attack(stub, [two], **fields)
+        for batch, places in (([two, one, three, one, two], (0, 4)), ([one, three, two, one, one], (2,))):
+            _, together = attack(stub, batch, **fields)
+            for place in places:
+                assert np.array_equal(together["adversarial"][place], alone["adversarial"][0])
+        changes = together["adversarial"] - together["original"]
+        assert not np.isclose(changes[0], changes[1]).mean() > 0.1  # Each has starts of its own.
+
+
+@pytest.mark.parametrize("norm", [LINF, L2])
+def test_a_photo_fares_alike_alone_and_among_others(stub, images, norm) -> None:
+    """Restarts too; up to what rounding in another batch makes of signs of gradients near 0."""
+    fields = {"pgd": {"norm": norm, "steps": 3, "restarts": 3, "seed": 4}}
+    _, alone = attack(stub, images[1:2], **fields)
+    _, together = attack(stub, [*images, *images[:2]], **fields)
+    for place in (1, 4):
+        same = np.isclose(together["adversarial"][place], alone["adversarial"][0], atol=1e-5)
+        assert same.mean() > 0.95
+
+
 def test_restarts_never_do_worse(stub, images) -> None:
     successes = [
         sum(
@@ -162,6 +191,45 @@ def test_points_are_what_the_attack_alone_leaves(stub, images, labels) -> None:
             stub, images, bim={"steps": 2, "epsilon": point.epsilon}, untargeted={"labels": labels}
         )
         assert point.accuracy == pytest.approx(np.mean([not item.success for item in result.certificates]))
+
+
+def test_noise_and_starts_of_a_curve_are_each_images_own(stub, images, labels) -> None:
+    """The curve of all images is the mean of the curves of each."""
+    fields = {"pgd": {"steps": 1, "step_size": 1e-30}, "epsilons": [0.1, 0.3]}
+    whole, _ = measure(stub, images, labels, **fields)
+    each = [measure(stub, images[i : i + 1], labels[i : i + 1], **fields)[0] for i in range(len(images))]
+    for name in ("accuracy", "noise_accuracy"):
+        found = [getattr(point, name) for point in whole]
+        means = np.mean([[getattr(point, name) for point in points] for points in each], axis=0)
+        assert found == pytest.approx(means.tolist())
+
+
+def test_saturation_is_an_alarm(tmp_path, images, labels) -> None:
+    """Scores ten thousand times as large leave float32 no gradient of the cross entropy."""
+    stored = ModelRepository().get()
+    weights = load_file(stored.file("weights.safetensors"))
+    for factor, name in ((1, "plain"), (30, "certain"), (10_000, "saturated")):
+        scaled = {
+            key: value * (factor if key.startswith("classifier.") else 1) for key, value in weights.items()
+        }
+        save_file(scaled, tmp_path / "w.safetensors")
+        add_architecture(tmp_path / "m", "patterns", tmp_path / "w.safetensors", name=name)
+    raised = {}
+    with serving(models=tmp_path / "m") as app, grpc.insecure_channel(app.address) as channel:
+        for name in ("plain", "certain", "saturated"):
+            found = measure(
+                attack_pb2_grpc.AttackServiceStub(channel), images, labels, model={"name": name}, fgsm={}
+            )
+            raised[name] = (
+                found[1].saturated_gradients,
+                found[0][-2].accuracy,
+                found[0][1].zero_gradient_share,
+            )
+    assert raised["plain"][0] is False
+    assert raised["saturated"][0] is True
+    assert raised["saturated"][2] > 0
+    assert raised["certain"][0] is False
+    assert raised["certain"][1:] == raised["plain"][1:]  # Just as easily fooled.
 
 
 def point(epsilon: float, accuracy: float, noise: float = 1.0, zero: float = 0.0):

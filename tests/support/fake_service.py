@@ -164,14 +164,19 @@ class FakeService(
         }
         for part in to_parts(maps):
             yield attribution_pb2.AttributeResponse(tensor=part)
-        result = attribution_pb2.AttributeResult(targets=[target] * len(request.attributions))
+        scoring = request.quality if request.HasField("quality") else None
+        result = attribution_pb2.AttributeResult(
+            targets=[target] * len(request.attributions), quality=scoring
+        )
         yield attribution_pb2.AttributeResponse(result=result)
 
     def CheckRandomisation(self, request, context):  # noqa: N802
         self._note(request, context)
         good, blank = ((0.5, 0.25), (math.nan, math.nan))
         for layer, pair in (("top", good), ("below", blank)):
-            correlation = attribution_pb2.RankCorrelation(signed=pair[0], absolute=pair[1])
+            correlation = attribution_pb2.RankCorrelation(
+                signed=pair[0], absolute=pair[1], blank=pair is blank
+            )
             yield attribution_pb2.CheckRandomisationResponse(
                 layer=layer, correlations=[correlation] * len(request.attributions)
             )

@@ -32,8 +32,8 @@ DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
     "convlens": ("containers.py", "wire.py"),
     "convlens_models": (
         *("architectures/*.py", "graphs/**/*.py", "measures/*.py", "vjp/**/*.py"),
-        *("manifest.py", "network.py", "preprocess.py", "redirected_relu.py", "repository.py"),
-        *("runtime.py", "tensors.py"),
+        *("log_softmax.py", "manifest.py", "network.py", "preprocess.py", "redirected_relu.py"),
+        *("repository.py", "runtime.py", "tensors.py"),
     ),
     "convlens_workers": (
         *("techniques/**/*.py", "jobs/techniques/**/*.py", "jobs/pictures.py", "collections/pooling.py"),

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convlens_models.graphs.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
+from convlens_models.graphs.log_softmax import refined
 from convlens_models.graphs.surgery import average_pooled, cut, flattened, leaky
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
@@ -102,7 +103,8 @@ class OnnxNetwork:
             folder = str(self._stored.path.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             providers = ["CPUExecutionProvider"]
-            self._sessions[key] = ort.InferenceSession(build().SerializeToString(), options, providers)
+            model = refined(build()).SerializeToString()
+            self._sessions[key] = ort.InferenceSession(model, options, providers)
         self._sessions.move_to_end(key)
         while len(self._sessions) > KEPT:
             self._sessions.popitem(last=False)

@@ -223,7 +223,7 @@ def _derived(techniques: Mapping[str, Parameter], spelled: Mapping[str, str]) ->
     type_: Any = parameter.type
     if parameter.choices:
         named: Any = StrEnum
-        type_ = named(name, {choice: choice for choice in parameter.choices})
+        type_ = named(name, {choice: choice.replace("_", "-") for choice in parameter.choices})
     if parameter.type is float:
         told["parser"] = number_of(name)
     if bounds(parameter.field).layer:

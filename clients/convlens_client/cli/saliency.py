@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from convlens_client import rendering
+from convlens.v1 import attribution_pb2
+from convlens_client import contract, rendering
 from convlens_client.cli.common import Image, emit, out, write
 from convlens_client.cli.options import command
 from convlens_client.cli.targets import Targeted
@@ -18,10 +19,15 @@ from convlens_client.results import Array, Attribution, Model
 Look = Literal["auto", "signed", "magnitude", "heat"]
 METHODS: Final[dict[str, Any]] = {name.replace("_", "-"): name for name in attribution.TECHNIQUES}
 """The techniques as the command line spells them."""
+SCORING: Final = contract.parameters(attribution_pb2.Quality.DESCRIPTOR)
 if TYPE_CHECKING:
     Method = str
+    InsertionStart = str
+    DeletionEnd = str
 else:
     Method = StrEnum("Method", {name: name for name in METHODS})
+    InsertionStart = StrEnum("InsertionStart", {name: name for name in SCORING["insertion_start"].choices})
+    DeletionEnd = StrEnum("DeletionEnd", {name: name for name in SCORING["deletion_end"].choices})
 
 
 @command("out", "model", "resize", "frame", "json", request=attribution.attribute, timeout=None)
@@ -31,6 +37,10 @@ def saliency(
     *,
     method: Annotated[Method, typer.Option(help="Technique.")] = "gradient",
     quality: Annotated[bool, typer.Option("--quality", help="Also insertion and deletion scores.")] = False,
+    insertion_start: Annotated[
+        InsertionStart | None, typer.Option(help=SCORING["insertion_start"].help)
+    ] = None,
+    deletion_end: Annotated[DeletionEnd | None, typer.Option(help=SCORING["deletion_end"].help)] = None,
     look: Annotated[
         Look,
         typer.Option(help="Signed around grey, largest |channel|, or heat over the photo; auto: as fits."),
@@ -43,8 +53,10 @@ def saliency(
     """
     shown = given.picture(image)
     model = given.client.get_model(given.model)
+    scoring = attribution_pb2.Quality()
+    contract.fill(scoring, {"insertion_start": insertion_start, "deletion_end": deletion_end})
     answer = given.client.attribute(
-        shown, METHODS[method], given.target(model), quality=quality, **parameters
+        shown, METHODS[method], given.target(model), quality=quality and scoring, **parameters
     )
     _report(answer, given, model)
     if given.out is not None:
@@ -71,13 +83,17 @@ def _report(answer: Attribution, given: Targeted, model: Model) -> None:
         "insertion": answer.insertion,
         "deletion": answer.deletion,
     }
-    told = {key: value[0] for key, value in scores.items() if value}
+    told: dict[str, Any] = {key: value[0] for key, value in scores.items() if value}
     if given.json:
         shape = answer.map.shape[1:]
+        told |= {"quality": answer.quality} if answer.quality else {}
         emit({"target": name, "class_index": index, "value": answer.values[0], "shape": shape, **told})
         return
     out.print(f"{name}: {answer.values[0]:.6g}")
     for key, value in told.items():
         out.print(f"{key.replace('_', ' ')}: {value:.4g}")
+    if answer.quality:
+        start, end = answer.quality.insertion_start.lower(), answer.quality.deletion_end.lower()
+        out.print(f"insertion from the {start} blur, deletion to {end}, {answer.quality.steps} steps")
     if not answer.map.any():
         out.print("the map is zero: nothing gets back to the pixels; try a --channel or another --method")

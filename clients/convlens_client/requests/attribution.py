@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens.v1.image_pb2 import Image
 from convlens_client.calls import Messages, Method, Rpc, Steps, Tensors
-from convlens_client.contract import arms, choose, takes
+from convlens_client.contract import arms, choose, fill, takes
 from convlens_client.from_proto import from_proto
 from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
 from convlens_client.requests.classes import by_name
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Technique = attribution_pb2.Attribution._WhichOneofReturnType_technique
 else:
     Technique = Literal[tuple(TECHNIQUES)]
+QualityLike = bool | int | attribution_pb2.Quality
+"""Whether maps are scored; in how many steps; or the message, with what the scores begin and end with."""
 
 
 @by_name
@@ -41,7 +43,7 @@ def attribute(
     technique: Technique | Message = "gradient",
     target: Target | None = None,
     *,
-    quality: bool | int = False,
+    quality: QualityLike = False,
     model: str = "",
     resize: ResizeLike | None = None,
     **parameters: Any,
@@ -50,7 +52,8 @@ def attribute(
 
     `parameters` are the fields of the technique's message in `convlens.v1.attribution_pb2`, such as `steps`
     of "integrated_gradients", `samples` and `sigma` of "smoothgrad", `layer` of "grad_cam". The technique may
-    also be that message itself. `quality` adds insertion and deletion scores, in so many steps.
+    also be that message itself. `quality` adds insertion and deletion scores, in so many steps;
+    `convlens.v1.attribution_pb2.Quality` says more.
     """
     items = [_item(technique, target, parameters)]
     return _attribute(to_images(images, resize), items, quality, model, lambda all_: all_[0])
@@ -61,7 +64,7 @@ def attribute_all(
     images: Images,
     attributions: Sequence[tuple[Technique | Message, Target | None]],
     *,
-    quality: bool | int = False,
+    quality: QualityLike = False,
     model: str = "",
     resize: ResizeLike | None = None,
 ) -> Rpc[tuple[Attribution, ...]]:
@@ -74,28 +77,29 @@ def attribute_all(
 
 
 @by_name
+@takes({"": attribution_pb2.CheckRandomisationRequest.DESCRIPTOR})
 def check_randomisation(
     image: ImageLike,
     techniques: Sequence[Technique | Message] = ("gradient", "guided_backprop", "grad_cam"),
     target: Target | None = None,
     *,
-    layers: int | None = None,
-    seed: int | None = None,
     model: str = "",
     resize: ResizeLike | None = None,
+    **parameters: Any,
 ) -> Rpc[tuple[RandomisedLayer, ...]]:
     """Whether maps depend on what the network has learned: its layers become random from the top down.
 
     For each further layer, at most `layers`, the rank correlation of each technique's map with the trained
-    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018).
+    network's. Maps that stay alike show the image rather than the network (Adebayo et al. 2018). `weights`
+    come from the layers' "initialiser", as they do by default, or from a normal distribution with the layer's
+    own deviation around 0 ("zero_mean") or its own mean ("own_mean").
     """
     request = attribution_pb2.CheckRandomisationRequest(
         model=model_ref(model),
         image=to_image(image, resize),
         attributions=[_item(technique, target) for technique in techniques],
-        layers=layers,
-        seed=seed,
     )
+    fill(request, parameters)
     return Messages(Method(_Attribution, "CheckRandomisation"), request, from_proto, tuple)
 
 
@@ -117,7 +121,7 @@ def _item(
 def _attribute(
     images: Sequence[Image],
     items: Sequence[attribution_pb2.Attribution],
-    quality: bool | int,
+    quality: QualityLike,
     model: str,
     pick: Callable[[tuple[Attribution, ...]], T],
 ) -> Rpc[T]:
@@ -125,7 +129,9 @@ def _attribute(
 
     def ask(some: Sequence[Image], _: slice) -> Rpc[tuple[Attribution, ...]]:
         request = attribution_pb2.AttributeRequest(model=model_ref(model), images=some, attributions=items)
-        if quality:
+        if isinstance(quality, attribution_pb2.Quality):
+            request.quality.CopyFrom(quality)
+        elif quality:
             request.quality.CopyFrom(attribution_pb2.Quality(steps=None if quality is True else quality))
         return Tensors(_ATTRIBUTE, request, _attributions)
 
@@ -140,6 +146,7 @@ def _joined(answers: Sequence[tuple[Attribution, ...]]) -> tuple[Attribution, ..
     return tuple(
         Attribution(
             map=joined(part.map for part in parts),
+            quality=parts[0].quality,
             **{name: tuple(itertools.chain(*(getattr(part, name) for part in parts))) for name in NUMBERS},
         )
         for parts in zip(*answers, strict=True)
@@ -147,9 +154,12 @@ def _joined(answers: Sequence[tuple[Attribution, ...]]) -> tuple[Attribution, ..
 
 
 def _attributions(head: Any, tensors: dict[str, Array]) -> tuple[Attribution, ...]:
+    quality = from_proto(head.quality) if head.HasField("quality") else None
     return tuple(
         Attribution(
-            map=array, **{name: tuple(getattr(target, name)) for name in target.DESCRIPTOR.fields_by_name}
+            map=array,
+            quality=quality,
+            **{name: tuple(getattr(target, name)) for name in target.DESCRIPTOR.fields_by_name},
         )
         for target, array in zip(head.targets, tensors.values(), strict=True)
     )

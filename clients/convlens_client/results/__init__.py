@@ -11,7 +11,7 @@ from convlens_client.results.attack import (
     RobustnessAlarms,
     RobustnessPoint,
 )
-from convlens_client.results.attribution import Attribution, RandomisedLayer, RankCorrelation
+from convlens_client.results.attribution import Attribution, Quality, RandomisedLayer, RankCorrelation
 from convlens_client.results.collection import (
     Added,
     Collection,
@@ -46,6 +46,7 @@ __all__ = [
     "Neighbour",
     "Neighbours",
     "Prediction",
+    "Quality",
     "QueueStats",
     "RandomisedLayer",
     "RankCorrelation",

@@ -21,6 +21,7 @@ class Certificate:
     success_after_encoding: bool
     queries: int
     linf_after_encoding: float
+    met_before: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class RobustnessAlarms:
     noise_beats_attack: bool
     survives_full_range: bool
     not_monotone: bool
+    saturated_gradients: bool
 
     @property
     def raised(self) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from convlens.errors import DataLoss, InvalidArgument
 from convlens_models.graphs.autodiff import ReluRule
-from convlens_models.network import Network
+from convlens_models.manifest import LOG_PROBABILITIES, PROBABILITIES
+from convlens_models.network import HEADS, Network
 from convlens_models.redirected_relu import relus_as
 
 NAMES: Final = "layers.json"
@@ -91,7 +92,11 @@ class ScriptedNetwork:
         # The optimising executor fuses operators, and the hooks would miss what flows inside.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             values = getattr(self._script, method)(pixels)
-        return dict(zip(self._layers, values, strict=True))
+        found = dict(zip(self._layers, values, strict=True))
+        if wanted := [name for name in layers if name in (PROBABILITIES, LOG_PROBABILITIES)]:
+            logits = found[self._layers[self._layers.index(PROBABILITIES) - 1]]
+            found |= {name: HEADS[name](logits) for name in wanted}  # More exact than a trace can be.
+        return found
 
 
 def load(path: Path) -> ScriptedNetwork:

@@ -51,6 +51,7 @@ def certify(
     encoded = through_png(adversarial)
     after, after_encoding = probabilities(adversarial), probabilities(encoded)
     met, met_after_encoding = goal.met(after.argmax(axis=1)), goal.met(after_encoding.argmax(axis=1))
+    met_before = goal.met(before.argmax(axis=1))
     spent = np.broadcast_to(queries, len(original)).tolist()
     return [
         attack_pb2.Certificate(
@@ -63,6 +64,7 @@ def certify(
             success_after_encoding=bool(met_after_encoding[i]),
             queries=spent[i],
             linf_after_encoding=_linf(original[i], encoded[i]),
+            met_before=bool(met_before[i]),
         )
         for i in range(len(original))
     ]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from onnx import TensorProto
+
 from .fields import Sees, across_axis, pointwise
 from .graph_builder import GraphBuilder, Node, ReluRule
 from .layouts import layout_of
@@ -67,8 +69,36 @@ def clip(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     return g
 
 
+def softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
+    """y (h - sum(h y)) along the axis, h = g - g of the largest x.
+
+    Subtracting one number from all of g changes nothing but the rounding: where y of the largest is nearly 1,
+    what counts is 1 - y, and the sum now has it as the sum of the others.
+    """
+    h = t.sub(g, t.op("GatherElements", g, _largest(t, node, x), axis=node.get("axis", -1)))
+    return t.mul(y, t.sub(h, _sum(t, node, t.mul(h, y))))
+
+
+def log_softmax(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
+    """g - exp(y) sum(g) along the axis; at the largest x minus the sum of all others.
+
+    The gradient sums to 0, and at the largest x 1 - exp(y) would be lost where the network is certain.
+    """
+    largest, axis = _largest(t, node, x), node.get("axis", -1)
+    gradient = t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g)))
+    nothing = t.mul(t.op("Cast", largest, to=TensorProto.FLOAT), 0.0)
+    others = t.op("ScatterElements", gradient, largest, nothing, axis=axis)
+    rest = t.op("Neg", _sum(t, node, others))
+    return t.op("ScatterElements", others, largest, rest, axis=axis)
+
+
 def _sum(t: GraphBuilder, node: Node, value: str) -> str:
     return t.op("ReduceSum", value, t.ints([node.get("axis", -1)]), keepdims=1)
+
+
+def _largest(t: GraphBuilder, node: Node, x: str) -> str:
+    """Where the largest value along the axis is."""
+    return t.once("ArgMax", x, axis=node.get("axis", -1), keepdims=1)
 
 
 def _between(t: GraphBuilder, value: str, low: float, high: float) -> str:
@@ -104,9 +134,7 @@ def _row(formula: Formula, sees: Sees = pointwise, by_channel: bool = False) -> 
 
 
 OPERATORS: Final = {kind: _row(formula) for kind, formula in POINTWISE.items()} | {
-    "LogSoftmax": _row(
-        lambda t, node, x, y, g: t.sub(g, t.mul(t.op("Exp", y), _sum(t, node, g))), across_axis(-1)
-    ),
+    "LogSoftmax": _row(log_softmax, across_axis(-1)),
     "Relu": _row(relu, by_channel=True),
-    "Softmax": _row(lambda t, node, x, y, g: t.mul(y, t.sub(g, _sum(t, node, t.mul(g, y)))), across_axis(-1)),
+    "Softmax": _row(softmax, across_axis(-1)),
 }

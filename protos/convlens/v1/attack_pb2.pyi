@@ -241,7 +241,7 @@ class Pgd(_message.Message):
     norm: Global___Norm.ValueType
     """Default: L-infinity."""
     seed: _builtins.int
-    """Seed of the starts."""
+    """Seed of the starts; each image's follow from it and the image alone, whatever else is in the request."""
     def __init__(
         self,
         *,
@@ -412,6 +412,7 @@ class RobustnessAlarms(_message.Message):
     NOISE_BEATS_ATTACK_FIELD_NUMBER: _builtins.int
     SURVIVES_FULL_RANGE_FIELD_NUMBER: _builtins.int
     NOT_MONOTONE_FIELD_NUMBER: _builtins.int
+    SATURATED_GRADIENTS_FIELD_NUMBER: _builtins.int
     zero_gradients: _builtins.bool
     """Some image has a zero gradient."""
     noise_beats_attack: _builtins.bool
@@ -422,6 +423,10 @@ class RobustnessAlarms(_message.Message):
     """
     not_monotone: _builtins.bool
     """Accuracy rose with epsilon by more than one image."""
+    saturated_gradients: _builtins.bool
+    """The network is so certain of the label of some image (1 - P below 1e-30) that float32 loses its gradient, or parts
+    of it.
+    """
     def __init__(
         self,
         *,
@@ -429,10 +434,11 @@ class RobustnessAlarms(_message.Message):
         noise_beats_attack: _builtins.bool = ...,
         survives_full_range: _builtins.bool = ...,
         not_monotone: _builtins.bool = ...,
+        saturated_gradients: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["noise_beats_attack", b"noise_beats_attack", "not_monotone", b"not_monotone", "survives_full_range", b"survives_full_range", "zero_gradients", b"zero_gradients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["noise_beats_attack", b"noise_beats_attack", "not_monotone", b"not_monotone", "saturated_gradients", b"saturated_gradients", "survives_full_range", b"survives_full_range", "zero_gradients", b"zero_gradients"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,6 +509,7 @@ class Certificate(_message.Message):
     SUCCESS_AFTER_ENCODING_FIELD_NUMBER: _builtins.int
     QUERIES_FIELD_NUMBER: _builtins.int
     LINF_AFTER_ENCODING_FIELD_NUMBER: _builtins.int
+    MET_BEFORE_FIELD_NUMBER: _builtins.int
     linf: _builtins.float
     """Largest absolute change of a pixel value."""
     l2: _builtins.float
@@ -515,6 +522,8 @@ class Certificate(_message.Message):
     """Forward and gradient passes spent on the image before certifying it."""
     linf_after_encoding: _builtins.float
     """Largest absolute change of a pixel value after encoding."""
+    met_before: _builtins.bool
+    """True when the image met the goal before it was changed: there was nothing to attack, and `success` tells nothing."""
     @_builtins.property
     def before(self) -> _target_pb2.Prediction:
         """Prediction before."""
@@ -539,10 +548,11 @@ class Certificate(_message.Message):
         success_after_encoding: _builtins.bool = ...,
         queries: _builtins.int = ...,
         linf_after_encoding: _builtins.float = ...,
+        met_before: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_encoding", b"after_encoding", "before", b"before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_encoding", b"after_encoding", "before", b"before", "l2", b"l2", "linf", b"linf", "linf_after_encoding", b"linf_after_encoding", "queries", b"queries", "success", b"success", "success_after_encoding", b"success_after_encoding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_encoding", b"after_encoding", "before", b"before", "l2", b"l2", "linf", b"linf", "linf_after_encoding", b"linf_after_encoding", "met_before", b"met_before", "queries", b"queries", "success", b"success", "success_after_encoding", b"success_after_encoding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

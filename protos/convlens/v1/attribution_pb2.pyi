@@ -11,6 +11,7 @@ from convlens.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,90 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _InsertionStart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InsertionStartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InsertionStart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INSERTION_START_UNSPECIFIED: _InsertionStart.ValueType  # 0
+    """INSERTION_START_PUBLISHED."""
+    INSERTION_START_PUBLISHED: _InsertionStart.ValueType  # 1
+    """The authors' kernel at any size: 11 x 11, a Gaussian of deviation 5 whose tails are folded back into the square;
+    outside the image lies the model's mean colour.
+    """
+    INSERTION_START_SCALED: _InsertionStart.ValueType  # 2
+    """A Gaussian whose deviation and radius are 5/224 of the image's smaller side, mirrored at the edges."""
+
+class InsertionStart(_InsertionStart, metaclass=_InsertionStartEnumTypeWrapper):
+    """The blurred image that insertion begins with."""
+
+INSERTION_START_UNSPECIFIED: InsertionStart.ValueType  # 0
+"""INSERTION_START_PUBLISHED."""
+INSERTION_START_PUBLISHED: InsertionStart.ValueType  # 1
+"""The authors' kernel at any size: 11 x 11, a Gaussian of deviation 5 whose tails are folded back into the square;
+outside the image lies the model's mean colour.
+"""
+INSERTION_START_SCALED: InsertionStart.ValueType  # 2
+"""A Gaussian whose deviation and radius are 5/224 of the image's smaller side, mirrored at the edges."""
+Global___InsertionStart: _TypeAlias = InsertionStart  # noqa: Y015
+
+class _DeletionEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeletionEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeletionEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELETION_END_UNSPECIFIED: _DeletionEnd.ValueType  # 0
+    """DELETION_END_MEAN."""
+    DELETION_END_MEAN: _DeletionEnd.ValueType  # 1
+    """The model's mean colour, the network's zero, as in the authors' code."""
+    DELETION_END_GREY: _DeletionEnd.ValueType  # 2
+    """Grey, 0.5."""
+
+class DeletionEnd(_DeletionEnd, metaclass=_DeletionEndEnumTypeWrapper):
+    """The colour that deletion ends with."""
+
+DELETION_END_UNSPECIFIED: DeletionEnd.ValueType  # 0
+"""DELETION_END_MEAN."""
+DELETION_END_MEAN: DeletionEnd.ValueType  # 1
+"""The model's mean colour, the network's zero, as in the authors' code."""
+DELETION_END_GREY: DeletionEnd.ValueType  # 2
+"""Grey, 0.5."""
+Global___DeletionEnd: _TypeAlias = DeletionEnd  # noqa: Y015
+
+class _RandomWeights:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RandomWeightsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RandomWeights.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RANDOM_WEIGHTS_UNSPECIFIED: _RandomWeights.ValueType  # 0
+    """RANDOM_WEIGHTS_INITIALISER."""
+    RANDOM_WEIGHTS_INITIALISER: _RandomWeights.ValueType  # 1
+    """Uniformly from +-1/sqrt(fan-in), kernel and bias alike: how PyTorch initialises such layers."""
+    RANDOM_WEIGHTS_ZERO_MEAN: _RandomWeights.ValueType  # 2
+    """The normal distribution around 0 with the layer's own deviation."""
+    RANDOM_WEIGHTS_OWN_MEAN: _RandomWeights.ValueType  # 3
+    """The normal distribution with the layer's own mean and deviation. Where the mean is negative, ReLUs often stay shut
+    and maps are blank.
+    """
+
+class RandomWeights(_RandomWeights, metaclass=_RandomWeightsEnumTypeWrapper):
+    """What the kernel and the bias of a layer are drawn from."""
+
+RANDOM_WEIGHTS_UNSPECIFIED: RandomWeights.ValueType  # 0
+"""RANDOM_WEIGHTS_INITIALISER."""
+RANDOM_WEIGHTS_INITIALISER: RandomWeights.ValueType  # 1
+"""Uniformly from +-1/sqrt(fan-in), kernel and bias alike: how PyTorch initialises such layers."""
+RANDOM_WEIGHTS_ZERO_MEAN: RandomWeights.ValueType  # 2
+"""The normal distribution around 0 with the layer's own deviation."""
+RANDOM_WEIGHTS_OWN_MEAN: RandomWeights.ValueType  # 3
+"""The normal distribution with the layer's own mean and deviation. Where the mean is negative, ReLUs often stay shut
+and maps are blank.
+"""
+Global___RandomWeights: _TypeAlias = RandomWeights  # noqa: Y015
 
 @_typing.final
 class AttributeRequest(_message.Message):
@@ -418,7 +503,7 @@ Global___Rise: _TypeAlias = Rise  # noqa: Y015
 @_typing.final
 class Quality(_message.Message):
     """Scores of how well a map ranks the pixels (Petsiuk et al. 2018, arXiv:1806.07421): pixels are uncovered on a
-    blurred image (insertion), or set to grey (deletion), the most important first; the score is the mean over the
+    blurred image (insertion), or set to one colour (deletion), the most important first; the score is the mean over the
     steps, by the trapezoid rule, of the target's class probability, or for other targets of their value relative to the
     whole image's (NaN where that is 0). Pixels are ranked by the largest |channel| of gradient, guided_backprop,
     deconvnet, smoothgrad and guided_grad_cam, and by the sum over the channels of all others.
@@ -427,16 +512,24 @@ class Quality(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STEPS_FIELD_NUMBER: _builtins.int
+    INSERTION_START_FIELD_NUMBER: _builtins.int
+    DELETION_END_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
-    """Steps from no pixel to all; default 50."""
+    """Steps from no pixel to all; default 50. The authors' code takes 224 at 224 x 224 pixels."""
+    insertion_start: Global___InsertionStart.ValueType
+    """What insertion begins with; default that of the authors' code."""
+    deletion_end: Global___DeletionEnd.ValueType
+    """What deletion ends with; default that of the authors' code."""
     def __init__(
         self,
         *,
         steps: _builtins.int | None = ...,
+        insertion_start: Global___InsertionStart.ValueType = ...,
+        deletion_end: Global___DeletionEnd.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_steps", b"_steps", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_steps", b"_steps", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_steps", b"_steps", "deletion_end", b"deletion_end", "insertion_start", b"insertion_start", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
@@ -477,18 +570,24 @@ class AttributeResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGETS_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributedTarget]:
         """One an attribution, in the order of the request."""
+
+    @_builtins.property
+    def quality(self) -> Global___Quality:
+        """How the scores were taken, nothing left to defaults; only with `quality`."""
 
     def __init__(
         self,
         *,
         targets: _abc.Iterable[Global___AttributedTarget] | None = ...,
+        quality: Global___Quality | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quality", b"quality", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,10 +650,13 @@ class CheckRandomisationRequest(_message.Message):
     ATTRIBUTIONS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     layers: _builtins.int
     """Most layers to randomise, counted from the top; default: all that have weights."""
     seed: _builtins.int
     """Seed of the random weights."""
+    weights: Global___RandomWeights.ValueType
+    """What the weights are drawn from; default: the initialiser."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -573,10 +675,11 @@ class CheckRandomisationRequest(_message.Message):
         attributions: _abc.Iterable[Global___Attribution] | None = ...,
         layers: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
+        weights: Global___RandomWeights.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_layers", b"_layers", "_seed", b"_seed", "image", b"image", "layers", b"layers", "model", b"model", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layers", b"_layers", "_seed", b"_seed", "attributions", b"attributions", "image", b"image", "layers", b"layers", "model", b"model", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layers", b"_layers", "_seed", b"_seed", "attributions", b"attributions", "image", b"image", "layers", b"layers", "model", b"model", "seed", b"seed", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__layers: _TypeAlias = _typing.Literal["layers"]  # noqa: Y015
     _WhichOneofArgType__layers: _TypeAlias = _typing.Literal["_layers", b"_layers"]  # noqa: Y015
@@ -625,19 +728,27 @@ class RankCorrelation(_message.Message):
 
     SIGNED_FIELD_NUMBER: _builtins.int
     ABSOLUTE_FIELD_NUMBER: _builtins.int
+    BLANK_FIELD_NUMBER: _builtins.int
+    TRAINED_BLANK_FIELD_NUMBER: _builtins.int
     signed: _builtins.float
     """Of the signed maps, in [-1, 1]."""
     absolute: _builtins.float
     """Of their absolute values, in [-1, 1]."""
+    blank: _builtins.bool
+    """True when the map is constant with the random layers."""
+    trained_blank: _builtins.bool
+    """True when the map of the trained network is constant."""
     def __init__(
         self,
         *,
         signed: _builtins.float = ...,
         absolute: _builtins.float = ...,
+        blank: _builtins.bool = ...,
+        trained_blank: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute", b"absolute", "signed", b"signed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute", b"absolute", "blank", b"blank", "signed", b"signed", "trained_blank", b"trained_blank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

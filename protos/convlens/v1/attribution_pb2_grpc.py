@@ -65,8 +65,7 @@ class AttributionServiceServicer:
     def CheckRandomisation(self, request, context):
         """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
         ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-        Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
-        message a randomised layer. Targets are those of the trained network.
+        One message a randomised layer. Targets are those of the trained network.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
         RESOURCE_EXHAUSTED (overload, with RetryInfo).
         """

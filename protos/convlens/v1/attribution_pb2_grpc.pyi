@@ -43,8 +43,7 @@ class AttributionServiceStub:
     CheckRandomisation: _grpc.UnaryStreamMultiCallable[_attribution_pb2.CheckRandomisationRequest, _attribution_pb2.CheckRandomisationResponse]
     """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
     ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-    Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
-    message a randomised layer. Targets are those of the trained network.
+    One message a randomised layer. Targets are those of the trained network.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
     RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
@@ -64,8 +63,7 @@ class AttributionServiceAsyncStub(AttributionServiceStub):
     CheckRandomisation: _aio.UnaryStreamMultiCallable[_attribution_pb2.CheckRandomisationRequest, _attribution_pb2.CheckRandomisationResponse]  # type: ignore[assignment]
     """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
     ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-    Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
-    message a randomised layer. Targets are those of the trained network.
+    One message a randomised layer. Targets are those of the trained network.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
     RESOURCE_EXHAUSTED (overload, with RetryInfo).
     """
@@ -94,8 +92,7 @@ class AttributionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_attribution_pb2.CheckRandomisationResponse], _abc.AsyncIterator[_attribution_pb2.CheckRandomisationResponse]]:
         """The model-randomisation sanity check (Adebayo et al. 2018, arXiv:1810.03292): the weights are replaced by random
         ones layer by layer from the top down, and each technique's map is compared with the one of the trained network.
-        Kernel and bias of a layer are drawn anew from the normal distribution with their own mean and deviation. One
-        message a randomised layer. Targets are those of the trained network.
+        One message a randomised layer. Targets are those of the trained network.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (image, attributions), FAILED_PRECONDITION (a TorchScript model),
         RESOURCE_EXHAUSTED (overload, with RetryInfo).
         """

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from convlens_models.graphs.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate, gradient_name
+from convlens_models.graphs.log_softmax import refined
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.repository import WEIGHTS, StoredModel
@@ -120,7 +121,7 @@ class OnnxBackend:
         sessions, threads = self._sessions, self._compute.threads()
 
         def open_session() -> tuple[ort.InferenceSession, float]:
-            model = build()
+            model = refined(build())
             options = _options(self._folder, threads)
             _share_weights(options, model, self._weights)
             session = ort.InferenceSession(

@@ -16,12 +16,15 @@ Requested = Sequence[attribution_pb2.Attribution]
 
 
 def attribute(
-    backend: Backend, images: F32, requested: Requested, quality_steps: int = 0
+    backend: Backend,
+    images: F32,
+    requested: Requested,
+    scoring: attribution_pb2.Quality | None = None,
 ) -> Iterator[tuple[str, F32, attribution_pb2.AttributedTarget]]:
     """Each attribution with its name and its part of the reply, computed when it is asked for.
 
     Args:
-        quality_steps: steps of insertion and deletion; 0 leaves them out.
+        scoring: how insertion and deletion are scored, nothing left to defaults; None leaves them out.
 
     Raises:
         InvalidArgument: a target outside its layer's map, before anything is computed; or what only the
@@ -36,9 +39,9 @@ def attribute(
         )
         if attributed.residuals is not None:
             reply.completeness_residuals.extend(attributed.residuals.tolist())
-        if quality_steps:
+        if scoring is not None:
             ranking = quality.importance(name, attributed.attribution)
-            scores = quality.score(backend, images, target, ranking, quality_steps)
+            scores = quality.score(backend, images, target, ranking, scoring)
             reply.insertion.extend(scores.insertion.tolist())
             reply.deletion.extend(scores.deletion.tolist())
         yield f"{position}.{name}", attributed.attribution, reply

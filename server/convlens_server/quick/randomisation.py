@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from convlens.v1 import attribution_pb2
@@ -27,57 +28,101 @@ KERNELS: Final = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def cascade(
-    backend: Backend, images: F32, requested: Requested, layers: int, seed: int
+    backend: Backend, images: F32, request: attribution_pb2.CheckRandomisationRequest
 ) -> Iterator[attribution_pb2.CheckRandomisationResponse]:
     """Spearman's correlations of each map with the trained network's, once for each further random layer.
 
     From the last layer down to the first, or through `layers` of them (0: all), the kernel and the bias of a
-    layer are drawn anew, each from the normal distribution with its own mean and deviation, so that signals
-    keep about their size. What is below stays as it was trained. Targets are those of the trained network.
+    layer are drawn anew, as `redraw` says. What is below stays as it was trained. Targets are those of the
+    trained network.
 
     Raises:
         FailedPrecondition: the backend cannot run with other weights.
         InvalidArgument: as `attribute`.
     """
+    requested = request.attributions
     targets = resolve(backend, images, requested)
     trained = _maps(backend, images, targets, requested)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(request.seed)
     with TemporaryDirectory(prefix="convlens-") as name:
         folder = Path(name)
         file = shutil.copyfile(backend.stored.file(WEIGHTS), folder / WEIGHTS)
-        for layer, keys in weighted_layers(backend.stored)[: layers or None]:
-            redraw(file, keys, rng)
+        for layer in weighted_layers(backend.stored)[: request.layers or None]:
+            redraw(file, layer, rng, request.weights)
             maps = _maps(backend.with_weights(folder), images, targets, requested)
             yield attribution_pb2.CheckRandomisationResponse(
-                layer=layer, correlations=[_correlation(*pair) for pair in zip(trained, maps, strict=True)]
+                layer=layer.name,
+                correlations=[_correlation(*pair) for pair in zip(trained, maps, strict=True)],
             )
 
 
-def weighted_layers(stored: StoredModel) -> list[tuple[str, list[str]]]:
-    """The layers with a kernel, from the top down, each with the names of its weights."""
+class WeightedLayer(NamedTuple):
+    """A layer with a kernel, the names of its weights, and how many numbers each of its outputs sums up."""
+
+    name: str
+    keys: list[str]
+    fan_in: int
+
+
+def weighted_layers(stored: StoredModel) -> list[WeightedLayer]:
+    """The layers with a kernel, from the top down."""
     entries = tensors.index(stored.file(WEIGHTS))
     weights = {
-        node.output[0]: [name for name in node.input[1:] if name in entries]
+        node.output[0]: (keys, _fan_in(node, entries[keys[0]].shape))
         for node in stored.forward().graph.node
-        if node.op_type in KERNELS
+        if node.op_type in KERNELS and (keys := [name for name in node.input[1:] if name in entries])
     }
     return [
-        (layer.name, weights[layer.tensor])
+        WeightedLayer(layer.name, *weights[layer.tensor])
         for layer in reversed(stored.manifest.layers)
-        if weights.get(layer.tensor)
+        if layer.tensor in weights
     ]
 
 
-def redraw(file: Path, keys: Sequence[str], rng: np.random.Generator) -> None:
-    """Replace tensors of a safetensors file by normal noise of their own mean and deviation."""
+def redraw(file: Path, layer: WeightedLayer, rng: np.random.Generator, weights: int) -> None:
+    """Replace a layer's tensors in a safetensors file by noise: where it comes from, DISTRIBUTIONS say."""
     entries = tensors.index(file)
     data = np.memmap(file, np.uint8, mode="r+")
-    for key in keys:
+    for key in layer.keys:
         entry = entries[key]
         values = data[entry.offset : entry.offset + entry.length].view(tensors.DTYPES[entry.dtype][0])
-        mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-        values[:] = mean + deviation * rng.standard_normal(values.size, np.float32)
+        values[:] = DISTRIBUTIONS[weights](values, layer.fan_in, rng)
     data.flush()
+
+
+def initialiser(values: NDArray[Any], fan_in: int, rng: np.random.Generator) -> F32:
+    """Uniform in +-1/sqrt(fan_in): He's initialiser for a = sqrt(5), and PyTorch's for biases.
+
+    He, Zhang, Ren, Sun: Delving deep into rectifiers (2015), arXiv:1502.01852.
+    """
+    bound = np.float32(1 / math.sqrt(fan_in))
+    return np.asarray(bound * (2 * rng.random(values.size, np.float32) - 1))
+
+
+def zero_mean(values: NDArray[Any], _: int, rng: np.random.Generator) -> F32:
+    """Normal around 0, with the deviation of `values`."""
+    return np.asarray(values.std(dtype=np.float64) * rng.standard_normal(values.size, np.float32))
+
+
+def own_mean(values: NDArray[Any], fan_in: int, rng: np.random.Generator) -> F32:
+    """Normal, with mean and deviation of `values`."""
+    return np.asarray(values.mean(dtype=np.float64) + zero_mean(values, fan_in, rng))
+
+
+DISTRIBUTIONS: Final[Mapping[int, Callable[[NDArray[Any], int, np.random.Generator], F32]]] = {
+    attribution_pb2.RANDOM_WEIGHTS_UNSPECIFIED: initialiser,
+    attribution_pb2.RANDOM_WEIGHTS_INITIALISER: initialiser,
+    attribution_pb2.RANDOM_WEIGHTS_ZERO_MEAN: zero_mean,
+    attribution_pb2.RANDOM_WEIGHTS_OWN_MEAN: own_mean,
+}
+
+
+def _fan_in(node: onnx.NodeProto, shape: Sequence[int]) -> int:
+    """Numbers that an output of the node sums up; of transposed convolutions PyTorch's count of channels."""
+    turned = any(item.name == "transB" and item.i for item in node.attribute)
+    if node.op_type == "MatMul" or (node.op_type == "Gemm" and not turned):
+        return int(shape[-2])
+    return math.prod(shape[1:])
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -101,5 +146,10 @@ def _maps(backend: Backend, images: F32, targets: Sequence[Target], requested: R
     ]
 
 
-def _correlation(a: F32, b: F32) -> attribution_pb2.RankCorrelation:
-    return attribution_pb2.RankCorrelation(signed=spearman(a, b), absolute=spearman(np.abs(a), np.abs(b)))
+def _correlation(trained: F32, randomised: F32) -> attribution_pb2.RankCorrelation:
+    return attribution_pb2.RankCorrelation(
+        signed=spearman(trained, randomised),
+        absolute=spearman(np.abs(trained), np.abs(randomised)),
+        blank=not np.ptp(randomised),
+        trained_blank=not np.ptp(trained),
+    )

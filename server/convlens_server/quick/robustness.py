@@ -15,9 +15,11 @@ from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_models.measures.certificate import AttackGoal
 from convlens_server.backends.base import F32, Backend
 from convlens_server.techniques import ATTACKS
-from convlens_server.techniques.descent import BALLS, groups
+from convlens_server.techniques.descent import BALLS, drawn, groups, streams
 
 LINF: Final = tuple(step / 255 for step in (0, 0.5, 1, 2, 4, 8, 16, 255))
+SATURATED: Final = 1e-30
+"""1 - P below which float32, whose smallest number is 1e-38, begins to lose the gradient of log P."""
 L2: Final = (0, 0.125, 0.25, 0.5, 1, 2, 4)
 
 
@@ -37,12 +39,14 @@ def measure(
     goal = AttackGoal(False, _one_each(request.labels, len(images)))
     norm, seed = getattr(params, "norm", attack_pb2.NORM_LINF), getattr(params, "seed", 0)
     ball = BALLS[norm]
-    clean = _right(backend, images, goal)
+    before = _log_probabilities(backend, images)
+    clean = ~goal.met(before.argmax(axis=1))
+    saturated = before[np.arange(len(images)), goal.classes] > -SATURATED  # -log P is 1 - P there.
     points = []
     for epsilon in _series(request.epsilons, norm, ball.diagonal(images)):
         params.epsilon = epsilon
         attacked = ATTACKS[name](backend, images, goal, params)
-        noise = ball.surface(np.random.default_rng(seed), images, epsilon)
+        noise = drawn(ball.surface, streams(seed, images), images, epsilon)
         blocked = ~attacked.tensors["gradient_sign"].any(axis=(1, 2, 3))
         point = attack_pb2.RobustnessPoint(
             epsilon=epsilon,
@@ -54,6 +58,7 @@ def measure(
         yield attack_pb2.MeasureRobustnessResponse(point=point)
     classes = len(backend.stored.manifest.labels)
     raised = alarms(points, len(images), classes, ball.diagonal(images))
+    raised.saturated_gradients = bool(saturated.any())
     yield attack_pb2.MeasureRobustnessResponse(alarms=raised)
 
 
@@ -93,7 +98,12 @@ def _series(epsilons: Sequence[float], norm: int, diagonal: float) -> Sequence[f
 
 def _right(backend: Backend, images: F32, goal: AttackGoal) -> NDArray[np.bool_]:
     """Whether the network takes each image for its label, (N,)."""
+    return ~goal.met(_log_probabilities(backend, images).argmax(axis=1))
+
+
+def _log_probabilities(backend: Backend, images: F32) -> F32:
+    """The log-probabilities of all classes, (N, classes)."""
     values = [
         backend.forward(images[group], [LOG_PROBABILITIES])[LOG_PROBABILITIES] for group in groups(images)
     ]
-    return ~goal.met(np.concatenate(values).argmax(axis=1))
+    return np.concatenate(values)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
 from convlens_server.quick.attribution import attribute
 from convlens_server.quick.inference_service import Replies, parts
+from convlens_server.quick.quality import resolved
 from convlens_server.quick.randomisation import cascade
 from convlens_server.servicers.base import InferenceServicer, streamed
 
@@ -17,9 +18,9 @@ class AttributionServicer(InferenceServicer, attribution_pb2_grpc.AttributionSer
     def Attribute(self, request: attribution_pb2.AttributeRequest) -> Replies:
         """Attribute targets to the pixels."""
         request, backend, images = self.inference.admit_images(request)
-        steps = request.quality.steps if request.HasField("quality") else 0
-        result = attribution_pb2.AttributeResult()
-        for name, attribution, target in attribute(backend, images, request.attributions, steps):
+        scoring = resolved(request.quality) if request.HasField("quality") else None
+        result = attribution_pb2.AttributeResult(quality=scoring)
+        for name, attribution, target in attribute(backend, images, request.attributions, scoring):
             result.targets.append(target)
             yield parts(attribution_pb2.AttributeResponse, {name: attribution})
         yield attribution_pb2.AttributeResponse(result=result)
@@ -29,4 +30,4 @@ class AttributionServicer(InferenceServicer, attribution_pb2_grpc.AttributionSer
         """Compare maps of the trained network with those of one that is random from the top down."""
         request, backend = self.inference.admit(request)
         images = self.inference.batch([request.image], backend, "image")
-        yield from cascade(backend, images, request.attributions, request.layers, request.seed)
+        yield from cascade(backend, images, request)

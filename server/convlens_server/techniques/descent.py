@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from convlens.v1 import attack_pb2
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_models.measures.certificate import AttackGoal
+from convlens_models.measures.seeds import own_seed
 from convlens_server.backends.base import F32, Backend
 from convlens_server.techniques.parts.targets import one_hot
 
@@ -76,6 +77,21 @@ BALLS: Final[Mapping[int, Ball]] = {
     attack_pb2.NORM_LINF: Linf(),
     attack_pb2.NORM_L2: L2(),
 }
+
+
+def streams(seed: int, images: F32) -> list[np.random.Generator]:
+    """A random stream an image, of the seed and the SHA-256 of its pixels: alone or in a batch, the same."""
+    return [np.random.default_rng(own_seed(seed, image.astype("<f4").tobytes())) for image in images]
+
+
+def drawn(
+    draw: Callable[[np.random.Generator, F32, float], F32],
+    random: Sequence[np.random.Generator],
+    images: F32,
+    epsilon: float,
+) -> F32:
+    """What `draw`, a ball's `inside` or `surface`, gives for each image from its own stream."""
+    return np.concatenate([draw(own, images[i : i + 1], epsilon) for i, own in enumerate(random)])
 
 
 def descend(

@@ -16,7 +16,7 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import attack_pb2
 from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_server.techniques.base import F32, Attacked, AttackGoal, Backend
-from convlens_server.techniques.descent import BALLS, descend
+from convlens_server.techniques.descent import BALLS, descend, drawn, streams
 
 EPSILON: Final[Mapping[int, float]] = {
     attack_pb2.NORM_UNSPECIFIED: 8 / 255,
@@ -31,6 +31,8 @@ def pgd(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Pgd)
     The best is one that meets the goal; among equals the one with the largest cross entropy of the class that
     is left, or the smallest of the class that is sought. `tensors` has "gradient_sign", at the first start.
 
+    Each image draws its starts from a stream of its own, which follows from the seed and its pixels alone.
+
     Raises:
         InvalidArgument: an epsilon above 1 for L-infinity, which would be 8 meant as 8/255; several
             starts that are all the image.
@@ -39,10 +41,10 @@ def pgd(backend: Backend, images: F32, goal: AttackGoal, params: attack_pb2.Pgd)
         raise InvalidArgument.of("pgd.restarts", params.restarts, "1 with start_at_image")
     epsilon, ball = radius(params), BALLS[params.norm]
     step_size = params.step_size if params.HasField("step_size") else epsilon / 4
-    random = np.random.default_rng(params.seed)
+    random = streams(params.seed, images)
 
     def attempt() -> tuple[F32, F32]:
-        noise = 0 if params.start_at_image else ball.inside(random, images, epsilon)
+        noise = 0 if params.start_at_image else drawn(ball.inside, random, images, epsilon)
         start = np.clip(images + noise, 0, 1)
         return descend(
             backend, images, start, goal, ball, epsilon=epsilon, step_size=step_size, steps=params.steps

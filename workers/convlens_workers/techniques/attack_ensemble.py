@@ -61,7 +61,7 @@ class EnsembleStage:
         epsilon = params.epsilon if params.HasField("epsilon") else ball.epsilon
         members: list[Attack] = [Apgd("apgd_ce", self.classify, away, ball, epsilon, steps)]
         for rival in range(self.all.rivals.shape[1]):
-            members.append(Apgd("apgd_t", self.classify, towards(rival), ball, epsilon, steps))
+            members.append(Apgd("apgd_t", self.classify, towards(rival), ball, epsilon, steps, rival))
         if params.queries:
             members.append(Square(self.classify, params.norm, epsilon, params.queries))
         return [EnsembleAttack(self, attack) for attack in members]

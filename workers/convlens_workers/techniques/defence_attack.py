@@ -11,7 +11,7 @@ from torch import Tensor
 from convlens.v1 import adversarial_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks
-from convlens_workers.techniques.parts.balls import Linf, moved
+from convlens_workers.techniques.parts.balls import Linf, inside, moved
 from convlens_workers.techniques.parts.defences import defence
 from convlens_workers.techniques.parts.loop import Losses, optimise
 
@@ -51,7 +51,7 @@ class BothAttacks:
 
     def start(self, _: State, rng: torch.Generator) -> State:
         """A random point of the ball."""
-        noise = BALL.inside(rng, self._images, self._task.params.epsilon)
+        noise = inside(BALL, rng, self._images, self._task.params.epsilon)
         begin = (self._images + noise).clamp(0, 1)
         return {PLAIN: begin, ADAPTIVE: begin}
 

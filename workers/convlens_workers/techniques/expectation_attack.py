@@ -17,7 +17,7 @@ from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks, camera
 from convlens_workers.techniques.parts.balls import BALLS, moved
-from convlens_workers.techniques.parts.loop import Losses, optimise
+from convlens_workers.techniques.parts.loop import Losses, optimise, own_generator
 from convlens_workers.techniques.parts.optimisers import VARIABLE
 
 Params = adversarial_pb2.ExpectationAttack
@@ -130,7 +130,8 @@ class Expectation:
         return self.objective.images[self.position : self.position + 1]
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """The image itself."""
+        """The image itself, and a generator that goes on alike whatever was drawn for those before it."""
+        rng.set_state(own_generator(self.objective.seed, self.original, "transforms").get_state())
         return {NAIVE: last[NAIVE], FOUND: finished(last), VARIABLE: self.original}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convlens_workers.techniques.parts.attacks import Classifier, cross_entropy, gradients
-from convlens_workers.techniques.parts.balls import Ball, moved
+from convlens_workers.techniques.parts.balls import Ball, inside, moved
 from convlens_workers.techniques.parts.ensemble import EnsembleBatch, Points
 
 MOMENTUM: Final = 0.75
@@ -35,7 +35,8 @@ class Apgd:
     raised the loss, or where neither eta nor the best loss has changed since then. All of this for each image
     on its own.
 
-    The start is a random point of the ball. An image that is classified wrongly is done; all others go on.
+    The start is a random point of the ball, which follows from the seed and the image alone. An image that is
+    classified wrongly is done; all others go on.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Apgd:
     ball: Ball
     epsilon: float
     steps: int
+    place: int = 0
+    """Among the attacks of this name, so that each has starts of its own."""
 
     @cached_property
     def checkpoints(self) -> dict[int, int]:
@@ -53,7 +56,8 @@ class Apgd:
 
     def begin(self, batch: EnsembleBatch, rng: torch.Generator) -> Points:
         """A random point of the ball, at the cost of one pass."""
-        start = (batch.images + self.ball.inside(rng, batch.images, self.epsilon)).clamp(0, 1)
+        noise = inside(self.ball, rng, batch.images, self.epsilon, f"{self.name} {self.place}")
+        start = (batch.images + noise).clamp(0, 1)
         seen = self._probe(batch, start)
         return {
             **seen,

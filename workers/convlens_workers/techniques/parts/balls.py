@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import attack_pb2
+from convlens_workers.techniques.parts.loop import own_generator
 from convlens_workers.techniques.parts.pixels import symmetric
 
 TINY: Final = 1e-12
@@ -77,6 +78,14 @@ BALLS: Final[Mapping[int, Ball]] = {
 def moved(images: Tensor, to: Tensor, ball: Ball, epsilon: float) -> Tensor:
     """`to` brought back into the ball around `images`, and then into [0, 1], which never leaves the ball."""
     return (images + ball.project(to - images, epsilon)).clamp(0, 1)
+
+
+def inside(ball: Ball, rng: torch.Generator, images: Tensor, epsilon: float, what: str = "start") -> Tensor:
+    """A point of the ball for each image, from a generator of its own."""
+    some = [images[i : i + 1] for i in range(len(images))]
+    return torch.cat(
+        [ball.inside(own_generator(rng.initial_seed(), image, what), image, epsilon) for image in some]
+    )
 
 
 def length(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from convlens_models.measures.seeds import folded
+from convlens_models.measures.seeds import folded, own_seed
 from convlens_workers.techniques.base import State, Step
 
 Losses = Mapping[str, Tensor]
@@ -65,3 +65,11 @@ def generator(seed: int, state: Tensor | None = None) -> torch.Generator:
     if state is not None:
         rng.set_state(state.cpu())
     return rng
+
+
+def own_generator(seed: int, image: Tensor, what: str) -> torch.Generator:
+    """A generator for `what` is drawn for one image: it follows from the job's seed and the pixels alone.
+
+    So an image fares alike alone, in a batch, and at any place in it.
+    """
+    return generator(own_seed(seed, image.detach().cpu().contiguous().numpy().tobytes(), what))

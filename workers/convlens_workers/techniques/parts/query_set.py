@@ -11,14 +11,14 @@ import hashlib
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2, attack_pb2
+from convlens_models.log_softmax import log_softmax
 from convlens_models.measures.seeds import folded
 from convlens_workers.techniques.base import State
 from convlens_workers.techniques.parts.animation import eight_bit
-from convlens_workers.techniques.parts.attacks import gradients, groups
+from convlens_workers.techniques.parts.attacks import cross_entropy, gradients, groups
 from convlens_workers.techniques.parts.balls import BALLS, length, moved
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.optimisers import VARIABLE
@@ -147,7 +147,7 @@ class QuerySet:
             scores = self.model.logits(weights, some)
             if classes is None:
                 return scores.amax(1)
-            return F.cross_entropy(scores, classes[which], reduction="none")
+            return cross_entropy(log_softmax(scores), classes[which])
 
         return gradients(images, loss)[1]
 
