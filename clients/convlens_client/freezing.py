@@ -35,6 +35,7 @@ from convlens_client.results import (
     Classification,
     Collection,
     CollectionImage,
+    Descent,
     FeatureSet,
     JobMetadata,
     Layer,
@@ -78,6 +79,7 @@ _CLASSES: dict[type[Message], type] = {
     collection_pb2.TopActivation: TopActivation,
     inspection_pb2.Classification: Classification,
     job_pb2.DatasetExamples: reports.DatasetExamples,
+    job_pb2.Descent: Descent,
     job_pb2.JobMetadata: JobMetadata,
     job_pb2.QueueStats: QueueStats,
     job_pb2.VisualisationReport: reports.VisualisationReport,
@@ -105,7 +107,16 @@ def snapshot(operation: operations_pb2.Operation) -> Snapshot:
     error = from_status(operation.error) if operation.HasField("error") else None
     kind = result.WhichOneof("report")
     report = freeze(getattr(result, kind)) if kind else None
-    return Snapshot(operation.name, operation.done, freeze(metadata), error, _plain(result.artifacts), report)
+    return Snapshot(
+        operation.name,
+        operation.done,
+        freeze(metadata),
+        error,
+        _plain(result.artifacts),
+        report,
+        freeze(result.descent) if result.HasField("descent") else None,
+        _plain(result.warnings),
+    )
 
 
 def _value(message: Message, name: str) -> Any:

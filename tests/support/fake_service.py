@@ -86,6 +86,7 @@ class FakeService(
         self.breaks = []
         self.jobs = {}
         self.artifacts = {"image": DREAM}
+        self.result = job_pb2.JobResult()
         self.turns_to_finish = 1
         self.end = "SUCCEEDED"
         self.tamper = lambda part: part
@@ -304,7 +305,9 @@ class FakeService(
         operation.metadata.Pack(metadata(state))
         if state == "SUCCEEDED":
             headers = [wire.header(name, artifact, sha256=True) for name, artifact in self.artifacts.items()]
-            operation.response.Pack(job_pb2.JobResult(artifacts=headers))
+            result = job_pb2.JobResult(artifacts=headers)
+            result.MergeFrom(self.result)
+            operation.response.Pack(result)
         elif operation.done:
             operation.error.CopyFrom(
                 status_pb2.Status(code=code_pb2.CANCELLED, message="the job was cancelled")

@@ -46,6 +46,7 @@ from convlens_workers.retry_proxy import RetryProxy
 from convlens_workers.step_runner import StepRunner
 from convlens_workers.techniques import TECHNIQUES
 from convlens_workers.techniques.base import Host, Results, State, Task
+from convlens_workers.techniques.parts.descent import warnings as warnings_of
 from convlens_workers.telemetry.logs import configure
 
 PR_SET_PDEATHSIG: Final = 1
@@ -144,6 +145,8 @@ class Engine:
             data = array.tobytes()
             header.sha256 = self._patiently(partial(self._store.put, operation, "artifacts", data))
             result.artifacts.append(header)
+        if result.HasField("descent"):
+            result.warnings.extend(warnings_of(result.descent))
         return result.SerializeToString(deterministic=True)
 
     def _patiently(self, call: Callable[[], T]) -> T:

@@ -22,7 +22,9 @@ def dream(
     octaves: Annotated[int | None, typer.Option(help="Scales; default 4.")] = None,
     octave_scale: Annotated[float | None, typer.Option(help="Ratio between scales; default 1.4.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps at each scale; default 10.")] = None,
-    step_size: Annotated[float | None, typer.Option(help="Length of a step in 1/255; default 1.5.")] = None,
+    step_size: Annotated[
+        float | None, typer.Option(help="Length of a step in 1/255; default 1.5, less for low layers.")
+    ] = None,
     jitter: Annotated[int | None, typer.Option(help="Largest random shift in pixels; default 32.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the shifts; default 0.")] = None,
     channel: Annotated[

@@ -19,7 +19,7 @@ from convlens_client import rendering
 from convlens_client.cli.common import emit, err, out, write
 from convlens_client.client import Operation
 from convlens_client.rendering import Picture
-from convlens_client.results import Array, JobMetadata
+from convlens_client.results import Array, JobMetadata, Snapshot
 
 
 def follow(operation: Operation, json: bool = False) -> JobMetadata:
@@ -82,6 +82,13 @@ def finish(
         out.print(f"[dim]{hint}[/]", soft_wrap=True)
     if not json and not no_wait:
         tell(operation)
+    warn(operation.state)
+
+
+def warn(state: Snapshot) -> None:
+    """Says on stderr what is doubtful about the result."""
+    for warning in state.warnings:
+        err.print(f"convlens: warning: {warning}", soft_wrap=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convlens_client.cli.common import Json, Out, Server, Tls, connect, emit, err, out, table
-from convlens_client.cli.following import follow, write_artifact
+from convlens_client.cli.following import follow, warn, write_artifact
 from convlens_client.results import Snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel, fetch.")
@@ -119,6 +119,7 @@ def result(
         operation = client.operation(name)
         operation.wait()
         write_artifact(operation, artifact, file)
+        warn(operation.state)
         if json:
             emit(operation.state.artifacts)
         elif file is None:
@@ -160,6 +161,7 @@ def _show(state: Snapshot, json: bool) -> None:
         "ended": _time(metadata.end_time),
         "kept until": _time(metadata.expire_time),
         "artifacts": ", ".join(artifact.name for artifact in state.artifacts),
+        "warning": "; ".join(state.warnings),
     }
     for key, value in facts.items():
         if value:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import FeatureNetwork, State, Step, Task
+from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
+from convlens_workers.techniques.parts.descent import descent
 from convlens_workers.techniques.parts.image_optimisation import (
     PIXELS,
     AveragedImageOptimisation,
@@ -42,6 +43,8 @@ from convlens_workers.techniques.parts.pixels import Size, resize
 Params = job_pb2.StyleTransfer
 RATIO: Final = math.sqrt(2)
 MOST_SCALES: Final = 16
+EXPECTED_FALL: Final = 0.2
+"""Of the loss. Less than for textures: a large weight of the content leaves little to lose."""
 BETAS: Final = (0.9, 0.99)
 POOLED: Final = 2.0
 """A maximum is about twice an average; without this, deep layers fall silent."""
@@ -74,9 +77,7 @@ METHODS: Final = {
 }
 
 
-def style_transfer(
-    task: Task[Params], state: State | None = None
-) -> Generator[Step, None, dict[str, Tensor]]:
+def style_transfer(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """A picture whose deep features are the content's, and the statistics of all of them the styles'.
 
     Args:
@@ -85,7 +86,7 @@ def style_transfer(
         state: of the last step, to go on from.
 
     Returns:
-        "image" of the content's size.
+        "image" of the content's size; and "descent".
 
     Raises:
         InvalidArgument: layers and weights that do not match, styles without weight.
@@ -110,7 +111,8 @@ def style_transfer(
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
     kept = params.colours == job_pb2.COLOURS_LUMINANCE
-    return {"image": with_luminance(content, image) if kept else image}
+    shown = with_luminance(content, image) if kept else image
+    return {"image": shown, **descent(last, EXPECTED_FALL)}
 
 
 class Source:

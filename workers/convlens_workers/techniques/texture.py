@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import job_pb2
-from convlens_workers.techniques.base import State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
+from convlens_workers.techniques.parts.descent import descent
 from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
 from convlens_workers.techniques.parts.layers import activations, layer_weights
 from convlens_workers.techniques.parts.loop import optimise
@@ -22,6 +23,8 @@ Params = job_pb2.Texture
 SMALLEST_SIDE: Final = 128
 """Of picture and sample. Below it, fine textures are noise, and deep layers have too few positions."""
 RATIO: Final = 2.0
+EXPECTED_FALL: Final = 0.5
+"""Of the loss. Textures that look like their sample have lost 95% of it or more; noise stays above half."""
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
     job_pb2.OPTIMISER_UNSPECIFIED: lambda _: lbfgs(),
     job_pb2.OPTIMISER_LBFGS: lambda _: lbfgs(),
@@ -29,7 +32,7 @@ OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
 }
 
 
-def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, dict[str, Tensor]]:
+def texture(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
     """Noise, changed until its Gram matrices are those of the sample; then its colours too.
 
     Args:
@@ -37,7 +40,7 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
         state: of the last step, to go on from.
 
     Returns:
-        "image" (1, 3, height, width) in [0, 1].
+        "image" (1, 3, height, width) in [0, 1]; and "descent".
 
     Raises:
         InvalidArgument: layers and weights that do not match.
@@ -68,9 +71,9 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
     stages = [stage(size) for size in scales(full, params.scales, RATIO, smallest)]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
-    if params.keep_colours:
-        return {"image": image}
-    return {"image": match_histogram(match_covariance(image, sample), sample)}
+    if not params.keep_colours:
+        image = match_histogram(match_covariance(image, sample), sample)
+    return {"image": image, **descent(last, EXPECTED_FALL)}
 
 
 def noise_like(sample: Tensor, size: Size, rng: torch.Generator) -> Tensor:

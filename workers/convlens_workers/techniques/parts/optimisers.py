@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -13,11 +14,15 @@ from convlens_workers.techniques.parts.loop import Losses
 
 VARIABLE: Final = "x"
 MEMORY: Final = "optimiser."
+KNOWN_LOSS, KNOWN_GRADIENT, KNOWN_TERM = "known.loss", "known.gradient", "known.term."
+"""What the last line search has found out about x, so that the next step need not."""
+STUCK: Final = "stuck"
+"""In a state from which no line search gets lower."""
 SCRATCH: Final = ("al",)
 """What L-BFGS fills anew in each step."""
 HISTORY: Final = 20
-BEST, LEAST, GROWTH = "best", "least", 2.0
-"""Where the loss was least, how large it was, and the growth over it that is too much."""
+MOST_EVALUATIONS: Final = 12
+"""Of one line search. The first one of a large picture takes about six, most others one."""
 Evaluate = Callable[[Tensor], tuple[Tensor, Losses]]
 """What is to become small at x, and its terms."""
 
@@ -31,43 +36,102 @@ class Optimiser:
     tensor([0.9000, 0.9000])
     """
 
-    def __init__(
-        self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], *, guarded: bool = False
-    ) -> None:
+    def __init__(self, make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]) -> None:
         self._make = make
-        self._guarded = guarded
 
     def step(self, held: State, evaluate: Evaluate) -> tuple[State, Losses]:
         """One iteration on `held["x"]`."""
         x = held[VARIABLE].clone().requires_grad_()
         optimiser = self._make([x])
-        memory = {name.removeprefix(MEMORY): value for name, value in held.items() if name.startswith(MEMORY)}
-        if memory:
-            optimiser.state[x] = _unpack(memory)
+        _recall(optimiser, x, _memory(held))
         losses: Losses = {}
-        loss = torch.zeros(())
 
         def closure() -> float:
-            nonlocal loss, losses
-            with torch.enable_grad():
-                loss, losses = evaluate(x)
-                (x.grad,) = torch.autograd.grad(loss, x)
-            return float(loss.detach())
+            nonlocal losses
+            point = Point.at(x, evaluate)
+            x.grad, losses = point.gradient, point.losses
+            return float(point.loss)
 
         optimiser.step(closure)
-        found = {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
+        return {VARIABLE: x.detach(), **_kept(optimiser, x)}, losses
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is known at `x`: the loss, its gradient, and its terms."""
+
+    x: Tensor
+    loss: Tensor
+    gradient: Tensor
+    losses: Losses
+
+    @classmethod
+    def at(cls, x: Tensor, evaluate: Evaluate) -> Point:
+        """By evaluating it."""
+        here = x.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            loss, losses = evaluate(here)
+            (gradient,) = torch.autograd.grad(loss, here)
         terms = {name: value.detach() for name, value in losses.items()}
-        if not self._guarded:
-            return {VARIABLE: x.detach(), **found}, terms
-        least = held.get(LEAST, loss.detach())
-        if not loss <= GROWTH * least:
-            return {VARIABLE: held[BEST], BEST: held[BEST], LEAST: least}, terms
-        better = (
-            {BEST: held[VARIABLE], LEAST: loss.detach()}
-            if loss <= least
-            else {BEST: held[BEST], LEAST: least}
-        )
-        return {VARIABLE: x.detach(), **found, **better}, terms
+        return cls(here.detach(), loss.detach(), gradient, terms)
+
+    @classmethod
+    def of(cls, held: State) -> Point | None:
+        """From a state, where it is there."""
+        if KNOWN_LOSS not in held:
+            return None
+        losses = {name.removeprefix(KNOWN_TERM): v for name, v in held.items() if name.startswith(KNOWN_TERM)}
+        return cls(held[VARIABLE], held[KNOWN_LOSS], held[KNOWN_GRADIENT], losses)
+
+    def state(self) -> State:
+        """As `of` takes it."""
+        terms = {KNOWN_TERM + name: value for name, value in self.losses.items()}
+        return {VARIABLE: self.x, KNOWN_LOSS: self.loss, KNOWN_GRADIENT: self.gradient, **terms}
+
+    def below(self, other: Point) -> bool:
+        """Whether the loss is less; never where it is not a number."""
+        return bool(self.loss < other.loss)
+
+
+class LineSearch(Optimiser):
+    """An optimiser of `torch.optim` with a line search, which calls its closure first at x, then elsewhere.
+
+    The loss falls with every step. Where it does not, the memory is dropped and the line search is made
+    along the gradient; where it does not even so, x stays as it is, and all later steps leave it alone.
+    """
+
+    def step(self, held: State, evaluate: Evaluate) -> tuple[State, Losses]:
+        """One iteration on `held["x"]`, of at most twice `MOST_EVALUATIONS`."""
+        here = Point.of(held) or Point.at(held[VARIABLE], evaluate)
+        if STUCK in held:
+            return held, here.losses
+        memory = _memory(held)
+        found = self._lower(here, memory, evaluate)
+        if found is None and memory:
+            found = self._lower(here, {}, evaluate)
+        return found or {**here.state(), STUCK: torch.tensor(1)}, here.losses
+
+    def _lower(self, here: Point, memory: State, evaluate: Evaluate) -> State | None:
+        """The state after a line search, if the loss is less there."""
+        x = here.x.clone().requires_grad_()
+        optimiser = self._make([x])
+        _recall(optimiser, x, memory)
+        best = last = here
+        asked = False
+
+        def closure() -> float:
+            nonlocal best, last, asked
+            if asked:
+                last = Point.at(x, evaluate)
+                best = last if last.below(best) else best
+            asked = True
+            x.grad = last.gradient
+            return float(last.loss.nan_to_num(nan=torch.inf))
+
+        optimiser.step(closure)
+        known = (point for point in (last, best) if torch.equal(point.x, x))
+        end = next(known, None) or Point.at(x, evaluate)
+        return {**end.state(), **_kept(optimiser, x)} if end.below(here) else None
 
 
 def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimiser:
@@ -76,16 +140,36 @@ def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimiser:
 
 
 def lbfgs() -> Optimiser:
-    """L-BFGS (Liu & Nocedal 1989) with the last 20 differences and unit steps, without line search.
+    """L-BFGS (Liu & Nocedal 1989) with the last 20 differences and a line search for strong Wolfe conditions.
 
-    Where a step made the loss more than twice the least so far, it starts anew from there, without memory.
+    Unit steps alone fail on large pictures: the first, of length 1 / |g|_1, tells of almost no curvature, and
+    the second goes far too far.
     """
-    return Optimiser(
+    return LineSearch(
         lambda variables: torch.optim.LBFGS(
-            variables, 1.0, max_iter=1, history_size=HISTORY, tolerance_grad=0, tolerance_change=0
-        ),
-        guarded=True,
+            variables,
+            1.0,
+            max_iter=1,
+            max_eval=MOST_EVALUATIONS,
+            history_size=HISTORY,
+            tolerance_grad=0,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
+        )
     )
+
+
+def _memory(held: State) -> State:
+    return {name.removeprefix(MEMORY): value for name, value in held.items() if name.startswith(MEMORY)}
+
+
+def _recall(optimiser: torch.optim.Optimizer, x: Tensor, memory: State) -> None:
+    if memory:
+        optimiser.state[x] = _unpack(memory)
+
+
+def _kept(optimiser: torch.optim.Optimizer, x: Tensor) -> State:
+    return {MEMORY + name: value for name, value in _pack(optimiser.state[x]).items()}
 
 
 def _pack(memory: dict[str, Any]) -> State:
