@@ -25,7 +25,13 @@ from convlens_workers.techniques.parts import layers
 from convlens_workers.techniques.parts.colours import match_histogram
 from convlens_workers.techniques.parts.descent import warnings
 from convlens_workers.techniques.parts.image_optimisation import Frame, features, framed, scales
-from convlens_workers.techniques.parts.losses import gram, gram_error, gram_loss, total_variation
+from convlens_workers.techniques.parts.losses import (
+    colour_variation,
+    gram,
+    gram_error,
+    gram_loss,
+    total_variation,
+)
 from convlens_workers.techniques.parts.optimisers import MOST_EVALUATIONS, adam, lbfgs
 from convlens_workers.techniques.texture import texture
 
@@ -73,6 +79,13 @@ def test_total_variation_is_that_of_a_step() -> None:
     image = torch.zeros(1, 1, 2, 2)
     image[..., 1] = 0.5
     assert float(total_variation(image)) == pytest.approx(2 * 0.25 / 4)
+
+
+def test_the_variation_of_colours_is_that_of_greys_and_dear_for_others() -> None:
+    grey, colours = noise(2, 1, 6, 7).expand(2, 3, 6, 7), torch.tensor([[1.0, 0, -1], [1, -2, 1]])
+    torch.testing.assert_close(colour_variation(grey), total_variation(grey))
+    for colour in colours.view(2, 1, 3, 1, 1):
+        assert colour_variation(grey * colour) > 5 * total_variation(grey * colour)
 
 
 def test_histograms_are_matched_as_scikit_image_does() -> None:

@@ -771,7 +771,9 @@ class StyleTransfer(_message.Message):
     content_weight: _builtins.float
     """Weight of the content; the style's is 1. Default 0.1."""
     tv_weight: _builtins.float
-    """Weight of the mean squared difference of neighbouring pixels; default 0.5."""
+    """Weight of the mean squared difference of neighbouring pixels in decorrelated colours, where coloured meshes count many
+    times as much as light and dark; default 0.5.
+    """
     first_steps: _builtins.int
     """Steps at the first scale, the only one of CLASSIC; default 1000."""
     steps: _builtins.int

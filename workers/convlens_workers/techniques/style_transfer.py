@@ -31,10 +31,10 @@ from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import (
     Loss,
     Part,
+    colour_variation,
     content_loss,
     gram,
     gram_loss,
-    total_variation,
     wasserstein_loss,
 )
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
@@ -139,7 +139,7 @@ class Source:
         """The losses for a picture of `size`."""
 
         def make() -> list[Part]:
-            parts = [Part("tv", PIXELS, self._params.tv_weight, total_variation)]
+            parts = [Part("tv", PIXELS, self._params.tv_weight, colour_variation)]
             for number, (weight, image, mask) in enumerate(self._styles):
                 share = weight / self._whole
                 where = None if mask is None else luminance(resize(mask, size))

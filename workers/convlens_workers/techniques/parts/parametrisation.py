@@ -37,6 +37,12 @@ def fourier_picture(spectrum: Tensor, width: int) -> Tensor:
     return torch.einsum("rc,nchw->nrhw", _colours(values), values / DAMPING).sigmoid()
 
 
+def decorrelated(image: Tensor) -> Tensor:
+    """Decorrelated colours C^-1 x of pictures (N, 3, H, W), scaled so that grey keeps its length."""
+    back = torch.linalg.inv(_colours(image))
+    return torch.einsum("rc,nchw->nrhw", back * (3**0.5 / back.sum(1).norm()), image)
+
+
 def along_colours(gradient: Tensor) -> Tensor:
     """By what pixels (N, 3, H, W) change if their decorrelated colours go along the gradient: C C^T g.
 
@@ -50,4 +56,5 @@ def along_colours(gradient: Tensor) -> Tensor:
 def _colours(like: Tensor) -> Tensor:
     """C, which makes red, green and blue of decorrelated colours."""
     colours = torch.tensor(COLOURS).to(like)
-    return colours / torch.linalg.vector_norm(colours, dim=0).max()
+    scaled: Tensor = colours / torch.linalg.vector_norm(colours, dim=0).max()
+    return scaled
