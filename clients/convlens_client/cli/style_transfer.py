@@ -40,7 +40,7 @@ def style(
         typer.Option(help="For each style: white where it counts. None, or one a style, in order."),
     ] = None,
     classic: Annotated[bool, typer.Option("--classic", help="Gatys 2016: Gram matrices, L-BFGS.")] = False,
-    content_weight: Annotated[float | None, typer.Option(help="Of the content; default 0.1.")] = None,
+    content_weight: Annotated[float | None, typer.Option(help="Of the content; default 0.25.")] = None,
     colours: Annotated[Colours, typer.Option(help="Whose colours; all but style keep the content's.")] = (
         Colours.STYLE
     ),

@@ -140,7 +140,7 @@ class _OptimiserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Optimiser.V
     OPTIMISER_UNSPECIFIED: _Optimiser.ValueType  # 0
     """LBFGS."""
     OPTIMISER_LBFGS: _Optimiser.ValueType  # 1
-    """L-BFGS with a history of 20, without line search."""
+    """L-BFGS with a history of 20 and a line search for strong Wolfe conditions."""
     OPTIMISER_ADAM: _Optimiser.ValueType  # 2
     """Adam."""
 
@@ -150,7 +150,7 @@ class Optimiser(_Optimiser, metaclass=_OptimiserEnumTypeWrapper):
 OPTIMISER_UNSPECIFIED: Optimiser.ValueType  # 0
 """LBFGS."""
 OPTIMISER_LBFGS: Optimiser.ValueType  # 1
-"""L-BFGS with a history of 20, without line search."""
+"""L-BFGS with a history of 20 and a line search for strong Wolfe conditions."""
 OPTIMISER_ADAM: Optimiser.ValueType  # 2
 """Adam."""
 Global___Optimiser: _TypeAlias = Optimiser  # noqa: Y015
@@ -769,7 +769,7 @@ class StyleTransfer(_message.Message):
     content_layer: _builtins.str
     """Layer whose values are the content; empty means the second activation at the last resolution but one."""
     content_weight: _builtins.float
-    """Weight of the content; the style's is 1. Default 0.1."""
+    """Weight of the content; the style's is 1. Default 0.25."""
     tv_weight: _builtins.float
     """Weight of the mean squared difference of neighbouring pixels in decorrelated colours, where coloured meshes count many
     times as much as light and dark; default 0.5.

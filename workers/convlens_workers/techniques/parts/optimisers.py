@@ -22,7 +22,7 @@ SCRATCH: Final = ("al",)
 """What L-BFGS fills anew in each step."""
 HISTORY: Final = 20
 MOST_EVALUATIONS: Final = 12
-"""Of one line search. The first one of a large picture takes about six, most others one."""
+"""Of one line search. The first one of a picture takes about three, most others one."""
 Evaluate = Callable[[Tensor], tuple[Tensor, Losses]]
 """What is to become small at x, and its terms."""
 
