@@ -46,7 +46,14 @@ def snapshot(operation: operations_pb2.Operation) -> Snapshot:
     kind = result.WhichOneof("report")
     report = from_proto(getattr(result, kind)) if kind else None
     return Snapshot(
-        operation.name, operation.done, from_proto(metadata), error, _plain(result.artifacts), report
+        operation.name,
+        operation.done,
+        from_proto(metadata),
+        error,
+        _plain(result.artifacts),
+        report,
+        from_proto(result.descent) if result.HasField("descent") else None,
+        _plain(result.warnings),
     )
 
 

@@ -24,6 +24,19 @@ def test_a_dream_can_be_left_alone_and_found_again(run, service, photo, tmp_path
     assert run("jobs", "show", name).code == 2
 
 
+def test_what_is_doubtful_about_a_result_is_said_with_it(run, service, photo, tmp_path):
+    service.result.descent.first_loss = 0.5
+    service.result.warnings.append("the loss went from 0.5 to 0.49")
+    found = run("texture", photo, "--out", str(tmp_path / "t.png"))
+    assert found.code == 0
+    assert "warning: the loss went from 0.5 to 0.49" in found.err
+    name = run("texture", photo, "--no-wait").out.splitlines()[0]
+    assert "warning" in run("jobs", "result", name, "--out", str(tmp_path / "t.png")).err
+    assert "warning    the loss went from 0.5" in run("jobs", "show", name).out
+    state = json.loads(run("jobs", "show", name, "--json").out)
+    assert (state["descent"]["first_loss"], state["warnings"]) == (0.5, ["the loss went from 0.5 to 0.49"])
+
+
 def test_lists_are_filtered(run, service):
     assert run("jobs", "list", "--state", "running", "--technique", "deepdream").code == 0
     assert service.sent("ListOperationsRequest").filter == "state=RUNNING AND technique=deepdream"

@@ -93,6 +93,7 @@ class FakeService(
         self.artifacts = {"image": DREAM}
         self.technique = "deepdream"
         self.report = {}
+        self.result = job_pb2.JobResult()
         self.turns_to_finish = 1
         self.end = "SUCCEEDED"
         self.tamper = lambda part: part
@@ -319,7 +320,9 @@ class FakeService(
         operation.metadata.Pack(facts)
         if state == "SUCCEEDED":
             headers = [wire.header(name, artifact, sha256=True) for name, artifact in self.artifacts.items()]
-            operation.response.Pack(job_pb2.JobResult(artifacts=headers, **self.report))
+            result = job_pb2.JobResult(artifacts=headers, **self.report)
+            result.MergeFrom(self.result)
+            operation.response.Pack(result)
         elif operation.done:
             operation.error.CopyFrom(
                 status_pb2.Status(code=code_pb2.CANCELLED, message="the job was cancelled")

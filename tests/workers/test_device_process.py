@@ -30,10 +30,10 @@ from convlens_workers.messages import (
     Stopped,
     Waiting,
 )
-from convlens_workers.techniques.base import Step, Task
+from convlens_workers.techniques.base import Results, Step, Task
 
 ID = "0" * 32
-Technique = Callable[[Task, object], Generator[Step, None, dict[str, Tensor]]]
+Technique = Callable[[Task, object], Generator[Step, None, Results]]
 
 
 class DeviceProcessInThread:
@@ -134,6 +134,22 @@ def test_what_may_give_other_bytes_is_said(
     running.start(technique)
     progress = [event for event in running.until(Finished) if isinstance(event, Progress)]
     assert {event.bit_exact for event in progress} == {exact}
+
+
+def descending(task: Task, state: object) -> Generator[Step, None, Results]:
+    yield step()
+    found = job_pb2.Descent(first_loss=0.25, last_loss=0.24, expected_fall=0.5)
+    return {"image": torch.ones(3), "descent": found}
+
+
+def test_a_loss_that_has_not_fallen_is_said_with_the_result(running: DeviceProcessInThread) -> None:
+    running.start(descending)
+    finished = running.until(Finished, Failed)[-1]
+    assert isinstance(finished, Finished)
+    result = job_pb2.JobResult.FromString(finished.result)
+    assert result.descent.first_loss == 0.25
+    (warning,) = result.warnings
+    assert "from 0.25 to 0.24" in warning
 
 
 def without_store(place: Path) -> Technique:

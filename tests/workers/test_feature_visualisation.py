@@ -24,7 +24,7 @@ from convlens_workers.techniques.parts import objectives
 from convlens_workers.techniques.parts.camera import GREY
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.losses import likeness
-from convlens_workers.techniques.parts.parametrisation import COLOURS, fourier_picture
+from convlens_workers.techniques.parts.parametrisation import COLOURS, along_colours, fourier_picture
 from convlens_workers.techniques.parts.transforms import robust, scale_and_rotate
 
 LAYER = "features.relu3_1"
@@ -59,6 +59,20 @@ def test_each_objective_is_far_above_its_value_on_photographs_of_noise(tiny_mode
         usual = objectives.total(terms, task.network.taps(noise, [term.layer for term in terms]))
         assert value > usual.mean() + 3 * usual.std()
     assert results["images"].std() > 0.01
+
+
+def test_pixels_go_along_the_gradient_of_decorrelated_colours() -> None:
+    """x = C z: where x goes if z takes a step along its gradient, C written down from lucid's table."""
+    colours = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]], dtype=torch.float64)
+    colours = colours / colours.norm(dim=0).max()
+    z = torch.rand(1, 3, 4, 5, dtype=torch.float64, generator=generator(0)).requires_grad_()
+    x = torch.einsum("rc,nchw->nrhw", colours, z)
+    wanted, pixels = torch.autograd.grad((x**3).sum(), (z, x))
+    moved = torch.einsum("rc,nchw->nrhw", colours, wanted)
+    torch.testing.assert_close(along_colours(pixels), moved, rtol=1e-6, atol=0)
+    grey, magenta = torch.ones(1, 3, 1, 1), torch.tensor([1.0, -2.0, 1.0]).view(1, 3, 1, 1)
+    lengths = [float(along_colours(one).norm() / one.norm()) for one in (grey, magenta)]
+    assert lengths[1] < 0.1 * lengths[0]
 
 
 def test_targets_read_what_they_say(tiny_models: Path) -> None:

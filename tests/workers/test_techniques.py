@@ -62,7 +62,8 @@ def test_every_technique_has_its_row() -> None:
 def test_it_counts_its_steps_and_gives_finite_tensors(case: Case, tiny_models: Path) -> None:
     steps, results = run(case, make_task(case, tiny_models))
     artifacts = {name: value for name, value in results.items() if isinstance(value, Tensor)}
-    assert results.keys() - artifacts.keys() == ({case.report} if case.report else set())
+    minimising = {"descent"} if "loss" in steps[0].losses else set()
+    assert results.keys() - artifacts.keys() == ({case.report} if case.report else set()) | minimising
     assert [step.number for step in steps] == list(range(1, steps[0].total + 1))
     assert all(value.isfinite() for step in steps for value in step.losses.values())
     shapes = {

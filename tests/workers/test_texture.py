@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import product
+import math
+from collections.abc import Callable
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,20 @@ from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.jobs.techniques import layers
 from convlens_workers.techniques import begin
-from convlens_workers.techniques.base import Step, Task
+from convlens_workers.techniques.base import State, Step, Task
 from convlens_workers.techniques.parts.colours import match_histogram
+from convlens_workers.techniques.parts.descent import warnings
 from convlens_workers.techniques.parts.image_optimisation import Frame, features, framed, scales
-from convlens_workers.techniques.parts.losses import gram, gram_error, gram_loss, total_variation
-from convlens_workers.techniques.parts.optimisers import adam, lbfgs
+from convlens_workers.techniques.parts.losses import (
+    colour_variation,
+    gram,
+    gram_error,
+    gram_loss,
+    total_variation,
+)
+from convlens_workers.techniques.parts.optimisers import MOST_EVALUATIONS, adam, lbfgs
 
+STEPS = 12
 ENDS = (slice(8), slice(-8, None))
 
 
@@ -71,6 +81,13 @@ def test_total_variation_is_that_of_a_step() -> None:
     assert float(total_variation(image)) == pytest.approx(2 * 0.25 / 4)
 
 
+def test_the_variation_of_colours_is_that_of_greys_and_dear_for_others() -> None:
+    grey, colours = noise(2, 1, 6, 7).expand(2, 3, 6, 7), torch.tensor([[1.0, 0, -1], [1, -2, 1]])
+    torch.testing.assert_close(colour_variation(grey), total_variation(grey))
+    for colour in colours.view(2, 1, 3, 1, 1):
+        assert colour_variation(grey * colour) > 5 * total_variation(grey * colour)
+
+
 def test_histograms_are_matched_as_scikit_image_does() -> None:
     image, sample = noise(1, 3, 20, 24), noise(1, 3, 20, 24, seed=1) ** 2
     expected = match_histograms(
@@ -86,23 +103,23 @@ def test_histograms_are_matched_as_scikit_image_does() -> None:
     ("ours", "theirs"),
     [
         (adam(0.1), lambda x: torch.optim.Adam(x, 0.1)),
-        (lbfgs(), lambda x: torch.optim.LBFGS(x, 1.0, 30, 999, 0, 0, 20)),
+        (lbfgs(), lambda x: torch.optim.LBFGS(x, 1.0, STEPS, 999, 0, 0, 20, "strong_wolfe")),
     ],
     ids=["adam", "lbfgs"],
 )
 def test_steps_one_by_one_are_those_of_torch(ours, theirs) -> None:
-    """30 iterations; L-BFGS's own loop in a single call."""
+    """L-BFGS's own loop in a single call."""
 
     def valley(x: Tensor) -> Tensor:
         return ((x - 1) * torch.arange(1, 7)).square().sum() + (x - 2).cosh().sum()
 
-    held = {"x": torch.zeros(6)}
+    held = {"x": torch.zeros(6, dtype=torch.float64)}
     before = []
-    for _ in range(30):
+    for _ in range(STEPS):
         before.append({name: value.clone() for name, value in held.items()})
         again, held = held, ours.step(held, lambda x: (valley(x), {"valley": valley(x)}))[0]
         assert all(torch.equal(again[name], before[-1][name]) for name in again)
-    x = torch.zeros(6, requires_grad=True)
+    x = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     optimiser = theirs([x])
 
     def closure() -> Tensor:
@@ -110,9 +127,49 @@ def test_steps_one_by_one_are_those_of_torch(ours, theirs) -> None:
         valley(x).backward()
         return valley(x)
 
-    for _ in range(30 if isinstance(optimiser, torch.optim.Adam) else 1):
+    for _ in range(STEPS if isinstance(optimiser, torch.optim.Adam) else 1):
         optimiser.step(closure)
     torch.testing.assert_close(held["x"], x.detach(), rtol=0, atol=0)
+
+
+def minimised(loss: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> tuple[State, list[float], int]:
+    """The last state of L-BFGS, the losses before its steps, and how often it has looked."""
+    held, losses, looked = {"x": x}, [], 0
+
+    def evaluate(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal looked
+        looked += 1
+        value = loss(x)
+        return value, {"loss": value}
+
+    for _ in range(steps):
+        before = looked
+        held, terms = lbfgs().step(held, evaluate)
+        losses.append(float(terms["loss"]))
+        assert looked - before <= 2 * MOST_EVALUATIONS + 1
+    return held, losses, looked
+
+
+def test_lbfgs_is_not_caught_where_its_first_step_tells_of_no_curvature() -> None:
+    """4,096 double wells, begun where they bend least: without line search the second step flies off."""
+    noise = 1e-3 * torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    _, losses, _ = minimised(lambda x: (x.square() - 1).square().mean(), 0.58 + noise, 10)
+    assert all(later <= earlier for earlier, later in pairwise(losses))
+    assert losses[-1] < 1e-6 * losses[0]
+
+
+def test_lbfgs_comes_back_from_where_the_loss_is_no_number() -> None:
+    """The logarithm of what is below 0; the least x - log x is at 1."""
+    held, losses, _ = minimised(lambda x: (x - x.log()).sum(), torch.full((3,), 50.0), 20)
+    assert all(later <= earlier for earlier, later in pairwise(losses))
+    torch.testing.assert_close(held["x"], torch.ones(3), rtol=0, atol=1e-3)
+
+
+def test_lbfgs_does_not_look_any_more_where_it_gets_no_lower() -> None:
+    *_, few = minimised(lambda x: (x - 1).square().sum(), torch.zeros(3), 20)
+    held, _, many = minimised(lambda x: (x - 1).square().sum(), torch.zeros(3), 40)
+    assert torch.equal(held["x"], torch.ones(3))
+    assert few == many
 
 
 def test_the_gram_matrices_come_close_to_the_samples(tiny_models: Path) -> None:
@@ -173,18 +230,25 @@ def test_a_seamless_picture_is_seen_continued() -> None:
     assert torch.equal(seen[:, :, 32:80, 32:72], image)
 
 
-def test_lbfgs_goes_back_when_the_loss_explodes() -> None:
-    """Steps of unit length on a wall: the least loss is kept, and found again."""
+@pytest.mark.parametrize(("steps", "count"), [(30, 0), (1, 1)])
+def test_a_loss_that_has_not_fallen_is_warned_of(tiny_models: Path, steps: int, count: int) -> None:
+    sample = torch.linspace(0, 9, 48).sin().expand(1, 3, 48, 48) * 0.3 + 0.5
+    seen, results = techniques.run(begin("texture", make_task(tiny_models, sample, steps=steps)))
+    found = results["descent"]
+    assert found.first_loss == pytest.approx(float(seen[0].losses["loss"]))
+    assert found.last_loss == pytest.approx(float(seen[-1].losses["loss"]))
+    terms = [float(value) for name, value in seen[0].losses.items() if name != "loss"]
+    assert found.first_loss == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    assert len(warnings(found)) == count
 
-    def wall(x: Tensor) -> Tensor:
-        return x.square().sum() + 1e3 * (x - 1).clamp_min(0).square().sum() + (20 * x).sin().sum() + 3
 
-    held, seen = {"x": torch.full((3,), 0.9)}, []
-    for _ in range(60):
-        held, losses = lbfgs().step(held, lambda x: (wall(x), {"wall": wall(x)}))
-        seen.append(float(losses["wall"]))
-    assert float(held["least"]) == pytest.approx(min(seen))
-    assert float(wall(held["best"])) == pytest.approx(min(seen))
+@pytest.mark.parametrize(
+    ("first", "last", "count"), [(1, 0.5, 0), (1, 0.51, 1), (0, 0, 0), (1, math.nan, 1), (1, math.inf, 1)]
+)
+def test_half_of_the_loss_must_be_gone(first: float, last: float, count: int) -> None:
+    found = warnings(job_pb2.Descent(first_loss=first, last_loss=last, expected_fall=0.5))
+    assert len(found) == count
+    assert all("50%" in text and f"{last:.3g}" in text for text in found)
 
 
 def test_average_pools_share_weights_and_leave_the_network_alone() -> None:

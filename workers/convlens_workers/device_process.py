@@ -44,6 +44,7 @@ from convlens_workers.retry_proxy import RetryProxy
 from convlens_workers.step_runner import StepRunner
 from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import Host, Results, State, Task
+from convlens_workers.techniques.parts.descent import warnings as warnings_of
 from convlens_workers.telemetry.logs import configure
 
 PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
@@ -135,6 +136,8 @@ class DeviceProcess:
             data = array.tobytes()
             header.sha256 = self._retrying(partial(self._store.put, operation, "artifacts", data))
             result.artifacts.append(header)
+        if result.HasField("descent"):
+            result.warnings.extend(warnings_of(result.descent))
         return result.SerializeToString(deterministic=True)
 
     def _retrying(self, call: Callable[[], T]) -> T:

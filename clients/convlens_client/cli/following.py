@@ -20,7 +20,7 @@ from convlens_client.cli.common import emit, err, out
 from convlens_client.cli.options import Shared
 from convlens_client.cli.outcomes import Draw
 from convlens_client.client import Operation
-from convlens_client.results import JobMetadata
+from convlens_client.results import JobMetadata, Snapshot
 
 
 def follow(operation: Operation, json: bool = False) -> JobMetadata:
@@ -85,6 +85,7 @@ def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None 
     save(given, operation, name, draw)
     if not given.emitted(operation.state):
         outcomes.tell(operation)
+    warn(operation.state)
 
 
 def save(given: Shared, operation: Operation, name: str, draw: Draw | None = None) -> None:
@@ -94,6 +95,12 @@ def save(given: Shared, operation: Operation, name: str, draw: Draw | None = Non
     path = given.file(name, unasked=not given.json)
     if path is not None:
         outcomes.write_outcome(operation, path, draw)
+
+
+def warn(state: Snapshot) -> None:
+    """Says on stderr what is doubtful about the result."""
+    for warning in state.warnings:
+        err.print(f"convlens: warning: {warning}", soft_wrap=True)
 
 
 @contextmanager

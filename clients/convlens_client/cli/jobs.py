@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convlens_client.cli.common import err, out, table
-from convlens_client.cli.following import follow
+from convlens_client.cli.following import follow, warn
 from convlens_client.cli.options import Shared, command
 from convlens_client.cli.outcomes import tell, write_outcome
 from convlens_client.cli.outcomes.artifact import write_artifact
@@ -126,6 +126,7 @@ def result(
     operation = given.client.operation(name)
     operation.wait()
     _raise_for(operation.state)
+    warn(operation.state)
     artifacts = operation.state.artifacts
     path = given.file(_file_name(operation))
     if path is not None and artifact:
@@ -174,6 +175,7 @@ def _show(given: Shared, operation: Operation) -> None:
         "ended": _time(metadata.end_time),
         "kept until": _time(metadata.expire_time),
         "artifacts": ", ".join(artifact.name for artifact in state.artifacts),
+        "warning": "; ".join(state.warnings),
     }
     for key, value in facts.items():
         if value:

@@ -22,7 +22,7 @@ from convlens_client.results.collection import (
     Neighbours,
     TopActivation,
 )
-from convlens_client.results.job import Artifact, JobMetadata, QueueStats, Snapshot
+from convlens_client.results.job import Artifact, Descent, JobMetadata, QueueStats, Snapshot
 from convlens_client.results.model import Classification, Layer, LoadedModel, Model, Prediction
 from convlens_client.results.unit import Box, ReceptiveField, UnitHit, UnitPattern
 
@@ -38,6 +38,7 @@ __all__ = [
     "Collection",
     "CollectionImage",
     "CollectionMap",
+    "Descent",
     "FeatureSet",
     "JobMetadata",
     "Layer",

@@ -67,8 +67,20 @@ class Artifact:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Descent:
+    """How far a minimisation has come; fields as in `convlens.v1.Descent`."""
+
+    first_loss: float
+    last_loss: float
+    expected_fall: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An operation as the server last told of it; `report` is one of `convlens_client.reports`."""
+    """An operation as the server last told of it; `report` is one of `convlens_client.reports`.
+
+    `descent` is there where the technique minimises a loss; `warnings` say what is doubtful about the result.
+    """
 
     name: str
     done: bool
@@ -76,3 +88,5 @@ class Snapshot:
     error: ConvLensError | None
     artifacts: tuple[Artifact, ...]
     report: Any = None
+    descent: Descent | None = None
+    warnings: tuple[str, ...] = ()

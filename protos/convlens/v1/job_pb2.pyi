@@ -63,7 +63,9 @@ class _ParametrisationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Param
     PARAMETRISATION_FOURIER: _Parametrisation.ValueType  # 1
     """Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
     PARAMETRISATION_PIXELS: _Parametrisation.ValueType  # 2
-    """Pixels, from the network's mean colour, plain gradient ascent with decay, blur and shifts; keeps the best."""
+    """Pixels, from the network's mean colour, plain gradient ascent in decorrelated colours, with decay, blur and shifts; keeps
+    the best.
+    """
 
 class Parametrisation(_Parametrisation, metaclass=_ParametrisationEnumTypeWrapper):
     """How a picture is described to the optimiser."""
@@ -73,7 +75,9 @@ PARAMETRISATION_UNSPECIFIED: Parametrisation.ValueType  # 0
 PARAMETRISATION_FOURIER: Parametrisation.ValueType  # 1
 """Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
 PARAMETRISATION_PIXELS: Parametrisation.ValueType  # 2
-"""Pixels, from the network's mean colour, plain gradient ascent with decay, blur and shifts; keeps the best."""
+"""Pixels, from the network's mean colour, plain gradient ascent in decorrelated colours, with decay, blur and shifts; keeps
+the best.
+"""
 Global___Parametrisation: _TypeAlias = Parametrisation  # noqa: Y015
 
 class _StyleMethod:
@@ -136,7 +140,7 @@ class _OptimiserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Optimiser.V
     OPTIMISER_UNSPECIFIED: _Optimiser.ValueType  # 0
     """LBFGS."""
     OPTIMISER_LBFGS: _Optimiser.ValueType  # 1
-    """L-BFGS with a history of 20, without line search."""
+    """L-BFGS with a history of 20 and a line search for strong Wolfe conditions."""
     OPTIMISER_ADAM: _Optimiser.ValueType  # 2
     """Adam."""
 
@@ -146,7 +150,7 @@ class Optimiser(_Optimiser, metaclass=_OptimiserEnumTypeWrapper):
 OPTIMISER_UNSPECIFIED: Optimiser.ValueType  # 0
 """LBFGS."""
 OPTIMISER_LBFGS: Optimiser.ValueType  # 1
-"""L-BFGS with a history of 20, without line search."""
+"""L-BFGS with a history of 20 and a line search for strong Wolfe conditions."""
 OPTIMISER_ADAM: Optimiser.ValueType  # 2
 """Adam."""
 Global___Optimiser: _TypeAlias = Optimiser  # noqa: Y015
@@ -317,7 +321,9 @@ class DeepDream(_message.Message):
     steps: _builtins.int
     """Gradient steps at each scale; default 10."""
     step_size: _builtins.float
-    """Step length: the gradient divided by its mean |g|, times this, in 1/255 pixel units; default 1.5."""
+    """Step length: the gradient divided by its mean |g|, times this, in 1/255 pixel units. Absent means 1.5 for layers whose
+    receptive field is at least 64 px, less in proportion for smaller ones, and no less than 0.375.
+    """
     jitter: _builtins.int
     """Largest random roll before each step, in pixels; default 32."""
     tile: _builtins.int
@@ -763,9 +769,11 @@ class StyleTransfer(_message.Message):
     content_layer: _builtins.str
     """Layer whose values are the content; empty means the second activation at the last resolution but one."""
     content_weight: _builtins.float
-    """Weight of the content; the style's is 1. Default 0.1."""
+    """Weight of the content; the style's is 1. Default 0.25."""
     tv_weight: _builtins.float
-    """Weight of the mean squared difference of neighbouring pixels; default 0.5."""
+    """Weight of the mean squared difference of neighbouring pixels in decorrelated colours, where coloured meshes count many
+    times as much as light and dark; default 0.5.
+    """
     first_steps: _builtins.int
     """Steps at the first scale, the only one of CLASSIC; default 1000."""
     steps: _builtins.int
@@ -1121,6 +1129,8 @@ class JobResult(_message.Message):
     PRINTED_FIELD_NUMBER: _builtins.int
     TRAIN_STYLE_FIELD_NUMBER: _builtins.int
     VISUALISATION_FIELD_NUMBER: _builtins.int
+    DESCENT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorHeader]:
         """Tensors that the job made; read them with ReadArtifact. One that is named like a file, such as "zoom.webp", is UINT8 of
@@ -1145,6 +1155,14 @@ class JobResult(_message.Message):
     def train_style(self) -> _style_pb2.TrainStyleReport: ...
     @_builtins.property
     def visualisation(self) -> Global___VisualisationReport: ...
+    @_builtins.property
+    def descent(self) -> Global___Descent:
+        """Of TEXTURE, STYLE_TRANSFER and TRAIN_STYLE."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is doubtful about the result, a sentence each; empty: nothing that the worker knows of."""
+
     def __init__(
         self,
         *,
@@ -1158,16 +1176,48 @@ class JobResult(_message.Message):
         printed: _adversarial_pb2.PrintedReport | None = ...,
         train_style: _style_pb2.TrainStyleReport | None = ...,
         visualisation: Global___VisualisationReport | None = ...,
+        descent: Global___Descent | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "descent", b"descent", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "descent", b"descent", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
+
+@_typing.final
+class Descent(_message.Message):
+    """How far a technique that minimises a loss has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_LOSS_FIELD_NUMBER: _builtins.int
+    LAST_LOSS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FALL_FIELD_NUMBER: _builtins.int
+    first_loss: _builtins.float
+    """Before the first step."""
+    last_loss: _builtins.float
+    """Before the last step."""
+    expected_fall: _builtins.float
+    """Share of the first loss by which it falls wherever the result is of use; below it there is a warning."""
+    def __init__(
+        self,
+        *,
+        first_loss: _builtins.float = ...,
+        last_loss: _builtins.float = ...,
+        expected_fall: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_fall", b"expected_fall", "first_loss", b"first_loss", "last_loss", b"last_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Descent: _TypeAlias = Descent  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):

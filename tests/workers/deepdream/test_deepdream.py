@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.dreams import make_task, photo, run, values
@@ -48,6 +50,27 @@ def test_one_step_is_that_of_the_formula(network: Network, stored: StoredModel) 
     sum(value.norm() for value in network.taps(x, layers).values()).backward()
     expected = (photo() + 3 / 255 * x.grad / x.grad.abs().mean()).clamp(0, 1)
     torch.testing.assert_close(run(task)[1], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"), [((107,), 1.5), ((64, 155), 1.5), ((32, 155), 0.75), ((7,), 0.375), ((0,), 1.5)]
+)
+def test_low_layers_take_shorter_steps(
+    network: Network, stored: StoredModel, fields: tuple[int, ...], wanted: float
+) -> None:
+    names = [layer.name for layer in stored.manifest.layers][: len(fields)]
+    seeing = [
+        layer.model_copy(update={"receptive_field": field})
+        for layer, field in zip(stored.manifest.layers, fields, strict=False)
+    ]
+    manifest = stored.manifest.model_copy(update={"layers": tuple(seeing)})
+    task = replace(make_task(network, stored, layers=names), manifest=manifest)
+    assert Dream(task, names).step_size == pytest.approx(wanted / 255)
+
+
+def test_a_step_that_is_given_is_taken(network: Network, stored: StoredModel) -> None:
+    task = make_task(network, stored, layers=["features.conv1"], step_size=8.0)
+    assert Dream(task, ["features.conv1"]).step_size == 8 / 255
 
 
 def test_jitter_does_not_move_the_picture(network: Network, stored: StoredModel) -> None:
@@ -101,7 +124,9 @@ def test_gradients_of_any_size_give_the_same_step() -> None:
 
 def test_only_the_channels_named_are_amplified(network: Network, stored: StoredModel) -> None:
     layer = "features.relu3_1"
-    task = make_task(network, stored, layers=[layer], channels=[3, 5], octaves=1, jitter=0, steps=1)
+    task = make_task(
+        network, stored, layers=[layer], channels=[3, 5], octaves=1, jitter=0, steps=1, step_size=1.5
+    )
     steps, image = run(task)
     before = values(network, photo(), layer)[:, [3, 5]]
     assert steps[0].losses[layer] == before.norm()

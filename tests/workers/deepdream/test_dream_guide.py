@@ -26,7 +26,8 @@ def test_each_position_grows_along_the_feature_of_the_guide_that_it_is_most_like
     value = (ours * wanted).sum() / wanted.norm()
     value.backward()
     expected = (photo() + 1.5 / 255 * x.grad / x.grad.abs().mean()).clamp(0, 1)
-    task = make_task(network, stored, guide=guide, layers=[layer], octaves=1, jitter=0, steps=1)
+    one = {"octaves": 1, "jitter": 0, "steps": 1, "step_size": 1.5}
+    task = make_task(network, stored, guide=guide, layers=[layer], **one)
     steps, image = run(task)
     assert float(steps[0].losses[layer]) == pytest.approx(value.item(), rel=1e-5)
     torch.testing.assert_close(image, expected.float(), rtol=0, atol=2e-5)

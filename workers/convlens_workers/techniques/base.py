@@ -32,7 +32,7 @@ from convlens_workers.networks import Networks
 Params = TypeVar("Params", bound=Message)
 State = dict[str, Tensor]
 Results = Mapping[str, Tensor | Message]
-"""Artifacts by name; and a report, a message, by the name of its field in JobResult."""
+"""Artifacts by name; and a report and a descent, messages, by the names of their fields in JobResult."""
 
 
 class FeatureNetwork(Protocol):

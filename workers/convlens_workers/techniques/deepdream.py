@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ from convlens_workers.techniques.parts.pyramid import equalised
 from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
 Params = job_pb2.DeepDream
+STEP_SIZE: Final = 1.5
+LEAST_SHARE: Final = 0.25
+WIDE: Final = 64
+"""The step in 1/255 of layers that see at least so many pixels, and the least share that others take."""
 IMAGE, START, FRAME, VIDEO = "image", "start", "frame.", "zoom.webp"
 """In the state and the result: the picture, what its frame started from, the frames before, the file."""
 
@@ -30,7 +35,9 @@ def deepdream(task: Task[Params], state: State | None = None) -> Generator[Step,
     Each step moves x by `step_size` / 255 times g / mean|g|, with g that of a randomly rolled picture, and
     clips it to [0, 1]. From one octave to the next goes the detail (what was added to the picture), not the
     picture, so that the photo itself is never blurred. Departs from the original in that several layers add
-    up their norms: each then weighs the same, however large its activations are.
+    up their norms: each then weighs the same, however large its activations are. And the step depends on
+    the layer, unless it is given: what moves low layers is the same from step to step, so that steps of one
+    length for all layers add up to clipped blobs there.
 
     - `channels`: a_l is only these.
     - `guide`: instead of its norm, a_l grows along the features of that picture, see `guided`.
@@ -79,6 +86,12 @@ class Dream:
         direction = roll(unit_mean(gradient), (-shift[0], -shift[1]))
         return unit_mean(equalised(direction, params.laplacian)) if params.laplacian else direction, values
 
+    @cached_property
+    def step_size(self) -> float:
+        """Of a step, the mean over all numbers of a picture."""
+        params = self.task.params
+        return (params.step_size if params.HasField("step_size") else step_size(self.task, self.layers)) / 255
+
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         channels = list(self.task.params.channels)
         features = self.task.network.taps(image, self.layers)
@@ -120,12 +133,18 @@ class Octave:
         """One step uphill."""
         direction, values = self.dream.direction(held[IMAGE], rng)
         # In place: of a large picture there are enough copies.
-        moved = direction.mul_(self.dream.task.params.step_size / 255).add_(held[IMAGE]).clamp_(0, 1)
+        moved = direction.mul_(self.dream.step_size).add_(held[IMAGE]).clamp_(0, 1)
         return {**held, IMAGE: moved}, values
 
     def picture(self, held: State) -> Tensor:
         """The picture under way."""
         return held[IMAGE]
+
+
+def step_size(task: Task[job_pb2.DeepDream], layers: list[str]) -> float:
+    """In 1/255: 1.5, less in proportion for receptive fields below 64 px, of the layer that sees least."""
+    fields = [task.manifest.layer(name).receptive_field or WIDE for name in layers]
+    return STEP_SIZE * min(1.0, max(LEAST_SHARE, min(fields) / WIDE))
 
 
 def next_octave(image: Tensor, start: Tensor, size: Size) -> Tensor:

@@ -18,7 +18,7 @@ from convlens_workers.techniques.parts.examples import dataset_examples
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.losses import likeness
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
-from convlens_workers.techniques.parts.parametrisation import fourier_picture, noise_spectrum
+from convlens_workers.techniques.parts.parametrisation import along_colours, fourier_picture, noise_spectrum
 from convlens_workers.techniques.parts.pixels import blur, random_shift, roll
 from convlens_workers.techniques.parts.transforms import robust
 
@@ -128,7 +128,10 @@ class FourierStage:
 
 @dataclass(frozen=True)
 class PixelStage:
-    """The plain way: ascent on pixels with decay to the mean colour, blur and shifts; keeps the best."""
+    """The plain way: ascent on pixels with decay to the mean colour, blur and shifts; keeps the best.
+
+    Departs from Yosinski et al. in that it goes along the gradient of decorrelated colours.
+    """
 
     objective: Objective
     steps: int
@@ -151,6 +154,7 @@ class PixelStage:
             value, features = self.objective.value(x)
             loss, losses = self.objective.compare(value, features)
             (gradient,) = torch.autograd.grad(loss, x)
+        gradient = along_colours(gradient)
         seen, value = x.detach(), value.detach()
         size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
         deviation = torch.tensor(task.manifest.std, device=x.device).view(1, 3, 1, 1)

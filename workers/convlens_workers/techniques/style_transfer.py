@@ -20,6 +20,7 @@ from convlens_workers.jobs.techniques.layers import content_layer, layer_weights
 from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts import losses
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
+from convlens_workers.techniques.parts.descent import descent
 from convlens_workers.techniques.parts.image_optimisation import (
     PIXELS,
     AveragedImageOptimisation,
@@ -35,6 +36,8 @@ from convlens_workers.techniques.parts.pixels import Size, resize, scaled
 Params = job_pb2.StyleTransfer
 RATIO: Final = math.sqrt(2)
 MOST_SCALES: Final = 16
+EXPECTED_FALL: Final = 0.2
+"""Of the loss. Less than for textures: a large weight of the content leaves little to lose."""
 BETAS: Final = (0.9, 0.99)
 POOLED: Final = 2.0
 """A maximum is about twice an average; without this, deep layers fall silent."""
@@ -75,7 +78,7 @@ def style_transfer(task: Task[Params], state: State | None = None) -> Generator[
     """A picture whose deep features are the content's, and the statistics of all of them the styles'.
 
     Returns:
-        "image" of the content's size.
+        "image" of the content's size; and "descent".
     """
     params, content = task.params, task.images["content"]
     method = METHODS[params.method]
@@ -95,9 +98,9 @@ def style_transfer(task: Task[Params], state: State | None = None) -> Generator[
     ]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
-    if params.colours == job_pb2.COLOURS_LUMINANCE:
-        image = with_luminance(content, image)
-    return {"image": image}
+    kept = params.colours == job_pb2.COLOURS_LUMINANCE
+    shown = with_luminance(content, image) if kept else image
+    return {"image": shown, **descent(last, EXPECTED_FALL)}
 
 
 class Source:
@@ -119,7 +122,7 @@ class Source:
     def parts(self, size: Size) -> list[Part]:
         """The losses for a picture of `size`."""
         params, layer = self._params, self._content_layer
-        parts = [Part("tv", PIXELS, params.tv_weight, losses.total_variation)]
+        parts = [Part("tv", PIXELS, params.tv_weight, losses.colour_variation)]
         for number, (weight, image, mask) in enumerate(self._styles):
             share = weight / self._whole
             where = None if mask is None else luminance(resize(mask, size))

@@ -12,6 +12,7 @@ from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.layers import activations, layer_weights
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
+from convlens_workers.techniques.parts.descent import descent
 from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
@@ -22,6 +23,8 @@ Params = job_pb2.Texture
 SMALLEST_SIDE: Final = 128
 """Pixels of picture and sample. Below it fine textures are noise, and deep layers have too few positions."""
 RATIO: Final = 2.0
+EXPECTED_FALL: Final = 0.5
+"""Of the loss. Textures that look like their sample have lost 95% of it or more; noise stays above half."""
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
     job_pb2.OPTIMISER_UNSPECIFIED: lambda _: lbfgs(),
     job_pb2.OPTIMISER_LBFGS: lambda _: lbfgs(),
@@ -33,7 +36,7 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
     """Noise, changed until its Gram matrices are those of the sample; then its colours too.
 
     Returns:
-        "image" (1, 3, height, width) in [0, 1].
+        "image" (1, 3, height, width) in [0, 1]; and "descent".
     """
     params, sample = task.params, task.images["sample"]
     weights = layer_weights(params, task.manifest, activations)
@@ -56,9 +59,9 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
     stages = [stage(size) for size in scales(full, params.scales, RATIO, smallest)]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
-    if params.keep_colours:
-        return {"image": image}
-    return {"image": match_histogram(match_covariance(image, sample), sample)}
+    if not params.keep_colours:
+        image = match_histogram(match_covariance(image, sample), sample)
+    return {"image": image, **descent(last, EXPECTED_FALL)}
 
 
 def noise_like(sample: Tensor, size: Size, rng: torch.Generator) -> Tensor:

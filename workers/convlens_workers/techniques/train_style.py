@@ -18,7 +18,8 @@ from convlens_models.importing.style_import import MIN_SIZE, add_style
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import distributed_training, image_dataset, ranks
-from convlens_workers.techniques.parts.loop import Losses, optimise
+from convlens_workers.techniques.parts.descent import descent
+from convlens_workers.techniques.parts.loop import LOSS, Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.perceptual import Perceptual
 from convlens_workers.techniques.parts.pixels import scaled
@@ -29,6 +30,8 @@ ORDER: Final = "order"
 """The pictures that are still to come in this round, shuffled."""
 TAKEN: Final = "optimiser.step"
 """Adam's count of its steps."""
+EXPECTED_FALL: Final = 0.5
+"""Of the loss, which starts with pictures of random weights."""
 SHOWN_EVERY: Final = 20
 """Steps between previews, each of which costs about as much as a step."""
 PREVIEW_SIDE: Final = 512
@@ -46,7 +49,8 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     Every picture is seen once before any is seen again. Where there are several GPUs, they share each batch.
 
     Returns:
-        "image", the preview painted; "train_style", which names the network in the repository.
+        "image", the preview painted; "train_style", which names the network in the repository; and
+        "descent".
 
     Raises:
         FailedPrecondition: no picture that can be read, or a worker without a model repository.
@@ -64,7 +68,8 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     weights = {name: value.cpu().contiguous() for name, value in training.weights(last).items()}
     manifest = add_style(root, weights, task.params.name)
     model = model_pb2.ModelRef(name=manifest.name, version=manifest.version)
-    return {"image": training.paint(last), "train_style": style_pb2.TrainStyleReport(model=model)}
+    report = style_pb2.TrainStyleReport(model=model)
+    return {"image": training.paint(last), "train_style": report, **descent(last, EXPECTED_FALL)}
 
 
 class Training:
@@ -98,7 +103,8 @@ class Training:
 
         def evaluate(vector: Tensor) -> tuple[Tensor, Losses]:
             painted = self._style_network.paint(ranks.shared(vector), crops)
-            return self._losses(painted, crops)
+            loss, terms = self._losses(painted, crops)
+            return loss, {LOSS: loss, **terms}
 
         after, losses = self._adam.step(held, evaluate)
         return {**after, ORDER: order}, {name: ranks.mean(value) for name, value in losses.items()}

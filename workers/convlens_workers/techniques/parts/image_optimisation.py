@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlens_workers.techniques.base import FeatureNetwork, State
-from convlens_workers.techniques.parts.loop import Losses
+from convlens_workers.techniques.parts.loop import LOSS, Losses
 from convlens_workers.techniques.parts.losses import Part, total
-from convlens_workers.techniques.parts.optimisers import BEST, MEMORY, VARIABLE, Optimiser
+from convlens_workers.techniques.parts.optimisers import MEMORY, VARIABLE, Optimiser
 from convlens_workers.techniques.parts.pixels import Size
 
 PIXELS = ""
@@ -65,14 +65,15 @@ class ImageOptimisation:
         return self.optimiser.step(held, self.evaluate)
 
     def evaluate(self, image: Tensor) -> tuple[Tensor, Losses]:
-        """The weighted sum of the losses for an image, and each of them by name."""
+        """The weighted sum of the losses for an image; it once more by name, and each of them."""
         layers = dict.fromkeys(part.layer for part in self.parts if part.layer != PIXELS)
         values = features(self.network, image, layers, self.frame)
-        return total(self.parts, {PIXELS: image, **values})
+        whole, terms = total(self.parts, {PIXELS: image, **values})
+        return whole, {LOSS: whole, **terms}
 
     def picture(self, held: State) -> Tensor:
-        """The picture within its range: the best one, where the optimiser knows of it."""
-        return held.get(BEST, held[VARIABLE]).clamp(0, 1)
+        """The picture within its range."""
+        return held[VARIABLE].clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ from convlens_workers.techniques.base import State, Step
 Losses = Mapping[str, Tensor]
 COUNTER = "step"
 RANDOM = "rng"
+LOSS = "loss"
+"""Among the terms of an objective: their weighted sum, where it is what becomes small."""
+FIRST_LOSS, LAST_LOSS = "loss.first", "loss.last"
+"""That of the first step and of the latest one, in the state."""
+OWN = frozenset({COUNTER, RANDOM, FIRST_LOSS, LAST_LOSS})
+"""What the loop keeps in the state for itself."""
 
 
 class Stage(Protocol):
@@ -41,10 +47,14 @@ class Stage(Protocol):
 def optimise(
     stages: Sequence[Stage], state: State | None, seed: int, device: torch.device
 ) -> Generator[Step, None, State]:
-    """Walk through `stages`, from `state` on if there is one; returns what the last stage held."""
+    """Walk through `stages`, from `state` on if there is one; returns what the last stage held.
+
+    With it come the losses of the first and the last step, where the stages tell of a `LOSS`.
+    """
     done = 0 if state is None else int(state[COUNTER])
     rng = generator(seed, None if state is None else state[RANDOM])
-    held = {name: value.to(device) for name, value in (state or {}).items() if name not in (COUNTER, RANDOM)}
+    held = {name: value.to(device) for name, value in (state or {}).items() if name not in OWN}
+    fallen = {name: value for name, value in (state or {}).items() if name in (FIRST_LOSS, LAST_LOSS)}
     total = sum(stage.steps for stage in stages)
     first = 0
     for stage in stages:
@@ -52,10 +62,12 @@ def optimise(
             if number == first + 1:
                 held = stage.start(held, rng)
             held, losses = stage.advance(held, rng)
-            kept = {**held, RANDOM: rng.get_state(), COUNTER: torch.tensor(number)}
+            if LOSS in losses:
+                fallen = {FIRST_LOSS: losses[LOSS], **fallen, LAST_LOSS: losses[LOSS]}
+            kept = {**held, **fallen, RANDOM: rng.get_state(), COUNTER: torch.tensor(number)}
             yield Step(number, total, losses, stage.picture(held), kept)
         first += stage.steps
-    return held
+    return {**held, **fallen}
 
 
 def generator(seed: int, state: Tensor | None = None) -> torch.Generator:

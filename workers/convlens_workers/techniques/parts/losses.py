@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from convlens_workers.techniques.parts.parametrisation import decorrelated
+
 Loss = Callable[[Tensor], Tensor]
 EPSILON: Final = 1e-4
 """Added to variances, so that square roots have gradients."""
@@ -114,3 +116,12 @@ def total_variation(image: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels, down and across together."""
     down, across = image.diff(dim=2), image.diff(dim=3)
     return (down.square().sum() + across.square().sum()) / image.numel()
+
+
+def colour_variation(image: Tensor) -> Tensor:
+    """`total_variation` of decorrelated colours; of a grey picture the same as of red, green and blue.
+
+    What differs from blue to yellow or from green to magenta counts many times as much as light and dark:
+    coloured meshes, which a network may like as well as edges, are dear, and edges are not.
+    """
+    return total_variation(decorrelated(image))

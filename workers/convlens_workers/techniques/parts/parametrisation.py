@@ -34,6 +34,27 @@ def fourier_picture(spectrum: Tensor, width: int) -> Tensor:
     values = torch.fft.irfft2(
         torch.view_as_complex(spectrum.contiguous()) * scale, s=(height, width), norm="ortho"
     )
-    colours = torch.tensor(COLOURS, device=spectrum.device)
-    colours = colours / torch.linalg.vector_norm(colours, dim=0).max()
-    return torch.einsum("rc,nchw->nrhw", colours, values / DAMPING).sigmoid()
+    return torch.einsum("rc,nchw->nrhw", _colours(values), values / DAMPING).sigmoid()
+
+
+def decorrelated(image: Tensor) -> Tensor:
+    """Decorrelated colours C^-1 x of pictures (N, 3, H, W), scaled so that grey keeps its length."""
+    back = torch.linalg.inv(_colours(image))
+    return torch.einsum("rc,nchw->nrhw", back * (3**0.5 / back.sum(1).norm()), image)
+
+
+def along_colours(gradient: Tensor) -> Tensor:
+    """By what pixels (N, 3, H, W) change if their decorrelated colours go along the gradient: C C^T g.
+
+    Networks are most sensitive where pictures hardly vary, from green to magenta; pixels left to themselves
+    go there first.
+    """
+    colours = _colours(gradient)
+    return torch.einsum("rc,nchw->nrhw", colours @ colours.mT, gradient)
+
+
+def _colours(like: Tensor) -> Tensor:
+    """C, which makes red, green and blue of decorrelated colours."""
+    colours = torch.tensor(COLOURS).to(like)
+    scaled: Tensor = colours / torch.linalg.vector_norm(colours, dim=0).max()
+    return scaled
