@@ -25,7 +25,8 @@ def help_of(message, name):
 def test_help_tells_range_and_default_as_the_bounds_have_them():
     assert help_of(job_pb2.Texture, "steps") == "Steps at each scale.  [1 to 10000; default: 300]"
     assert "[0 to 1; default: 8/255]" in help_of(attack_pb2.Fgsm, "epsilon")
-    assert "[above 0 to 64; default: 1.5]" in help_of(job_pb2.DeepDream, "step_size")
+    assert "[above 0 to 1; default: 0.02]" in help_of(job_pb2.Texture, "learning_rate")
+    assert "[above 0 to 64]" in help_of(job_pb2.DeepDream, "step_size")
     assert help_of(attribution_pb2.Rise, "seed") == "Seed of the masks.  [default: 0]"
     assert help_of(job_pb2.Texture, "width") == "Width.  [32 to 2048]"
 
