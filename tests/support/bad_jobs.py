@@ -129,6 +129,20 @@ BAD = (
         "4 of at least 0",
     ),
     BadJob("train_style", {**TRAINING, "weights": [1]}, "weights", "4 of"),
+    BadJob("texture", {"sample": picture(), "layers": [LAYER, "classifier"]}, "layers[1]", "with positions"),
+    BadJob(
+        "style_transfer",
+        {"content": picture(), "styles": [{"image": picture()}], "content_layer": "classifier"},
+        "content_layer",
+        "with positions",
+    ),
+    BadJob(
+        "style_transfer",
+        {"content": picture(64, 2049), "styles": [{"image": picture()}]},
+        "content",
+        "at most 2048 pixels a side",
+    ),
+    BadJob("train_style", {**TRAINING, "content_layer": "classifier"}, "content_layer", "with positions"),
     BadJob(
         "style_transfer",
         {"content": picture(), "styles": [{"image": picture(), "weight": 0}]},

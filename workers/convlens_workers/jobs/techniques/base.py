@@ -167,6 +167,17 @@ def one_an_image(field: str, *, one_for_all: bool = False, none: bool = False) -
     return rule
 
 
+def side_at_most(most: int, picture: str) -> Rule:
+    """No side of this picture has more than `most` pixels, once it is scaled as the request says."""
+
+    def rule(job: Submission) -> None:
+        height, width = job.sizes[picture]
+        if max(height, width) > most:
+            raise job.refused(picture, f"{width} x {height} pixels", f"at most {most} pixels a side")
+
+    return rule
+
+
 def radius_in_range(job: Submission) -> None:
     """In L-infinity epsilon is a share of a pixel's range: 8 would be meant as 8/255."""
     params = job.params

@@ -55,6 +55,17 @@ def weights_fit(default: Default) -> Rule:
     return rule
 
 
+def layers_have_positions(job: Submission) -> None:
+    """Each layer that is named is a map: what is not, as class scores, has no texture and no content."""
+    params = job.params
+    named = [(f"layers[{position}]", layer) for position, layer in enumerate(params.layers)]
+    if content := getattr(params, "content_layer", ""):
+        named.append(("content_layer", content))
+    for field, layer in named:
+        if len(job.manifest.layer(layer).shape) != 3:
+            raise job.refused(field, layer, "a layer with positions, before the network's linear head")
+
+
 def content_is_described(job: Submission) -> None:
     """There is a layer to describe the content by. Raises FailedPrecondition for a network without ReLUs."""
     if not job.params.content_layer:

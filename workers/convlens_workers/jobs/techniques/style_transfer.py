@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost
-from convlens_workers.jobs.techniques.layers import content_is_described, style_layers, weights_fit
+from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost, side_at_most
+from convlens_workers.jobs.techniques.layers import (
+    content_is_described,
+    layers_have_positions,
+    style_layers,
+    weights_fit,
+)
+
+MOST_SIDE: Final = 2048
+"""Pixels of the content's longer side."""
 
 
 def a_style_counts(job: Submission) -> None:
@@ -19,4 +27,13 @@ def cost(job: Submission) -> float:
     return optimisation_cost(job, max(job.params.first_steps, job.params.steps))
 
 
-SPECIFICATION: Final = Specification((weights_fit(style_layers), content_is_described, a_style_counts), cost)
+SPECIFICATION: Final = Specification(
+    (
+        weights_fit(style_layers),
+        layers_have_positions,
+        content_is_described,
+        a_style_counts,
+        side_at_most(MOST_SIDE, "content"),
+    ),
+    cost,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost
-from convlens_workers.jobs.techniques.layers import activations, weights_fit
+from convlens_workers.jobs.techniques.layers import activations, layers_have_positions, weights_fit
 
 
 def cost(job: Submission) -> float:
@@ -15,4 +15,4 @@ def cost(job: Submission) -> float:
     return optimisation_cost(job, params.steps, pixels or None)
 
 
-SPECIFICATION: Final = Specification((weights_fit(activations),), cost)
+SPECIFICATION: Final = Specification((weights_fit(activations), layers_have_positions), cost)

@@ -7,7 +7,12 @@ from typing import Final
 from convlens.errors import FailedPrecondition
 from convlens_models.importing import publish
 from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission, optimisation_cost
-from convlens_workers.jobs.techniques.layers import content_is_described, style_layers, weights_fit
+from convlens_workers.jobs.techniques.layers import (
+    content_is_described,
+    layers_have_positions,
+    style_layers,
+    weights_fit,
+)
 
 
 def name_is_free(job: Submission) -> None:
@@ -47,5 +52,13 @@ def prepare(job: Submission, server: Preparation) -> None:
 
 
 SPECIFICATION: Final = Specification(
-    (weights_fit(style_layers), content_is_described, name_is_free, folder_is_allowed), cost, prepare=prepare
+    (
+        weights_fit(style_layers),
+        layers_have_positions,
+        content_is_described,
+        name_is_free,
+        folder_is_allowed,
+    ),
+    cost,
+    prepare=prepare,
 )
