@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from convlens.errors import InvalidArgument
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+ONNX: Final = "onnx"
+"""The architecture of networks that came as ONNX files."""
 INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
@@ -115,6 +118,20 @@ class Manifest(BaseModel):
         names = [layer.name for layer in self.layers]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
         raise InvalidArgument.of(field, name, f"a layer of {self.name}, such as {', '.join(near)}")
+
+    def read_at(self, layers: Iterable[str]) -> Self:
+        """This network as those know it who read `layers` alone: any size, where these come before its head.
+
+        A linear head has one size; convolutions take any that leaves each of the layers a position. Networks
+        that came as ONNX files stay as they are: their graphs hold the size.
+        """
+        read = [self.layer(name) for name in layers]
+        if self.dynamic_size or self.architecture == ONNX or any(len(item.shape) != 3 for item in read):
+            return self
+        if not read or not all(item.stride for item in read):
+            return self
+        least = max(self.input_size - (min(item.shape[1:]) - 1) * item.stride for item in read)
+        return self.model_copy(update={"dynamic_size": True, "min_size": max(1, least)})
 
     def sealed(self) -> Self:
         """This manifest with its digest filled in."""

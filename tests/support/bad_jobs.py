@@ -72,6 +72,15 @@ TRAINING = {"style": picture(), "name": "painter", "folder": "ours"}
 FIELD = {"collection": "c", "layer": LAYER, "channel": 1, "discrepancy": {}}
 ALONE = {"models": [{"name": "patterns"}]}
 
+OTHER = picture(SIDE // 2, SIDE + 40)
+STYLED = {"content": OTHER, "styles": [{"image": picture(SIDE + 8, SIDE // 2)}]}
+ANY_SIZE = (
+    ("texture", {"sample": OTHER, "steps": 1, "scales": 1}),
+    ("style_transfer", {**STYLED, "first_steps": 1, "steps": 1}),
+    ("deepdream", {"image": OTHER, "layers": ["features.relu3_2"], "octaves": 1, "steps": 1}),
+)
+"""Jobs that read nothing of a network's head, on pictures that a network of one size would not take."""
+
 BAD = (
     BadJob(
         "deepdream", dream(layers=[LAYER], channels=[0, CHANNELS]), "channels[1]", f"0 and {CHANNELS - 1}"

@@ -37,6 +37,7 @@ from convlens_workers.collections import CollectionFiles
 from convlens_workers.devices import choose_device, inexact_operations
 from convlens_workers.jobs import pictures
 from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.techniques import SPECIFICATIONS
 from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
 from convlens_workers.networks import Networks
 from convlens_workers.parent_death import die_with
@@ -106,6 +107,7 @@ class DeviceProcess:
         technique = request.WhichOneof("technique") or ""
         network, manifest = self._networks.get(request.model)
         params, device = getattr(request, technique), self._device
+        manifest = SPECIFICATIONS[technique].seen(params, manifest)
         images = decode_images(params, manifest, device, technique)
         task = Task(params, network, manifest, images, request.seed, device, self._collections, self._host)
         origin = Origin(start.request, manifest.digest, fingerprint(device))

@@ -18,7 +18,7 @@ from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
 from convlens_models.importing import canonicalise, publish, verify
 from convlens_models.importing.labels import load_labels
-from convlens_models.manifest import INPUT, Layer, Manifest, Rgb
+from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
 InputRange = Literal["0..1", "0..255"]
@@ -77,7 +77,7 @@ def add_onnx(
         manifest = Manifest(
             name=name,
             version=1,
-            architecture="onnx",
+            architecture=ONNX,
             input_size=size,
             min_size=layers.min_size(model, size) if dynamic else size,
             dynamic_size=dynamic,

@@ -105,6 +105,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """The job of a valid request: its technique's message within the request, and its pictures' sizes."""
         technique, settings = request.WhichOneof("technique") or "", self._collections.settings
         params = getattr(request, technique)
+        manifest = SPECIFICATIONS[technique].seen(params, manifest)
         images = decode_images(params, manifest, technique)
         sizes = {path: (pixels.shape[1], pixels.shape[2]) for path, pixels in images}
         resources = Resources(self._quick.models.repository, settings.victims, settings.training_folders)

@@ -8,7 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from support.bad_jobs import BAD, MODELS, VICTIMS, BadJob
+import torch
+from safetensors.torch import save_file
+from support.bad_jobs import ANY_SIZE, BAD, MODELS, OTHER, SIDE, VICTIMS, BadJob, picture
 from support.redis_server import RedisServer
 from support.replies import error_of
 from support.repository import add_copy
@@ -16,6 +18,8 @@ from support.server_thread import serving
 
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2, job_pb2_grpc
+from convlens_models.architectures import ARCHITECTURES
+from convlens_models.importing.importer import add_architecture
 from convlens_models.repository import ModelRepository
 from convlens_server.request.validation import validate
 from convlens_workers.device_process import DeviceProcess
@@ -58,7 +62,7 @@ def worker(
 ) -> Callable[[job_pb2.SubmitJobRequest], object]:
     """Runs a job as the device process does, whoever has stored its request."""
     artifacts = tmp_path_factory.mktemp("store").as_uri()
-    ours, _ = Pipe()
+    ours, theirs = Pipe()
     process = DeviceProcess(
         ours,
         Configure(artifacts=artifacts, device="cpu", checkpoint_interval=9, warm_models=2, **places),
@@ -67,6 +71,7 @@ def worker(
 
     def run(request: job_pb2.SubmitJobRequest) -> object:
         digest = store.put(ID, "request", request.SerializeToString(deterministic=True))
+        assert not theirs.closed  # Whoever started the process listens.
         return process._results(Start(ID, digest, ()))
 
     return run
@@ -80,6 +85,47 @@ def test_what_the_server_refuses_the_worker_refuses(case: BadJob, jobs, worker) 
     assert refused.field == (f"{case.technique}.{case.field}" if case.field else "")
     assert case.text in refused.message
     assert (by_worker.value.field, by_worker.value.message) == (refused.field, refused.message)
+
+
+@pytest.mark.parametrize(("technique", "fields"), ANY_SIZE, ids=[technique for technique, _ in ANY_SIZE])
+def test_what_stops_before_a_head_of_one_size_takes_any(technique: str, fields: Any, jobs, worker) -> None:
+    request = job_pb2.SubmitJobRequest(model={"name": "fixed"}, **{technique: fields})
+    assert jobs.SubmitJob(request).name
+    image = worker(validate(request, ModelRepository().get().manifest))["image"]
+    assert list(image.shape[2:]) == OTHER.tensor.shape[1:]
+
+
+@pytest.mark.slow
+def test_vgg19_paints_at_512_px(places: dict[str, Any], jobs, worker) -> None:
+    root = places["models"]
+    torch.manual_seed(0)
+    save_file(ARCHITECTURES["vgg19"].build(2).state_dict(), root / "vgg19.safetensors")
+    labels = root / "labels.txt"
+    labels.write_text("a\nb")
+    manifest = add_architecture(root, "vgg19", root / "vgg19.safetensors", labels)
+    styled = {
+        "content": picture(384, 512),
+        "styles": [{"image": picture(512, 400)}],
+        "first_steps": 1,
+        "steps": 1,
+        "smallest": 384,
+    }
+    request = job_pb2.SubmitJobRequest(model={"name": "vgg19"}, style_transfer=styled)
+    assert jobs.SubmitJob(request).name
+    assert worker(validate(request, manifest))["image"].shape == (1, 3, 384, 512)
+
+
+def test_what_reads_the_head_keeps_to_its_size(jobs) -> None:
+    dream = {"image": OTHER, "layers": ["features.relu3_2", "classifier"]}
+    for fields in ({"deepdream": dream}, {"lbfgs_attack": {"images": [OTHER], "targets": [1]}}):
+        refused = error_of(jobs.SubmitJob, job_pb2.SubmitJobRequest(model={"name": "fixed"}, **fields))
+        assert "the one size that fixed accepts" in refused.message
+
+
+def test_a_picture_too_small_for_the_layers_is_refused(jobs) -> None:
+    small = {"deepdream": {"image": picture(8, SIDE), "layers": ["features.relu5_2"]}}
+    refused = error_of(jobs.SubmitJob, job_pb2.SubmitJobRequest(model={"name": "fixed"}, **small))
+    assert refused.field == "deepdream.image"
 
 
 def test_each_rule_is_broken_alone(places: dict[str, Any]) -> None:

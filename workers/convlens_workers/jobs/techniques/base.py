@@ -115,6 +115,8 @@ class Specification:
         prepare: fills in what only the server knows, once the job has passed the rules and is affordable;
             blocks.
         helpers: further jobs that are queued beside it, given the request and the operation's name.
+        reads: the layers that it reads, of its message and the model; None: the whole network, head and all.
+            They decide which sizes its pictures may have.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -122,6 +124,11 @@ class Specification:
     complete: Callable[[Submission], None] = lambda _: None
     prepare: Callable[[Submission, Preparation], None] | None = None
     helpers: Callable[[job_pb2.SubmitJobRequest, str], Iterable[job_pb2.SubmitJobRequest]] = lambda *_: ()
+    reads: Callable[[Any, Manifest], Sequence[str]] | None = None
+
+    def seen(self, params: Any, manifest: Manifest) -> Manifest:
+        """The model as the technique knows it: of any size where it reads nothing of a head that has one."""
+        return manifest if self.reads is None else manifest.read_at(self.reads(params, manifest))
 
     def check(self, job: Submission) -> None:
         """Apply all rules. Raises InvalidArgument, FailedPrecondition."""

@@ -65,4 +65,6 @@ def cost(job: Submission) -> float:
     return optimisation_cost(job, params.steps * params.frames) * octaves
 
 
-SPECIFICATION: Final = Specification((layers_exist, channels_exist, tile_is_large_enough, frames_fit), cost)
+SPECIFICATION: Final = Specification(
+    (layers_exist, channels_exist, tile_is_large_enough, frames_fit), cost, reads=dream_layers
+)

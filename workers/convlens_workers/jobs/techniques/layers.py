@@ -35,6 +35,12 @@ def content_layer(manifest: Manifest) -> str:
     return names[min(1, len(names) - 1)]
 
 
+def style_and_content(params: Any, manifest: Manifest) -> list[str]:
+    """All layers that describe style and content, those that are taken where none are given among them."""
+    content = params.content_layer or content_layer(manifest)
+    return [*(list(params.layers) or style_layers(manifest)), content]
+
+
 def layer_weights(params: Any, manifest: Manifest, default: Default) -> dict[str, float]:
     """The weight of each of the `layers`, all together 1; equal where no `weights` are given."""
     layers = list(params.layers) or default(manifest)

@@ -8,6 +8,7 @@ from convlens_workers.jobs.techniques.base import Specification, Submission, opt
 from convlens_workers.jobs.techniques.layers import (
     content_is_described,
     layers_have_positions,
+    style_and_content,
     style_layers,
     weights_fit,
 )
@@ -36,4 +37,5 @@ SPECIFICATION: Final = Specification(
         side_at_most(MOST_SIDE, "content"),
     ),
     cost,
+    reads=style_and_content,
 )

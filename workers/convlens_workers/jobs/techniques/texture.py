@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+from convlens_models.manifest import Manifest
 from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost
 from convlens_workers.jobs.techniques.layers import activations, layers_have_positions, weights_fit
 
@@ -15,4 +16,9 @@ def cost(job: Submission) -> float:
     return optimisation_cost(job, params.steps, pixels or None)
 
 
-SPECIFICATION: Final = Specification((weights_fit(activations), layers_have_positions), cost)
+def reads(params: Any, manifest: Manifest) -> list[str]:
+    """Every ReLU, unless layers are named."""
+    return list(params.layers) or activations(manifest)
+
+
+SPECIFICATION: Final = Specification((weights_fit(activations), layers_have_positions), cost, reads=reads)

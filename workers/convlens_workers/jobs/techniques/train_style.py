@@ -10,6 +10,7 @@ from convlens_workers.jobs.techniques.base import Preparation, Specification, Su
 from convlens_workers.jobs.techniques.layers import (
     content_is_described,
     layers_have_positions,
+    style_and_content,
     style_layers,
     weights_fit,
 )
@@ -60,5 +61,6 @@ SPECIFICATION: Final = Specification(
         folder_is_allowed,
     ),
     cost,
+    reads=style_and_content,
     prepare=prepare,
 )
