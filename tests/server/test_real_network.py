@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from support.kinks import assert_same_gradient
 from support.replies import tensors_of
 from support.server_thread import serving
 
@@ -124,11 +125,10 @@ def captum_map(method: str, network: Network, batch: torch.Tensor, classes: list
 
 @captum_says
 @pytest.mark.parametrize("method", ["gradient", "guided_backprop", "deconvnet"])
-def test_saliency_agrees_with_captum(real_channel, stored, network, photos, method) -> None:
-    """As many photos as with PyTorch's float32 are within 1e-5 of float64; pools that nearly tie may flip."""
+def test_saliency_agrees_with_captum(real_channel, stored, photos, method) -> None:
+    """Within 1e-5 of float64, or of its own jumps where pools nearly tie."""
     stub = attribution_pb2_grpc.AttributionServiceStub(real_channel)
-    exact = load_network(stored).double()
-    ours, theirs, seen = [], [], 0
+    exact, seen = load_network(stored).double(), 0
     for photo in photos[::20]:
         image = image_pb2.Image(encoded=photo.read_bytes())
         request = attribution_pb2.AttributeRequest(
@@ -136,15 +136,14 @@ def test_saliency_agrees_with_captum(real_channel, stored, network, photos, meth
         )
         result, tensors = tensors_of(stub.Attribute(request))
         classes = list(result.targets[0].class_indices)
-        batch = inputs([photo], stored)
-        reference = captum_map(method, exact, batch.double(), classes)
-        seen += bool(reference.any())
-        ours.append(error(tensors[f"0.{method}"], reference))
-        theirs.append(error(captum_map(method, network, batch, classes), reference))
-    assert len(ours) == 20
+
+        def reference(images: np.ndarray, classes: list[int] = classes) -> np.ndarray:
+            return captum_map(method, exact, torch.from_numpy(images), classes)
+
+        batch = inputs([photo], stored).double().numpy()
+        seen += bool(reference(batch).any())
+        assert_same_gradient(tensors[f"0.{method}"], batch, reference, 1e-5)
     assert seen >= (5 if method == "deconvnet" else 20)  # Few class scores get through this network's ReLUs.
-    assert max(ours) <= 2e-2
-    assert sum(e < 1e-5 for e in ours) >= sum(e < 1e-5 for e in theirs), (ours, theirs)
 
 
 def test_log_probability_and_neurons_agree_with_autograd(real_channel, stored, photos) -> None:
@@ -186,15 +185,16 @@ def test_fgsm_agrees_with_foolbox(foolbox, real_channel, network, stored, photos
         **goal,
     )
     result, tensors = tensors_of(stub.Attack(request))
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    # In float64: of a photo that the network is certain of, float32 loses the gradient of the cross entropy.
+    model = foolbox.PyTorchModel(load_network(stored).double(), bounds=(0, 1), device="cpu")
     criterion = foolbox.criteria.TargetedMisclassification(target) if targeted else before
     # Foolbox's own FGSM knows no targets, but is one step of its basic iterative attack.
     one_step = foolbox.attacks.LinfBasicIterativeAttack(rel_stepsize=1.0, steps=1)
     attack = one_step if targeted else foolbox.attacks.LinfFastGradientAttack()
-    _, theirs, succeeded = attack(model, batch, criterion, epsilons=EPSILON)
+    _, theirs, succeeded = attack(model, batch.double(), criterion, epsilons=EPSILON)
     ours = tensors["adversarial"]
     equal = np.isclose(ours, theirs.numpy(), rtol=0, atol=1e-6)
-    assert equal.mean() >= 0.999
+    assert equal.mean() >= 0.999, equal.mean(axis=(1, 2, 3))
     with torch.no_grad():
         after = network(torch.from_numpy(ours)).softmax(dim=1)
     for position, found in enumerate(result.certificates):
