@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 
 def page() -> str:
-    """The page."""
+    """The reference page of the command line, as Markdown."""
     head = titled("Command line", "the command line's own help")
     return "\n".join((head, INTRODUCTION, *map(_section, commands())))
 

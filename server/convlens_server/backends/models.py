@@ -98,7 +98,7 @@ class LoadedModels:
         return sorted(models, key=lambda model: _key(model.stored))
 
     def close(self) -> None:
-        """Unload all models."""
+        """Unload all models, and free the memory of their sessions."""
         self._backends.discard(lambda _: True)
 
     def _get(self, ref: model_pb2.ModelRef) -> Backend:

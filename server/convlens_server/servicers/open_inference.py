@@ -89,7 +89,7 @@ class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInfer
 
     @reads(RawRequest.read)
     async def ModelInfer(self, request: Any, context: Any) -> pb.ModelInferResponse:
-        """Run one pass."""
+        """Run one pass of a model on the tensors of the request, and answer with its outputs."""
         reply = await self.inference.executor.run(self._infer, request)
         reply.id = request.message.id  # Not part of what is cached.
         return reply

@@ -27,7 +27,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Any
     ) -> operations_pb2.Operation:
-        """Show one job."""
+        """Answer with one job of the caller as it stands now, by its name "operations/<id>"."""
         return to_operation(await self._jobs.store.get(request.name))
 
     async def ListOperations(

@@ -102,7 +102,7 @@ class Naive:
     steps: int
 
     def start(self, last: State, rng: torch.Generator) -> State:
-        """The images themselves."""
+        """Start each attack at its images, without any change, (N, 3, H, W) in [0, 1]."""
         return {NAIVE: self.objective.images}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:

@@ -78,7 +78,7 @@ class Row:
         self.steps = panel.params.steps
 
     def start(self, last: State, _: torch.Generator) -> State:
-        """The images themselves."""
+        """Start each attack at its images, without any change, (N, 3, H, W) in [0, 1]."""
         panel, count = self._panel, len(self._panel.models)
         empty = torch.full((count, count), torch.nan)
         kept = last or {"right": panel.right(panel.images), "matrix": empty, "noise": empty}
