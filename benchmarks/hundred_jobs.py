@@ -2,7 +2,7 @@
 
 python -m benchmarks.hundred_jobs [FAMILY ...] [--out hundred-jobs] [--side 192]
 
-Writes for each family a contact sheet, FAMILY.jpg, of what the command line would have written of each job,
+Writes for each family a contact sheet, FAMILY.png, of what the command line would have written of each job,
 and to table.md a row a job: what was asked, how it ended, seconds, and what the job says of itself. The
 verdict is left to whoever looks at the sheets.
 """
@@ -165,7 +165,7 @@ def play(client: Client, family: str, side: int, folder: Path) -> list[str]:
         tiles.append(Tile(asked.caption, picture))
     remaining = iter(tiles)
     sheet = contact_sheet(list(iter(lambda: list(islice(remaining, ACROSS)), [])), SEEN)
-    Image.fromarray(sheet).save(folder / f"{family}.jpg", quality=90)
+    Image.fromarray(sheet).save(folder / f"{family}.png")
     return rows
 
 
