@@ -140,7 +140,10 @@ def _pixels(image: PILImage.Image, field: str) -> NDArray[np.uint8]:
     kind = "I;16" if image.mode.startswith("I;16") else image.mode
     if kind in FULL:
         told = f"a Pillow image of mode {image.mode}"
-        image = PILImage.fromarray(_scaled(np.asarray(image), FULL[kind], field, told))
+        values = np.asarray(image)
+        scaled = _scaled(values, FULL[kind], field, told)
+        transparent = values == image.info.get("transparency", np.nan)  # Over white, as the server does.
+        image = PILImage.fromarray(np.where(transparent, np.uint8(255), scaled))
     elif image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
     try:

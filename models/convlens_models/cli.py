@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from convlens.errors import ConvLensError, InvalidArgument
+from convlens.text import printable
 from convlens_models.manifest import Manifest, Rgb
 from convlens_models.repository import default_root
 
@@ -95,9 +96,9 @@ def add(
             _refuse(of_arch, "cannot go with --onnx")
             manifest = _add_onnx(root, onnx, shared | of_onnx)
     except ConvLensError as error:
-        typer.echo(f"Error: {error.message}", err=True)
+        typer.echo(f"Error: {printable(error.message)}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(_summary(manifest, root))
+    typer.echo(printable(_summary(manifest, root)))
 
 
 def _add_architecture(

@@ -62,10 +62,7 @@ def _source(image: image_pb2.Image, field: str) -> Pixels:
         raise InvalidArgument.of(field, shown, "UINT8 of shape (H, W, 3) or FP32 of shape (3, H, W)")
     if axis == 2:
         return array
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 1):  # Also false for NaN.
-        raise InvalidArgument.of(field, f"values from {low:g} to {high:g}", "finite and within [0, 1]")
-    return array.transpose(1, 2, 0)
+    return wire.within_unit(array, field).transpose(1, 2, 0)
 
 
 def _short_side(pixels: Pixels, resize: image_pb2.Resize, manifest: Manifest, field: str) -> Pixels:

@@ -266,6 +266,12 @@ def test_transparency_is_laid_over_white_as_the_server_does(mode):
     np.testing.assert_array_equal(seen(image)[:, 4:], 0)
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_laid_over_white():
+    ramp = Image.fromarray(np.tile(np.array([0, 257, 32896, 65535], np.uint16), (8, 2)))
+    ramp.info["transparency"] = 257
+    np.testing.assert_array_equal(seen(ramp)[0, :4, 0], [0, 255, 128, 255])
+
+
 def test_transparent_arrays_are_laid_over_white():
     rgba = np.zeros((9, 8, 4), np.uint8)
     rgba[..., 0], rgba[:, 4:, 3] = 255, 51

@@ -39,11 +39,13 @@ def follow(operation: Operation, json: bool = False) -> JobMetadata:
 def progress(console: Console = err) -> Progress:
     """A line that says within 80 columns what is done, what is left, how long that takes, and the losses."""
     return Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=34)),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=34)),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
+        TextColumn(
+            "{task.fields[losses]}", markup=False, style="dim", table_column=Column(ratio=1, no_wrap=True)
+        ),
         console=console,
         expand=True,
     )
