@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import Final
 
 import redis
-from pydantic import ValidationError
 from rq.exceptions import StopRequested
 
+from convlens.errors import InvalidArgument
+from convlens_workers.jobs.settings import read
 from convlens_workers.settings import WorkerSettings
 from convlens_workers.supervisor import Supervisor
 from convlens_workers.telemetry.logs import configure
@@ -31,11 +32,11 @@ log = logging.getLogger("convlens_workers")
 def main() -> int:
     """Read settings and command line, wait for Redis, then work; gives the exit code."""
     try:
-        settings = WorkerSettings()
+        settings = read(WorkerSettings)
         if queue := arguments().queue:
             settings = settings.model_copy(update={"queue": queue})
-    except ValidationError as error:
-        print(error, file=sys.stderr)
+    except InvalidArgument as error:
+        print(f"convlens-worker: {error}", file=sys.stderr)
         return 2
     configure(settings.log_level, settings.log_format)
     if not redis_answers(settings.redis):

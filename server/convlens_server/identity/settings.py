@@ -57,15 +57,15 @@ class IdentitySettings(BaseSettings):
     @classmethod
     def _asymmetric(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names or not set(names) <= ASYMMETRIC:
-            raise ValueError(f"{list(names)}: must be some of {', '.join(sorted(ASYMMETRIC))}")
+            raise ValueError(f"must be some of {', '.join(sorted(ASYMMETRIC))}")
         return names
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError("CONVLENS_TLS_CERTIFICATE and CONVLENS_TLS_KEY go together")
         if self.tls_client_authorities and not self.tls_certificate:
-            raise ValueError("tls_client_authorities needs tls_certificate and tls_key")
+            raise ValueError("CONVLENS_TLS_CLIENT_AUTHORITIES needs CONVLENS_TLS_CERTIFICATE and its key")
         if self.jwt_keys and not self.jwt_issuer:
-            raise ValueError("jwt_keys needs jwt_issuer")
+            raise ValueError("CONVLENS_JWT_KEYS needs CONVLENS_JWT_ISSUER")
         return self
