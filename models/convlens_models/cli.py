@@ -125,9 +125,10 @@ def _add_style(root: Path, weights: Path, options: dict[str, Any]) -> Manifest:
 def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
     if options["name"] is None:
         raise InvalidArgument("--onnx needs --name NAME")
+    from convlens_models.importing.isolation import MEGABYTES, SECONDS, isolated  # noqa: PLC0415
     from convlens_models.importing.onnx_import import add_onnx  # noqa: PLC0415
 
-    return add_onnx(root, file, **options)
+    return isolated("--onnx", MEGABYTES, SECONDS, add_onnx, root, file, **options)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

@@ -6,6 +6,7 @@ log softmax as outputs; no local functions; an opset that can be differentiated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,10 @@ from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rg
 
 OPSET: Final = 18
 RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
+LONGEST_NAME: Final = 1024
+MOST_AXES: Final = 8
+MOST_NODES: Final = 100_000
+MOST_NESTED: Final = 100
 SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
@@ -32,11 +37,14 @@ def read(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path)
+        _check_bounds(model)
         checker.check_model(model)
         model = inliner.inline_local_functions(model) if model.functions else model
         opset = surgery.opset(model)
         if opset < autodiff.OPSETS.start:
             model = version_converter.convert_version(model, OPSET)
+    except InvalidArgument:
+        raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
         first = str(error).strip().split("\n")[0]
         raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
@@ -44,6 +52,42 @@ def read(path: Path) -> onnx.ModelProto:
         allowed = f"at most {autodiff.OPSETS.stop - 1}"
         raise InvalidArgument.of("model.opset", opset, allowed)
     return model
+
+
+def _check_bounds(model: onnx.ModelProto) -> None:
+    """Raise InvalidArgument for what no network has, and takes memory and time without bound."""
+    for info in (*model.graph.input, *model.graph.output):
+        if (axes := len(info.type.tensor_type.shape.dim)) > MOST_AXES:
+            raise InvalidArgument.of(
+                f"model.{info.name[:LONGEST_NAME]}", f"{axes} axes", f"at most {MOST_AXES}"
+            )
+    lists = (model.graph.node, *(function.node for function in model.functions))
+    names = (name for nodes in lists for node in nodes for name in (node.name, *node.input, *node.output))
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise InvalidArgument.of("model", "longer names", f"names of at most {LONGEST_NAME} bytes")
+    if (nodes := _inlined(model)) > MOST_NODES:
+        shown = f"{nodes:.3g} nodes, once its functions are written out"
+        raise InvalidArgument.of("model", shown, f"at most {MOST_NODES}")
+
+
+def _inlined(model: onnx.ModelProto) -> int:
+    """The nodes of the graph with those of its local functions, which may call each other, written out."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], outer: tuple[tuple[str, str], ...] = ()) -> int:
+        total = 0
+        for node in nodes:
+            name = (node.domain, node.op_type)
+            if name in outer or len(outer) > MOST_NESTED:
+                shown = f"{node.op_type} within itself or too many others"
+                raise InvalidArgument.of("model.functions", shown, f"nested at most {MOST_NESTED} times")
+            if name in bodies and name not in counts:
+                counts[name] = count(bodies[name], (*outer, name))
+            total += counts.get(name, 1)
+        return total
+
+    return count(model.graph.node)
 
 
 def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, list[str]]:
