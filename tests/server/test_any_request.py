@@ -90,7 +90,7 @@ def front_end(
 def fill(address: str) -> None:
     """Make what requests name: a collection with features, and a job that has ended."""
     with grpc.insecure_channel(address) as channel:
-        place = Place(channel, artifacts)
+        place = Place(channel)
         place.create("other")
         place.create(COLLECTION)
         place.add(COLLECTION, {f"{number}.png": picture(number) for number in range(12)})

@@ -28,7 +28,7 @@ PHOTOS = "photos"
 class Place:
     """A server, its channel, and what it has been filled with."""
 
-    def __init__(self, channel: grpc.Channel, artifacts: Path) -> None:
+    def __init__(self, channel: grpc.Channel, artifacts: Path = Path()) -> None:
         self.artifacts = artifacts
         self.collections = collection_pb2_grpc.CollectionServiceStub(channel)
         self.jobs = job_pb2_grpc.JobServiceStub(channel)
