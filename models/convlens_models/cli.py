@@ -95,8 +95,8 @@ def add(
         else:
             _refuse(of_arch, "cannot go with --onnx")
             manifest = _add_onnx(root, onnx, shared | of_onnx)
-    except ConvLensError as error:
-        typer.echo(f"Error: {printable(error.message)}", err=True)
+    except (ConvLensError, OSError) as error:
+        typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
     typer.echo(printable(_summary(manifest, root)))
 

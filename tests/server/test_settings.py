@@ -14,8 +14,10 @@ WRONG = {
     "LISTEN": ("8500", "CONVLENS_LISTEN = '8500': must be HOST:PORT"),
     "WARM": ("patterns", "CONVLENS_WARM: must be JSON"),
     "JWT_ALGORITHMS": ('["HS256"]', "CONVLENS_JWT_ALGORITHMS = ['HS256']: must be some of"),
-    "TLS_KEY": ("key.pem", "CONVLENS_TLS_CERTIFICATE and CONVLENS_TLS_KEY go together"),
+    "TLS_KEY": (__file__, "CONVLENS_TLS_CERTIFICATE and CONVLENS_TLS_KEY go together"),
+    "API_KEYS": ("/none/keys.json", "CONVLENS_API_KEYS = '/none/keys.json': must be a readable file"),
     "REDIS": ("http://:hunter2@redis", "CONVLENS_REDIS: must begin with redis://"),
+    "REDIS ": ("redis://:hunter2@redis:port", "CONVLENS_REDIS: must name its port by a number"),
     "CACHE_REDIS": (":hunter2@redis", "CONVLENS_CACHE_REDIS: must begin with redis://"),
     "VICTIMS": ('{"theirs": ["hunter2"]}', "CONVLENS_VICTIMS: input should be a valid string"),
 }
@@ -24,7 +26,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_setting_is_one_line_that_names_its_variable(monkeypatch, name):
     value, message = WRONG[name]
-    monkeypatch.setenv(f"CONVLENS_{name}", value)
+    monkeypatch.setenv(f"CONVLENS_{name.strip()}", value)
     with pytest.raises(InvalidArgument) as caught:
         read(ServerSettings)
     said = str(caught.value)

@@ -221,7 +221,11 @@ def test_a_worker_that_still_starts_ends_cleanly(settings: WorkerSettings, tmp_p
 
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
-    [({"device": "tpu"}, 2, "CONVLENS_DEVICE"), ({"device": "cuda:99"}, 1, "engine did not start")],
+    [
+        ({"device": "tpu"}, 2, "CONVLENS_DEVICE"),
+        ({"artifacts": "/proc/none"}, 1, "CONVLENS_ARTIFACTS"),
+        ({"device": "cuda:99"}, 1, "engine did not start"),
+    ],
 )
 def test_bad_settings_end_the_worker(
     changes: dict[str, str], code: int, says: str, settings: WorkerSettings, tmp_path: Path

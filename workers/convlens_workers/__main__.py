@@ -16,7 +16,7 @@ from typing import Final
 import redis
 from rq.exceptions import StopRequested
 
-from convlens.errors import InvalidArgument
+from convlens.errors import ConvLensError, InvalidArgument
 from convlens_workers.jobs.settings import read
 from convlens_workers.settings import WorkerSettings
 from convlens_workers.supervisor import Supervisor
@@ -47,7 +47,11 @@ def main() -> int:
 
 def work(settings: WorkerSettings) -> int:
     """Take jobs until a signal comes; gives the exit code."""
-    supervisor = Supervisor(settings)
+    try:
+        supervisor = Supervisor(settings)
+    except ConvLensError as error:
+        print(f"convlens-worker: {error}", file=sys.stderr)
+        return 1
     try:
         supervisor.work(logging_level=None)
     except StopRequested:

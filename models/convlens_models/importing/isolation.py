@@ -11,7 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from google.rpc.status_pb2 import Status
 
-from convlens.errors import ConvLensError, InvalidArgument, from_status, to_status
+from convlens.errors import ConvLensError, FailedPrecondition, InvalidArgument, from_status, to_status
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +76,8 @@ def _run(
         result = function(*args, **kwargs)
     except MemoryError:
         result = None
+    except OSError as error:
+        result = to_status(FailedPrecondition(str(error))).SerializeToString()
     except ConvLensError as error:
         result = None if _of_memory(error) else to_status(error).SerializeToString()
     with suppress(BrokenPipeError):

@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from convlens.errors import DataLoss, NotFound, Unavailable
+from convlens.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 
 PIECE_BYTES: Final = 1 << 20
 
@@ -31,17 +31,24 @@ class ArtifactStore:
     Args:
         url: where the store is.
         top: what the owners of the objects are: "operations" or "collections".
+
+    Raises:
+        FailedPrecondition: there can be no store.
     """
 
     def __init__(self, url: str, top: str = "operations") -> None:
         self._top = top
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
-        self._store = (
-            LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
-            if self._folder
-            else from_url(url, config=_secrets(parts.scheme))
-        )
+        try:
+            self._store = (
+                LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+                if self._folder
+                else from_url(url, config=_secrets(parts.scheme))
+            )
+        except (BaseError, OSError, ValueError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise FailedPrecondition(f"CONVLENS_ARTIFACTS: there can be no store: {reason}") from error
 
     def put(self, owner: str, kind: str, data: bytes | memoryview) -> str:
         """Store `data` whole or not at all, on the disk before this returns; gives its SHA-256."""

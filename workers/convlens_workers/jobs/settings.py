@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
@@ -62,6 +63,10 @@ def redis_url(url: str) -> str:
     """A setting that is empty, or the URL of a Redis. Raises ValueError, without the URL."""
     if url and not url.startswith(SCHEMES):
         raise ValueError(f"must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError("must name its port by a number up to 65535") from None
     return url
 
 
