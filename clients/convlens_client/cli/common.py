@@ -83,8 +83,17 @@ def weighted(items: Iterable[str], field: str) -> dict[str, float]:
     return {name: number(weight, field) for name, _, weight in pairs}
 
 
+def tagged(items: Iterable[str]) -> dict[str, str]:
+    """Tags given as NAME=VALUE."""
+    pairs = [item.partition("=") for item in items]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise InvalidArgument.of("tag", name, "NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
 def emit(value: Any) -> None:
-    """Prints a value as JSON: dataclasses as objects, without previews; what is not a number as null."""
+    """Prints a value as JSON: dataclasses as objects, without previews and messages; no number is null."""
     typer.echo(json.dumps(_plain(value), ensure_ascii=False))
 
 
@@ -114,7 +123,7 @@ def percent(prediction: Prediction) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value))
-        return {name: _plain(getattr(value, name)) for name in fields if name != "preview"}
+        return {name: _plain(getattr(value, name)) for name in fields if name not in ("preview", "message")}
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}
