@@ -38,10 +38,10 @@ class JobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]
     """Queues a job. The same request_id with the same payload returns the same operation.
-    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
+    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
     RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-    RetryInfo); with `base` or `resume` NOT_FOUND (that operation), with `resume` FAILED_PRECONDITION (it has not ended,
-    has no checkpoint, or asked for something else).
+    RetryInfo).
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -73,10 +73,10 @@ class JobServiceAsyncStub(JobServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Queues a job. The same request_id with the same payload returns the same operation.
-    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
+    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
     RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-    RetryInfo); with `base` or `resume` NOT_FOUND (that operation), with `resume` FAILED_PRECONDITION (it has not ended,
-    has no checkpoint, or asked for something else).
+    RetryInfo).
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -111,10 +111,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Queues a job. The same request_id with the same payload returns the same operation.
-        Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
+        Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
         RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-        RetryInfo); with `base` or `resume` NOT_FOUND (that operation), with `resume` FAILED_PRECONDITION (it has not ended,
-        has no checkpoint, or asked for something else).
+        RetryInfo).
         """
 
     @_abc_1.abstractmethod
