@@ -56,8 +56,8 @@ def to_image(image: ImageLike, resize: ResizeLike | None = None, field: str = "i
 
 def read_image(image: str | Path | bytes, *, frame: int = 0, resize: ResizeLike | None = None) -> pb.Image:
     """One frame of a file, from 0, for methods that take an image: `read_image("loop.gif", frame=3)`."""
-    data = image if isinstance(image, bytes) else _read(Path(image), "image")
-    return to_image(pb.Image(encoded=pictures.as_file(data, "image", frame)), resize)
+    data, name = (image, "") if isinstance(image, bytes) else (_read(Path(image), "image"), Path(image).name)
+    return to_image(pb.Image(encoded=pictures.as_file(data, "image", frame), name=name), resize)
 
 
 def as_encoded(path: Path, field: str) -> bytes:
@@ -115,7 +115,7 @@ def _source(image: Any, field: str) -> pb.Image:
         case bytes():
             return pb.Image(encoded=pictures.as_file(image, field))
         case str() | Path():
-            return pb.Image(encoded=as_encoded(Path(image), field))
+            return pb.Image(encoded=as_encoded(Path(image), field), name=Path(image).name)
         case PILImage.Image():
             return pb.Image(encoded=pictures.as_png(image, field))
     array = pictures.as_array(image)

@@ -42,8 +42,8 @@ def seen(image):
 
 
 def test_a_file_is_sent_as_it_is(png):
-    for image in (png, str(png), png.read_bytes()):
-        assert to_images(image) == [pb.Image(encoded=png.read_bytes())]
+    for image, name in ((png, png.name), (str(png), png.name), (png.read_bytes(), "")):
+        assert to_images(image) == [pb.Image(encoded=png.read_bytes(), name=name)]
 
 
 def test_a_pillow_image_means_the_same_as_its_file(png, pixels):

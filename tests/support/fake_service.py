@@ -90,6 +90,9 @@ class FakeService(
         self.failures = []
         self.breaks = []
         self.jobs = {}
+        self.asked = {}
+        self.pictures = []
+        self.on_the_way = {}
         self.artifacts = {"image": DREAM}
         self.technique = "deepdream"
         self.report = {}
@@ -242,9 +245,14 @@ class FakeService(
     def SubmitJob(self, request, context):  # noqa: N802
         name = f"operations/{request.request_id}"
         self.jobs.setdefault(name, "QUEUED")
+        self.asked[name] = request
         self.technique = request.WhichOneof("technique") or self.technique
         self._note(request, context)
         return self._operation(name)
+
+    def GetJobRequest(self, request, context):  # noqa: N802
+        self._note(request, context)
+        return job_pb2.GetJobRequestResponse(request=self.asked[request.name], pictures=self.pictures)
 
     def GetJobStats(self, request, context):  # noqa: N802
         self._note(request, context)
@@ -265,6 +273,8 @@ class FakeService(
             *(metadata("RUNNING", step) for step in range(1, 5)),
             metadata(self.end, 4),
         ]
+        for state in states[2:]:
+            state.artifacts.extend(self._on_the_way())
         first = int(request.after_event_id or 0)
         replies = (
             job_pb2.WatchJobResponse(event_id=str(i + 1), metadata=states[i])
@@ -274,7 +284,7 @@ class FakeService(
 
     def ReadArtifact(self, request, context):  # noqa: N802
         self._note(request, context)
-        artifact = self.artifacts[request.artifact]
+        artifact = {**self.artifacts, **self.on_the_way}[request.artifact]
         data = artifact.reshape(-1).view(np.uint8).data
         head = wire.header(request.artifact, artifact, sha256=True)
         parts = [tensor_pb2.TensorPart(header=head)]
@@ -312,11 +322,18 @@ class FakeService(
         del self.jobs[request.name]
         return Empty()
 
+    def _on_the_way(self):
+        return [wire.header(name, value, sha256=True) for name, value in self.on_the_way.items()]
+
     def _operation(self, name):
         state = self.jobs[name]
         operation = operations_pb2.Operation(name=name, done=state not in ("QUEUED", "RUNNING"))
         facts = metadata(state)
         facts.technique = self.technique
+        facts.resumable = bool(self.on_the_way)
+        facts.artifacts.extend(self._on_the_way())
+        if name in self.asked:
+            facts.tags.update(self.asked[name].tags)
         operation.metadata.Pack(facts)
         if state == "SUCCEEDED":
             headers = [wire.header(name, artifact, sha256=True) for name, artifact in self.artifacts.items()]

@@ -111,7 +111,7 @@ def delete(given: Shared, id: Id) -> None:  # noqa: A002
     err.print(f"removed {id}")
 
 
-@command("priority", "no_wait", "model", "json", request=collection.extract_features, group=app)
+@command("priority", "no_wait", "tags", "model", "json", request=collection.extract_features, group=app)
 def index(
     given: Shared,
     id: Id,  # noqa: A002

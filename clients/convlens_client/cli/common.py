@@ -99,8 +99,17 @@ def weighted(items: Iterable[str], field: str) -> dict[str, float]:
     return {name: number(weight, field) for name, _, weight in pairs}
 
 
+def tagged(items: Iterable[str]) -> dict[str, str]:
+    """Tags given as NAME=VALUE."""
+    pairs = [item.partition("=") for item in items]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise InvalidArgument.of("tag", name, "NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
 def emit(value: Any) -> None:
-    """Prints a value as JSON: dataclasses as objects, without previews; what is not a number as null.
+    """Prints a value as JSON: dataclasses as objects, without previews and messages; no number is null.
 
     What is not printable is escaped as JSON does it, for the lines may be read on a terminal.
     """
@@ -134,7 +143,7 @@ def percent(prediction: Prediction) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value))
-        return {name: _plain(getattr(value, name)) for name in fields if name != "preview"}
+        return {name: _plain(getattr(value, name)) for name in fields if name not in ("preview", "message")}
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}

@@ -9,11 +9,11 @@ import typer
 
 from convlens_client.cli.common import Image, Side
 from convlens_client.cli.following import finish
-from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.cli.options import STEPWISE, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", "frame", *JOB, request=synthesis.deepdream)
+@command("seed", "frame", *STEPWISE, request=synthesis.deepdream)
 def dream(
     given: Shared,
     image: Image,

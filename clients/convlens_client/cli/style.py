@@ -11,11 +11,11 @@ import typer
 from convlens.errors import InvalidArgument
 from convlens_client.cli.common import Image, Side, weighted
 from convlens_client.cli.following import finish
-from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.cli.options import STEPWISE, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", "frame", *JOB, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
+@command("seed", "frame", *STEPWISE, request=synthesis.style_transfer, spelled={"noise_start": "noise"})
 def style(
     given: Shared,
     content: Image,

@@ -11,7 +11,7 @@ import typer
 from convlens.errors import InvalidArgument
 from convlens_client.cli import completion
 from convlens_client.cli.following import finish
-from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.cli.options import STEPWISE, Shared, command
 from convlens_client.cli.outcomes import visualisation
 from convlens_client.cli.plugins import ORDER
 from convlens_client.cli.targets import parse_neuron
@@ -19,7 +19,7 @@ from convlens_client.requests import synthesis
 from convlens_client.requests.target import Channel, ClassScore, Target
 
 
-@command("seed", *JOB, request=synthesis.visualise)
+@command("seed", *STEPWISE, request=synthesis.visualise)
 def visualise(
     given: Shared,
     context: typer.Context,

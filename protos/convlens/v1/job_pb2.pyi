@@ -193,10 +193,34 @@ Global___JobState: _TypeAlias = JobState  # noqa: Y015
 class SubmitJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    SAVE_EVERY_FIELD_NUMBER: _builtins.int
     DEEPDREAM_FIELD_NUMBER: _builtins.int
     EXTRACT_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURE_VISUALISATION_FIELD_NUMBER: _builtins.int
@@ -219,8 +243,31 @@ class SubmitJobRequest(_message.Message):
     """Seed of everything random; default 0."""
     priority: Global___Priority.ValueType
     """Queue that the job waits in; one that this server has no queue for is INVALID_ARGUMENT."""
+    base: _builtins.str
+    """Operation name of a job of the caller whose request is taken where this one says nothing. Fields that are set here
+    replace those of that job, repeated ones as a whole; `technique` may be left out, and is otherwise the same. Tags and
+    `request_id` are not taken over.
+    """
+    resume: _builtins.str
+    """As `base`, of a job that has ended, in whatever way: goes on from its last checkpoint, on the CPU to the bytes of a
+    job that was never stopped. For DEEPDREAM, FEATURE_VISUALISATION, STYLE_TRANSFER and TEXTURE. Only `priority`,
+    `tags`, `save_every` may differ, and the counts of steps, which may be larger: those of the stage (octave,
+    scale) that it was in and of those behind, but not where it makes several objectives or frames.
+    FAILED_PRECONDITION, also of the job itself, where the checkpoint does not fit: model, code, device or number of
+    threads are not those that made it.
+    """
+    save_every: _builtins.int
+    """The picture every so many steps becomes an artifact, see `JobMetadata.artifacts`; at most 64 in a job. For the
+    techniques of `resume`. Absent means none.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Names and values to find the job again by, such as "who": "ana"; at most 16. A name has 1 to 63 of A-Z a-z 0-9 _ . -
+        and a value 0 to 128 letters or digits of any script or _ . : / @ + - each.
+        """
+
     @_builtins.property
     def deepdream(self) -> Global___DeepDream: ...
     @_builtins.property
@@ -260,6 +307,10 @@ class SubmitJobRequest(_message.Message):
         model: _model_pb2.ModelRef | None = ...,
         seed: _builtins.int | None = ...,
         priority: Global___Priority.ValueType = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        base: _builtins.str = ...,
+        resume: _builtins.str = ...,
+        save_every: _builtins.int | None = ...,
         deepdream: Global___DeepDream | None = ...,
         extract_features: Global___ExtractFeatures | None = ...,
         feature_visualisation: Global___FeatureVisualisation | None = ...,
@@ -277,14 +328,18 @@ class SubmitJobRequest(_message.Message):
         printed_photo: _adversarial_pb2.PrintedPhoto | None = ...,
         train_style: _style_pb2.TrainStyle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "base", b"base", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "tags", b"tags", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__save_every: _TypeAlias = _typing.Literal["save_every"]  # noqa: Y015
+    _WhichOneofArgType__save_every: _TypeAlias = _typing.Literal["_save_every", b"_save_every"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer", "lbfgs_attack", "carlini_wagner", "expectation_attack", "adversarial_patch", "defence_attack", "attack_ensemble", "transfer_matrix", "substitute", "printed_photo", "train_style"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__save_every) -> _WhichOneofReturnType__save_every | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -1016,6 +1071,26 @@ class JobMetadata(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATE_FIELD_NUMBER: _builtins.int
     TECHNIQUE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -1035,6 +1110,9 @@ class JobMetadata(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     EXPECTED_SECONDS_FIELD_NUMBER: _builtins.int
     BIT_EXACT_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     technique: _builtins.str
     """Name of the technique, such as "deepdream"."""
@@ -1062,6 +1140,8 @@ class JobMetadata(_message.Message):
     """Absent until it has run. False when it ran operations for which the device has no repeatable form: the same
     request may then end in other last bits.
     """
+    resumable: _builtins.bool
+    """Whether the technique is one whose jobs `resume` can go on from."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """Model with its version resolved."""
@@ -1079,6 +1159,18 @@ class JobMetadata(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the record and its artifacts are removed."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in the request."""
+
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorHeader]:
+        """Pictures on the way, which can be read in every state, FP32 of shape (1, 3, H, W) in [0, 1]: "step.000050" and so on,
+        those of `save_every`; and "so_far", the last one of a job that was cancelled, failed or ran for too long, where it is
+        `resumable`. The latter comes when the worker has ended its step, which may be after the state is CANCELLED. A job
+        whose worker crashed has none; its newest checkpoint can be resumed all the same.
+        """
 
     def __init__(
         self,
@@ -1102,10 +1194,13 @@ class JobMetadata(_message.Message):
         priority: Global___Priority.ValueType = ...,
         expected_seconds: _builtins.float = ...,
         bit_exact: _builtins.bool | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        artifacts: _abc.Iterable[_tensor_pb2.TensorHeader] | None = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "bit_exact", b"bit_exact", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "model", b"model", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "start_time", b"start_time", "state", b"state", "step", b"step", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "artifacts", b"artifacts", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "resumable", b"resumable", "start_time", b"start_time", "state", b"state", "step", b"step", "tags", b"tags", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bit_exact: _TypeAlias = _typing.Literal["bit_exact"]  # noqa: Y015
     _WhichOneofArgType__bit_exact: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact"]  # noqa: Y015
@@ -1322,6 +1417,88 @@ class ReadArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadArtifactResponse: _TypeAlias = ReadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class GetJobRequestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Operation name, "operations/<id>"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequestRequest: _TypeAlias = GetJobRequestRequest  # noqa: Y015
+
+@_typing.final
+class GetJobRequestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___SubmitJobRequest:
+        """What the worker was given: defaults filled in, the model's version resolved, pictures without their bytes."""
+
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobPicture]:
+        """The pictures, in the order of the fields."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___SubmitJobRequest | None = ...,
+        pictures: _abc.Iterable[Global___JobPicture] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pictures", b"pictures", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequestResponse: _TypeAlias = GetJobRequestResponse  # noqa: Y015
+
+@_typing.final
+class JobPicture(_message.Message):
+    """A picture of a job's request, and what tells it from others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Field that it stands in, such as "style_transfer.styles[0].image"."""
+    name: _builtins.str
+    """`Image.name`."""
+    sha256: _builtins.str
+    """SHA-256 of its bytes, those of the file or of the tensor, as lower-case hex."""
+    total_bytes: _builtins.int
+    """Number of these bytes."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "sha256", b"sha256", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobPicture: _TypeAlias = JobPicture  # noqa: Y015
 
 @_typing.final
 class GetJobStatsRequest(_message.Message):

@@ -77,8 +77,10 @@ def _one_required(name: str, arms: Sequence[str]) -> Check:
 
 def _field(field: FieldDescriptor) -> Check:
     bounds = field.GetOptions().Extensions[bounds_pb2.bounds]
-    check_value = _value(field, bounds)
     count = Limits.of(bounds, REPEATED)
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return _map(field, count)
+    check_value = _value(field, bounds)
 
     def check_one(message: Message, manifest: Manifest | None, path: str) -> None:
         here = _join(path, field.name)
@@ -93,6 +95,16 @@ def _field(field: FieldDescriptor) -> Check:
             check_value(value, manifest, f"{here}[{position}]")
 
     return check_all if field.is_repeated else check_one
+
+
+def _map(field: FieldDescriptor, count: Limits) -> Check:
+    """Of a map, the number of its entries; what may stand in them, the servicer knows."""
+
+    def check(message: Message, _: Manifest | None, path: str) -> None:
+        size = len(getattr(message, field.name))
+        count.check(size, f"{size} items", _join(path, field.name))
+
+    return check
 
 
 def _fill(message: Message, field: FieldDescriptor, bounds: bounds_pb2.Bounds, path: str) -> None:

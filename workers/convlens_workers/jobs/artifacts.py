@@ -77,6 +77,14 @@ class ArtifactStore:
         with _errors(key):
             return bytes(obstore.get(self._store, key).bytes())
 
+    def copy(self, owner: str, kind: str, digest: str, to: str) -> None:
+        """Give the owner `to` an object of another one; its bytes stay in the store. Raises NotFound."""
+        key, target = self._key(owner, kind, digest), self._key(to, kind, digest)
+        with _errors(key):
+            obstore.copy(self._store, key, target)
+            if self._folder:
+                _sync(self._folder / target)
+
     def names(self, owner: str, kind: str) -> list[str]:
         """Names of all objects of a kind, in order."""
         entries = self._list(f"{self._top}/{owner}/{kind}")

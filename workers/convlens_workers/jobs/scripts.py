@@ -40,7 +40,7 @@ local LEASES = 'convlens:leases:' .. queue
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
 local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
-                tenant=1, cost=1, claimed=1, ran=1, trace=1}
+                tenant=1, cost=1, claimed=1, ran=1, trace=1, ended_by=1}
 
 local function record(id) return 'convlens:operation:' .. id end
 local function field(id, name) return redis.call('HGET', record(id), name) end
@@ -70,14 +70,26 @@ local function emit(id, preview)
   redis.call('PUBLISH', 'convlens:changed', id)
 end
 
+-- Keeps the newest checkpoint of a job that another one may go on from; gives those to drop.
+local function left(id)
+  local all = field(id, 'checkpoints') or ''
+  redis.call('HDEL', record(id), 'checkpoints')
+  if field(id, 'resumable') ~= '1' or all == '' then return all end
+  local newest, others = string.match(all, '(%S*)%s*(.*)')
+  redis.call('HSET', record(id), 'checkpoints', newest)
+  return others
+end
+
 local function finish(id, state, name, value)
   local ended = now()
-  local checkpoints = field(id, 'checkpoints') or ''
+  local checkpoints = left(id)
+  local token = field(id, 'token')
+  if token then redis.call('HSET', record(id), 'ended_by', token) end
   count(COUNTER[state])
   if state == SUCCEEDED then learn(id, ended) end
   redis.call('SREM', tenant(id), id)
   redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
-  redis.call('HDEL', record(id), 'token', 'checkpoints', 'queue_position')
+  redis.call('HDEL', record(id), 'token', 'queue_position')
   redis.call('ZREM', LEASES, id)
   redis.call('LREM', QUEUE, 0, id)
   redis.call('LREM', TAKEN, 0, id)
@@ -169,6 +181,16 @@ _SCRIPTS: Final = {
         if newest == ARGV[8] then return '' end
         redis.call('HSET', record(id), 'checkpoints', ARGV[8] .. ' ' .. newest, 'crashes', 0)
         return older == ARGV[8] and '' or older
+    """,
+    # id, token, digest of a last checkpoint or '', artifacts or '' -> checkpoints to drop, or nothing when
+    # the job has not ended under this attempt, is gone, or is not resumable; its state stays
+    "leave": """
+        if field(id, 'ended_by') ~= ARGV[7] or field(id, 'resumable') ~= '1' then return false end
+        if ARGV[9] ~= '' then redis.call('HSET', record(id), 'artifacts', ARGV[9]) end
+        local newest = field(id, 'checkpoints') or ''
+        if ARGV[8] == '' or ARGV[8] == newest then return '' end
+        redis.call('HSET', record(id), 'checkpoints', ARGV[8])
+        return newest
     """,
     # id, token, state, 'result' or 'error', its bytes -> checkpoints to drop, or nothing when stale
     "finish": """

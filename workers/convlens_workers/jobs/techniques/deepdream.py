@@ -66,5 +66,8 @@ def cost(job: Submission) -> float:
 
 
 SPECIFICATION: Final = Specification(
-    (layers_exist, channels_exist, tile_is_large_enough, frames_fit), cost, reads=dream_layers
+    (layers_exist, channels_exist, tile_is_large_enough, frames_fit),
+    cost,
+    reads=dream_layers,
+    grows=lambda params: ("steps",) if params.frames <= 1 else (),
 )

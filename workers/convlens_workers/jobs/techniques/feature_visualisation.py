@@ -179,4 +179,5 @@ SPECIFICATION: Final = Specification(
     ),
     cost,
     prepare=prepare,
+    grows=lambda params: ("steps",) if len(params.objectives) == 1 else (),
 )

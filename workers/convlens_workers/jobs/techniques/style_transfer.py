@@ -38,4 +38,5 @@ SPECIFICATION: Final = Specification(
     ),
     cost,
     reads=style_and_content,
+    grows=lambda _: ("first_steps", "steps"),
 )
