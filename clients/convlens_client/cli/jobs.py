@@ -9,7 +9,7 @@ import typer
 
 from convlens_client.cli.common import err, out, table
 from convlens_client.cli.following import follow, warn
-from convlens_client.cli.options import Shared, command
+from convlens_client.cli.options import Filmed, Shared, command
 from convlens_client.cli.outcomes import tell, write_outcome
 from convlens_client.cli.outcomes.artifact import write_artifact
 from convlens_client.client import Operation
@@ -113,7 +113,7 @@ def cancel(given: Shared, name: Name) -> None:
 
 @command("out", "json", group=app)
 def result(
-    given: Shared,
+    given: Filmed,
     name: Name,
     artifact: Annotated[
         str, typer.Option(help="One of its tensors, instead of what waiting for it would have written.")
