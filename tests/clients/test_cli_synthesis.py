@@ -69,7 +69,7 @@ def test_a_dream_by_weights_and_strength_within_a_mask(run, service, photo):
     assert (request.strongest, request.weakest, request.keep_colours) == (1, 1, True)
     assert request.mask.encoded == request.image.encoded
     assert request.mask.resize.HasField("keep")
-    assert ["a 7 2.5", "a 3 0.125"] == [" ".join(row.split()) for row in done.out.splitlines()[-2:]]
+    assert [" ".join(row.split()) for row in done.out.splitlines()[-2:]] == ["a 7 2.5", "a 3 0.125"]
 
 
 def test_units_and_classes_are_visualised(run, service, tmp_path):
