@@ -15,6 +15,22 @@ class AttackResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DreamtLayer:
+    """Channels of a layer that a dream amplified; fields as in `convlens.v1.DreamtLayer`."""
+
+    layer: str
+    channels: tuple[int, ...]
+    means: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DreamReport:
+    """What a dream chose by itself; fields as in `convlens.v1.DreamReport`."""
+
+    layers: tuple[DreamtLayer, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PatchReport:
     """How often a patch works; fields as in `convlens.v1.PatchReport`."""
 

@@ -41,6 +41,37 @@ def test_a_dream_of_several_frames_is_a_video_or_its_last_frame(run, service, ph
         assert image.size == (600, 600)
 
 
+@pytest.mark.parametrize(("kind", "number"), [("gif", 2), ("mp4", 3)])
+def test_the_ending_of_a_file_says_what_is_made_of_the_frames(run, service, photo, tmp_path, kind, number):
+    service.artifacts[f"zoom.{kind}"] = np.frombuffer(b"bytes of a video", np.uint8)
+    path = tmp_path / f"d.{kind}"
+    assert run("dream", photo, "--frames", "3", "--out", str(path)).code == 0
+    assert service.sent("SubmitJobRequest").deepdream.video == number
+    assert path.read_bytes() == b"bytes of a video"
+    again = tmp_path / f"again.{kind}"
+    name = run("dream", photo, "--frames", "3", "--video", kind, "--no-wait").out.strip()
+    assert run("jobs", "result", name, "--out", str(again)).code == 0
+    assert again.read_bytes() == b"bytes of a video"
+
+
+def test_an_ending_that_is_not_what_was_asked_for_is_refused(run, service, photo, tmp_path):
+    refused = run("dream", photo, "--frames", "3", "--video", "gif", "--out", str(tmp_path / "d.mp4"))
+    assert (refused.code, "ending in .gif" in refused.err) == (2, True)
+    assert run("visualise", "--unit", "a:7", "--out", str(tmp_path / "d.mp4")).code == 2
+
+
+def test_a_dream_by_weights_and_strength_within_a_mask(run, service, photo):
+    service.report = {"dream": {"layers": [{"layer": "a", "channels": [7, 3], "means": [2.5, 0.125]}]}}
+    options = ["--layer", "a=2", "--layer", "b", "--mask", photo, "--keep-colours"]
+    done = run("dream", photo, *options, "--strongest", "1", "--weakest", "1")
+    request = service.sent("SubmitJobRequest").deepdream
+    assert (list(request.layers), list(request.weights)) == (["a", "b"], [2, 1])
+    assert (request.strongest, request.weakest, request.keep_colours) == (1, 1, True)
+    assert request.mask.encoded == request.image.encoded
+    assert request.mask.resize.HasField("keep")
+    assert [" ".join(row.split()) for row in done.out.splitlines()[-2:]] == ["a 7 2.5", "a 3 0.125"]
+
+
 def test_units_and_classes_are_visualised(run, service, tmp_path):
     service.artifacts = {"images": np.full((4, 3, 30, 30), 0.25, np.float32)}
     options = ["--class", "wide checks", "--unit", "a:7", "--class", "0", "--unit", "a:7:2:3"]

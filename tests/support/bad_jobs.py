@@ -87,7 +87,18 @@ BAD = (
     ),
     BadJob("deepdream", dream(layers=[LAYER], channels=[-1]), "channels[0]", "between"),
     BadJob("deepdream", dream(layers=[LAYER, "avgpool"], channels=[0]), "layers", "only one"),
+    BadJob("deepdream", dream(layers=[LAYER], weights=[1, 1]), "weights", "1 of at least 0"),
+    BadJob("deepdream", dream(layers=[LAYER], channels=[0], strongest=1), "strongest", "there are channels"),
+    BadJob("deepdream", dream(layers=[LAYER], weakest=CHANNELS + 1), "weakest", f"at most {CHANNELS}"),
     BadJob("deepdream", dream(tile=63), "tile", "at least 64"),
+    BadJob("deepdream", dream(video=job_pb2.VIDEO_GIF), "video", "without several frames"),
+    BadJob(
+        "deepdream",
+        dream(video=job_pb2.VIDEO_GIF, frames=2, frame_rate=60),
+        "frame_rate",
+        "between 0.002 and 50 for gif",
+    ),
+    BadJob("deepdream", dream(frames=2, frame_rate=1e-5), "frame_rate", "for webp"),
     BadJob("deepdream", {"image": picture(512, 1024), "frames": 257}, "frames", "at most 256 of 512 x 1024"),
     BadJob("feature_visualisation", shown(), "objectives[0].terms[0].target", "given"),
     BadJob(

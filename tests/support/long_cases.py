@@ -67,6 +67,33 @@ CASES = (
         },
     ),
     Case(
+        "deepdream",
+        job_pb2.DeepDream(
+            layers=["features.relu2", "features.relu3_1"],
+            weights=[1, 0.5],
+            strongest=2,
+            weakest=1,
+            keep_colours=True,
+            octaves=2,
+            octave_scale=1.4,
+            steps=1,
+            step_size=3,
+            jitter=4,
+            frames=2,
+            zoom=1.1,
+            frame_rate=12,
+            video=job_pb2.VIDEO_MP4,
+        ),
+        {"image": (49, 63), "mask": (20, 20)},
+        {
+            "image": (1, 3, 49, 63),
+            "frame.0000": (1, 3, 49, 63),
+            "frame.0001": (1, 3, 49, 63),
+            "zoom.mp4": FILE,
+        },
+        report="dream",
+    ),
+    Case(
         "style_transfer",
         job_pb2.StyleTransfer(
             styles=[{"weight": 1}, {"weight": 2}],

@@ -11,7 +11,7 @@ import typer
 
 from convlens_client.cli.common import emit, err, out, table, tagged
 from convlens_client.cli.following import finish, follow, warn
-from convlens_client.cli.options import STEPWISE, Shared, command
+from convlens_client.cli.options import STEPWISE, Filmed, Shared, command
 from convlens_client.cli.outcomes import tell, write_outcome
 from convlens_client.cli.outcomes.artifact import names, write_artifact
 from convlens_client.client import Operation
@@ -148,7 +148,7 @@ def cancel(given: Shared, name: Name) -> None:
 
 @command("out", "json", group=app)
 def result(
-    given: Shared,
+    given: Filmed,
     name: Name,
     artifact: Annotated[
         str,

@@ -32,12 +32,20 @@ JOB: Final = ("priority", "no_wait", "tags", "out", "model", "json")
 """The shared options of commands that start a job and write a picture."""
 STEPWISE: Final = (*JOB, "save_every")
 """Those of commands whose picture is made step by step."""
+VIDEOS: Final = (".gif", ".mp4")
+"""Endings of files that jobs make as a whole, beside those that are written here."""
 SPELLED: Final = {"epsilon": "eps", "epsilons": "eps"}
 
 
 def _check_out(path: Path | None) -> Path | None:
     if path is not None and not path.is_dir():
         rendering.check_path(path)
+    return path
+
+
+def _check_film(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        rendering.check_path(path, (*rendering.SUFFIXES, *VIDEOS))
     return path
 
 
@@ -135,6 +143,21 @@ class Shared:
     def class_index(self, text: str) -> int:
         """Index of the model's class that `text` names: by its index, its label or a part of it."""
         return self.client.get_model(self.model).class_index(text)
+
+
+@dataclass(frozen=True)
+class Filmed(Shared):
+    """What commands are told whose result may be a video."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            callback=_check_film,
+            help="Picture (.png, .jpg, .webp), video (.webp, .gif, .mp4) or raw tensor (.npy).",
+        ),
+    ] = None
 
 
 def command(

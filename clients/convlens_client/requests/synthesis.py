@@ -15,10 +15,20 @@ from convlens_client.requests.target import Target
 
 @technique(job_pb2.DeepDream)
 def deepdream(
-    image: ImageLike, *, guide: ImageLike | None = None, resize: ResizeLike | None = "keep", **parameters: Any
+    image: ImageLike,
+    *,
+    guide: ImageLike | None = None,
+    mask: ImageLike | None = None,
+    resize: ResizeLike | None = "keep",
+    **parameters: Any,
 ) -> Fields:
-    """Queues a DeepDream on `image`, of itself or of a `guide`; the parameters are those of `DeepDream`."""
-    return {"guide": None if guide is None else to_image(guide, "keep", "guide")}
+    """Queues a DeepDream on `image`, of itself or of a `guide`, and only where a `mask` is white.
+
+    `layers` may give each its weight; the other parameters are those of `convlens.v1.DeepDream`. Of the
+    `strongest` or `weakest` channels, the report tells which they are.
+    """
+    pictures = {"guide": guide, "mask": mask}
+    return {name: each if each is None else to_image(each, "keep", name) for name, each in pictures.items()}
 
 
 @technique(job_pb2.FeatureVisualisation, without=["parametrisation"])

@@ -52,6 +52,38 @@ PRIORITY_NORMAL: Priority.ValueType  # 2
 PRIORITY_HIGH: Priority.ValueType  # 3
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _Video:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VideoEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Video.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VIDEO_UNSPECIFIED: _Video.ValueType  # 0
+    """WEBP."""
+    VIDEO_WEBP: _Video.ValueType  # 1
+    """Animated WebP, endless."""
+    VIDEO_GIF: _Video.ValueType  # 2
+    """Animated GIF, endless, 256 colours a frame."""
+    VIDEO_MP4: _Video.ValueType  # 3
+    """H.264, 4:2:0, in MP4: the last row and column of an odd side come twice. The worker needs PyAV, or the job fails
+    at once with FAILED_PRECONDITION.
+    """
+
+class Video(_Video, metaclass=_VideoEnumTypeWrapper):
+    """How frames are stored in one file."""
+
+VIDEO_UNSPECIFIED: Video.ValueType  # 0
+"""WEBP."""
+VIDEO_WEBP: Video.ValueType  # 1
+"""Animated WebP, endless."""
+VIDEO_GIF: Video.ValueType  # 2
+"""Animated GIF, endless, 256 colours a frame."""
+VIDEO_MP4: Video.ValueType  # 3
+"""H.264, 4:2:0, in MP4: the last row and column of an odd side come twice. The worker needs PyAV, or the job fails
+at once with FAILED_PRECONDITION.
+"""
+Global___Video: _TypeAlias = Video  # noqa: Y015
+
 class _Parametrisation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -369,6 +401,12 @@ class DeepDream(_message.Message):
     FRAMES_FIELD_NUMBER: _builtins.int
     ZOOM_FIELD_NUMBER: _builtins.int
     FRAME_RATE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    KEEP_COLOURS_FIELD_NUMBER: _builtins.int
+    STRONGEST_FIELD_NUMBER: _builtins.int
+    WEAKEST_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
     octaves: _builtins.int
     """Number of scales; default 4. Octaves that would be smaller than 32 px are left out."""
     octave_scale: _builtins.float
@@ -392,19 +430,29 @@ class DeepDream(_message.Message):
     frames: _builtins.int
     """Frames of a video: each is the dream of the one before, zoomed in; at most 2^27 pixels together. Default 1, no video.
     Artifacts of more: "image" is the last one; "frame.0000" and so on, FP32 of shape (1, 3, H, W), rounded to 8 bits;
-    "zoom.webp", UINT8, the frames as an animated WebP.
+    "zoom.webp", or as `video` says, UINT8, the frames as a file.
     """
     zoom: _builtins.float
     """Zoom from frame to frame; default 1.05."""
     frame_rate: _builtins.float
-    """Frames a second of the WebP; default 12."""
+    """Frames a second; default 12. A GIF's frames last whole hundredths of a second, on the average at this rate, of at most 50."""
+    keep_colours: _builtins.bool
+    """Only light and dark dream; the picture keeps its own colours."""
+    strongest: _builtins.int
+    """Of each layer only so many channels, those whose mean over the start picture is largest; it is seen at the model's input
+    size. Channels that it leaves silent cannot be amplified, and are passed over. Not with `channels`. Report: `dream`.
+    """
+    weakest: _builtins.int
+    """The same for the smallest mean; with `strongest`, both are amplified."""
+    video: Global___Video.ValueType
+    """File of several frames; default WEBP. Its artifact has the name of the format: "zoom.webp", "zoom.gif", "zoom.mp4"."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
         """Start picture; default resize: `keep`."""
 
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Layers whose activations are amplified, each with weight 1; empty means the model's default dream layer."""
+        """Layers whose activations are amplified; empty means the model's default dream layers."""
 
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -414,6 +462,16 @@ class DeepDream(_message.Message):
     def guide(self) -> _image_pb2.Image:
         """Picture to dream of: each position of the layers grows along the feature of this picture that it is most like, instead
         of along its own. It is seen at the model's input size. Default resize: `keep`.
+        """
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """A weight for each of `layers`, at least 0, by which its norm is multiplied; empty means 1 each."""
+
+    @_builtins.property
+    def mask(self) -> _image_pb2.Image:
+        """Where the picture dreams, by brightness: in the white as without a mask, in the black not at all, in between with steps
+        that are as much shorter. Brought to the size of each octave; enlarged with the frames. Default resize: `keep`.
         """
 
     def __init__(
@@ -433,10 +491,16 @@ class DeepDream(_message.Message):
         frames: _builtins.int | None = ...,
         zoom: _builtins.float | None = ...,
         frame_rate: _builtins.float | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        mask: _image_pb2.Image | None = ...,
+        keep_colours: _builtins.bool = ...,
+        strongest: _builtins.int | None = ...,
+        weakest: _builtins.int | None = ...,
+        video: Global___Video.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_tile", b"_tile", "_zoom", b"_zoom", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "tile", b"tile", "zoom", b"zoom"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_strongest", b"_strongest", "_tile", b"_tile", "_weakest", b"_weakest", "_zoom", b"_zoom", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "mask", b"mask", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "strongest", b"strongest", "tile", b"tile", "weakest", b"weakest", "zoom", b"zoom"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_tile", b"_tile", "_zoom", b"_zoom", "channels", b"channels", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "layers", b"layers", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "tile", b"tile", "zoom", b"zoom"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_strongest", b"_strongest", "_tile", b"_tile", "_weakest", b"_weakest", "_zoom", b"_zoom", "channels", b"channels", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "keep_colours", b"keep_colours", "laplacian", b"laplacian", "layers", b"layers", "mask", b"mask", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "strongest", b"strongest", "tile", b"tile", "video", b"video", "weakest", b"weakest", "weights", b"weights", "zoom", b"zoom"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frame_rate: _TypeAlias = _typing.Literal["frame_rate"]  # noqa: Y015
     _WhichOneofArgType__frame_rate: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate"]  # noqa: Y015
@@ -454,8 +518,12 @@ class DeepDream(_message.Message):
     _WhichOneofArgType__step_size: _TypeAlias = _typing.Literal["_step_size", b"_step_size"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__strongest: _TypeAlias = _typing.Literal["strongest"]  # noqa: Y015
+    _WhichOneofArgType__strongest: _TypeAlias = _typing.Literal["_strongest", b"_strongest"]  # noqa: Y015
     _WhichOneofReturnType__tile: _TypeAlias = _typing.Literal["tile"]  # noqa: Y015
     _WhichOneofArgType__tile: _TypeAlias = _typing.Literal["_tile", b"_tile"]  # noqa: Y015
+    _WhichOneofReturnType__weakest: _TypeAlias = _typing.Literal["weakest"]  # noqa: Y015
+    _WhichOneofArgType__weakest: _TypeAlias = _typing.Literal["_weakest", b"_weakest"]  # noqa: Y015
     _WhichOneofReturnType__zoom: _TypeAlias = _typing.Literal["zoom"]  # noqa: Y015
     _WhichOneofArgType__zoom: _TypeAlias = _typing.Literal["_zoom", b"_zoom"]  # noqa: Y015
     @_typing.overload
@@ -475,11 +543,70 @@ class DeepDream(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strongest) -> _WhichOneofReturnType__strongest | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tile) -> _WhichOneofReturnType__tile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weakest) -> _WhichOneofReturnType__weakest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__zoom) -> _WhichOneofReturnType__zoom | None: ...
 
 Global___DeepDream: _TypeAlias = DeepDream  # noqa: Y015
+
+@_typing.final
+class DreamReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___DreamtLayer]:
+        """In the order of the layers; empty unless channels were chosen."""
+
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[Global___DreamtLayer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DreamReport: _TypeAlias = DreamReport  # noqa: Y015
+
+@_typing.final
+class DreamtLayer(_message.Message):
+    """The channels of a layer that were chosen by what the start picture does to them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    MEANS_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The strongest, strongest first; then the weakest, weakest first."""
+
+    @_builtins.property
+    def means(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean of each over the start picture."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        channels: _abc.Iterable[_builtins.int] | None = ...,
+        means: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "layer", b"layer", "means", b"means"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DreamtLayer: _TypeAlias = DreamtLayer  # noqa: Y015
 
 @_typing.final
 class ExtractFeatures(_message.Message):
@@ -1224,6 +1351,7 @@ class JobResult(_message.Message):
     PRINTED_FIELD_NUMBER: _builtins.int
     TRAIN_STYLE_FIELD_NUMBER: _builtins.int
     VISUALISATION_FIELD_NUMBER: _builtins.int
+    DREAM_FIELD_NUMBER: _builtins.int
     DESCENT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -1251,6 +1379,8 @@ class JobResult(_message.Message):
     @_builtins.property
     def visualisation(self) -> Global___VisualisationReport: ...
     @_builtins.property
+    def dream(self) -> Global___DreamReport: ...
+    @_builtins.property
     def descent(self) -> Global___Descent:
         """Of TEXTURE, STYLE_TRANSFER and TRAIN_STYLE."""
 
@@ -1271,14 +1401,15 @@ class JobResult(_message.Message):
         printed: _adversarial_pb2.PrintedReport | None = ...,
         train_style: _style_pb2.TrainStyleReport | None = ...,
         visualisation: Global___VisualisationReport | None = ...,
+        dream: Global___DreamReport | None = ...,
         descent: Global___Descent | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "descent", b"descent", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "descent", b"descent", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation", "dream"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 

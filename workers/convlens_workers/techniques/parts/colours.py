@@ -20,6 +20,16 @@ def with_luminance(image: Tensor, wanted: Tensor) -> Tensor:
     return (image + luminance(wanted) - luminance(image)).clamp(0, 1)
 
 
+def change_in_grey(image: Tensor, start: Tensor) -> Tensor:
+    """`start` plus one change for all colours of a pixel: the largest of what `image` has over it.
+
+    Of a picture that was clamped after such a change it undoes the clamping: the colours are the start's.
+    """
+    change = image - start
+    most, least = change.amax(1, keepdim=True), change.amin(1, keepdim=True)
+    return start + torch.where(most > -least, most, least)
+
+
 def match_covariance(image: Tensor, sample: Tensor) -> Tensor:
     """`image` with the mean and covariance of the colours of `sample` (Gatys et al. 2017), not clamped."""
     ours, theirs = _statistics(image), _statistics(sample)
