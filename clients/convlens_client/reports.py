@@ -126,7 +126,16 @@ class DatasetExamples:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class VisualisedObjective:
+    """What the pictures of an objective show, and its value at each variant."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class VisualisationReport:
-    """The dataset examples of each objective."""
+    """What each objective is, and its dataset examples, where there are any."""
 
     examples: tuple[DatasetExamples, ...]
+    objectives: tuple[VisualisedObjective, ...] = ()

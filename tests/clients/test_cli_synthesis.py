@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from support.fake_service import DREAM
 
+from convlens import wire
 from convlens_client import Style
 
 
@@ -88,6 +91,81 @@ def test_units_and_classes_are_visualised(run, service, tmp_path):
     assert (targets[1].channel.layer, targets[1].channel.channel) == ("a", 7)
     assert (request.steps, request.parametrisation) == (9, 2)
     assert (tmp_path / "u.png").exists()
+
+
+def test_objectives_stand_in_the_order_given_whatever_they_are(run, service, photo, tmp_path):
+    np.save(tmp_path / "v.npy", np.array([1.0, -2.0]))
+    options = ["--direction", f"a:{tmp_path / 'v.npy'}", "--class", "dots", "--unit", "a:7"]
+    options += [
+        "--caricature",
+        f"a:{photo}",
+        "--direction",
+        f"other/2@b:{tmp_path / 'v.npy'}",
+        "--class",
+        "0",
+    ]
+    options += ["--power", "2", "--start", photo, "--height", "64", "--width", "96"]
+    options += ["--pad", "3", "--jitter", "0", "--scale", "0.2", "--rotate", "0"]
+    assert run("visualise", *options, "--no-wait").code == 0
+    request = service.sent("SubmitJobRequest").feature_visualisation
+    terms = [item.terms[0] for item in request.objectives]
+    kinds = [term.target.WhichOneof("target") or "caricature" for term in terms]
+    assert kinds == ["direction", "class_score", "channel", "caricature", "direction", "class_score"]
+    assert [term.target.class_score.index for term in terms] == [0, 1, 0, 0, 0, 0]
+    assert wire.from_tensor(terms[0].target.direction.vector, "vector").tolist() == [1, -2]
+    assert (terms[4].model.name, terms[4].model.version, terms[4].target.direction.layer) == ("other", 2, "b")
+    assert [term.HasField("model") for term in terms] == [False] * 4 + [True, False]
+    assert (terms[3].caricature.layer, terms[3].caricature.power) == ("a", 2)
+    assert terms[3].caricature.image.encoded == request.start.encoded == Path(photo).read_bytes()
+    assert (request.height, request.width, request.HasField("size")) == (64, 96, False)
+    told = request.transforms
+    assert (told.pad, told.jitter, told.scale, told.rotate) == (3, 0, pytest.approx(0.2), 0)
+    assert all(told.HasField(name) for name in ("jitter", "rotate"))
+
+
+def test_transforms_that_nobody_asks_about_are_left_to_the_server(run, service):
+    run("visualise", "--class", "dots", "--no-wait")
+    assert not service.sent("SubmitJobRequest").feature_visualisation.HasField("transforms")
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--caricature", "a"), ("--caricature", ":x.jpg"), ("--direction", "a:nothing.npy")]
+)
+def test_what_cannot_be_visualised_is_named(run, option, text):
+    answer = run("visualise", option, text)
+    assert answer.code == 2
+    assert (option.strip("-") in answer.err, text in answer.err) == (True, True)
+
+
+def test_pictures_have_captions_without_a_collection(run, service, tmp_path):
+    """What each shows, how large, of which model: on the sheet and in words; also of a job left alone."""
+    service.technique = "feature_visualisation"
+    service.artifacts = {"images": np.full((4, 3, 40, 60), 0.25, np.float32)}
+    shown = [{"name": "dots (1)", "values": [12.345, 3]}, {"name": "a:7", "values": [0.5, 7]}]
+    service.report = {"visualisation": {"objectives": shown}}
+    answer = run(
+        "visualise", "--class", "dots", "--unit", "a:7", "--variants", "2", "--out", str(tmp_path / "u.png")
+    )
+    assert answer.code == 0
+    assert "dots (1): 12.35, 3 (patterns/1, 60 x 40 px)" in answer.out
+    assert "a:7: 0.5, 7 (patterns/1, 60 x 40 px)" in answer.out
+    (name,) = service.jobs
+    left = run("jobs", "result", name, "--out", str(tmp_path / "later.png"))
+    assert "a:7: 0.5, 7 (patterns/1, 60 x 40 px)" in left.out
+    assert (tmp_path / "u.png").read_bytes() == (tmp_path / "later.png").read_bytes()
+    sheet = np.asarray(Image.open(tmp_path / "u.png"))
+    assert (sheet == 64).all(-1).sum() > 2 * 192 * 144 * 0.95
+    assert (sheet == 0).all(-1).sum() > 50  # Letters.
+
+
+def test_one_picture_alone_is_the_picture(run, service, tmp_path):
+    service.technique = "feature_visualisation"
+    service.artifacts = {"images": np.full((1, 3, 40, 60), 0.25, np.float32)}
+    service.report = {"visualisation": {"objectives": [{"name": "dots (1)", "values": [2]}]}}
+    answer = run("visualise", "--class", "dots", "--out", str(tmp_path / "u.png"))
+    assert "dots (1): 2 (patterns/1, 60 x 40 px)" in answer.out
+    with Image.open(tmp_path / "u.png") as picture:
+        assert picture.size == (60, 40)
 
 
 def test_the_sum_of_targets_is_one_objective(run, service):

@@ -59,6 +59,10 @@ def shown(**target: Any) -> dict[str, Any]:
     return {"objectives": [{"terms": [{"target": target}]}]}
 
 
+def term(**fields: Any) -> dict[str, Any]:
+    return {"objectives": [{"terms": [fields]}]}
+
+
 def vector(*numbers: float) -> dict[str, Any]:
     return {"layer": LAYER, "vector": wire.to_tensor(np.array(numbers, np.float32))}
 
@@ -68,6 +72,7 @@ LABELS = [0, 1, 2]
 DEFENCE = {"defence": {"jpeg": {}}}
 TWO_SIZES = {"images": [picture(), picture(SIDE, SIDE + 1)]}
 UNIT = {"channel": {"layer": LAYER, "channel": 1}}
+CARICATURE = {"image": picture(9, 200), "layer": LAYER}
 TRAINING = {"style": picture(), "name": "painter", "folder": "ours"}
 FIELD = {"collection": "c", "layer": LAYER, "channel": 1, "discrepancy": {}}
 ALONE = {"models": [{"name": "patterns"}]}
@@ -101,6 +106,55 @@ BAD = (
     BadJob("deepdream", dream(frames=2, frame_rate=1e-5), "frame_rate", "for webp"),
     BadJob("deepdream", {"image": picture(512, 1024), "frames": 257}, "frames", "at most 256 of 512 x 1024"),
     BadJob("feature_visualisation", shown(), "objectives[0].terms[0].target", "given"),
+    BadJob(
+        "feature_visualisation",
+        term(target=UNIT, caricature=CARICATURE),
+        "objectives[0].terms[0].caricature",
+        "left out, or the target",
+    ),
+    BadJob(
+        "feature_visualisation",
+        term(target={"class_score": {"index": 99}}, model={"name": "other"}),
+        "objectives[0].terms[0].target.class_score.index",
+        "the last class of other",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(class_score={"index": 0}), "size": 64, "width": 80},
+        "width",
+        "size = 64",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(class_score={"index": 0}), "size": SIDE + 32},
+        "size",
+        f"{SIDE} x {SIDE}, the one size of its head; targets in layers before it take any",
+        "fixed",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**term(target={"class_score": {"index": 0}}, model={"name": "fixed"}), "height": SIDE + 32},
+        "objectives[0].terms[0].model",
+        "layers before it take any",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(class_score={"index": 0}), "parametrisation": 2, "transforms": {"jitter": 3, "rotate": 9}},
+        "transforms.rotate",
+        "PIXELS only shifts",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**term(caricature=CARICATURE), "collection": "c"},
+        "objectives[0].terms[0].caricature",
+        "where a collection is named",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**term(target={"class_score": {"index": 0}}, model={"name": "other"}), "collection": "c"},
+        "objectives[0].terms[0].model",
+        "where a collection is named",
+    ),
     BadJob(
         "feature_visualisation",
         shown(class_score={}),

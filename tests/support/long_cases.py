@@ -28,6 +28,16 @@ FILE = (-1,)
 CHANNEL = job_pb2.Objective(
     terms=[{"target": {"channel": {"layer": "features.relu3_1", "channel": 3}}, "weight": 1}]
 )
+EXAGGERATED = job_pb2.Objective(
+    terms=[
+        {
+            "target": {"channel": {"layer": "features.relu3_1", "channel": 3}},
+            "weight": 1,
+            "model": {"name": NAME},
+        },
+        {"caricature": {"layer": "features.relu2", "power": 1}, "weight": 0.5},
+    ]
+)
 PICTURES = [sha256(picture(seed)).hexdigest() for seed in range(3)]
 SHARD = sha256(b"".join(map(bytes.fromhex, PICTURES))).hexdigest()
 CAMERA = adversarial_pb2.Transforms(
@@ -154,6 +164,7 @@ CASES = (
         ),
         {},
         {"images": (4, 3, 48, 48), "values": (4,)},
+        report="visualisation",
     ),
     Case(
         "feature_visualisation",
@@ -175,6 +186,21 @@ CASES = (
     Case(
         "feature_visualisation",
         job_pb2.FeatureVisualisation(
+            objectives=[EXAGGERATED],
+            variants=2,
+            diversity=1,
+            height=40,
+            width=56,
+            steps=3,
+            transforms={"pad": 4, "jitter": 6, "scale": 0},
+        ),
+        {"start": (24, 90), "objectives[0].terms[1].caricature.image": (30, 30)},
+        {"images": (2, 3, 40, 56), "values": (2,)},
+        report="visualisation",
+    ),
+    Case(
+        "feature_visualisation",
+        job_pb2.FeatureVisualisation(
             objectives=[CHANNEL],
             variants=2,
             size=48,
@@ -185,6 +211,7 @@ CASES = (
         ),
         {},
         {"images": (2, 3, 48, 48), "values": (2,)},
+        report="visualisation",
     ),
     Case(
         "defence_attack",

@@ -10,7 +10,10 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, style_pb2
 from convlens_client.images import ImageLike, ResizeLike, to_image
 from convlens_client.requests.job import Fields, technique
-from convlens_client.requests.target import Target
+from convlens_client.requests.model import model_ref
+from convlens_client.requests.target import Caricature, Of, Target
+
+Visualised = Target | Caricature | Of
 
 
 @technique(job_pb2.DeepDream)
@@ -33,13 +36,19 @@ def deepdream(
 
 @technique(job_pb2.FeatureVisualisation, without=["parametrisation"])
 def visualise(
-    objectives: Sequence[Target | Mapping[Target, float]], *, pixels: bool = False, **parameters: Any
+    objectives: Sequence[Visualised | Mapping[Visualised, float]],
+    *,
+    start: ImageLike | None = None,
+    pixels: bool = False,
+    **parameters: Any,
 ) -> Fields:
     """Queues pictures that excite each of `objectives`: a target, or several with their weights.
 
-    `pixels` takes the plain way instead of Fourier coefficients. With a `collection`, the artifact "examples"
-    has what excites each objective most in its images, and the report tells which these are. The other
-    parameters are those of `convlens.v1.FeatureVisualisation`.
+    Beside targets there are `Caricature(layer, image)`, and `ClassScore("tabby").of("alexnet")` for what is
+    read from another network. `start` is a picture to start from, `pixels` takes the plain way instead of
+    Fourier coefficients. The report tells what each picture shows; with a `collection`, the artifact
+    "examples" has what excites each objective most in its images, and the report tells which these are. The
+    other parameters are those of `convlens.v1.FeatureVisualisation`.
     """
     return {
         "objectives": [_objective(item) for item in objectives],
@@ -122,11 +131,14 @@ def _style(style: Style | ImageLike, field: str) -> job_pb2.Style:
     return job_pb2.Style(image=image, weight=style.weight, mask=mask)
 
 
-def _objective(item: Target | Mapping[Target, float]) -> job_pb2.Objective:
+def _objective(item: Visualised | Mapping[Visualised, float]) -> job_pb2.Objective:
     weighted = item if isinstance(item, Mapping) else {item: None}
-    return job_pb2.Objective(
-        terms=[
-            job_pb2.WeightedTarget(target=target.message(), weight=weight)
-            for target, weight in weighted.items()
-        ]
-    )
+    return job_pb2.Objective(terms=[_term(what, weight) for what, weight in weighted.items()])
+
+
+def _term(what: Visualised, weight: float | None) -> job_pb2.WeightedTarget:
+    model = model_ref(what.model) if isinstance(what, Of) else None
+    what = what.what if isinstance(what, Of) else what
+    if isinstance(what, Caricature):
+        return job_pb2.WeightedTarget(caricature=what.message(), weight=weight, model=model)
+    return job_pb2.WeightedTarget(target=what.message(), weight=weight, model=model)

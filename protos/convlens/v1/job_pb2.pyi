@@ -93,7 +93,7 @@ class _ParametrisationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Param
     PARAMETRISATION_UNSPECIFIED: _Parametrisation.ValueType  # 0
     """FOURIER."""
     PARAMETRISATION_FOURIER: _Parametrisation.ValueType  # 1
-    """Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
+    """Fourier coefficients in decorrelated colours, Adam; seen as `transforms` say (lucid)."""
     PARAMETRISATION_PIXELS: _Parametrisation.ValueType  # 2
     """Pixels, from the network's mean colour, plain gradient ascent in decorrelated colours, with decay, blur and shifts; keeps
     the best.
@@ -105,7 +105,7 @@ class Parametrisation(_Parametrisation, metaclass=_ParametrisationEnumTypeWrappe
 PARAMETRISATION_UNSPECIFIED: Parametrisation.ValueType  # 0
 """FOURIER."""
 PARAMETRISATION_FOURIER: Parametrisation.ValueType  # 1
-"""Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
+"""Fourier coefficients in decorrelated colours, Adam; seen as `transforms` say (lucid)."""
 PARAMETRISATION_PIXELS: Parametrisation.ValueType  # 2
 """Pixels, from the network's mean colour, plain gradient ascent in decorrelated colours, with decay, blur and shifts; keeps
 the best.
@@ -667,8 +667,8 @@ Global___ExtractFeatures: _TypeAlias = ExtractFeatures  # noqa: Y015
 class FeatureVisualisation(_message.Message):
     """Pictures that excite what is asked for, from noise (Olah, Mordvintsev & Schubert 2017, doi:10.23915/distill.00007)
     or from grey (Simonyan et al. 2014; Yosinski et al. 2015). Artifacts: "images", FP32 of shape (objectives x
-    variants, 3, size, size) in [0, 1], the variants of an objective one after the other; "values", FP32 of
-    shape (objectives x variants), the objective at each as it is, without the transforms.
+    variants, 3, height, width) in [0, 1], the variants of an objective one after the other; "values", FP32 of
+    shape (objectives x variants), the objective at each as it is, without the transforms. Report: `visualisation`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -685,6 +685,10 @@ class FeatureVisualisation(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     DATASET_EXAMPLES_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    TRANSFORMS_FIELD_NUMBER: _builtins.int
     variants: _builtins.int
     """Pictures of each objective, made together; default 1."""
     diversity: _builtins.float
@@ -692,7 +696,9 @@ class FeatureVisualisation(_message.Message):
     objective's first layer, times the size of the objective; default 1. 0 makes them independent.
     """
     size: _builtins.int
-    """Side of the pictures in pixels; absent means the model's input size."""
+    """Side of the pictures in pixels; absent means the model's input size. Other networks of the objectives see the pictures
+    scaled by the ratio of their input size to the model's. A network whose head has one size takes any for layers before it.
+    """
     steps: _builtins.int
     """Steps for each objective; default 512."""
     parametrisation: Global___Parametrisation.ValueType
@@ -710,10 +716,12 @@ class FeatureVisualisation(_message.Message):
     there, with pooling MAX for channels, FLATTEN for neurons, MEAN for the others (`extract_features`). Objectives must then
     have one term. Adds the artifact "examples", FP32 of shape (objectives x examples, 3, H, W), strongest first: crops of what
     a neuron sees, or a channel where it is largest; whole images for classes and directions; all at the model's input size.
-    Report: `visualisation`.
     """
     examples: _builtins.int
     """Images of the collection for each objective, fewer where it has fewer; at most 1024 together. Default 9."""
+    height: _builtins.int
+    """Pixels, where the pictures are not square, instead of `size`; absent means the model's input size."""
+    width: _builtins.int
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
         """What to maximise; each gets pictures of its own, one objective after the other."""
@@ -721,6 +729,14 @@ class FeatureVisualisation(_message.Message):
     @_builtins.property
     def dataset_examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExamples]:
         """Set by the server: one for each objective."""
+
+    @_builtins.property
+    def start(self) -> _image_pb2.Image:
+        """Picture to start from, instead of noise or grey: scaled until it covers the pictures, its middle cut out."""
+
+    @_builtins.property
+    def transforms(self) -> Global___ViewTransforms:
+        """How the network sees the pictures at random, so that what is found does not hang on single pixels; absent means all defaults."""
 
     def __init__(
         self,
@@ -737,10 +753,14 @@ class FeatureVisualisation(_message.Message):
         collection: _builtins.str = ...,
         examples: _builtins.int | None = ...,
         dataset_examples: _abc.Iterable[Global___DatasetExamples] | None = ...,
+        height: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
+        start: _image_pb2.Image | None = ...,
+        transforms: Global___ViewTransforms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "learning_rate", b"learning_rate", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_height", b"_height", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "_width", b"_width", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "height", b"height", "learning_rate", b"learning_rate", "size", b"size", "start", b"start", "steps", b"steps", "transforms", b"transforms", "variants", b"variants", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "collection", b"collection", "dataset_examples", b"dataset_examples", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_height", b"_height", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "_width", b"_width", "blur_every", b"blur_every", "collection", b"collection", "dataset_examples", b"dataset_examples", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "height", b"height", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "start", b"start", "steps", b"steps", "transforms", b"transforms", "variants", b"variants", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blur_every: _TypeAlias = _typing.Literal["blur_every"]  # noqa: Y015
     _WhichOneofArgType__blur_every: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every"]  # noqa: Y015
@@ -750,6 +770,8 @@ class FeatureVisualisation(_message.Message):
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
     _WhichOneofReturnType__examples: _TypeAlias = _typing.Literal["examples"]  # noqa: Y015
     _WhichOneofArgType__examples: _TypeAlias = _typing.Literal["_examples", b"_examples"]  # noqa: Y015
+    _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
+    _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
@@ -758,6 +780,8 @@ class FeatureVisualisation(_message.Message):
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__variants: _TypeAlias = _typing.Literal["variants"]  # noqa: Y015
     _WhichOneofArgType__variants: _TypeAlias = _typing.Literal["_variants", b"_variants"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blur_every) -> _WhichOneofReturnType__blur_every | None: ...
     @_typing.overload
@@ -767,6 +791,8 @@ class FeatureVisualisation(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__examples) -> _WhichOneofReturnType__examples | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
@@ -774,8 +800,61 @@ class FeatureVisualisation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variants) -> _WhichOneofReturnType__variants | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___FeatureVisualisation: _TypeAlias = FeatureVisualisation  # noqa: Y015
+
+@_typing.final
+class ViewTransforms(_message.Message):
+    """How a picture is changed before each look at it, in this order; 0 leaves a change out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAD_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    ROTATE_FIELD_NUMBER: _builtins.int
+    pad: _builtins.int
+    """FOURIER: grey pixels on each side, which shifts move into view; where they are used up, and with 0, what leaves the picture
+    at one edge enters at the other. Absent means 12.
+    """
+    jitter: _builtins.int
+    """Largest shift in pixels; FOURIER: before scaling, and half of it after turning. Absent means 4, with PIXELS 8."""
+    scale: _builtins.float
+    """FOURIER: largest change of the scale, 0.1 for 0.9 to 1.1; absent means 0.1."""
+    rotate: _builtins.float
+    """FOURIER: largest turn in degrees, either way; absent means 10."""
+    def __init__(
+        self,
+        *,
+        pad: _builtins.int | None = ...,
+        jitter: _builtins.int | None = ...,
+        scale: _builtins.float | None = ...,
+        rotate: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_pad", b"_pad", "_rotate", b"_rotate", "_scale", b"_scale", "jitter", b"jitter", "pad", b"pad", "rotate", b"rotate", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_pad", b"_pad", "_rotate", b"_rotate", "_scale", b"_scale", "jitter", b"jitter", "pad", b"pad", "rotate", b"rotate", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
+    _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
+    _WhichOneofReturnType__pad: _TypeAlias = _typing.Literal["pad"]  # noqa: Y015
+    _WhichOneofArgType__pad: _TypeAlias = _typing.Literal["_pad", b"_pad"]  # noqa: Y015
+    _WhichOneofReturnType__rotate: _TypeAlias = _typing.Literal["rotate"]  # noqa: Y015
+    _WhichOneofArgType__rotate: _TypeAlias = _typing.Literal["_rotate", b"_rotate"]  # noqa: Y015
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pad) -> _WhichOneofReturnType__pad | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rotate) -> _WhichOneofReturnType__rotate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___ViewTransforms: _TypeAlias = ViewTransforms  # noqa: Y015
 
 @_typing.final
 class DatasetExamples(_message.Message):
@@ -810,22 +889,56 @@ class VisualisationReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExamples]:
         """Of each objective, where a collection was named."""
+
+    @_builtins.property
+    def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___VisualisedObjective]:
+        """What the pictures show, one for each objective."""
 
     def __init__(
         self,
         *,
         examples: _abc.Iterable[Global___DatasetExamples] | None = ...,
+        objectives: _abc.Iterable[Global___VisualisedObjective] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "objectives", b"objectives"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VisualisationReport: _TypeAlias = VisualisationReport  # noqa: Y015
+
+@_typing.final
+class VisualisedObjective(_message.Message):
+    """An objective, for captions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its targets in words, such as "tabby (281)" or "features.4:12 - 0.5 conv1:3 of alexnet/2"."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its value at each variant, as in the artifact "values"."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VisualisedObjective: _TypeAlias = VisualisedObjective  # noqa: Y015
 
 @_typing.final
 class Texture(_message.Message):
@@ -1071,7 +1184,7 @@ Global___Style: _TypeAlias = Style  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):
-    """A weighted sum of scalars of the network."""
+    """A weighted sum of scalars of the network, or of several networks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1093,31 +1206,81 @@ Global___Objective: _TypeAlias = Objective  # noqa: Y015
 
 @_typing.final
 class WeightedTarget(_message.Message):
+    """A target or a caricature, and how much it counts."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CARICATURE_FIELD_NUMBER: _builtins.int
     weight: _builtins.float
     """Default 1; a negative weight makes small."""
     @_builtins.property
     def target(self) -> _target_pb2.Target:
         """Class targets must name their class."""
 
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef:
+        """Network that it is read from, whose layers and classes it names; absent means the request's. The server fills in the version."""
+
+    @_builtins.property
+    def caricature(self) -> Global___Caricature:
+        """Instead of `target`."""
+
     def __init__(
         self,
         *,
         target: _target_pb2.Target | None = ...,
         weight: _builtins.float | None = ...,
+        model: _model_pb2.ModelRef | None = ...,
+        caricature: Global___Caricature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "caricature", b"caricature", "model", b"model", "target", b"target", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "caricature", b"caricature", "model", b"model", "target", b"target", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___WeightedTarget: _TypeAlias = WeightedTarget  # noqa: Y015
+
+@_typing.final
+class Caricature(_message.Message):
+    """Exaggerates what a layer sees in a picture: <x, y> max(0.1, cos(x, y))^power / positions, where x and y are all its values for
+    the picture that is made and for this one, both seen under the same transforms (lucid's caricatures, Olah et al.).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    POWER_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Layer of the network."""
+    power: _builtins.float
+    """Power of the cosine: 0 lets features grow in any proportion, more keeps closer to the picture. Default 1."""
+    @_builtins.property
+    def image(self) -> _image_pb2.Image:
+        """What it is of: scaled until it covers the pictures, its middle cut out."""
+
+    def __init__(
+        self,
+        *,
+        image: _image_pb2.Image | None = ...,
+        layer: _builtins.str = ...,
+        power: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_power", b"_power", "image", b"image", "power", b"power"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power", b"_power", "image", b"image", "layer", b"layer", "power", b"power"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__power: _TypeAlias = _typing.Literal["power"]  # noqa: Y015
+    _WhichOneofArgType__power: _TypeAlias = _typing.Literal["_power", b"_power"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power) -> _WhichOneofReturnType__power | None: ...
+
+Global___Caricature: _TypeAlias = Caricature  # noqa: Y015
 
 @_typing.final
 class MeasureReceptiveField(_message.Message):

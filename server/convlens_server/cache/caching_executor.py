@@ -130,7 +130,7 @@ def _stated(request: Any, manifest: Manifest) -> Iterable[bytes | memoryview]:
         return request.stated()
     request = validate(request, manifest)
     request.ClearField("model")
-    for _, image in find_images(request):
+    for _, image, _ in find_images(request):
         image.ClearField("name")
     return [request.SerializeToString(deterministic=True)]
 

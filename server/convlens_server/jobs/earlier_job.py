@@ -112,7 +112,7 @@ def described(request: job_pb2.SubmitJobRequest) -> job_pb2.GetJobRequestRespons
     shown = job_pb2.GetJobRequestResponse(request=disowned(request))
     shown.request.ClearField("request_id")
     technique = shown.request.WhichOneof("technique") or ""
-    for path, image in find_images(getattr(shown.request, technique)):
+    for path, image, _ in find_images(getattr(shown.request, technique)):
         data = image.encoded if image.WhichOneof("source") == "encoded" else image.tensor.data
         shown.pictures.add(
             path=f"{technique}.{path}",

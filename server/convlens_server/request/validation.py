@@ -52,8 +52,18 @@ def validate(message: M, manifest: Manifest | None = None, path: str = "") -> M:
 
 
 def _walk(message: Message, manifest: Manifest | None, path: str) -> None:
+    own = _naming_field(message.DESCRIPTOR)
+    if own and message.HasField(own):
+        manifest = None  # What it names is another model's, which the technique's rules know.
     for check in _checks(message.DESCRIPTOR):
         check(message, manifest, path)
+
+
+@cache
+def _naming_field(descriptor: Descriptor) -> str:
+    """The field that says whose layers and classes a message names; empty where there is none."""
+    named = (f.name for f in descriptor.fields if f.GetOptions().Extensions[bounds_pb2.bounds].names_model)
+    return next(named, "")
 
 
 @cache

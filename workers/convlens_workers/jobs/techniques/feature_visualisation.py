@@ -2,68 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from convlens import wire
-from convlens.v1 import inspection_pb2, target_pb2
+from convlens.v1 import inspection_pb2, job_pb2, model_pb2, target_pb2
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_workers.jobs.pictures import Size
 from convlens_workers.jobs.techniques.base import (
+    PASSES,
     Preparation,
     Ranking,
     Rows,
     Specification,
     Submission,
-    optimisation_cost,
 )
 from convlens_workers.jobs.techniques.extract_features import dimension
+from convlens_workers.jobs.techniques.transfer_matrix import scaled_size
 
 CLASSES: Final = ("class_score", "log_probability")
 UNITS: Final = ("channel", "neuron")
+CARICATURE: Final = "caricature"
 PLACE: Final = ("channel", "y", "x")
 """Fields that say where in a layer a neuron is; of a channel, the first alone."""
 MOST_EXAMPLES: Final = 1024
 """Examples of one job: they are all in the worker's memory at once."""
 
 
-def layer_of(target: target_pb2.Target, manifest: Manifest) -> str:
-    """The layer that a target is read from."""
-    kind = target.WhichOneof("target") or ""
+def kind_and_message(term: job_pb2.WeightedTarget) -> tuple[str, Any]:
+    """What a term is, "caricature" or a kind of target, and its message; "" and None where it is nothing."""
+    if term.HasField(CARICATURE):
+        return CARICATURE, term.caricature
+    kind = term.target.WhichOneof("target") or ""
+    return kind, getattr(term.target, kind, None)
+
+
+def layer_of(term: job_pb2.WeightedTarget, manifest: Manifest) -> str:
+    """The layer that a term is read from, in the network of `manifest`."""
+    kind, message = kind_and_message(term)
     layers = {"class_score": manifest.output, "log_probability": LOG_PROBABILITIES}
-    return layers.get(kind) or str(getattr(target, kind).layer)
+    return layers.get(kind) or str(message.layer)
+
+
+def picture_size(params: job_pb2.FeatureVisualisation, manifest: Manifest) -> Size:
+    """Height and width of the pictures in pixels."""
+    side = params.size or manifest.input_size
+    return params.height or side, params.width or side
+
+
+def reads(params: job_pb2.FeatureVisualisation, manifest: Manifest) -> list[str]:
+    """The layers of the request's own network that objectives are read from."""
+    named = (
+        term for objective in params.objectives for term in objective.terms if not term.HasField("model")
+    )
+    return [layer_of(term, manifest) for term in named if kind_and_message(term)[0]]
+
+
+class Asked(NamedTuple):
+    """A term: its path, what it is, and the network that it is read from.
+
+    Attributes:
+        path: as "objectives[0].terms[1]".
+        field: path of `message`.
+        kind: "caricature", a kind of target, or "" where there is neither.
+        message: of the target or caricature.
+        term: that it is.
+        manifest: of its network.
+    """
+
+    path: str
+    field: str
+    kind: str
+    message: Any
+    term: job_pb2.WeightedTarget
+    manifest: Manifest
+
+    @property
+    def layer(self) -> str:
+        """The layer that it is read from."""
+        return layer_of(self.term, self.manifest)
 
 
 def targets_are_given(job: Submission) -> None:
-    """Each term of each objective has a target."""
-    for path, kind, _ in _targets(job):
-        if not kind:
-            raise job.refused(path, "nothing", "given")
+    """Each term of each objective has a target or a caricature."""
+    for item in _asked(job):
+        if not item.kind:
+            raise job.refused(f"{item.path}.target", "nothing", "given, or a caricature in its place")
+        if item.term.HasField("target") and item.term.HasField(CARICATURE):
+            raise job.refused(item.field, "given with a target", "left out, or the target")
+
+
+def other_models_are_classifiers(job: Submission) -> None:
+    """Networks beside the request's are classifiers, which have layers and classes of these names."""
+    for item in _asked(job):
+        if not item.term.HasField("model"):
+            continue
+        if item.manifest.task != "classification":
+            shown, allowed = item.manifest.name, "a network for classification"
+            raise job.refused(f"{item.path}.model", shown, allowed)
+        if item.kind and item.kind not in CLASSES:
+            item.manifest.layer(item.message.layer, f"{job.technique}.{item.field}.layer")
+        last = len(item.manifest.labels) - 1
+        if item.kind in CLASSES and item.message.index > last:
+            allowed = f"between 0 and {last}, the last class of {item.manifest.name}"
+            raise job.refused(f"{item.field}.index", item.message.index, allowed)
+
+
+def size_is_said_once(job: Submission) -> None:
+    """The side of a square, or height and width."""
+    params = job.params
+    for name in ("height", "width"):
+        if params.HasField("size") and params.HasField(name):
+            raise job.refused(name, getattr(params, name), f"left out: size = {params.size} says it")
+
+
+def networks_take_the_size(job: Submission) -> None:
+    """Each network that is read takes pictures of this size; a head that has one keeps to it."""
+    params = job.params
+    said = next((name for name in ("height", "width", "size") if params.HasField(name)), "size")
+    for item in _asked(job):
+        own = not item.term.HasField("model")
+        known = item.manifest if own else item.manifest.read_at([item.layer] if item.kind else [])
+        height, width = _seen_at(job, item.manifest)
+        side, field = known.input_size, said if own else f"{item.path}.model"
+        if not known.dynamic_size and (height, width) != (side, side):
+            allowed = f"{side} x {side}, the one size of its head; targets in layers before it take any"
+        elif min(height, width) < known.min_size:
+            allowed = f"at least {known.min_size} pixels a side"
+        else:
+            continue
+        raise job.refused(field, f"{height} x {width} pixels for {known.name}", allowed)
+
+
+def pixels_are_only_shifted(job: Submission) -> None:
+    """The plain way knows no transform but shifts."""
+    transforms = job.params.transforms
+    for name in ("pad", "scale", "rotate"):
+        if job.params.parametrisation == job_pb2.PARAMETRISATION_PIXELS and getattr(transforms, name):
+            allowed = "0 or left out: PIXELS only shifts"
+            raise job.refused(f"transforms.{name}", getattr(transforms, name), allowed)
 
 
 def classes_are_named(job: Submission) -> None:
     """Targets that are classes say which."""
-    for path, kind, target in _targets(job):
-        if kind in CLASSES and not target.HasField("index"):
+    for item in _asked(job):
+        if item.kind in CLASSES and not item.message.HasField("index"):
             allowed = "given: there is no picture to predict it from"
-            raise job.refused(f"{path}.{kind}.index", "nothing", allowed)
+            raise job.refused(f"{item.field}.index", "nothing", allowed)
 
 
 def units_exist(job: Submission) -> None:
     """Channels and neurons are the model's at this size."""
-    # How large the map is at another size than the model's own, only the network can tell.
-    known = PLACE if job.params.size in (0, job.manifest.input_size) else PLACE[:1]
-    _check_places(job, known, "at this size")
+    _check_places(job, "at this size")
 
 
 def directions_fit(job: Submission) -> None:
     """A direction has a finite value for each channel, and not all of them are 0."""
-    for path, kind, target in _targets(job):
-        if kind == "direction":
-            field = f"{path}.{kind}.vector"
-            vector = wire.from_tensor(target.vector, f"{job.technique}.{field}")
-            channels = job.manifest.layer(target.layer).shape[0]
+    for item in _asked(job):
+        if item.kind == "direction":
+            field = f"{item.field}.vector"
+            vector = wire.from_tensor(item.message.vector, f"{job.technique}.{field}")
+            channels = item.manifest.layer(item.layer).shape[0]
             allowed = f"float32 of shape [{channels}], finite and not all 0"
             if vector.dtype != np.float32 or vector.shape != (channels,):
                 raise job.refused(field, f"{vector.dtype} of shape {list(vector.shape)}", allowed)
@@ -79,10 +180,18 @@ def examples_fit(job: Submission) -> None:
         raise job.refused("examples", params.examples, allowed)
 
 
-def examples_have_one_term(job: Submission) -> None:
-    """Objectives that images are ranked by have one term each."""
-    for position, objective in enumerate(job.params.objectives):
-        if job.params.collection and len(objective.terms) > 1:
+def examples_can_be_ranked(job: Submission) -> None:
+    """Objectives that images are ranked by are one target each, of the request's model."""
+    params = job.params
+    for item in _asked(job) if params.collection else ():
+        if item.kind == CARICATURE:
+            raise job.refused(item.field, "given", "left out, where a collection is named")
+        if item.term.HasField("model"):
+            raise job.refused(
+                f"{item.path}.model", item.manifest.name, "left out, where a collection is named"
+            )
+    for position, objective in enumerate(params.objectives):
+        if params.collection and len(objective.terms) > 1:
             shown = f"{len(objective.terms)} terms"
             raise job.refused(f"objectives[{position}].terms", shown, "one, where a collection is named")
 
@@ -91,18 +200,31 @@ def examples_have_the_neuron(job: Submission) -> None:
     """Neurons that images are ranked by are in the map, and the map in the features, at the input size."""
     if not job.params.collection:
         return
-    _check_places(job, PLACE, "at the model's input size")
-    for path, kind, target in _targets(job):
-        if kind == "neuron":
-            layer = job.manifest.layer(target.layer)
-            dimension(layer, inspection_pb2.POOLING_FLATTEN, f"{job.technique}.{path}.{kind}.layer")
+    _check_places(job, "at the model's input size", at_input_size=True)
+    for item in _asked(job):
+        if item.kind == "neuron":
+            layer = job.manifest.layer(item.layer)
+            dimension(layer, inspection_pb2.POOLING_FLATTEN, f"{job.technique}.{item.field}.layer")
+
+
+def complete(job: Submission) -> None:
+    """Fill in the versions of networks beside the request's. Raises NotFound for those that are not there."""
+    for item in _asked(job):
+        if item.term.HasField("model"):
+            version = model_pb2.ModelRef(name=item.manifest.name, version=item.manifest.version)
+            item.term.model.CopyFrom(version)
 
 
 def cost(job: Submission) -> float:
-    """All steps on all variants of all objectives."""
-    params = job.params
-    side = params.size or job.manifest.input_size
-    return optimisation_cost(job, params.steps, len(params.objectives) * params.variants * side**2)
+    """All steps on all variants of all objectives, through each network that an objective reads.
+
+    What a caricature compares with goes the way there alone.
+    """
+    asked = list(_asked(job))
+    read = {(i.path.partition(".")[0], i.manifest.name, i.manifest.version): _pass(job, i) for i in asked}
+    compared = [_pass(job, item) for item in asked if item.kind == CARICATURE]
+    passes = PASSES * job.params.variants * sum(read.values()) + sum(compared)
+    return float(job.params.steps * passes)
 
 
 def prepare(job: Submission, server: Preparation) -> None:
@@ -123,8 +245,7 @@ def prepare(job: Submission, server: Preparation) -> None:
 
 def _ranking(term: Any, manifest: Manifest) -> Ranking:
     """How images are ranked by a term: by the values of its target, times its weight."""
-    kind = term.target.WhichOneof("target")
-    layer, target = layer_of(term.target, manifest), getattr(term.target, kind)
+    (kind, target), layer = kind_and_message(term), layer_of(term, manifest)
     pooling, values = RANKINGS[kind]
     shape = (*manifest.layer(layer).shape, 1, 1)[:3]
     return Ranking(layer, pooling, lambda rows: term.weight * values(rows, target, shape))
@@ -147,37 +268,66 @@ RANKINGS: Final[dict[str, tuple[int, Callable[[Rows, Any, tuple[int, ...]], Rows
 """By kind of target: how features are pooled, and its value for each row, given the shape of the layer."""
 
 
-def _targets(job: Submission) -> Iterator[tuple[str, str, Any]]:
-    """Path, kind and message of the target of each term."""
+def _asked(job: Submission) -> Iterator[Asked]:
+    """Each term of each objective."""
     for i, objective in enumerate(job.params.objectives):
         for j, term in enumerate(objective.terms):
-            kind = term.target.WhichOneof("target") or ""
-            yield f"objectives[{i}].terms[{j}].target", kind, getattr(term.target, kind, None)
+            path, (kind, message) = f"objectives[{i}].terms[{j}]", kind_and_message(term)
+            field = f"{path}.{kind}" if kind == CARICATURE else f"{path}.target.{kind}"
+            yield Asked(path, field, kind, message, term, _manifest(job, term))
 
 
-def _check_places(job: Submission, known: Sequence[str], where: str) -> None:
-    """Refuse channels and neurons outside their layers' shapes, as far as these are `known`."""
-    for path, kind, target in _targets(job):
-        if kind in UNITS:
-            shape = job.manifest.layer(target.layer, f"{job.technique}.{path}.{kind}.layer").shape
+def _manifest(job: Submission, term: job_pb2.WeightedTarget) -> Manifest:
+    """What is known of the network that a term is read from."""
+    if not term.HasField("model"):
+        return job.manifest
+    version = term.model.version if term.model.HasField("version") else None
+    return job.resources.repository.get(term.model.name, version).manifest
+
+
+def _pass(job: Submission, item: Asked) -> float:
+    """Multiply-adds of a pass of one picture through a term's network."""
+    height, width = _seen_at(job, item.manifest)
+    return item.manifest.multiply_adds * height * width / item.manifest.input_size**2
+
+
+def _seen_at(job: Submission, manifest: Manifest) -> Size:
+    """The size at which a network sees the pictures."""
+    return scaled_size(picture_size(job.params, job.manifest), job.manifest, manifest)
+
+
+def _check_places(job: Submission, where: str, at_input_size: bool = False) -> None:
+    """Refuse channels and neurons outside their layers' shapes, as far as these are known."""
+    for item in _asked(job):
+        if item.kind in UNITS:
+            side = item.manifest.input_size
+            # How large the map is at another size than the model's own, only the network can tell.
+            known = PLACE if at_input_size or _seen_at(job, item.manifest) == (side, side) else PLACE[:1]
+            shape = item.manifest.layer(item.layer, f"{job.technique}.{item.field}.layer").shape
             for name, extent in zip(known, (*shape, 1, 1), strict=False):
-                position = getattr(target, name, 0)
+                position = getattr(item.message, name, 0)
                 if position >= extent:
-                    allowed = f"between 0 and {extent - 1} in {target.layer} {where}"
-                    raise job.refused(f"{path}.{kind}.{name}", position, allowed)
+                    allowed = f"between 0 and {extent - 1} in {item.layer} {where}"
+                    raise job.refused(f"{item.field}.{name}", position, allowed)
 
 
 SPECIFICATION: Final = Specification(
     (
         targets_are_given,
+        other_models_are_classifiers,
         classes_are_named,
         units_exist,
         directions_fit,
+        size_is_said_once,
+        networks_take_the_size,
+        pixels_are_only_shifted,
         examples_fit,
-        examples_have_one_term,
+        examples_can_be_ranked,
         examples_have_the_neuron,
     ),
     cost,
-    prepare=prepare,
+    complete,
+    prepare,
+    reads=reads,
     grows=lambda params: ("steps",) if len(params.objectives) == 1 else (),
 )
