@@ -125,7 +125,9 @@ def _open(data: bytes, field: str) -> PILImage.Image | None:
             import_module("pillow_heif").register_heif_opener()
         except ImportError as error:
             allowed = "PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF; or HEIC once pillow-heif is installed"
-            raise InvalidArgument.of(field, "a HEIC file", f"{allowed} (pip install pillow-heif)") from error
+            raise InvalidArgument.of(
+                field, "a HEIC file", f"{allowed} (pip install 'convlens[heic]')"
+            ) from error
     try:
         return PILImage.open(io.BytesIO(data))
     except UnidentifiedImageError:

@@ -38,7 +38,7 @@ Weights = Annotated[
 ]
 Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file, NCHW float32.")]
 Labels = Annotated[
-    Path | None, typer.Option(help="Class names: one a line, or TSV with the name in the last column.")
+    Path | None, typer.Option(help="Class names: one a line, or TSV: name last, WordNet id before it.")
 ]
 Name = Annotated[str | None, typer.Option(help="Name in the repository; by default that of ARCH.")]
 TorchScript = Annotated[

@@ -78,6 +78,7 @@ class Manifest(BaseModel):
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
+        class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
@@ -101,6 +102,7 @@ class Manifest(BaseModel):
     mean: Rgb
     std: Rgb
     labels: tuple[str, ...]
+    class_ids: tuple[str, ...] = ()
     layers: tuple[Layer, ...]
     dream_layers: tuple[str, ...] = ()
     output: str
@@ -145,6 +147,9 @@ class Manifest(BaseModel):
 
     def _digest(self) -> str:
         content = self.model_dump(mode="json", exclude={"name", "version", "batching", "digest"})
+        # So that versions which are older than these fields keep their digest.
         if self.task == "classification":
-            del content["task"]  # So that versions which are older than the field keep their digest.
+            del content["task"]
+        if not self.class_ids:
+            del content["class_ids"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

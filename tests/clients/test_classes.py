@@ -19,6 +19,12 @@ def twins(monkeypatch):
     monkeypatch.setattr("support.fake_service.LABELS", TWINS)
 
 
+@pytest.fixture
+def ids(monkeypatch):
+    """Two of the classes have an identifier."""
+    monkeypatch.setattr("support.fake_service.CLASS_IDS", ["", "n00000002", "n00000003", "", ""])
+
+
 def asked(service):
     """The last request, beside the one for the model."""
     return service.requests[-1]
@@ -135,6 +141,17 @@ def test_a_name_that_two_classes_bear_is_refused_and_both_are_named(twins, clien
 def test_identifiers_of_wordnet_are_found_where_the_labels_have_them(twins, client, service, pixels):
     client.attack(pixels, target="n02123159")
     assert asked(service).targeted.index == 3
+
+
+def test_identifiers_of_wordnet_are_found_beside_the_labels(ids, client, service, pixels, run, photo):
+    client.attack(pixels, target="n00000002")
+    assert asked(service).targeted.index == 1
+    client.attribute(pixels, target=ClassScore("N00000003"))
+    assert asked(service).attributions[0].target.class_score.index == 2
+    assert run("saliency", photo, "--class", "n00000002").code == 0
+    assert asked(service).attributions[0].target.class_score.index == 1
+    with pytest.raises(InvalidArgument, match="n00000099"):
+        client.attack(pixels, target="n00000099")
 
 
 def test_the_command_line_names_both_too(twins, run, photo):

@@ -162,7 +162,7 @@ def test_a_photo_with_a_second_picture_behind_it_is_sent_as_it_is():
 
 def test_a_heic_file_says_what_would_read_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(InvalidArgument, match=r"HEIC.*pip install pillow-heif"):
+    with pytest.raises(InvalidArgument, match=r"HEIC.*pip install 'convlens\[heic\]'"):
         to_images(b"\0\0\0\x18ftypheic" + bytes(90))
 
 

@@ -42,10 +42,12 @@ HIT = unit_pb2.UnitHit(value=7.5, y=2, x=3, box=unit_pb2.Box(left=1, top=2, righ
 PREDICTION = target_pb2.Prediction(index=2, label="wide checks", probability=0.75)
 
 
+CLASS_IDS: list[str] = []
+
+
 def model(version=1):
-    return model_pb2.Model(
-        name="patterns", version=version, labels=LABELS, input_size=96, architecture="vgg", parameters=10
-    )
+    known = {"labels": LABELS, "class_ids": CLASS_IDS, "architecture": "vgg"}
+    return model_pb2.Model(name="patterns", version=version, input_size=96, parameters=10, **known)
 
 
 def metadata(state, step=0):

@@ -1,7 +1,8 @@
 """Classes by index, by name or by a part of it: names are looked up in the labels of the model that is asked.
 
 A method whose arguments name a class first asks for the model, and builds its request with the indices. A
-label that is itself an identifier of WordNet ("n02123045", or "n02123045 tabby") is found by that, too.
+class is found by its identifier in WordNet, too: the model has it beside its label, or in it ("n02123045
+tabby").
 """
 
 from __future__ import annotations

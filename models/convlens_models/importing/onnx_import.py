@@ -17,7 +17,7 @@ from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
 from convlens_models.importing import canonicalise, publish, verify
-from convlens_models.importing.labels import load_labels
+from convlens_models.importing.labels import load_classes
 from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
@@ -83,7 +83,7 @@ def add_onnx(
             dynamic_size=dynamic,
             mean=mean,
             std=std,
-            labels=load_labels(labels, classes),
+            **load_classes(labels, classes)._asdict(),
             layers=described,
             dream_layers=_dream_layers(described),
             output=output,

@@ -63,6 +63,7 @@ class Model(_message.Message):
     STD_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    CLASS_IDS_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     MULTIPLY_ADDS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
@@ -103,6 +104,12 @@ class Model(_message.Message):
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
         """Layers in the order of execution; empty in lists."""
 
+    @_builtins.property
+    def class_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identifiers of the classes in WordNet, such as "n02123045", in index order, "" where a class has none; empty where none
+        are known.
+        """
+
     def __init__(
         self,
         *,
@@ -116,6 +123,7 @@ class Model(_message.Message):
         std: _abc.Iterable[_builtins.float] | None = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         layers: _abc.Iterable[Global___Layer] | None = ...,
+        class_ids: _abc.Iterable[_builtins.str] | None = ...,
         parameters: _builtins.int = ...,
         multiply_adds: _builtins.int = ...,
         digest: _builtins.str = ...,
@@ -123,7 +131,7 @@ class Model(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "parameters", b"parameters", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "parameters", b"parameters", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
