@@ -72,9 +72,9 @@ class JobServiceServicer:
     def SubmitJob(self, request, context):
         """Queues a job. The same request_id with the same payload returns the same operation.
         Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
-        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
-        RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-        RetryInfo).
+        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+        used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+        (Redis away, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

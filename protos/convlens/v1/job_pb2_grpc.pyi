@@ -39,9 +39,9 @@ class JobServiceStub:
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]
     """Queues a job. The same request_id with the same payload returns the same operation.
     Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
-    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
-    RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-    RetryInfo).
+    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+    used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+    (Redis away, with RetryInfo).
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -74,9 +74,9 @@ class JobServiceAsyncStub(JobServiceStub):
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Queues a job. The same request_id with the same payload returns the same operation.
     Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
-    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
-    RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-    RetryInfo).
+    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+    used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+    (Redis away, with RetryInfo).
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -112,9 +112,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Queues a job. The same request_id with the same payload returns the same operation.
         Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
-        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id used with another payload),
-        RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-        RetryInfo).
+        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+        used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+        (Redis away, with RetryInfo).
         """
 
     @_abc_1.abstractmethod
