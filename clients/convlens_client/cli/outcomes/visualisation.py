@@ -15,7 +15,7 @@ from convlens_client.rendering import Picture
 from convlens_client.results import Array
 
 SIDE: Final = 192
-"""Height of the pictures of a sheet."""
+"""Height of what stands beside photos; without them pictures keep their size."""
 LINE: Final = 30
 """Characters of a line of a caption."""
 
@@ -63,12 +63,13 @@ def draw(operation: Operation) -> tuple[Array, Picture]:
 
 def sheet(names: Sequence[str], images: Array, examples: Array | None = None) -> Picture:
     """For each objective what was made for it, its name below, beside what excites it in photos."""
-    made, count = np.split(images, len(names)), len(names)
-    photos = [None] * count if examples is None else np.split(examples, count)
-    cells = [
-        rendering.sheet([(name, _grid(pictures)), *([] if beside is None else [("", _grid(beside))])], SIDE)
-        for name, pictures, beside in zip(names, made, photos, strict=True)
-    ]
+    count = len(names)
+    rows = [[(name, _grid(made))] for name, made in zip(names, np.split(images, count), strict=True)]
+    if examples is None:
+        cells = [rendering.sheet(row, height=row[0][1].shape[0]) for row in rows]
+    else:
+        beside = [[("", _grid(photos))] for photos in np.split(examples, count)]
+        cells = [rendering.sheet([*row, *photos], SIDE) for row, photos in zip(rows, beside, strict=True)]
     return rendering.grid(rendering.same_size(cells))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from convlens import wire
 from convlens.v1 import inspection_pb2, job_pb2, model_pb2, target_pb2
-from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_models.manifest import LOG_PROBABILITIES, ONNX, Manifest
 from convlens_workers.jobs.pictures import Size
 from convlens_workers.jobs.techniques.base import (
     PASSES,
@@ -27,6 +27,8 @@ UNITS: Final = ("channel", "neuron")
 CARICATURE: Final = "caricature"
 PLACE: Final = ("channel", "y", "x")
 """Fields that say where in a layer a neuron is; of a channel, the first alone."""
+ONE_SIZE: Final = ("head; targets in layers before it take any", "graph")
+"""What has one size: of built-in networks, and of those that came as ONNX files."""
 MOST_EXAMPLES: Final = 1024
 """Examples of one job: they are all in the worker's memory at once."""
 
@@ -128,7 +130,7 @@ def networks_take_the_size(job: Submission) -> None:
         height, width = _seen_at(job, item.manifest)
         side, field = known.input_size, said if own else f"{item.path}.model"
         if not known.dynamic_size and (height, width) != (side, side):
-            allowed = f"{side} x {side}, the one size of its head; targets in layers before it take any"
+            allowed = f"{side} x {side}, the one size of its {ONE_SIZE[known.architecture == ONNX]}"
         elif min(height, width) < known.min_size:
             allowed = f"at least {known.min_size} pixels a side"
         else:
