@@ -83,8 +83,9 @@ class Manifest(BaseModel):
         files: SHA-256 of every file of the version but this one.
         batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
             when the model is loaded next.
-        digest: SHA-256 of this manifest apart from `name`, `version`, `batching` and itself, so that what has
-            the same digest computes the same.
+        parent: the version that its training went on from, as "name/version"; empty where it began anew.
+        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching` and itself, so
+            that what has the same digest computes the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,6 +109,7 @@ class Manifest(BaseModel):
     multiply_adds: int
     files: dict[str, Sha256]
     batching: Batching | None = None
+    parent: str = ""
     digest: str = ""
 
     def layer(self, name: str, field: str = "layer") -> Layer:
@@ -144,7 +146,7 @@ class Manifest(BaseModel):
         return self
 
     def _digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"name", "version", "batching", "digest"})
+        content = self.model_dump(mode="json", exclude={"name", "version", "parent", "batching", "digest"})
         if self.task == "classification":
             del content["task"]  # So that versions which are older than the field keep their digest.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

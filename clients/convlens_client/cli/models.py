@@ -118,4 +118,6 @@ def _summary(model: Model) -> None:
     out.print(f"[bold]{model.name}/{model.version}[/] {model.architecture}, engine {model.engine}")
     out.print(f"input {model.input_size} x {model.input_size} px, {sizes}; {len(model.labels)} classes")
     out.print(f"{model.parameters:,} parameters, {model.multiply_adds / 1e6:,.0f} M multiply-adds")
+    if model.parent:
+        out.print(f"trained on from {model.parent}")
     out.print(f"sha256 {model.digest}\n")
