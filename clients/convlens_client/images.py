@@ -90,6 +90,22 @@ def to_resize(resize: ResizeLike) -> pb.Resize:
     raise InvalidArgument.of("resize", resize, "'keep', 'short_side', a side or (height, width) in pixels")
 
 
+def to_side(size: int | None, *, shorter: bool = False, enlarge: bool = False) -> pb.Resize | None:
+    """The resize that gives the longer, or the shorter, side so many pixels; None where no `size` is said.
+
+    Smaller pictures are left as they are, unless they are to be enlarged.
+
+    Raises:
+        InvalidArgument: a switch without a size that it is about.
+    """
+    if size is not None:
+        return pb.Resize(fit=pb.Resize.Fit(max_side=size, shorter=shorter, enlarge=enlarge))
+    for field, given in (("shorter_side", shorter), ("enlarge", enlarge)):
+        if given:
+            raise InvalidArgument.of(field, given, "given with a size")
+    return None
+
+
 def as_seen(file: ImageLike, height: int, width: int, resize: ResizeLike | None = None) -> NDArray[np.uint8]:
     """The picture of a file, (height, width, 3), as the network saw it that made a map of that size."""
     image = PILImage.fromarray(wire.decode_image(to_image(file).encoded))

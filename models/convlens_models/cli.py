@@ -33,7 +33,8 @@ Arch = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of ARCH, keys as torchvision's: .safetensors, .pth or .pt; no code in it runs."
+        help="Weights of ARCH, keys as torchvision's: .safetensors, .pth or .pt; no code in it runs. "
+        "Of fast_style: ours, or those of TransformerNet in pytorch/examples."
     ),
 ]
 Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file, NCHW float32.")]

@@ -84,8 +84,9 @@ class Manifest(BaseModel):
         files: SHA-256 of every file of the version but this one.
         batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
             when the model is loaded next.
-        digest: SHA-256 of this manifest apart from `name`, `version`, `batching` and itself, so that what has
-            the same digest computes the same.
+        parent: the version that its training went on from, as "name/version"; empty where it began anew.
+        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching` and itself, so
+            that what has the same digest computes the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,6 +111,7 @@ class Manifest(BaseModel):
     multiply_adds: int
     files: dict[str, Sha256]
     batching: Batching | None = None
+    parent: str = ""
     digest: str = ""
 
     def layer(self, name: str, field: str = "layer") -> Layer:
@@ -146,7 +148,7 @@ class Manifest(BaseModel):
         return self
 
     def _digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"name", "version", "batching", "digest"})
+        content = self.model_dump(mode="json", exclude={"name", "version", "parent", "batching", "digest"})
         # So that versions which are older than these fields keep their digest.
         if self.task == "classification":
             del content["task"]

@@ -83,8 +83,10 @@ def _exact(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) ->
 
 
 def _fit(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) -> Pixels:
-    ratio = min(1.0, resize.fit.max_side / max(pixels.shape[:2]))
-    height, width = (max(1, round(side * ratio)) for side in pixels.shape[:2])
+    fit, sides = resize.fit, pixels.shape[:2]
+    ratio = fit.max_side / (min(sides) if fit.shorter else max(sides))
+    ratio = ratio if fit.enlarge else min(1.0, ratio)
+    height, width = (max(1, round(side * ratio)) for side in sides)
     return _scale(pixels, height, width, field)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from support.fake_service import DREAM
 
 from convlens import wire
+from convlens.errors import InvalidArgument
 from convlens_client import Style
 
 
@@ -221,6 +222,54 @@ def test_a_style_is_transferred(run, service, photo, tmp_path):
     assert run("style", photo, "--style", photo, "--mask", photo, "--mask", photo).code == 2
 
 
+def test_each_style_has_masks_and_a_scale_of_its_own(run, service, photo):
+    options = ["--style", photo, "--style", f"{photo}=3", "--mask", photo, "--mask", "none"]
+    options += ["--style-mask", "none", "--style-mask", photo, "--style-scale", "1/2", "--style-scale", "2"]
+    assert run("style", photo, *options, "--no-wait").code == 0
+    first, second = service.sent("SubmitJobRequest").style_transfer.styles
+    assert (first.weight, first.scale, second.weight, second.scale) == (1, 0.5, 3, 2)
+    assert [first.HasField("mask"), first.HasField("style_mask")] == [True, False]
+    assert [second.HasField("mask"), second.HasField("style_mask")] == [False, True]
+    assert (
+        run("style", photo, "--style", photo, "--style", photo, "--style-scale", "2", "--no-wait").code == 0
+    )
+    assert [style.scale for style in service.requests[-1].style_transfer.styles] == [2, 2]
+    wrong = run("style", photo, "--style", photo, "--style-mask", photo, "--style-mask", photo)
+    assert wrong.code == 2
+    assert "style_mask = '2 of it': must be 1, one a style, or none" in wrong.err
+
+
+def test_a_style_is_told_how_to_begin_and_end(run, service, photo):
+    options = ["--initial", photo, "--pooling", "l2", "--optimiser", "lbfgs"]
+    options += ["--size", "700", "--shorter-side", "--enlarge"]
+    assert run("style", photo, "--style", photo, *options, "--no-wait").code == 0
+    request = service.sent("SubmitJobRequest").style_transfer
+    fit = request.content.resize.fit
+    assert (fit.max_side, fit.shorter, fit.enlarge) == (700, True, True)
+    assert (request.pooling, request.optimiser, request.start) == (3, 1, 0)
+    assert request.initial.resize.HasField("keep")
+    assert run("style", photo, "--style", photo, "--start", "grey", "--no-wait").code == 0
+    assert service.requests[-1].style_transfer.start == 3
+    alone = run("style", photo, "--style", photo, "--enlarge")
+    assert alone.code == 2
+    assert "enlarge = True: must be given with a size" in alone.err
+
+
+def test_the_same_in_python(client, service, photo):
+    given = Style(photo, mask=photo, style_mask=photo, scale=0.5)
+    client.style_transfer(photo, given, initial=photo, size=96, enlarge=True, pooling="max", optimiser="adam")
+    request = service.sent("SubmitJobRequest").style_transfer
+    (style,) = request.styles
+    assert style.HasField("mask")
+    assert style.HasField("style_mask")
+    assert style.scale == 0.5
+    fit = request.content.resize.fit
+    assert (fit.max_side, fit.shorter, fit.enlarge) == (96, False, True)
+    assert (request.pooling, request.optimiser) == (2, 2)
+    with pytest.raises(InvalidArgument, match="resize = 64: must be left out beside size"):
+        client.style_transfer(photo, photo, size=64, resize=64)
+
+
 STYLES = {
     "a path": lambda path: path,
     "paths": lambda path: [path],
@@ -249,6 +298,9 @@ def test_a_style_network_is_trained(run, service, photo):
     assert request.preview.resize.fit.max_side == 512
     assert run("train-style", photo, "--collection", "c", *options).code == 0
     assert service.requests[-1].train_style.collection == "c"
+    run("train-style", photo, "--folder", "photos", *options, "--start-from", "q/2")
+    start = service.requests[-1].train_style.start_from
+    assert (start.name, start.version) == ("q", 2)
     neither = run("train-style", photo, *options)
     assert neither.code == 2
     assert "source = 'neither': must be one of collection, folder" in neither.err

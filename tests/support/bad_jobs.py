@@ -216,6 +216,23 @@ BAD = (
         "content",
         "at most 2048 pixels a side",
     ),
+    BadJob(
+        "style_transfer",
+        {
+            "content": picture(64, 1024),
+            "styles": [{"image": picture(), "scale": 4}, {"image": picture(), "scale": 5}],
+        },
+        "styles[1].scale",
+        "at most 4: 4096 pixels beside a content of 1024",
+    ),
+    BadJob("style_transfer", {**STYLED, "noise_start": True, "start": 3}, "start", "beside noise_start"),
+    BadJob(
+        "style_transfer",
+        {**STYLED, "noise_start": True, "initial": OTHER},
+        "initial",
+        "leave out noise_start",
+    ),
+    BadJob("style_transfer", {**STYLED, "start": 1, "initial": OTHER}, "initial", "out start = content"),
     BadJob("train_style", {**TRAINING, "content_layer": "classifier"}, "content_layer", "with positions"),
     BadJob(
         "style_transfer",
@@ -291,6 +308,13 @@ BAD = (
     BadJob("train_style", {**TRAINING, "layers": [LAYER]}, "", "no ReLU layers", "bare"),
     BadJob("train_style", {**TRAINING, "name": "patterns"}, "name", "a network for classification"),
     BadJob("train_style", {**TRAINING, "folder": "theirs"}, "folder", "one of ours"),
+    BadJob("train_style", {**TRAINING, "start_from": {"name": "patterns"}}, "start_from", "a style network"),
+    BadJob(
+        "train_style",
+        {**TRAINING, "start_from": {"name": "painted"}, "width": 8},
+        "width",
+        "4, that of painted/1, or left out",
+    ),
     BadJob("lbfgs_attack", {**several(1), "targets": [1, 2]}, "targets", "1 items, one an image"),
     BadJob("carlini_wagner", TWO_SIZES, "images[1]", "as images[0]"),
     BadJob("expectation_attack", {**TWO_SIZES, "targets": [1]}, "images[1]", "as images[0]"),

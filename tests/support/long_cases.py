@@ -137,6 +137,22 @@ CASES = (
         {"image": (1, 3, 48, 64)},
     ),
     Case(
+        "style_transfer",
+        job_pb2.StyleTransfer(
+            styles=[{"weight": 1, "scale": 0.5}],
+            first_steps=3,
+            steps=2,
+            smallest=40,
+            content_weight=0.1,
+            tv_weight=0.1,
+            optimiser=job_pb2.OPTIMISER_LBFGS,
+            pooling=job_pb2.STYLE_POOLING_L2,
+            start=job_pb2.STYLE_START_GREY,
+        ),
+        {"content": (48, 64), "styles[0].image": (40, 48), "styles[0].style_mask": (9, 9)},
+        {"image": (1, 3, 48, 64)},
+    ),
+    Case(
         "texture",
         job_pb2.Texture(height=72, width=64, steps=4, scales=2, seamless=True),
         {"sample": (40, 48)},

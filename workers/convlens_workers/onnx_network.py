@@ -73,9 +73,9 @@ class OnnxNetwork:
         finally:
             self._differentiated = self._graph
 
-    def average_pooled(self, factor: float = 1.0) -> OnnxNetwork:
-        """The same network with average pools, times `factor`, instead of max pools."""
-        return OnnxNetwork(self._stored, average_pooled(self._graph, factor))
+    def average_pooled(self, factor: float = 1.0, power: int = 1) -> OnnxNetwork:
+        """The same with average pools, with `power` 2 root mean squares, times `factor`, for max pools."""
+        return OnnxNetwork(self._stored, average_pooled(self._graph, factor, power))
 
     def values(self, images: F32, wanted: tuple[str, ...]) -> list[F32]:
         """The values of the graph's tensors `wanted`."""

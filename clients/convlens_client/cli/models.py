@@ -119,5 +119,7 @@ def _summary(model: Model) -> None:
     out.print(f"{title} {model.architecture}, engine {model.engine}", style="bold")
     out.print(f"input {model.input_size} x {model.input_size} px, {sizes}; {len(model.labels)} classes")
     out.print(f"{model.parameters:,} parameters, {model.multiply_adds / 1e6:,.0f} M multiply-adds")
+    if model.parent:
+        out.print(f"trained on from {model.parent}")
     out.print(f"sha256 {model.digest}")
     out.print()

@@ -8,7 +8,7 @@ from typing import Any
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, style_pb2
-from convlens_client.images import ImageLike, ResizeLike, to_image
+from convlens_client.images import ImageLike, ResizeLike, to_image, to_side
 from convlens_client.requests.job import Fields, technique
 from convlens_client.requests.model import model_ref
 from convlens_client.requests.target import Caricature, Of, Target
@@ -70,11 +70,19 @@ def texture(
 
 @dataclass(frozen=True)
 class Style:
-    """A style: its picture, its weight, and a mask that is white where in the result it counts."""
+    """A style: its picture, its weight, its masks, and its scale.
+
+    Attributes:
+        mask: white where in the result it counts.
+        style_mask: white where in its own picture it counts.
+        scale: its longer side over the content's.
+    """
 
     image: ImageLike
     weight: float | None = None
     mask: ImageLike | None = None
+    style_mask: ImageLike | None = None
+    scale: float | None = None
 
 
 @technique(job_pb2.StyleTransfer, without=["method"])
@@ -83,15 +91,26 @@ def style_transfer(
     styles: Style | ImageLike | Sequence[Style | ImageLike],
     *,
     classic: bool = False,
+    initial: ImageLike | None = None,
+    size: int | None = None,
+    shorter_side: bool = False,
+    enlarge: bool = False,
     resize: ResizeLike | None = "keep",
     **parameters: Any,
 ) -> Fields:
-    """Queues `content` in the style of `styles`: pictures, or `Style` with a weight or a mask.
+    """Queues `content` in the style of `styles`: pictures, or `Style` with a weight, masks or a scale.
 
-    The other parameters are those of `convlens.v1.StyleTransfer`.
-    `classic` is the way of Gatys et al. (2016) instead of the best one; `layers` may give each its weight.
+    `size` is that of the result's longer side in pixels, or of its `shorter_side`; content that is smaller
+    stays so unless it is to `enlarge`; or `resize` says it all. Styles follow it by their scale.
+    `initial` is a picture to start with. `classic` is the way of Gatys et al. (2016) instead of the best one;
+    `layers` may give each its weight. The other parameters are those of `convlens.v1.StyleTransfer`.
     """
+    sided = to_side(size, shorter=shorter_side, enlarge=enlarge)
+    if sided is not None and resize not in ("keep", None):
+        raise InvalidArgument.of("resize", resize, "left out beside size")
     return {
+        "content": to_image(content, sided or resize, "content"),
+        "initial": None if initial is None else to_image(initial, "keep", "initial"),
         "styles": [_style(style, f"styles[{i}]") for i, style in enumerate(_several(styles))],
         "method": "classic" if classic else "best",
     }
@@ -106,6 +125,7 @@ def train_style(
     folder: str | None = None,
     preview: ImageLike | None = None,
     preview_resize: ResizeLike | None = None,
+    start_from: str | None = None,
     resize: ResizeLike | None = "keep",
     **parameters: Any,
 ) -> Fields:
@@ -113,11 +133,15 @@ def train_style(
 
     It learns from the pictures of a `collection`, or of a `folder` that the operator has allowed under this
     name. The job's `report.model` is what `stylise` takes; the artifact "image" is `preview` painted. `model`
-    compares the pictures; the other parameters are those of `convlens.v1.TrainStyle`.
+    compares the pictures; `start_from` is a style network, "name" or "name/version", whose training goes on.
+    The other parameters are those of `convlens.v1.TrainStyle`.
     """
     if (collection is None) == (folder is None):
         raise InvalidArgument.of("source", "both" if folder else "neither", "one of collection, folder")
-    return {"preview": None if preview is None else to_image(preview, preview_resize, "preview")}
+    return {
+        "preview": None if preview is None else to_image(preview, preview_resize, "preview"),
+        "start_from": None if start_from is None else model_ref(start_from),
+    }
 
 
 def _several(styles: Style | ImageLike | Sequence[Style | ImageLike]) -> Sequence[Style | ImageLike]:
@@ -126,9 +150,13 @@ def _several(styles: Style | ImageLike | Sequence[Style | ImageLike]) -> Sequenc
 
 def _style(style: Style | ImageLike, field: str) -> job_pb2.Style:
     style = style if isinstance(style, Style) else Style(style)
-    mask = None if style.mask is None else to_image(style.mask, "keep", f"{field}.mask")
-    image = to_image(style.image, "keep", f"{field}.image")
-    return job_pb2.Style(image=image, weight=style.weight, mask=mask)
+    pictures = {name: getattr(style, name) for name in ("image", "mask", "style_mask")}
+    images = {
+        name: to_image(picture, "keep", f"{field}.{name}")
+        for name, picture in pictures.items()
+        if picture is not None
+    }
+    return job_pb2.Style(weight=style.weight, scale=style.scale, **images)
 
 
 def _objective(item: Visualised | Mapping[Visualised, float]) -> job_pb2.Objective:

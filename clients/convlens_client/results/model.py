@@ -50,6 +50,7 @@ class Model:
     multiply_adds: int
     digest: str
     task: str
+    parent: str
     class_ids: tuple[str, ...] = ()
 
     @property

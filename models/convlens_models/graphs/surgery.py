@@ -13,6 +13,9 @@ from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.manifest import INPUT
 
 FACTOR: Final = "average_pool_factor"
+LEAST: Final = "average_pool_least"
+LEAST_SQUARE: Final = 1e-12
+"""Mean square of a window, below which its root has no gradient: that of zero is infinite."""
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -96,8 +99,10 @@ def leaky(model: onnx.ModelProto, slope: float) -> onnx.ModelProto:
     return part
 
 
-def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelProto:
+def average_pooled(model: onnx.ModelProto, factor: float = 1.0, power: int = 1) -> onnx.ModelProto:
     """`model` whose max pools take the average, times `factor`; what lies outside the map does not count.
+
+    With `power` 2 they take the root mean square.
 
     Raises:
         FailedPrecondition: a max pool has dilations, or tells where its maxima were.
@@ -106,24 +111,30 @@ def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelPro
     part.CopyFrom(model)
     nodes = list[onnx.NodeProto]()
     for node in part.graph.node:
-        nodes += [node] if node.op_type != "MaxPool" else _averaging(node, factor)
-    part.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), FACTOR))
+        nodes += [node] if node.op_type != "MaxPool" else _averaging(node, power)
+    for name, value in ((FACTOR, factor), (LEAST, LEAST_SQUARE)):
+        part.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     replace(part.graph.node, nodes)
     return part
 
 
-def _averaging(node: onnx.NodeProto, factor: float) -> list[onnx.NodeProto]:
+def _averaging(node: onnx.NodeProto, power: int) -> list[onnx.NodeProto]:
     """An average pool with the windows of a max pool."""
     options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     options.pop("storage_order", None)
     if set(options.pop("dilations", [1])) != {1} or len(node.output) > 1:
         why = "has dilations, or tells where its maxima were: no average pool can take its place"
         raise FailedPrecondition(f"max pool {node.name or node.output[0]} {why}")
-    mean = f"{node.output[0]}/mean"
-    return [
-        helper.make_node("AveragePool", node.input, [mean], name=mean, **options),
-        helper.make_node("Mul", [mean, FACTOR], node.output, name=node.output[0]),
-    ]
+    value, (source,) = node.output[0], node.input
+    chain: list[tuple[str, list[str], dict[str, Any]]] = [("AveragePool", [], options), ("Mul", [FACTOR], {})]
+    if power == 2:
+        chain[:1] = [("Mul", [source], {}), chain[0], ("Clip", [LEAST], {}), ("Sqrt", [], {})]
+    nodes = list[onnx.NodeProto]()
+    for place, (kind, others, attributes) in enumerate(chain, 1):
+        name = value if place == len(chain) else f"{value}/{kind}"
+        nodes.append(helper.make_node(kind, [source, *others], [name], name=name, **attributes))
+        source = name
+    return nodes
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

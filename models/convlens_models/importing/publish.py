@@ -73,7 +73,10 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
         if newest and newest.digest == sealed.digest:
             return newest
         final = sealed.model_copy(update={"version": version})
-        (folder / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n")
+        unsaid = (
+            None if final.parent else {"parent"}
+        )  # Servers that are older than the field read the others.
+        (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=unsaid) + "\n")
         target = root / manifest.name / str(version)
         target.parent.mkdir(exist_ok=True)
         try:

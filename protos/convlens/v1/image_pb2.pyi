@@ -121,16 +121,24 @@ class Resize(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         MAX_SIDE_FIELD_NUMBER: _builtins.int
+        SHORTER_FIELD_NUMBER: _builtins.int
+        ENLARGE_FIELD_NUMBER: _builtins.int
         max_side: _builtins.int
         """Pixels."""
+        shorter: _builtins.bool
+        """Let the shorter side count instead of the longer one."""
+        enlarge: _builtins.bool
+        """Scale smaller pictures up, so that the side always is `max_side`."""
         def __init__(
             self,
             *,
             max_side: _builtins.int = ...,
+            shorter: _builtins.bool = ...,
+            enlarge: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["max_side", b"max_side"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["enlarge", b"enlarge", "max_side", b"max_side", "shorter", b"shorter"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,7 +169,7 @@ class Resize(_message.Message):
 
     @_builtins.property
     def fit(self) -> Global___Resize.Fit:
-        """Scale down so that the longer side is at most `max_side`; never up."""
+        """Scale down so that the longer side is at most `max_side`, or as its switches say."""
 
     @_builtins.property
     def keep(self) -> Global___Resize.Keep:

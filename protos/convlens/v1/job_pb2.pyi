@@ -112,6 +112,62 @@ the best.
 """
 Global___Parametrisation: _TypeAlias = Parametrisation  # noqa: Y015
 
+class _StylePooling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StylePoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StylePooling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STYLE_POOLING_UNSPECIFIED: _StylePooling.ValueType  # 0
+    """AVERAGE."""
+    STYLE_POOLING_AVERAGE: _StylePooling.ValueType  # 1
+    """The mean of each window, times 2 for BEST: smooth."""
+    STYLE_POOLING_MAX: _StylePooling.ValueType  # 2
+    """Its maximum, as the network was trained."""
+    STYLE_POOLING_L2: _StylePooling.ValueType  # 3
+    """Its root mean square, times 1.56 for BEST: between the two."""
+
+class StylePooling(_StylePooling, metaclass=_StylePoolingEnumTypeWrapper):
+    """What stands in the place of a network's max pools."""
+
+STYLE_POOLING_UNSPECIFIED: StylePooling.ValueType  # 0
+"""AVERAGE."""
+STYLE_POOLING_AVERAGE: StylePooling.ValueType  # 1
+"""The mean of each window, times 2 for BEST: smooth."""
+STYLE_POOLING_MAX: StylePooling.ValueType  # 2
+"""Its maximum, as the network was trained."""
+STYLE_POOLING_L2: StylePooling.ValueType  # 3
+"""Its root mean square, times 1.56 for BEST: between the two."""
+Global___StylePooling: _TypeAlias = StylePooling  # noqa: Y015
+
+class _StyleStart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StyleStartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StyleStart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STYLE_START_UNSPECIFIED: _StyleStart.ValueType  # 0
+    """CONTENT."""
+    STYLE_START_CONTENT: _StyleStart.ValueType  # 1
+    """The content."""
+    STYLE_START_NOISE: _StyleStart.ValueType  # 2
+    """Noise, uniform in [0, 1]."""
+    STYLE_START_GREY: _StyleStart.ValueType  # 3
+    """Middle grey, with noise of 1/255."""
+
+class StyleStart(_StyleStart, metaclass=_StyleStartEnumTypeWrapper):
+    """What a picture is before the first step."""
+
+STYLE_START_UNSPECIFIED: StyleStart.ValueType  # 0
+"""CONTENT."""
+STYLE_START_CONTENT: StyleStart.ValueType  # 1
+"""The content."""
+STYLE_START_NOISE: StyleStart.ValueType  # 2
+"""Noise, uniform in [0, 1]."""
+STYLE_START_GREY: StyleStart.ValueType  # 3
+"""Middle grey, with noise of 1/255."""
+Global___StyleStart: _TypeAlias = StyleStart  # noqa: Y015
+
 class _StyleMethod:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1059,6 +1115,10 @@ class StyleTransfer(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     NOISE_START_FIELD_NUMBER: _builtins.int
     COLOURS_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    OPTIMISER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    INITIAL_FIELD_NUMBER: _builtins.int
     method: Global___StyleMethod.ValueType
     """Default BEST."""
     content_layer: _builtins.str
@@ -1078,9 +1138,17 @@ class StyleTransfer(_message.Message):
     learning_rate: _builtins.float
     """BEST: learning rate of Adam; default 0.02."""
     noise_start: _builtins.bool
-    """Start with noise instead of the content."""
+    """Start with noise instead of the content: as NOISE of `start`, which may say nothing else beside it."""
     colours: Global___Colours.ValueType
     """Whose colours; default STYLE."""
+    pooling: Global___StylePooling.ValueType
+    """What the network's max pools are taken for; default AVERAGE."""
+    optimiser: Global___Optimiser.ValueType
+    """What walks downhill; absent means ADAM for BEST, LBFGS for CLASSIC. ADAM keeps to [0, 1] and ends in a moving average of its
+    pictures, LBFGS in the last one.
+    """
+    start: Global___StyleStart.ValueType
+    """What the picture is before the first step; default CONTENT."""
     @_builtins.property
     def content(self) -> _image_pb2.Image:
         """What is to be seen; default resize: `keep`. At most 2048 px a side."""
@@ -1096,6 +1164,10 @@ class StyleTransfer(_message.Message):
     @_builtins.property
     def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """A weight for each of `layers`, at least 0; empty means equal weights."""
+
+    @_builtins.property
+    def initial(self) -> _image_pb2.Image:
+        """Picture to start with, instead of `start` and `noise_start`; brought to the result's size. Default resize: `keep`."""
 
     def __init__(
         self,
@@ -1114,10 +1186,14 @@ class StyleTransfer(_message.Message):
         learning_rate: _builtins.float | None = ...,
         noise_start: _builtins.bool = ...,
         colours: Global___Colours.ValueType = ...,
+        pooling: Global___StylePooling.ValueType = ...,
+        optimiser: Global___Optimiser.ValueType = ...,
+        start: Global___StyleStart.ValueType = ...,
+        initial: _image_pb2.Image | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "content", b"content", "content_weight", b"content_weight", "first_steps", b"first_steps", "learning_rate", b"learning_rate", "smallest", b"smallest", "steps", b"steps", "tv_weight", b"tv_weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "content", b"content", "content_weight", b"content_weight", "first_steps", b"first_steps", "initial", b"initial", "learning_rate", b"learning_rate", "smallest", b"smallest", "steps", b"steps", "tv_weight", b"tv_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "colours", b"colours", "content", b"content", "content_layer", b"content_layer", "content_weight", b"content_weight", "first_steps", b"first_steps", "layers", b"layers", "learning_rate", b"learning_rate", "method", b"method", "noise_start", b"noise_start", "smallest", b"smallest", "steps", b"steps", "styles", b"styles", "tv_weight", b"tv_weight", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "colours", b"colours", "content", b"content", "content_layer", b"content_layer", "content_weight", b"content_weight", "first_steps", b"first_steps", "initial", b"initial", "layers", b"layers", "learning_rate", b"learning_rate", "method", b"method", "noise_start", b"noise_start", "optimiser", b"optimiser", "pooling", b"pooling", "smallest", b"smallest", "start", b"start", "steps", b"steps", "styles", b"styles", "tv_weight", b"tv_weight", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content_weight: _TypeAlias = _typing.Literal["content_weight"]  # noqa: Y015
     _WhichOneofArgType__content_weight: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight"]  # noqa: Y015
@@ -1155,15 +1231,23 @@ class Style(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    STYLE_MASK_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
     weight: _builtins.float
     """Default 1."""
+    scale: _builtins.float
+    """Longer side of `image` over the content's, at every scale: less makes finer strokes; at most 4096 pixels. Default 1."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
-        """Brought to the content's longer side, aspect ratio kept."""
+        """Brought to the content's longer side times `scale`, aspect ratio kept."""
 
     @_builtins.property
     def mask(self) -> _image_pb2.Image:
         """Where in the picture it counts, by brightness; brought to the content's size. Absent means everywhere."""
+
+    @_builtins.property
+    def style_mask(self) -> _image_pb2.Image:
+        """Which part of `image` counts, by brightness; brought to its size. Absent means all of it."""
 
     def __init__(
         self,
@@ -1171,13 +1255,20 @@ class Style(_message.Message):
         image: _image_pb2.Image | None = ...,
         weight: _builtins.float | None = ...,
         mask: _image_pb2.Image | None = ...,
+        style_mask: _image_pb2.Image | None = ...,
+        scale: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image", b"image", "mask", b"mask", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "_weight", b"_weight", "image", b"image", "mask", b"mask", "scale", b"scale", "style_mask", b"style_mask", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image", b"image", "mask", b"mask", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "_weight", b"_weight", "image", b"image", "mask", b"mask", "scale", b"scale", "style_mask", b"style_mask", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___Style: _TypeAlias = Style  # noqa: Y015

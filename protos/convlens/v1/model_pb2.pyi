@@ -68,6 +68,7 @@ class Model(_message.Message):
     MULTIPLY_ADDS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the repository."""
     version: _builtins.int
@@ -88,6 +89,8 @@ class Model(_message.Message):
     """SHA-256 of the version's files, as lower-case hex."""
     task: _builtins.str
     """What it is for: "classification", or "style" for a network that StyleService runs."""
+    parent: _builtins.str
+    """Version that its training went on from, as "name/version"; empty where it began anew."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per-channel mean that the graph subtracts from RGB in [0, 1]."""
@@ -128,10 +131,11 @@ class Model(_message.Message):
         multiply_adds: _builtins.int = ...,
         digest: _builtins.str = ...,
         task: _builtins.str = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "parameters", b"parameters", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,11 +28,13 @@ from support.redis_server import RedisServer
 from support.replies import error_of
 from support.repository import add_copy
 from support.server_thread import serving
+from support.style import style_state
 
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.importing.importer import add_architecture
+from convlens_models.importing.style_import import add_style
 from convlens_models.repository import ModelRepository
 from convlens_server.request.validation import validate
 from convlens_workers.device_process import DeviceProcess
@@ -52,6 +54,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("models")
     for name, changes in MODELS.items():
         add_copy(root, name, **changes)
+    add_style(root, style_state(width=4), "painted")
     return {"models": root, "victims": VICTIMS, "folders": {"ours": root}}
 
 
