@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from convlens import wire
 from convlens.v1 import inspection_pb2, target_pb2
-from convlens_models.manifest import LOG_PROBABILITIES, Manifest
+from convlens_models.graphs.layers import shape_at
+from convlens_models.manifest import LOG_PROBABILITIES, ONNX, Layer, Manifest
 from convlens_workers.jobs.techniques.base import (
     Preparation,
     Ranking,
@@ -52,9 +54,7 @@ def classes_are_named(job: Submission) -> None:
 
 def units_exist(job: Submission) -> None:
     """Channels and neurons are the model's at this size."""
-    # How large the map is at another size than the model's own, only the network can tell.
-    known = PLACE if job.params.size in (0, job.manifest.input_size) else PLACE[:1]
-    _check_places(job, known, "at this size")
+    _check_places(job, partial(_shape, job, job.params.size or job.manifest.input_size), "at this size")
 
 
 def directions_fit(job: Submission) -> None:
@@ -91,7 +91,7 @@ def examples_have_the_neuron(job: Submission) -> None:
     """Neurons that images are ranked by are in the map, and the map in the features, at the input size."""
     if not job.params.collection:
         return
-    _check_places(job, PLACE, "at the model's input size")
+    _check_places(job, lambda layer: layer.shape, "at the model's input size")
     for path, kind, target in _targets(job):
         if kind == "neuron":
             layer = job.manifest.layer(target.layer)
@@ -155,16 +155,34 @@ def _targets(job: Submission) -> Iterator[tuple[str, str, Any]]:
             yield f"objectives[{i}].terms[{j}].target", kind, getattr(term.target, kind, None)
 
 
-def _check_places(job: Submission, known: Sequence[str], where: str) -> None:
-    """Refuse channels and neurons outside their layers' shapes, as far as these are `known`."""
+def _check_places(job: Submission, shape_of: Callable[[Layer], Sequence[int]], where: str) -> None:
+    """Refuse channels and neurons outside their layers' shapes."""
     for path, kind, target in _targets(job):
-        if kind in UNITS:
-            shape = job.manifest.layer(target.layer, f"{job.technique}.{path}.{kind}.layer").shape
-            for name, extent in zip(known, (*shape, 1, 1), strict=False):
-                position = getattr(target, name, 0)
-                if position >= extent:
-                    allowed = f"between 0 and {extent - 1} in {target.layer} {where}"
-                    raise job.refused(f"{path}.{kind}.{name}", position, allowed)
+        if not kind:
+            continue
+        name = getattr(target, "layer", job.manifest.output)  # Classes are read from the last layer.
+        shape = shape_of(job.manifest.layer(name, f"{job.technique}.{path}.{kind}.layer"))
+        for place, extent in zip(PLACE if kind in UNITS else (), (*shape, 1, 1), strict=False):
+            position = getattr(target, place, 0)
+            if position >= extent:
+                allowed = f"between 0 and {extent - 1} in {target.layer} {where}"
+                raise job.refused(f"{path}.{kind}.{place}", position, allowed)
+
+
+def _shape(job: Submission, side: int, layer: Layer) -> Sequence[int]:
+    """Shape of a layer for pictures of `side` pixels. Raises InvalidArgument where it has none."""
+    manifest = job.manifest
+    if side == manifest.input_size:
+        return layer.shape
+    if not manifest.least_side(layer):
+        if manifest.architecture == ONNX:
+            raise job.refused("size", side, f"{manifest.input_size}, {manifest.why_one_size}")
+        return layer.shape  # The module pools to the one size of its head, whatever comes in.
+    graph = job.resources.repository.get(manifest.name, manifest.version).forward()
+    shape = shape_at(graph, layer.tensor, side, side)
+    if shape is None:
+        raise job.refused("size", side, f"larger, as {layer.name} has no position at this size")
+    return shape
 
 
 SPECIFICATION: Final = Specification(
