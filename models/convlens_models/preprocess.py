@@ -120,7 +120,7 @@ def _check_size(height: int, width: int, manifest: Manifest, field: str) -> None
     shown = f"{height} x {width} pixels"
     side = manifest.input_size
     if not manifest.dynamic_size and (height, width) != (side, side):
-        raise InvalidArgument.of(field, shown, f"{side} x {side}, the one size that {manifest.name} accepts")
+        raise InvalidArgument.of(field, shown, f"{side} x {side}, {manifest.why_one_size}")
     low = max(MIN_SIDE, manifest.min_size)
     if min(height, width) < low or max(height, width) > MAX_SIDE:
         raise InvalidArgument.of(field, shown, f"between {low} and {MAX_SIDE} a side for {manifest.name}")

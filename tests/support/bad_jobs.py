@@ -175,6 +175,12 @@ BAD = (
     ),
     BadJob(
         "feature_visualisation",
+        {**shown(neuron={"layer": LAYER, "x": SIDE + 1}), "size": 2 * SIDE + 1},
+        "objectives[0].terms[0].target.neuron.x",
+        f"between 0 and {SIDE}",
+    ),
+    BadJob(
+        "feature_visualisation",
         shown(neuron={"layer": "classifier", "x": 1}),
         "objectives[0].terms[0].target.neuron.x",
         "between 0 and 0",
@@ -281,7 +287,7 @@ BAD = (
     ),
     BadJob(
         "feature_visualisation",
-        {**shown(neuron={"layer": LAYER, "y": SIDE}), "size": 2 * SIDE, "collection": "c"},
+        {**shown(neuron={"layer": LAYER, "y": SIDE - 1}), "size": 2 * SIDE, "collection": "c"},
         "objectives[0].terms[0].target.neuron.y",
         "at the model's input size",
     ),

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from convlens_models.graphs.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
 from convlens_models.graphs.log_softmax import refined
-from convlens_models.graphs.surgery import average_pooled, cut, flattened, leaky
+from convlens_models.graphs.surgery import average_pooled, cut, flattened, leaky, opened
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
 from convlens_models.runtime import ort
@@ -46,7 +46,7 @@ class OnnxNetwork:
 
     def __init__(self, stored: StoredModel, graph: onnx.ModelProto | None = None) -> None:
         self._stored = stored
-        self._graph = self._differentiated = graph or stored.forward()
+        self._graph = self._differentiated = graph or opened(stored.forward())
         self._sessions: OrderedDict[tuple[Any, ...], ort.InferenceSession] = OrderedDict()
 
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:

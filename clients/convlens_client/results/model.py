@@ -19,6 +19,7 @@ class Layer:
     receptive_field: int
     has_weights: bool
     receptive_field_start: float
+    least_side: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -56,19 +56,37 @@ def opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def static(model: onnx.ModelProto, shape: tuple[int | None, int, int]) -> onnx.ModelProto:
-    """`model` with batch (None: any), height and width fixed, and the shape of every value worked out."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]
-    for info in fixed.graph.output:
+def opened(model: onnx.ModelProto, source: str = INPUT) -> onnx.ModelProto:
+    """`model` with the height and width of its input `source` open, and no shape of other values declared.
+
+    Its nodes are as they were: those that hold a size fail at another.
+    """
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    del free.graph.value_info[:]
+    for info in free.graph.output:
         info.type.tensor_type.ClearField("shape")
+    image = next(info for info in free.graph.input if info.name == source)
+    for dim, name in zip(image.type.tensor_type.shape.dim[2:], ("H", "W"), strict=True):
+        dim.dim_param = name
+    return free
+
+
+def static(
+    model: onnx.ModelProto, shape: tuple[int | None, int, int], strict: bool = True
+) -> onnx.ModelProto:
+    """`model` with batch (None: any), height and width fixed, and the shape of every value worked out.
+
+    Args:
+        strict: raise where a node cannot have these shapes, rather than leave what follows from it open.
+    """
+    fixed = opened(model)
     image = next(info for info in fixed.graph.input if info.name == INPUT)
     batch, height, width = shape
     channels = image.type.tensor_type.shape.dim[1].dim_value
     sizes = ("N" if batch is None else batch, channels, height, width)
     image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sizes))
-    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=strict, data_prop=True)
     return inferred
 
 

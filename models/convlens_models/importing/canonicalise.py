@@ -26,6 +26,8 @@ LONGEST_NAME: Final = 1024
 MOST_AXES: Final = 8
 MOST_NODES: Final = 100_000
 MOST_NESTED: Final = 100
+INNER: Final = ".inner"
+"""Ends the names of values that had one of the reserved names."""
 SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
@@ -97,12 +99,12 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
         InvalidArgument: more than one input or output, or an input other than float32 (N, 3, H, W).
     """
     graph = model.graph
-    source = _only(_inputs(graph), "inputs")
+    source = input_name(model)
     output = _only([info.name for info in graph.output], "outputs")
     _constants_to_initializers(graph)
     _free_batch(graph)
-    _rename(graph, {name: f"{name}.inner" for name in RESERVED})
-    source, output = (f"{name}.inner" if name in RESERVED else name for name in (source, output))
+    _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
+    source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
     logits = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
     needed = surgery.ancestors(graph, [logits])
@@ -136,7 +138,7 @@ def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
     Raises:
         InvalidArgument: the input is not float32 (N, 3, H, W).
     """
-    name = _only(_inputs(model.graph), "inputs")
+    name = input_name(model)
     kind = next(info for info in model.graph.input if info.name == name).type.tensor_type
     dims = [dim.dim_value for dim in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT or len(dims) != 4 or dims[1] not in (0, 3):
@@ -149,6 +151,17 @@ def open_size(model: onnx.ModelProto, size: int | None) -> None:
     """Declare the input "image" (N, 3, H, W), with H and W of `size`; None: any."""
     sides = ("H", "W") if size is None else (size, size)
     replace(model.graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ("N", 3, *sides))])
+
+
+def input_name(model: onnx.ModelProto) -> str:
+    """The name of the model's one input. Raises InvalidArgument where there are several, or none."""
+    return _only(_inputs(model.graph), "inputs")
+
+
+def former_name(value: str) -> str:
+    """What a value of a graph that was brought to our form was called before."""
+    before = value.removesuffix(INNER)
+    return before if before in RESERVED else value
 
 
 def _inputs(graph: onnx.GraphProto) -> list[str]:

@@ -154,6 +154,7 @@ class Layer(_message.Message):
     RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
     HAS_WEIGHTS_FIELD_NUMBER: _builtins.int
     RECEPTIVE_FIELD_START_FIELD_NUMBER: _builtins.int
+    LEAST_SIDE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as "features.3"."""
     kind: _builtins.str
@@ -166,6 +167,10 @@ class Layer(_message.Message):
     """True when GetFilters accepts the layer."""
     receptive_field_start: _builtins.float
     """Input coordinate of the receptive field's centre at position 0, in pixels; pixel centres are whole numbers."""
+    least_side: _builtins.int
+    """Smallest side in pixels of an image that the layer can be read of; 0 when it is read at the model's input size alone,
+    as the head of a model without `dynamic_size`.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of one image's value at the input size, without the batch axis: (C, H, W) or (C)."""
@@ -180,10 +185,11 @@ class Layer(_message.Message):
         receptive_field: _builtins.int = ...,
         has_weights: _builtins.bool = ...,
         receptive_field_start: _builtins.float = ...,
+        least_side: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "least_side", b"least_side", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from convlens import wire
 from convlens.v1 import inspection_pb2, job_pb2, model_pb2, target_pb2
-from convlens_models.manifest import LOG_PROBABILITIES, ONNX, Manifest
+from convlens_models.graphs.layers import shape_at
+from convlens_models.manifest import LOG_PROBABILITIES, ONNX, Layer, Manifest
 from convlens_workers.jobs.pictures import Size
 from convlens_workers.jobs.techniques.base import (
     PASSES,
@@ -299,18 +300,29 @@ def _seen_at(job: Submission, manifest: Manifest) -> Size:
 
 
 def _check_places(job: Submission, where: str, at_input_size: bool = False) -> None:
-    """Refuse channels and neurons outside their layers' shapes, as far as these are known."""
+    """Refuse channels and neurons outside their layers' shapes."""
     for item in _asked(job):
         if item.kind in UNITS:
-            side = item.manifest.input_size
-            # How large the map is at another size than the model's own, only the network can tell.
-            known = PLACE if at_input_size or _seen_at(job, item.manifest) == (side, side) else PLACE[:1]
-            shape = item.manifest.layer(item.layer, f"{job.technique}.{item.field}.layer").shape
-            for name, extent in zip(known, (*shape, 1, 1), strict=False):
+            layer = item.manifest.layer(item.layer, f"{job.technique}.{item.field}.layer")
+            shape = layer.shape if at_input_size else _shape(job, item.manifest, layer)
+            for name, extent in zip(PLACE, (*shape, 1, 1), strict=False):
                 position = getattr(item.message, name, 0)
                 if position >= extent:
                     allowed = f"between 0 and {extent - 1} in {item.layer} {where}"
                     raise job.refused(f"{item.field}.{name}", position, allowed)
+
+
+def _shape(job: Submission, manifest: Manifest, layer: Layer) -> Sequence[int]:
+    """Shape of a layer at the size at which its network sees the pictures. Raises InvalidArgument."""
+    height, width = _seen_at(job, manifest)
+    if (height, width) == (manifest.input_size, manifest.input_size) or not manifest.least_side(layer):
+        return layer.shape  # Where it takes one size: the module pools to it, whatever comes in.
+    graph = job.resources.repository.get(manifest.name, manifest.version).forward()
+    shape = shape_at(graph, layer.tensor, height, width)
+    if shape is None:
+        shown = f"{height} x {width} pixels for {manifest.name}"
+        raise job.refused("size", shown, f"larger, as {layer.name} has no position at this size")
+    return shape
 
 
 SPECIFICATION: Final = Specification(
