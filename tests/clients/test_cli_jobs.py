@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -157,3 +158,16 @@ def test_a_cancelled_job_says_how_to_fetch_its_picture_and_go_on(run, service, p
     assert run("jobs", "result", name, "--artifact", "so_far", "--out", str(tmp_path / "f.png")).code == 0
     with Image.open(tmp_path / "f.png") as image:
         assert image.size == (10, 8)
+
+
+def test_the_picture_so_far_may_come_after_the_end(run, service, photo, tmp_path):
+    service.end, service.resumable = "CANCELLED", True
+    name = run("dream", photo, "--no-wait").out.strip()
+    run("jobs", "wait", name)
+    picture = {"so_far": np.full((1, 3, 8, 10), 0.5, np.float32)}
+    late = threading.Timer(0.5, lambda: service.on_the_way.update(picture))
+    late.start()
+    assert run("jobs", "result", name, "--artifact", "so_far", "--out", str(tmp_path / "f.png")).code == 0
+    late.join()
+    assert (tmp_path / "f.png").exists()
+    assert run("jobs", "result", name, "--artifact", "other", "--out", str(tmp_path / "g.png")).code == 1

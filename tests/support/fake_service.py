@@ -95,6 +95,7 @@ class FakeService(
         self.asked = {}
         self.pictures = []
         self.on_the_way = {}
+        self.resumable = False
         self.artifacts = {"image": DREAM}
         self.technique = "deepdream"
         self.report = {}
@@ -332,7 +333,8 @@ class FakeService(
         operation = operations_pb2.Operation(name=name, done=state not in ("QUEUED", "RUNNING"))
         facts = metadata(state)
         facts.technique = self.technique
-        facts.resumable = bool(self.on_the_way)
+        facts.resumable = self.resumable or bool(self.on_the_way)
+        facts.step = int(facts.resumable)
         facts.artifacts.extend(self._on_the_way())
         if name in self.asked:
             facts.tags.update(self.asked[name].tags)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -20,6 +21,9 @@ from convlens_client.results import JobRequest, Snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel, fetch.")
 
+SO_FAR: Final = "so_far"
+LATE: Final = 10.0
+"""Seconds that the picture so far may come after the end of its job."""
 Name = Annotated[str, typer.Argument(help="operations/<id> or the id.", show_default=False)]
 
 
@@ -162,7 +166,7 @@ def result(
 
     Example: convlens jobs result 0f3c9a5e --out dream.png
     """
-    operation = given.client.operation(name)
+    operation = _with_late(given, given.client.operation(name), artifact)
     if not (artifact and artifact in names(operation)):
         operation.wait()
         _raise_for(operation.state)
@@ -231,6 +235,18 @@ def _show(given: Shared, operation: Operation, request: JobRequest) -> None:
             out.print(f"{key:<10} {value}", soft_wrap=True)
     if state.done and not state.error:
         tell(operation)
+
+
+def _with_late(given: Shared, operation: Operation, artifact: str) -> Operation:
+    """The job, of one that was just stopped once its worker has ended the step that `so_far` is of."""
+    until = time.monotonic() + LATE
+    while artifact == SO_FAR and artifact not in names(operation) and time.monotonic() < until:
+        metadata = operation.metadata
+        if not (metadata.final and metadata.state != "SUCCEEDED" and metadata.resumable and metadata.step):
+            break
+        time.sleep(0.2)
+        operation = given.client.operation(operation.name)
+    return operation
 
 
 def _options(request: JobRequest) -> Iterator[str]:
