@@ -44,8 +44,10 @@ check: install .buf/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py tests/docs/test_reference.py
 
+# Two processes share the files of tests, since many tests wait for other processes; TEST_PROCESSES=0 is one after the other.
+TEST_PROCESSES ?= 2
 test: install $(VENV)-peers/.installed
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: install $(VENV)-peers/.installed $(VENV)-checkov/.installed
 	$(BIN)/pytest

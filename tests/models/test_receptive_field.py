@@ -106,7 +106,7 @@ def test_the_gradient_of_a_unit_fills_its_box(seed: int, alike: bool) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["squeezenet1_0", "patterns"])
-@pytest.mark.parametrize("size", [(141, 120), (123, 158)])
+@pytest.mark.parametrize("size", [(141, 120), pytest.param((123, 158), marks=pytest.mark.slow)])
 def test_built_in_networks_look_no_further_than_the_box(
     architecture: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
