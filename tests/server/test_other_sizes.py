@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from support.replies import error_of, tensors_of
 from support.server_thread import serving
 
 from convlens import wire
+from convlens.errors import InvalidArgument
 from convlens.inference import open_inference_pb2, open_inference_pb2_grpc
 from convlens.v1 import (
     attack_pb2,
@@ -23,12 +25,16 @@ from convlens.v1 import (
     image_pb2,
     inspection_pb2,
     inspection_pb2_grpc,
+    job_pb2,
     model_pb2,
     model_pb2_grpc,
     unit_pb2,
     unit_pb2_grpc,
 )
 from convlens_models.network import Network
+from convlens_models.repository import ModelRepository
+from convlens_workers.jobs.techniques.base import Resources, Submission
+from convlens_workers.jobs.techniques.feature_visualisation import SPECIFICATION
 
 NAMES = ("ours", "scripted", "foreign")
 HEIGHT, WIDTH = 37, 62
@@ -37,8 +43,12 @@ INNER, LAST = "features.4", "features.7"
 
 
 @pytest.fixture(scope="module")
-def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
-    root = add_all(tmp_path_factory.mktemp("models"))
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def channel(root: Path) -> Iterator[grpc.Channel]:
     with serving(models=root, threads=1) as app, grpc.insecure_channel(app.address) as channel:
         yield channel
 
@@ -273,3 +283,31 @@ def test_each_layer_takes_pictures_from_its_least_side_on(channel, network: Netw
         model={"name": name}, images=pictures(batch(side - 1, 60, 1)), layers=[LAST]
     )
     assert f"between {side} and 4096 a side" in error_of(stub.GetActivations, below).message
+
+
+def visualisation(root: Path, name: str, side: int, **target: Any) -> Submission:
+    objectives = [{"terms": [{"target": target}]}]
+    params = job_pb2.FeatureVisualisation(objectives=objectives, size=side)
+    repository = ModelRepository(root)
+    manifest = repository.get(name).manifest
+    return Submission("feature_visualisation", params, manifest, resources=Resources(repository))
+
+
+@pytest.mark.parametrize("name", ["ours", "foreign"])
+@pytest.mark.parametrize("side", [37, 61, 130])
+def test_units_of_visualisations_are_the_networks_at_that_size(
+    root: Path, network: Network, name: str, side: int
+) -> None:
+    rows = network.taps(torch.zeros(1, 3, side, side).double(), [LAST])[LAST].shape[2]
+    SPECIFICATION.check(visualisation(root, name, side, neuron={"layer": LAST, "y": rows - 1}))
+    with pytest.raises(InvalidArgument, match=f"y = {rows}: must be between 0 and {rows - 1}"):
+        SPECIFICATION.check(visualisation(root, name, side, neuron={"layer": LAST, "y": rows}))
+
+
+def test_visualisations_of_what_has_no_value_at_a_size_are_refused(root: Path) -> None:
+    """A module pools to the size of its head; a file cannot."""
+    SPECIFICATION.check(visualisation(root, "ours", 61, class_score={"index": 1}))
+    with pytest.raises(InvalidArgument, match="size = 61: must be 48, the one size that foreign accepts"):
+        SPECIFICATION.check(visualisation(root, "foreign", 61, class_score={"index": 1}))
+    with pytest.raises(InvalidArgument, match="size = 8: must be larger, as features"):
+        SPECIFICATION.check(visualisation(root, "ours", 8, channel={"layer": LAST}))
