@@ -255,7 +255,10 @@ class FakeService(
 
     def GetJobRequest(self, request, context):  # noqa: N802
         self._note(request, context)
-        return job_pb2.GetJobRequestResponse(request=self.asked[request.name], pictures=self.pictures)
+        asked = self.asked.get(request.name, job_pb2.SubmitJobRequest())
+        if not asked.WhichOneof("technique"):
+            getattr(asked, self.technique).SetInParent()
+        return job_pb2.GetJobRequestResponse(request=asked, pictures=self.pictures)
 
     def GetJobStats(self, request, context):  # noqa: N802
         self._note(request, context)
