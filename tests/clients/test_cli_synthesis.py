@@ -26,7 +26,7 @@ def test_a_dream_of_channels_and_a_guide(run, service, photo):
     request = service.sent("SubmitJobRequest").deepdream
     assert (list(request.channels), request.tile, request.laplacian) == ([3, 5], 256, 4)
     assert request.guide.encoded == request.image.encoded
-    assert request.guide.resize.HasField("keep")
+    assert request.guide.resize.fit.max_side == 4096
 
 
 def test_a_dream_of_several_frames_is_a_video_or_its_last_frame(run, service, photo, tmp_path):
@@ -127,7 +127,7 @@ def test_a_picture_is_a_style(client, service, photo, styles):
     client.style_transfer(photo, given)
     sent = service.sent("SubmitJobRequest").style_transfer.styles
     assert len(sent) == (len(given) if isinstance(given, list) else 1)
-    assert all(style.image.resize.HasField("keep") for style in sent)
+    assert all(style.image.resize.fit.max_side == 4096 for style in sent)
     assert [style.weight for style in sent if style.HasField("weight")] == [2] * (len(sent) - 1)
 
 

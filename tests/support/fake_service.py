@@ -90,6 +90,7 @@ class FakeService(
         self.failures = []
         self.breaks = []
         self.jobs = {}
+        self.workers = 1
         self.artifacts = {"image": DREAM}
         self.technique = "deepdream"
         self.report = {}
@@ -247,7 +248,6 @@ class FakeService(
         return self._operation(name)
 
     def GetJobStats(self, request, context):  # noqa: N802
-        self._note(request, context)
         stats = job_pb2.QueueStats(
             priority=job_pb2.PRIORITY_HIGH,
             queue="convlens-high",
@@ -255,6 +255,7 @@ class FakeService(
             oldest_queued_seconds=7.5,
             counters={"retried": 3},
             throughput={"cpu": 2e9},
+            workers=self.workers,
         )
         return job_pb2.GetJobStatsResponse(queues=[stats])
 

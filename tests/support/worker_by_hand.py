@@ -12,6 +12,7 @@ from convlens import wire
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2
 from convlens_workers.jobs import ArtifactStore, JobSettings
+from convlens_workers.jobs.scripts import SPEEDS
 from convlens_workers.jobs.worker_job_store import Attempt, WorkerJobStore
 
 
@@ -31,6 +32,18 @@ class WorkerByHand:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._redis.close()
+
+    def register(self, name: str, *, alive: bool = True) -> None:
+        """Stand in RQ's list of the queue's workers; one that has died stays there for a while."""
+        key = f"rq:worker:{name}"
+        self._redis.sadd(f"rq:workers:{self._queue.removeprefix('rq:queue:')}", key)
+        if alive:
+            self._redis.hset(key, "birth", "now")
+
+    def speeds(self) -> dict[bytes, bytes]:
+        """What Redis keeps of the speed of the queue's jobs."""
+        speeds: dict[bytes, bytes] = self._redis.hgetall(f"{SPEEDS}{self._queue.removeprefix('rq:queue:')}")
+        return speeds
 
     def take(self) -> Attempt:
         """Start the next job."""

@@ -170,6 +170,7 @@ class AttemptRunner:
             "total_steps": progress.total,
             "losses": json.dumps(dict(progress.losses)),
             "bit_exact": int(progress.bit_exact),
+            "remaining_seconds": "" if progress.remaining is None else f"{progress.remaining:.3f}",
         }
         status = self.store.update(self.attempt, fields, progress.preview)
         self._progress = None

@@ -114,11 +114,18 @@ class DeviceProcess:
         state = self._retrying(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
         save = partial(self._save, start.operation, origin)
+        steps = begin(technique, task, state)  # The rules hold, on which the estimate builds.
+        estimate = SPECIFICATIONS[technique].estimate(task.submission(technique))
         with inexact_operations() as inexact:
             runner = StepRunner(
-                self._send, self._stop_requested, save, self._config.checkpoint_interval, lambda: not inexact
+                self._send,
+                self._stop_requested,
+                save,
+                self._config.checkpoint_interval,
+                lambda: not inexact,
+                estimate.until,
             )
-            return runner.run(begin(technique, task, state))
+            return runner.run(steps)
 
     def _save(self, operation: str, origin: Origin, state: State) -> str | None:
         try:

@@ -36,6 +36,22 @@ class Every:
         return True
 
 
+class Pace:
+    """How fast steps have been since the first one, which is slower: things are made ready in it."""
+
+    def __init__(self, until: Callable[[int], float], first: int) -> None:
+        self._until = until
+        self._begun, self._before = time.monotonic(), until(first)
+
+    def remaining(self, step: Step) -> float | None:
+        """Seconds until the last step, each as long as its cost is high; None before there is a pace."""
+        here = self._until(step.number)
+        if here <= self._before:
+            return None
+        left = max(0.0, self._until(step.total) - here)
+        return (time.monotonic() - self._begun) * left / (here - self._before)
+
+
 @dataclass
 class StepRunner:
     """Draws the steps of a technique, and reports them to the supervisor.
@@ -46,6 +62,7 @@ class StepRunner:
         save: stores a state and gives its SHA-256, or None where that failed: the job goes on all the same.
         checkpoint_interval: seconds between checkpoints.
         bit_exact: whether all that has run so far gives the same bytes each time.
+        until: the cost of all steps up to one, in any unit; by default they cost the same.
     """
 
     send: Callable[[Progress | Checkpointed], None]
@@ -53,8 +70,10 @@ class StepRunner:
     save: Callable[[State], str | None]
     checkpoint_interval: float
     bit_exact: Callable[[], bool] = lambda: True
+    until: Callable[[int], float] = float
 
     def __post_init__(self) -> None:
+        self._pace: Pace | None = None
         self._due_progress = Every(PROGRESS_INTERVAL)
         self._due_preview = Every(PREVIEW_INTERVAL)
         self._due_checkpoint = Every(self.checkpoint_interval, later=True)
@@ -70,6 +89,7 @@ class StepRunner:
                     self._report(last, preview=True)
                 results: Results = end.value
                 return results
+            self._pace = self._pace or Pace(self.until, step.number)
             if (stop := self.stop_requested()) is not None:
                 steps.close()
                 if stop.save:
@@ -83,7 +103,8 @@ class StepRunner:
     def _report(self, step: Step, *, preview: bool) -> None:
         losses = {name: float(value) for name, value in step.losses.items()}
         picture = thumbnail(step.image) if preview else b""
-        self.send(Progress(step.number, step.total, losses, picture, self.bit_exact()))
+        remaining = self._pace.remaining(step) if self._pace else None
+        self.send(Progress(step.number, step.total, losses, picture, self.bit_exact(), remaining))
 
     def _checkpoint(self, step: Step) -> None:
         began = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convlens_client.cli.common import err, out, table
-from convlens_client.cli.following import follow, warn
+from convlens_client.cli.following import follow, unserved, warn
 from convlens_client.cli.options import Shared, command
 from convlens_client.cli.outcomes import tell, write_outcome
 from convlens_client.cli.outcomes.artifact import write_artifact
@@ -51,7 +51,8 @@ def stats(given: Shared) -> None:
         return
     for queue in queues:
         priority = queue.priority.lower()
-        out.print(f"{queue.queue} ({priority}): {queue.queued} waiting, {queue.running} running")
+        workers = "" if queue.workers is None else f", {queue.workers} workers"
+        out.print(f"{queue.queue} ({priority}): {queue.queued} waiting, {queue.running} running{workers}")
         if queue.queued:
             out.print(f"  the next one has waited for {queue.oldest_queued_seconds:.1f} s")
         for event, count in sorted(queue.counters.items()):
@@ -76,6 +77,7 @@ def watch(given: Shared, name: Name) -> None:
     Example: convlens jobs watch 0f3c9a5e
     """
     operation = given.client.operation(name)
+    unserved(given, operation)
     follow(operation, given.json)
     _raise_for(operation.state)
 
@@ -168,6 +170,7 @@ def _show(given: Shared, operation: Operation) -> None:
         "queue": f"{metadata.queue_position} ahead" if metadata.queue_position else "",
         "priority": metadata.priority.lower() if metadata.priority != "NORMAL" else "",
         "expected": _expected(state),
+        "remaining": "" if metadata.remaining_seconds is None else f"{metadata.remaining_seconds:.3g} s",
         "device": metadata.device,
         "attempt": metadata.attempt or "",
         "created": _time(metadata.create_time),

@@ -8,7 +8,7 @@ from typing import Any
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, style_pb2
-from convlens_client.images import ImageLike, ResizeLike, to_image
+from convlens_client.images import LARGEST_SIDE, ImageLike, ResizeLike, to_image
 from convlens_client.requests.job import Fields, technique
 from convlens_client.requests.target import Target
 
@@ -18,7 +18,7 @@ def deepdream(
     image: ImageLike, *, guide: ImageLike | None = None, resize: ResizeLike | None = "keep", **parameters: Any
 ) -> Fields:
     """Queues a DeepDream on `image`, of itself or of a `guide`; the parameters are those of `DeepDream`."""
-    return {"guide": None if guide is None else to_image(guide, "keep", "guide")}
+    return {"guide": None if guide is None else to_image(guide, LARGEST_SIDE, "guide")}
 
 
 @technique(job_pb2.FeatureVisualisation, without=["parametrisation"])
@@ -107,8 +107,8 @@ def _several(styles: Style | ImageLike | Sequence[Style | ImageLike]) -> Sequenc
 
 def _style(style: Style | ImageLike, field: str) -> job_pb2.Style:
     style = style if isinstance(style, Style) else Style(style)
-    mask = None if style.mask is None else to_image(style.mask, "keep", f"{field}.mask")
-    image = to_image(style.image, "keep", f"{field}.image")
+    mask = None if style.mask is None else to_image(style.mask, LARGEST_SIDE, f"{field}.mask")
+    image = to_image(style.image, LARGEST_SIDE, f"{field}.image")
     return job_pb2.Style(image=image, weight=style.weight, mask=mask)
 
 

@@ -35,6 +35,7 @@ class JobMetadata:
     priority: str
     expected_seconds: float
     bit_exact: bool
+    remaining_seconds: float | None
 
     @property
     def final(self) -> bool:
@@ -53,6 +54,7 @@ class QueueStats:
     oldest_queued_seconds: float
     counters: dict[str, int]
     throughput: dict[str, float]
+    workers: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

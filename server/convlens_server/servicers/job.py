@@ -25,6 +25,7 @@ from convlens_server.request.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
 from convlens_workers.jobs.pictures import decode_images
+from convlens_workers.jobs.record import Reckoned
 from convlens_workers.jobs.techniques import SPECIFICATIONS
 from convlens_workers.jobs.techniques.base import Resources, Submission
 
@@ -43,16 +44,17 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def SubmitJob(self, request: job_pb2.SubmitJobRequest, context: Any) -> Operation:  # noqa: N802
         """Queue a job."""
         store, run = self._long.store, self._quick.executor.run
-        resolved, job, cost = await run(self._resolve, request)
+        resolved, job = await run(self._resolve, request)
         specification, digest = SPECIFICATIONS[job.technique], job.manifest.digest
         sent = request.SerializeToString(deterministic=True)
         if specification.prepare:
             await run(specification.prepare, job, await preparation(self._collections, job))
+        reckoned = await run(_reckoned, job)
         _own_collection(job.params)
-        record = await store.submit(resolved, model_digest=digest, payload=sent, cost=cost)
+        record = await store.submit(resolved, model_digest=digest, payload=sent, reckoned=reckoned)
         with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
             for helper in specification.helpers(resolved, record.name):
-                await store.submit(helper, model_digest=digest, payload=sent)
+                await store.submit(helper, model_digest=digest, payload=sent, reckoned=reckoned)
         return to_operation(record)
 
     async def WatchJob(  # noqa: N802
@@ -86,10 +88,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """How the queues stand."""
         return job_pb2.GetJobStatsResponse(queues=await self._long.store.stats())
 
-    def _resolve(
-        self, request: job_pb2.SubmitJobRequest
-    ) -> tuple[job_pb2.SubmitJobRequest, Submission, float]:
-        """The request with its defaults and the model's version, the job in it, and its cost; blocks."""
+    def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, Submission]:
+        """The request with its defaults and the model's version, and the job in it; blocks."""
         manifest = self._quick.stored(request.model).manifest
         require(manifest)
         resolved = validate(request, manifest)
@@ -99,7 +99,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         specification = SPECIFICATIONS[job.technique]
         specification.complete(job)
         specification.check(job)
-        return resolved, job, self._limits.admit(job)
+        self._limits.admit(job)
+        return resolved, job
 
     def _submission(self, request: job_pb2.SubmitJobRequest, manifest: Manifest) -> Submission:
         """The job of a valid request: its technique's message within the request, and its pictures' sizes."""
@@ -110,6 +111,12 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         sizes = {path: (pixels.shape[1], pixels.shape[2]) for path, pixels in images}
         resources = Resources(self._quick.models.repository, settings.victims, settings.training_folders)
         return Submission(technique, params, manifest, sizes, resources)
+
+
+def _reckoned(job: Submission) -> Reckoned:
+    """What a job that is prepared costs, and how many steps it has; blocks."""
+    estimate = SPECIFICATIONS[job.technique].estimate(job)
+    return Reckoned(estimate.cost, estimate.steps)
 
 
 def _own_collection(params: Any) -> None:

@@ -10,7 +10,7 @@ Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list
     convlens:changed          channel id of each job that changed, to wake watchers
     convlens:tenant:<tenant>  set     ids of the tenant's jobs that have not finished
     convlens:counters:<queue> hash    how often what happened: submitted, succeeded, failed, retried, ...
-    convlens:throughput:<queue> hash  multiply-adds a second that were seen, by device: a moving average
+    convlens:speeds:<queue>   hash    "<device> <technique>" -> multiply-adds a second of its last jobs
 
 The clock is Redis's. An attempt holds a token; when the record has another one, or none, the attempt is stale
 and nothing that it says is taken down. State numbers are those of JobState.
@@ -27,7 +27,7 @@ OPERATION: Final = "convlens:operation:"
 EVENTS: Final = "convlens:events:"
 INDEX: Final = "convlens:operations"
 CHANGED: Final = "convlens:changed"
-THROUGHPUT: Final = "convlens:throughput:"
+SPEEDS: Final = "convlens:speeds:"
 
 # ARGV[1..5] of every script; see `context`.
 _PRELUDE: Final = """
@@ -54,10 +54,11 @@ local function tenant(id) return 'convlens:tenant:' .. (field(id, 'tenant') or '
 local function learn(id, ended)
   local cost, claimed = tonumber(field(id, 'cost') or 0), tonumber(field(id, 'claimed') or ended)
   if cost <= 0 or ended <= claimed or field(id, 'attempt') ~= '1' then return end
-  local key, device = 'convlens:throughput:' .. queue, field(id, 'device')
-  local rate = cost * 1000 / (ended - claimed)
-  local known = tonumber(redis.call('HGET', key, device) or rate)
-  redis.call('HSET', key, device, tostring(0.7 * known + 0.3 * rate))
+  local key, kind = 'convlens:speeds:' .. queue, field(id, 'device') .. ' ' .. (field(id, 'technique') or '')
+  local known = {string.format('%.6g', cost * 1000 / (ended - claimed))}
+  local before = redis.call('HGET', key, kind) or ''
+  for rate in string.gmatch(before, '%S+') do table.insert(known, #known, rate) end
+  redis.call('HSET', key, kind, table.concat(known, ' ', math.max(1, #known - 8)))
 end
 
 local function emit(id, preview)
@@ -77,7 +78,7 @@ local function finish(id, state, name, value)
   if state == SUCCEEDED then learn(id, ended) end
   redis.call('SREM', tenant(id), id)
   redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
-  redis.call('HDEL', record(id), 'token', 'checkpoints', 'queue_position')
+  redis.call('HDEL', record(id), 'token', 'checkpoints', 'queue_position', 'remaining_seconds')
   redis.call('ZREM', LEASES, id)
   redis.call('LREM', QUEUE, 0, id)
   redis.call('LREM', TAKEN, 0, id)
@@ -104,7 +105,7 @@ local function requeue(id, crashed, max_crashes)
   local behind = redis.call('LLEN', QUEUE)
   redis.call(crashed and 'RPUSH' or 'LPUSH', QUEUE, id)
   redis.call('HSET', record(id), 'state', QUEUED, 'queue_position', crashed and behind or 0)
-  redis.call('HDEL', record(id), 'token')
+  redis.call('HDEL', record(id), 'token', 'remaining_seconds')
   emit(id)
   return ''
 end
@@ -213,13 +214,17 @@ _SCRIPTS: Final = {
         if state == RUNNING and redis.call('HSET', record(id), 'cancel_requested', '1') == 1 then emit(id) end
         return ''
     """,
-    # '' -> jobs that wait, jobs that run, age of the next one in ms, counters, throughput; changes nothing
+    # '' -> jobs that wait, jobs that run, age of the next one in ms, counters, speeds, live workers; changes
+    # nothing
     "stats": """
         local first = redis.call('LINDEX', QUEUE, 0)
-        local created = first and field(first, 'create_time')
+        local created, workers = first and field(first, 'create_time'), 0
+        for _, worker in ipairs(redis.call('SMEMBERS', 'rq:workers:' .. queue)) do
+          workers = workers + redis.call('EXISTS', worker)  -- RQ's; it expires where nobody renews it.
+        end
         return {redis.call('LLEN', QUEUE), redis.call('ZCARD', LEASES), created and now() - created or 0,
                 redis.call('HGETALL', 'convlens:counters:' .. queue),
-                redis.call('HGETALL', 'convlens:throughput:' .. queue)}
+                redis.call('HGETALL', 'convlens:speeds:' .. queue), workers}
     """,
     # id -> -1 no such job, 0 it has not finished, 1 removed
     "delete": """

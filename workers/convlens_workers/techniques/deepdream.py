@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import job_pb2
-from convlens_workers.jobs.techniques.deepdream import dream_layers, smallest_side
+from convlens_workers.jobs.techniques.deepdream import dream_layers, guide_size, octaves
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.animation import eight_bit, webp, zoomed
 from convlens_workers.techniques.parts.guide import guided
 from convlens_workers.techniques.parts.loop import Losses, optimise
-from convlens_workers.techniques.parts.pixels import Size, resize, roll, scaled, unit_mean
+from convlens_workers.techniques.parts.pixels import Size, resize, roll, unit_mean
 from convlens_workers.techniques.parts.pyramid import equalised
 from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
@@ -52,7 +52,9 @@ def deepdream(task: Task[Params], state: State | None = None) -> Generator[Step,
         on, alike but rounded to 8 bits, and "zoom.webp", the bytes of a file.
     """
     params, dream = task.params, Dream(task, dream_layers(task.params, task.manifest))
-    count, sizes = max(1, params.frames), octaves(task)  # 0 frames: a request from before there were any.
+    count = max(1, params.frames)  # 0 frames: a request from before there were any.
+    height, width = task.images[IMAGE].shape[2:]
+    sizes = octaves((height, width), params, task.manifest)
     stages = [Octave(dream, size, frame, params.steps) for frame in range(count) for size in sizes]
     last = yield from optimise(stages, state, task.seed, task.device)
     if count == 1:
@@ -103,10 +105,9 @@ class Dream:
         guide = self.task.images.get("guide")
         if guide is None:
             return None
-        sides, manifest = guide.shape[2:], self.task.manifest
-        ratio = min(1.0, max(manifest.input_size / max(sides), smallest_side(manifest) / min(sides)))
+        height, width = guide.shape[2:]
         with torch.no_grad():
-            return self._features(scaled(guide, ratio, least=1))
+            return self._features(resize(guide, guide_size((height, width), self.task.manifest)))
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,6 @@ def next_octave(image: Tensor, start: Tensor, size: Size) -> Tensor:
     height, width = image.shape[2:]
     detail = image - resize(start, (height, width))
     return (resize(start, size) + resize(detail, size)).clamp(0, 1)
-
-
-def octaves(task: Task[Params]) -> list[Size]:
-    """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
-    height, width = task.images[IMAGE].shape[2:]
-    scales = [task.params.octave_scale**-n for n in reversed(range(task.params.octaves))]
-    sizes = [(round(height * scale), round(width * scale)) for scale in scales[:-1]]
-    return [size for size in sizes if min(size) >= smallest_side(task.manifest)] + [(height, width)]
 
 
 def with_frame(held: State, number: int) -> State:

@@ -6,7 +6,6 @@ Classic: Gatys, Ecker & Bethge, CVPR 2016. Best: Katherine Crowson's, by scales 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
+from convlens_workers.jobs.techniques.style_transfer import picture_sizes, style_size
 from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts import losses
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
@@ -26,16 +26,13 @@ from convlens_workers.techniques.parts.image_optimisation import (
     AveragedImageOptimisation,
     ImageOptimisation,
     features,
-    scales,
 )
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.pixels import Size, resize, scaled
+from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.StyleTransfer
-RATIO: Final = math.sqrt(2)
-MOST_SCALES: Final = 16
 EXPECTED_FALL: Final = 0.2
 """Of the loss. Less than for textures: a large weight of the content leaves little to lose."""
 BETAS: Final = (0.9, 0.99)
@@ -50,7 +47,6 @@ class Method:
     stage: type[ImageOptimisation]
     compare: Callable[[Tensor, Tensor | None], losses.Loss]
     optimiser: Callable[[Params], Optimiser]
-    scales: int
     pooled: float
 
 
@@ -58,7 +54,6 @@ BEST: Final = Method(
     AveragedImageOptimisation,
     losses.wasserstein_loss,
     lambda params: adam(params.learning_rate, BETAS),
-    MOST_SCALES,
     POOLED,
 )
 METHODS: Final = {
@@ -68,7 +63,6 @@ METHODS: Final = {
         ImageOptimisation,
         lambda style, mask: losses.gram_loss(losses.gram(style), mask),
         lambda _: lbfgs(),
-        1,
         1.0,
     ),
 }
@@ -84,7 +78,7 @@ def style_transfer(task: Task[Params], state: State | None = None) -> Generator[
     method = METHODS[params.method]
     source = Source(task, method, task.network.average_pooled(method.pooled))
     height, width = content.shape[2:]
-    sizes = scales((height, width), method.scales, RATIO, params.smallest)
+    sizes = picture_sizes(params, (height, width))
     stages = [
         method.stage(
             params.first_steps if position == 0 else params.steps,
@@ -147,7 +141,7 @@ class Source:
 
     def _style(self, image: Tensor, size: Size) -> Tensor:
         """A style, as large as the picture along the longer side, in the colours that it shall give."""
-        small = scaled(image, max(size) / max(image.shape[2:]), least=8)
+        small = resize(image, style_size((image.shape[2], image.shape[3]), size))
         if self._params.colours == job_pb2.COLOURS_COVARIANCE:
             return match_covariance(small, self._content).clamp(0, 1)
         return self._coloured(small)

@@ -6,7 +6,10 @@ from typing import Final
 
 from convlens.v1 import job_pb2
 from convlens_models.manifest import Manifest
-from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost
+from convlens_workers.jobs.pictures import Size
+from convlens_workers.jobs.techniques.base import Specification, Submission
+from convlens_workers.jobs.techniques.sizes import scaled_size, tiles
+from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
 SMALLEST_SIDE: Final = 32
 """Smallest side of an octave in pixels, whatever the network takes."""
@@ -58,13 +61,32 @@ def frames_fit(job: Submission) -> None:
         raise job.refused("frames", job.params.frames, f"at most {most} of {height} x {width} pixels")
 
 
-def cost(job: Submission) -> float:
-    """All steps on all octaves, of which each has 1 / octave_scale^2 of the pixels of the one above."""
-    params = job.params
-    octaves: float = sum(params.octave_scale ** (-2 * n) for n in range(params.octaves))
-    return optimisation_cost(job, params.steps * params.frames) * octaves
+def octaves(size: Size, params: job_pb2.DeepDream, manifest: Manifest) -> list[Size]:
+    """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
+    height, width = size
+    factors = [params.octave_scale**-n for n in reversed(range(params.octaves))]
+    sizes = [(round(height * factor), round(width * factor)) for factor in factors[:-1]]
+    return [each for each in sizes if min(each) >= smallest_side(manifest)] + [size]
+
+
+def guide_size(size: Size, manifest: Manifest) -> Size:
+    """Of a guide: the network's own, for its features stand for all octaves."""
+    ratio = min(1.0, max(manifest.input_size / max(size), smallest_side(manifest) / min(size)))
+    return scaled_size(size, ratio, least=1)
+
+
+def work(job: Submission) -> list[Steps]:
+    """The steps of all octaves of all frames, each tile by tile; the guide is looked at once."""
+    params, layers = job.params, tuple(dream_layers(job.params, job.manifest))
+    frame = [
+        Steps(params.steps, tuple(Pass(*tile, layers=layers) for tile in tiles(size, params.tile)))
+        for size in octaves(job.sizes["image"], params, job.manifest)
+    ]
+    guide = job.sizes.get("guide")
+    seen = (Pass(guide_size(guide, job.manifest), 1, FORWARD, layers),) if guide else ()
+    return [Steps(0, before=seen), *frame * max(1, params.frames)]
 
 
 SPECIFICATION: Final = Specification(
-    (layers_exist, channels_exist, tile_is_large_enough, frames_fit), cost, reads=dream_layers
+    (layers_exist, channels_exist, tile_is_large_enough, frames_fit), work, reads=dream_layers
 )

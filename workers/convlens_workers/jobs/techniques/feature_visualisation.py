@@ -16,14 +16,16 @@ from convlens_workers.jobs.techniques.base import (
     Rows,
     Specification,
     Submission,
-    optimisation_cost,
 )
 from convlens_workers.jobs.techniques.extract_features import dimension
+from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps, gram_cost
 
 CLASSES: Final = ("class_score", "log_probability")
 UNITS: Final = ("channel", "neuron")
 PLACE: Final = ("channel", "y", "x")
 """Fields that say where in a layer a neuron is; of a channel, the first alone."""
+PICTURE: Final = 6_000.0
+"""About how many multiply-adds a pixel take as long as the picture of coefficients and its transforms."""
 MOST_EXAMPLES: Final = 1024
 """Examples of one job: they are all in the worker's memory at once."""
 
@@ -98,11 +100,21 @@ def examples_have_the_neuron(job: Submission) -> None:
             dimension(layer, inspection_pb2.POOLING_FLATTEN, f"{job.technique}.{path}.{kind}.layer")
 
 
-def cost(job: Submission) -> float:
-    """All steps on all variants of all objectives."""
-    params = job.params
-    side = params.size or job.manifest.input_size
-    return optimisation_cost(job, params.steps, len(params.objectives) * params.variants * side**2)
+def work(job: Submission) -> Iterator[Steps]:
+    """The steps of one objective after the other, of all variants at once; then all values, and examples."""
+    params, manifest = job.params, job.manifest
+    side, variants = params.size or manifest.input_size, params.variants
+    size, whole = (side, side), (manifest.input_size, manifest.input_size)
+    examples = len(params.dataset_examples[0].images) if params.dataset_examples else params.examples
+    for objective in params.objectives:
+        layers = tuple(layer_of(term.target, manifest) for term in objective.terms)
+        passes = [Pass(size, variants, layers=layers), Pass(size, variants, network=PICTURE)]
+        if variants > 1 and params.diversity and len(manifest.layer(layers[0]).shape) == 3:
+            passes.append(Pass(size, variants, network=gram_cost(layers[:1], manifest)))
+        yield Steps(params.steps, tuple(passes))
+        values = Pass(size, variants, FORWARD, layers)
+        shown = Pass(whole, examples if params.collection else 0, FORWARD, layers)
+        yield Steps(0, before=(values, shown))
 
 
 def prepare(job: Submission, server: Preparation) -> None:
@@ -177,6 +189,6 @@ SPECIFICATION: Final = Specification(
         examples_have_one_term,
         examples_have_the_neuron,
     ),
-    cost,
+    work,
     prepare=prepare,
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from convlens.errors import FailedPrecondition
+from convlens.v1 import style_pb2
 from convlens_models.importing import publish
-from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission, optimisation_cost
+from convlens_models.manifest import Manifest
+from convlens_workers.jobs.pictures import Size
+from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission
 from convlens_workers.jobs.techniques.layers import (
     content_is_described,
     layers_have_positions,
@@ -14,6 +17,13 @@ from convlens_workers.jobs.techniques.layers import (
     style_layers,
     weights_fit,
 )
+from convlens_workers.jobs.techniques.sizes import scaled_size
+from convlens_workers.jobs.techniques.work import FORWARD, READING, TRAINING, Pass, Steps, gram_cost
+
+SHOWN_EVERY: Final = 20
+"""Steps between previews, each of which costs about as much as a step."""
+PREVIEW_SIDE: Final = 512
+"""Pixels of the longer side of a preview that is one of the pictures to learn from."""
 
 
 def name_is_free(job: Submission) -> None:
@@ -31,11 +41,33 @@ def folder_is_allowed(job: Submission) -> None:
         raise job.refused("folder", params.folder, allowed)
 
 
-def cost(job: Submission) -> float:
-    """All steps on batches of crops, through the request's network and the convolutions of the new one."""
-    params = job.params
-    trained = 135 * params.width**2 + 486 * params.width
-    return optimisation_cost(job, params.steps, params.batch * params.size**2, beside=trained)
+def style_size(params: style_pb2.TrainStyle, style: Size, manifest: Manifest) -> Size:
+    """The size at which the style is learned."""
+    side = params.style_size or params.size
+    return scaled_size(style, side / max(style), least=manifest.min_size)
+
+
+def work(job: Submission) -> list[Steps]:
+    """Steps on batches of crops, through the new network and the request's; and a preview now and then."""
+    params, manifest = job.params, job.manifest
+    seen = tuple(style_and_content(params, manifest))
+    layers, content = tuple(params.layers) or tuple(style_layers(manifest)), seen[-1:]
+    crop, paints = (params.size, params.size), 135 * params.width**2 + 486 * params.width
+    preview = Pass(job.sizes.get("preview", (PREVIEW_SIDE,) * 2), 1 / SHOWN_EVERY, FORWARD, network=paints)
+    return [
+        Steps(
+            params.steps,
+            (
+                Pass(crop, params.batch, FORWARD, network=READING),
+                Pass(crop, params.batch, TRAINING, network=paints),
+                Pass(crop, params.batch, FORWARD, content),
+                Pass(crop, params.batch, layers=seen),
+                Pass(crop, params.batch, network=gram_cost(layers, manifest)),
+                preview,
+            ),
+            before=(Pass(style_size(params, job.sizes["style"], manifest), 1, FORWARD, layers),),
+        )
+    ]
 
 
 def prepare(job: Submission, server: Preparation) -> None:
@@ -60,7 +92,7 @@ SPECIFICATION: Final = Specification(
         name_is_free,
         folder_is_allowed,
     ),
-    cost,
+    work,
     reads=style_and_content,
     prepare=prepare,
 )
