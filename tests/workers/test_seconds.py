@@ -41,7 +41,7 @@ def jobs(data: Path) -> dict[str, Message]:
     labels = [int(path.name[:4]) for path in files]
     four, right = photos[:4], labels[:4]
     return {
-        "deepdream": job_pb2.DeepDream(image=photos[0], steps=6),
+        "deepdream": job_pb2.DeepDream(image=photo(files[0], 224), steps=4),
         "texture": job_pb2.Texture(sample=photo(files[1], 150), steps=5, scales=2),
         "style_transfer": job_pb2.StyleTransfer(
             content=photos[0], styles=[{"image": photos[1]}], smallest=64, first_steps=5, steps=4
@@ -86,7 +86,7 @@ def jobs(data: Path) -> dict[str, Message]:
         ),
         "extract_features": job_pb2.ExtractFeatures(collection="photos", layers=[LAYER], parts=1),
         "measure_receptive_field": job_pb2.MeasureReceptiveField(
-            collection="photos", layer=LAYER, channel=3, k=1, discrepancy={"patch": 16, "stride": 8}
+            collection="photos", layer=LAYER, channel=3, k=3, discrepancy={"patch": 16, "stride": 8}
         ),
     }
 

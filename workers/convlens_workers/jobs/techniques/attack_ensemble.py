@@ -15,7 +15,7 @@ from convlens_workers.jobs.techniques.base import (
 )
 from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
-STANDING: Final = 0.03
+STANDING: Final = 0.01
 """Share of the images that are expected to stand on most steps. A network that is not trained against attacks
 loses nearly all of them in the first few; of one that is, more stand, and the job takes longer."""
 

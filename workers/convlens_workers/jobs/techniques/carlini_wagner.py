@@ -14,7 +14,7 @@ from convlens_workers.jobs.techniques.base import (
 )
 from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
-RUNNING: Final = 0.3
+RUNNING: Final = 0.15
 """Share of the steps that an image is expected to take before its loss has stopped to fall."""
 
 

@@ -11,7 +11,7 @@ from convlens.v1 import inspection_pb2, job_pb2
 from convlens_models.manifest import Layer
 from convlens_workers.jobs.store import helper_id
 from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission
-from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
+from convlens_workers.jobs.techniques.work import FORWARD, READING, Pass, Steps
 
 DEFAULT_POOLINGS: Final = (inspection_pb2.POOLING_MEAN, inspection_pb2.POOLING_MAX)
 MAX_DIMENSION: Final = 32768
@@ -79,7 +79,8 @@ def work(job: Submission) -> list[Steps]:
     side = job.manifest.input_size
     share = 1 / max(1, job.params.parts)
     passed = Pass((side, side), share, FORWARD, tuple(job.params.layers))
-    return [Steps(job.counted.get(IMAGES, 0), (passed,))]
+    read = Pass((1, 1), share, FORWARD, network=READING)
+    return [Steps(job.counted.get(IMAGES, 0), (read, passed))]
 
 
 SPECIFICATION: Final = Specification(

@@ -10,7 +10,7 @@ from convlens_models.measures.discrepancy import Patches, part_of
 from convlens_models.measures.receptive_field import receptive_field
 from convlens_models.measures.units import check_channel
 from convlens_workers.jobs.techniques.base import Preparation, Ranking, Specification, Submission
-from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
+from convlens_workers.jobs.techniques.work import FORWARD, READING, Pass, Steps
 
 
 def unit_exists(job: Submission) -> None:
@@ -43,7 +43,11 @@ def work(job: Submission) -> list[Steps]:
         occluded.append(seen[-1] * int(touching.sum()))
     size = (round(fmean(seen)),) * 2
     patches = (fmean(occluded) / size[0]) ** 2
-    passes = (Pass((side, side), 1, FORWARD, layers), Pass(size, 1 + patches, FORWARD, layers))
+    passes = (
+        Pass((1, 1), 1, FORWARD, network=READING),
+        Pass((side, side), 1, FORWARD, layers),
+        Pass(size, 1 + patches, FORWARD, layers),
+    )
     return [Steps(0, before=passes)] * images
 
 

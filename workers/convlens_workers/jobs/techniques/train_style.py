@@ -58,7 +58,7 @@ def work(job: Submission) -> list[Steps]:
         Steps(
             params.steps,
             (
-                Pass(crop, params.batch, FORWARD, network=READING),
+                Pass((1, 1), params.batch, FORWARD, network=READING),
                 Pass(crop, params.batch, TRAINING, network=paints),
                 Pass(crop, params.batch, FORWARD, content),
                 Pass(crop, params.batch, layers=seen),

@@ -32,8 +32,8 @@ CAMERA: Final = 500.0
 """About how many multiply-adds a pixel it takes as long as to show a picture in another pose and light."""
 JPEG: Final = 1500.0
 """The same for a picture that is encoded and decoded."""
-READING: Final = 1500.0
-"""The same for a picture to learn from that is read and cut."""
+READING: Final = 5e8
+"""About how many multiply-adds it takes as long as to read a photo of a collection or a folder."""
 EIGEN: Final = 4
 """Multiply-adds over C^3 of the eigenvalues of a matrix of C rows, and of their gradient."""
 
