@@ -92,7 +92,7 @@ async def test_only_the_last_jobs_of_a_technique_count(store: JobStore, settings
     kept = []
     with WorkerByHand(settings) as worker:
         for number in range(12):
-            await submit(store, cost=10.0**number, tenant=str(number))
+            await submit(store, cost=1e6**number, tenant=str(number))
             attempt = worker.take()
             await asyncio.sleep(0.002)
             worker.succeed(attempt)
