@@ -12,7 +12,15 @@ from convlens_client.client import Client, Operation
 from convlens_client.images import read_image
 from convlens_client.requests.adversarial import Transforms
 from convlens_client.requests.synthesis import Style
-from convlens_client.requests.target import Channel, ClassScore, Direction, LogProbability, Neuron
+from convlens_client.requests.target import (
+    Caricature,
+    Channel,
+    ClassScore,
+    Direction,
+    LogProbability,
+    Neuron,
+    Of,
+)
 from convlens_client.results import (
     Added,
     AttackOutcome,
@@ -47,6 +55,7 @@ __all__ = [
     "AttackOutcome",
     "Attribution",
     "Box",
+    "Caricature",
     "Certificate",
     "Channel",
     "ClassScore",
@@ -62,6 +71,7 @@ __all__ = [
     "Model",
     "Neighbours",
     "Neuron",
+    "Of",
     "Operation",
     "Prediction",
     "QueueStats",

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+)
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import grpc
@@ -119,12 +128,17 @@ class AsyncClient(Connection):
     transfer_matrix = _submitting(adversarial.transfer_matrix)
     substitute = _submitting(adversarial.substitute)
     measure_receptive_field = _submitting(unit.measure_receptive_field)
+    rerun = _submitting(job.rerun)
+    resume = _submitting(job.resume)
     operation = _submitting(job.operation)
+    job_request = _asking(job.job_request)
     job_stats = _asking(job.job_stats)
 
-    async def operations(self, *, state: str = "", technique: str = "") -> list[AsyncOperation]:
-        """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
-        call = job.operations(state=state, technique=technique)
+    async def operations(
+        self, *, state: str = "", technique: str = "", tags: Mapping[str, str] = MappingProxyType({})
+    ) -> list[AsyncOperation]:
+        """The jobs that the server keeps: all, or those in a state ("RUNNING"), of a technique, with tags."""
+        call = job.operations(state=state, technique=technique, tags=tags)
         return [AsyncOperation(self, state) for state in await self.run(call)]
 
     async def features(

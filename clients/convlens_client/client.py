@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
@@ -129,12 +130,17 @@ class Client(Connection):
     transfer_matrix = _submitting(adversarial.transfer_matrix)
     substitute = _submitting(adversarial.substitute)
     measure_receptive_field = _submitting(unit.measure_receptive_field)
+    rerun = _submitting(job.rerun)
+    resume = _submitting(job.resume)
     operation = _submitting(job.operation)
+    job_request = _asking(job.job_request)
     job_stats = _asking(job.job_stats)
 
-    def operations(self, *, state: str = "", technique: str = "") -> list[Operation]:
-        """The jobs that the server keeps: all, or those in a state ("RUNNING"), or of a technique."""
-        call = job.operations(state=state, technique=technique)
+    def operations(
+        self, *, state: str = "", technique: str = "", tags: Mapping[str, str] = MappingProxyType({})
+    ) -> list[Operation]:
+        """The jobs that the server keeps: all, or those in a state ("RUNNING"), of a technique, with tags."""
+        call = job.operations(state=state, technique=technique, tags=tags)
         return [Operation(self, state) for state in self.run(call)]
 
     def features(

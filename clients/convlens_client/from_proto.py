@@ -12,8 +12,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from convlens.errors import from_status
-from convlens.v1 import job_pb2, model_pb2
+from convlens.v1 import image_pb2, job_pb2, model_pb2
 from convlens_client import reports, results
+from convlens_client.contract import values
 from convlens_client.results import Snapshot
 
 RENAMED: Final = {
@@ -57,10 +58,46 @@ def snapshot(operation: operations_pb2.Operation) -> Snapshot:
     )
 
 
+def described(reply: job_pb2.GetJobRequestResponse) -> results.JobRequest:
+    """What a job was asked for; of the technique's fields, all that hold no picture."""
+    request = reply.request
+    technique = request.WhichOneof("technique") or ""
+    params = getattr(request, technique)
+    return results.JobRequest(
+        technique,
+        _plain(request.model),
+        request.seed,
+        {name: value for name, value in _said(params).items() if value not in (None, {}, [])},
+        _plain(reply.pictures),
+        dict(request.tags),
+        request,
+    )
+
+
 def _read(message: Message, field: dataclasses.Field[Any]) -> Any:
     """The value of a field; None where the message has none, and the dataclass knows of that."""
     absent = message.DESCRIPTOR.fields_by_name[field.name].has_presence and not message.HasField(field.name)
     return None if absent and "None" in str(field.type) else _value(message, field.name)
+
+
+def _said(message: Message) -> dict[str, Any]:
+    """What a message says: by name, choices by theirs; None for a picture."""
+    return {
+        field.name: [told for item in value if (told := _told(field, item)) is not None]
+        if field.is_repeated
+        else _told(field, value)
+        for field, value in message.ListFields()
+    }
+
+
+def _told(field: Any, value: Any) -> Any:
+    if field.message_type == image_pb2.Image.DESCRIPTOR:
+        return None
+    if field.message_type:
+        return {name: item for name, item in _said(value).items() if item is not None}
+    if field.enum_type:
+        return next((name for name, number in values(field.enum_type).items() if number == value), value)
+    return value
 
 
 def _value(message: Message, name: str) -> Any:

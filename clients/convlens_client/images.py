@@ -61,8 +61,8 @@ def to_image(image: ImageLike, resize: ResizeLike | None = None, field: str = "i
 
 def read_image(image: str | Path | bytes, *, frame: int = 0, resize: ResizeLike | None = None) -> pb.Image:
     """One frame of a file, from 0, for methods that take an image: `read_image("loop.gif", frame=3)`."""
-    data = image if isinstance(image, bytes) else _read(Path(image), "image")
-    return to_image(pb.Image(encoded=pictures.as_file(data, "image", frame)), resize)
+    data, name = (image, "") if isinstance(image, bytes) else (_read(Path(image), "image"), Path(image).name)
+    return to_image(pb.Image(encoded=pictures.as_file(data, "image", frame), name=name), resize)
 
 
 def as_encoded(path: Path, field: str) -> bytes:
@@ -95,6 +95,22 @@ def to_resize(resize: ResizeLike) -> pb.Resize:
     raise InvalidArgument.of("resize", resize, "'keep', 'short_side', a side or (height, width) in pixels")
 
 
+def to_side(size: int | None, *, shorter: bool = False, enlarge: bool = False) -> pb.Resize | None:
+    """The resize that gives the longer, or the shorter, side so many pixels; None where no `size` is said.
+
+    Smaller pictures are left as they are, unless they are to be enlarged.
+
+    Raises:
+        InvalidArgument: a switch without a size that it is about.
+    """
+    if size is not None:
+        return pb.Resize(fit=pb.Resize.Fit(max_side=size, shorter=shorter, enlarge=enlarge))
+    for field, given in (("shorter_side", shorter), ("enlarge", enlarge)):
+        if given:
+            raise InvalidArgument.of(field, given, "given with a size")
+    return None
+
+
 def as_seen(file: ImageLike, height: int, width: int, resize: ResizeLike | None = None) -> NDArray[np.uint8]:
     """The picture of a file, (height, width, 3), as the network saw it that made a map of that size."""
     image = PILImage.fromarray(wire.decode_image(to_image(file).encoded))
@@ -120,7 +136,7 @@ def _source(image: Any, field: str) -> pb.Image:
         case bytes():
             return pb.Image(encoded=pictures.as_file(image, field))
         case str() | Path():
-            return pb.Image(encoded=as_encoded(Path(image), field))
+            return pb.Image(encoded=as_encoded(Path(image), field), name=Path(image).name)
         case PILImage.Image():
             return pb.Image(encoded=pictures.as_png(image, field))
     array = pictures.as_array(image)

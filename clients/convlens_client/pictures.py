@@ -125,7 +125,9 @@ def _open(data: bytes, field: str) -> PILImage.Image | None:
             import_module("pillow_heif").register_heif_opener()
         except ImportError as error:
             allowed = "PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF; or HEIC once pillow-heif is installed"
-            raise InvalidArgument.of(field, "a HEIC file", f"{allowed} (pip install pillow-heif)") from error
+            raise InvalidArgument.of(
+                field, "a HEIC file", f"{allowed} (pip install 'convlens[heic]')"
+            ) from error
     try:
         return PILImage.open(io.BytesIO(data))
     except UnidentifiedImageError:
@@ -140,7 +142,10 @@ def _pixels(image: PILImage.Image, field: str) -> NDArray[np.uint8]:
     kind = "I;16" if image.mode.startswith("I;16") else image.mode
     if kind in FULL:
         told = f"a Pillow image of mode {image.mode}"
-        image = PILImage.fromarray(_scaled(np.asarray(image), FULL[kind], field, told))
+        values = np.asarray(image)
+        scaled = _scaled(values, FULL[kind], field, told)
+        transparent = values == image.info.get("transparency", np.nan)  # Over white, as the server does.
+        image = PILImage.fromarray(np.where(transparent, np.uint8(255), scaled))
     elif image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
     try:

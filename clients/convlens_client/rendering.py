@@ -186,10 +186,10 @@ def save(path: Path, tensor: NDArray[Any], picture: Picture) -> None:
         raise InvalidArgument.of("out", str(path), f"writable ({error.strerror})") from error
 
 
-def check_path(path: Path) -> None:
-    """Raises InvalidArgument when `save` would not write to this path."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InvalidArgument.of("out", str(path), f"a file ending in {', '.join(SUFFIXES)}")
+def check_path(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raises InvalidArgument when `save`, or what writes these other files, would not write to this path."""
+    if path.suffix.lower() not in suffixes:
+        raise InvalidArgument.of("out", str(path), f"a file ending in {', '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise InvalidArgument.of("out", str(path), "in a folder that exists")
 

@@ -15,6 +15,22 @@ class AttackResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DreamtLayer:
+    """Channels of a layer that a dream amplified; fields as in `convlens.v1.DreamtLayer`."""
+
+    layer: str
+    channels: tuple[int, ...]
+    means: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DreamReport:
+    """What a dream chose by itself; fields as in `convlens.v1.DreamReport`."""
+
+    layers: tuple[DreamtLayer, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PatchReport:
     """How often a patch works; fields as in `convlens.v1.PatchReport`."""
 
@@ -110,7 +126,16 @@ class DatasetExamples:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class VisualisedObjective:
+    """What the pictures of an objective show, and its value at each variant."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class VisualisationReport:
-    """The dataset examples of each objective."""
+    """What each objective is, and its dataset examples, where there are any."""
 
     examples: tuple[DatasetExamples, ...]
+    objectives: tuple[VisualisedObjective, ...] = ()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from convlens.errors import ConvLensError, InvalidArgument
+from convlens.text import printable
 from convlens_models.manifest import Manifest, Rgb
 from convlens_models.repository import default_root
 
@@ -32,12 +33,13 @@ Arch = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of ARCH, keys as torchvision's: .safetensors, .pth or .pt; no code in it runs."
+        help="Weights of ARCH, keys as torchvision's: .safetensors, .pth or .pt; no code in it runs. "
+        "Of fast_style: ours, or those of TransformerNet in pytorch/examples."
     ),
 ]
 Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file, NCHW float32.")]
 Labels = Annotated[
-    Path | None, typer.Option(help="Class names: one a line, or TSV with the name in the last column.")
+    Path | None, typer.Option(help="Class names: one a line, or TSV: name last, WordNet id before it.")
 ]
 Name = Annotated[str | None, typer.Option(help="Name in the repository; by default that of ARCH.")]
 TorchScript = Annotated[
@@ -94,10 +96,10 @@ def add(
         else:
             _refuse(of_arch, "cannot go with --onnx")
             manifest = _add_onnx(root, onnx, shared | of_onnx)
-    except ConvLensError as error:
-        typer.echo(f"Error: {error.message}", err=True)
+    except (ConvLensError, OSError) as error:
+        typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(_summary(manifest, root))
+    typer.echo(printable(_summary(manifest, root)))
 
 
 def _add_architecture(
@@ -124,9 +126,10 @@ def _add_style(root: Path, weights: Path, options: dict[str, Any]) -> Manifest:
 def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
     if options["name"] is None:
         raise InvalidArgument("--onnx needs --name NAME")
+    from convlens_models.importing.isolation import MEGABYTES, SECONDS, isolated  # noqa: PLC0415
     from convlens_models.importing.onnx_import import add_onnx  # noqa: PLC0415
 
-    return add_onnx(root, file, **options)
+    return isolated("--onnx", MEGABYTES, SECONDS, add_onnx, root, file, **options)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

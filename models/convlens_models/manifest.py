@@ -15,6 +15,8 @@ from convlens.errors import InvalidArgument
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 ONNX: Final = "onnx"
 """The architecture of networks that came as ONNX files."""
+RENAMED: Final = "Identity"
+"""The kind of a layer that only renames a value, as a pool does which has nothing to do at the one size."""
 INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
@@ -37,6 +39,8 @@ class Layer(BaseModel):
         receptive_field: side in input pixels; of the square around it, where the two axes differ.
         receptive_field_start: input coordinate of the field's centre at position 0; pixel centres are whole.
         weight: key of the layer's kernel in `weights.safetensors`, if it has one.
+        any_size: whether the import of a graph of one size has proven that the layer, which comes before the
+            head, is computed at every size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +53,7 @@ class Layer(BaseModel):
     receptive_field: int
     receptive_field_start: float
     weight: str | None = None
+    any_size: bool = False
 
 
 class Batching(BaseModel):
@@ -78,13 +83,15 @@ class Manifest(BaseModel):
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
+        class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
         batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
             when the model is loaded next.
-        digest: SHA-256 of this manifest apart from `name`, `version`, `batching` and itself, so that what has
-            the same digest computes the same.
+        parent: the version that its training went on from, as "name/version"; empty where it began anew.
+        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching` and itself, so
+            that what has the same digest computes the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +108,7 @@ class Manifest(BaseModel):
     mean: Rgb
     std: Rgb
     labels: tuple[str, ...]
+    class_ids: tuple[str, ...] = ()
     layers: tuple[Layer, ...]
     dream_layers: tuple[str, ...] = ()
     output: str
@@ -108,6 +116,7 @@ class Manifest(BaseModel):
     multiply_adds: int
     files: dict[str, Sha256]
     batching: Batching | None = None
+    parent: str = ""
     digest: str = ""
 
     def layer(self, name: str, field: str = "layer") -> Layer:
@@ -122,16 +131,36 @@ class Manifest(BaseModel):
     def read_at(self, layers: Iterable[str]) -> Self:
         """This network as those know it who read `layers` alone: any size, where these come before its head.
 
-        A linear head has one size; convolutions take any that leaves each of the layers a position. Networks
-        that came as ONNX files stay as they are: their graphs hold the size.
+        A linear head has one size; convolutions take any that leaves each of the layers a position.
         """
         read = [self.layer(name) for name in layers]
-        if self.dynamic_size or self.architecture == ONNX or any(len(item.shape) != 3 for item in read):
+        if self.dynamic_size or not read or not all(map(self.least_side, read)):
             return self
-        if not read or not all(item.stride for item in read):
-            return self
-        least = max(self.input_size - (min(item.shape[1:]) - 1) * item.stride for item in read)
-        return self.model_copy(update={"dynamic_size": True, "min_size": max(1, least)})
+        # TorchScript runs all layers, whichever are asked for.
+        run = self.layers if self.engine == "torchscript" else read
+        return self.model_copy(update={"dynamic_size": True, "min_size": max(map(self.least_side, run))})
+
+    def least_side(self, layer: Layer) -> int:
+        """The smallest side of an image that `layer` can be read of; 0 if it is read at the one size alone.
+
+        Of built-in networks of one size all maps before the head take any, of graphs those for which their
+        import has proven it.
+        """
+        if self.dynamic_size:
+            return self.min_size
+        opens = layer.any_size if self.architecture == ONNX else layer.kind != RENAMED
+        if not opens or len(layer.shape) != 3 or not layer.stride:
+            return 0
+        return max(1, self.input_size - (min(layer.shape[1:]) - 1) * layer.stride)
+
+    @property
+    def why_one_size(self) -> str:
+        """What a message tells of the only size that images may have."""
+        size = f"the one size that {self.name} accepts"
+        taking = [position for position, layer in enumerate(self.layers) if self.least_side(layer)]
+        if not taking:
+            return f"{size}: none of its layers is known to take others"
+        return f"{size} where its head is read, from {self.layers[taking[-1] + 1].name} on"
 
     def sealed(self) -> Self:
         """This manifest with its digest filled in."""
@@ -144,7 +173,13 @@ class Manifest(BaseModel):
         return self
 
     def _digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"name", "version", "batching", "digest"})
+        content = self.model_dump(mode="json", exclude={"name", "version", "parent", "batching", "digest"})
+        # So that versions which are older than these fields keep their digest.
         if self.task == "classification":
-            del content["task"]  # So that versions which are older than the field keep their digest.
+            del content["task"]
+        if not self.class_ids:
+            del content["class_ids"]
+        for layer in content["layers"]:
+            if not layer["any_size"]:
+                del layer["any_size"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.architectures import ARCHITECTURES
+from convlens_models.graphs.surgery import LEAST_SQUARE
 from convlens_models.log_softmax import log_softmax, softmax
 from convlens_models.manifest import LOG_PROBABILITIES, PROBABILITIES, Rgb
 from convlens_models.redirected_relu import redirected
@@ -72,29 +73,32 @@ class Network(nn.Module):
         """Within it, gradients of what is to become small get through ReLUs that are closed everywhere."""
         return redirected(self)
 
-    def average_pooled(self, factor: float = 1.0) -> Network:
+    def average_pooled(self, factor: float = 1.0, power: int = 1) -> Network:
         """The same network, weights shared, whose max pools take the average, times `factor`.
 
-        Gradients then reach every pixel of a window: pictures are smoother (Gatys et al. 2015).
+        Gradients then reach every pixel of a window: pictures are smoother (Gatys et al. 2015). With `power`
+        2 it is the root mean square of each window.
         """
         twin = copy.deepcopy(self, {id(value): value for value in (*self.parameters(), *self.buffers())})
         for name, module in list(twin.named_modules()):
             if isinstance(module, nn.MaxPool2d):
                 parent, _, key = name.rpartition(".")
-                setattr(twin.get_submodule(parent), key, _AveragePool(module, factor))
+                setattr(twin.get_submodule(parent), key, _AveragePool(module, factor, power))
         return twin
 
 
 class _AveragePool(nn.AvgPool2d):
     """The windows of a max pool, averaged; what lies outside the picture does not count."""
 
-    def __init__(self, pool: nn.MaxPool2d, factor: float) -> None:
+    def __init__(self, pool: nn.MaxPool2d, factor: float, power: int) -> None:
         super().__init__(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, count_include_pad=False)
-        self.factor = factor
+        self.factor, self.power = factor, power
 
     def forward(self, x: Tensor) -> Tensor:
-        """Averages, times the factor."""
-        return super().forward(x) * self.factor
+        """Averages, or root mean squares, times the factor; these have no gradient at windows of zeros."""
+        if self.power == 1:
+            return super().forward(x) * self.factor
+        return super().forward(x.square()).clamp_min(LEAST_SQUARE).sqrt() * self.factor
 
 
 class _Done(Exception):

@@ -62,10 +62,7 @@ def _source(image: image_pb2.Image, field: str) -> Pixels:
         raise InvalidArgument.of(field, shown, "UINT8 of shape (H, W, 3) or FP32 of shape (3, H, W)")
     if axis == 2:
         return array
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 1):  # Also false for NaN.
-        raise InvalidArgument.of(field, f"values from {low:g} to {high:g}", "finite and within [0, 1]")
-    return array.transpose(1, 2, 0)
+    return wire.within_unit(array, field).transpose(1, 2, 0)
 
 
 def _short_side(pixels: Pixels, resize: image_pb2.Resize, manifest: Manifest, field: str) -> Pixels:
@@ -86,8 +83,10 @@ def _exact(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) ->
 
 
 def _fit(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) -> Pixels:
-    ratio = min(1.0, resize.fit.max_side / max(pixels.shape[:2]))
-    height, width = (max(1, round(side * ratio)) for side in pixels.shape[:2])
+    fit, sides = resize.fit, pixels.shape[:2]
+    ratio = fit.max_side / (min(sides) if fit.shorter else max(sides))
+    ratio = ratio if fit.enlarge else min(1.0, ratio)
+    height, width = (max(1, round(side * ratio)) for side in sides)
     return _scale(pixels, height, width, field)
 
 
@@ -121,7 +120,7 @@ def _check_size(height: int, width: int, manifest: Manifest, field: str) -> None
     shown = f"{height} x {width} pixels"
     side = manifest.input_size
     if not manifest.dynamic_size and (height, width) != (side, side):
-        raise InvalidArgument.of(field, shown, f"{side} x {side}, the one size that {manifest.name} accepts")
+        raise InvalidArgument.of(field, shown, f"{side} x {side}, {manifest.why_one_size}")
     low = max(MIN_SIDE, manifest.min_size)
     if min(height, width) < low or max(height, width) > MAX_SIDE:
         raise InvalidArgument.of(field, shown, f"between {low} and {MAX_SIDE} a side for {manifest.name}")

@@ -20,6 +20,8 @@ MAX_SCANS: Final = 100
 """Times that a JPEG may go over its picture; encoders do so up to some 20 times, and each takes as long."""
 ORIENTATION: Final = 0x0112
 EXIF: Final = b"Exif\0\0"
+NUMBERS: Final = {1: "B", 3: "H", 4: "I"}
+"""EXIF's types of whole numbers (BYTE, SHORT, LONG), any of which writers use for the orientation."""
 ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -182,8 +184,9 @@ def _orientation(exif: bytes) -> int:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
-            if tag == ORIENTATION:
+            tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+            if tag == ORIENTATION and kind in NUMBERS:
+                (value,) = struct.unpack_from(f"{order}{NUMBERS[kind]}", exif, entry + 8)
                 return value if 1 <= value <= 8 else 1
     return 1
 

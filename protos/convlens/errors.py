@@ -60,9 +60,13 @@ class InvalidArgument(ConvLensError):
     @classmethod
     def of(cls, field: str, value: object, allowed: str) -> InvalidArgument:
         """Error that names the field, the value (shortened to 80 characters) and what is allowed."""
-        shown = repr(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        return cls(f"{field} = {shown}: must be {allowed}", field=field)
+        return cls(f"{field} = {shortened(value)}: must be {allowed}", field=field)
+
+
+def shortened(value: object) -> str:
+    """A value as messages show it, in at most 80 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 class OutOfRange(InvalidArgument):

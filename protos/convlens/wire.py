@@ -26,6 +26,8 @@ CHUNK_BYTES: Final = 1 << 20
 MAX_PIXELS: Final = 64_000_000
 LARGE_PIXELS: Final = 8_000_000
 """Pixels of a picture from which on only one is decoded at a time."""
+ROUNDING: Final = 1e-6
+"""How far pixels in [0, 1] may come out of it when float32 normalises them, and takes that back."""
 BAND_PIXELS: Final = 1 << 20
 """Pixels that are brought to RGB at a time."""
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
@@ -157,6 +159,20 @@ def from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any
     return reshaped(np.frombuffer(tensor.data, dtype), shape, f"{field}.shape")
 
 
+def within_unit(values: NDArray[np.float32], field: str) -> NDArray[np.float32]:
+    """The values, clipped to [0, 1] where they miss it by no more than `ROUNDING`.
+
+    Raises:
+        InvalidArgument: values that are further outside, or no numbers; says the least and the greatest.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1:
+        return values
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # Also true for NaN.
+        raise InvalidArgument.of(field, f"values from {low:.9g} to {high:.9g}", "finite and within [0, 1]")
+    return values.clip(0, 1)
+
+
 def reshaped(flat: NDArray[T], shape: Sequence[int], field: str) -> NDArray[T]:
     """The array in another shape of as many elements.
 
@@ -217,7 +233,9 @@ def to_pixels(image: PILImage.Image) -> NDArray[np.uint8]:
 
 def _to_rgb(image: PILImage.Image) -> PILImage.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it at 255 instead of scaling it.
-        image = PILImage.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        grey = np.asarray(image)
+        transparent = grey == image.info.get("transparency", -1)
+        image = PILImage.fromarray(np.where(transparent, 255, grey // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import sys
 
-from pydantic import ValidationError
-
 from convlens.errors import ConvLensError
 from convlens_server.app import App
 from convlens_server.serving.interceptors import OfCall
 from convlens_server.serving.malloc import keep_freed_memory
 from convlens_server.serving.processes import stop_signal, supervise
 from convlens_server.settings import ServerSettings
+from convlens_workers.jobs.settings import read
 from convlens_workers.telemetry.logs import configure
 from convlens_workers.telemetry.tracing import exporting
 
@@ -31,7 +30,7 @@ async def serve(settings: ServerSettings) -> None:
 def main() -> None:
     """Run the server; every setting is an environment variable, see `ServerSettings`."""
     try:
-        settings = ServerSettings()
+        settings = read(ServerSettings)
         configure(settings.log_level, settings.log_format, OfCall())
         keep_freed_memory()
         if settings.processes > 1:
@@ -39,7 +38,7 @@ def main() -> None:
         else:
             with exporting("convlens-server"):
                 asyncio.run(serve(settings))
-    except (ConvLensError, ValidationError) as error:
+    except ConvLensError as error:
         sys.exit(f"convlens-server: {error}")
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from convlens_server.cpus import cpus
 from convlens_server.identity.settings import IdentitySettings
-from convlens_workers.jobs.settings import JobSettings
+from convlens_workers.jobs.settings import JobSettings, redis_url
 
 
 class ServerSettings(JobSettings, IdentitySettings):
@@ -74,7 +74,7 @@ class ServerSettings(JobSettings, IdentitySettings):
     """MiB that the kept replies of all servers may take in Redis together; the oldest go first."""
     cache_entry_kilobytes: int = Field(default=1024, ge=1)
     """Size in KiB of the largest reply that is kept; a larger one is computed each time."""
-    cache_redis: str = ""
+    cache_redis: str = Field(default="", repr=False)
     """URL of another Redis that keeps the replies; by default the one of the jobs, `redis`."""
     session_megabytes: int = Field(default=1024, ge=1)
     """MiB that the ONNX Runtime sessions that are kept ready may hold, over all models, beside the mapped
@@ -106,13 +106,14 @@ class ServerSettings(JobSettings, IdentitySettings):
     @model_validator(mode="after")
     def _cache_has_a_place(self) -> Self:
         if self.cache_seconds and not (self.cache_redis or self.redis):
-            raise ValueError("cache_seconds needs redis or cache_redis")
+            raise ValueError("CONVLENS_CACHE_SECONDS needs CONVLENS_REDIS or CONVLENS_CACHE_REDIS")
         return self
 
     @model_validator(mode="after")
     def _processes_know_their_port(self) -> Self:
         if self.processes > 1 and (self.listen.endswith(":0") or self.listen.startswith("unix:")):
-            raise ValueError(f"processes = {self.processes} need a port to share: listen = {self.listen!r}")
+            need = f"CONVLENS_PROCESSES = {self.processes} need a port to share"
+            raise ValueError(f"{need}: CONVLENS_LISTEN = {self.listen!r}")
         return self
 
     @field_validator("listen")
@@ -121,5 +122,10 @@ class ServerSettings(JobSettings, IdentitySettings):
         host, _, port = listen.rpartition(":")
         # gRPC itself would take port 99999 for 34463.
         if not (host and port.isdecimal() and int(port) < 1 << 16):
-            raise ValueError(f"{listen!r} must be HOST:PORT with a port between 0 and 65535")
+            raise ValueError("must be HOST:PORT with a port between 0 and 65535")
         return listen
+
+    @field_validator("cache_redis")
+    @classmethod
+    def _has_a_redis(cls, url: str) -> str:
+        return redis_url(url)

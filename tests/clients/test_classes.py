@@ -7,7 +7,7 @@ import pytest
 from convlens import errors
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
-from convlens_client import ClassScore, LogProbability
+from convlens_client import ClassScore, LogProbability, Of
 from convlens_client.contract import bounds, parameters
 from convlens_client.requests.classes import CLASSES
 
@@ -17,6 +17,12 @@ TWINS = ["tench", "crane", "n02123045 tabby", "n02123159 tiger cat", "crane"]
 @pytest.fixture
 def twins(monkeypatch):
     monkeypatch.setattr("support.fake_service.LABELS", TWINS)
+
+
+@pytest.fixture
+def ids(monkeypatch):
+    """Two of the classes have an identifier."""
+    monkeypatch.setattr("support.fake_service.CLASS_IDS", ["", "n00000002", "n00000003", "", ""])
 
 
 def asked(service):
@@ -39,6 +45,7 @@ CALLS = {
     "a job's labels": (lambda c, p: c.defence_attack([p], labels=["dots"]), "SubmitJobRequest"),
     "a patch": (lambda c, p: c.adversarial_patch([p], "dots"), "SubmitJobRequest"),
     "objectives": (lambda c, p: c.visualise([ClassScore("dots")]), "SubmitJobRequest"),
+    "another network's": (lambda c, p: c.visualise([ClassScore("dots").of("other")]), "SubmitJobRequest"),
     "weighted objectives": (lambda c, p: c.visualise([{ClassScore("dots"): 2.0}]), "SubmitJobRequest"),
 }
 
@@ -62,6 +69,8 @@ def replaced(value):
         return 1
     if isinstance(value, (ClassScore, LogProbability)):
         return type(value)(1)
+    if isinstance(value, Of):
+        return replaced(value.what).of(value.model)
     if isinstance(value, dict):
         return {replaced(key): replaced(item) for key, item in value.items()}
     return type(value)(replaced(item) for item in value) if isinstance(value, (list, tuple)) else value
@@ -85,6 +94,19 @@ def test_a_name_means_the_same_as_its_index(client, service, pixels, call, kind)
 def test_names_are_those_of_the_model_that_is_asked(client, service, pixels):
     client.attack(pixels, target="dots", model="patterns/7")
     assert (service.requests[0].model.name, service.requests[0].model.version) == ("patterns", 7)
+
+
+def test_names_of_another_network_are_looked_up_there(client, service):
+    client.visualise([{ClassScore("dots"): 1.0, ClassScore("dots").of("other/2"): 0.5, ClassScore(3): 2.0}])
+    asked_for = [(one.model.name, one.model.version) for one in service.requests[:-1]]
+    assert asked_for == [("", 0), ("other", 2)]
+    terms = asked(service).feature_visualisation.objectives[0].terms
+    assert [(term.target.class_score.index, term.weight, term.model.name) for term in terms] == [
+        (1, 1, ""),
+        (1, 0.5, "other"),
+        (3, 2, ""),
+    ]
+    assert not terms[0].HasField("model")
 
 
 def test_a_followed_call_shows_no_more_than_by_index(client, service, pixels):
@@ -119,6 +141,17 @@ def test_a_name_that_two_classes_bear_is_refused_and_both_are_named(twins, clien
 def test_identifiers_of_wordnet_are_found_where_the_labels_have_them(twins, client, service, pixels):
     client.attack(pixels, target="n02123159")
     assert asked(service).targeted.index == 3
+
+
+def test_identifiers_of_wordnet_are_found_beside_the_labels(ids, client, service, pixels, run, photo):
+    client.attack(pixels, target="n00000002")
+    assert asked(service).targeted.index == 1
+    client.attribute(pixels, target=ClassScore("N00000003"))
+    assert asked(service).attributions[0].target.class_score.index == 2
+    assert run("saliency", photo, "--class", "n00000002").code == 0
+    assert asked(service).attributions[0].target.class_score.index == 1
+    with pytest.raises(InvalidArgument, match="n00000099"):
+        client.attack(pixels, target="n00000099")
 
 
 def test_the_command_line_names_both_too(twins, run, photo):

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import fake_service
 
 from convlens import errors, wire
+from convlens.text import printable
+from convlens.v1 import target_pb2
 from convlens_client import Neuron
 from convlens_client.cli.targets import parse_neuron
 
@@ -28,6 +31,22 @@ def test_classify_prints_a_table_or_json(run, service, photo):
     assert service.sent("ClassifyRequest").top_k == 3
     (line,) = run("classify", photo, "--json").out.splitlines()
     assert json.loads(line)["predictions"] == [{"index": 2, "label": "wide checks", "probability": 0.75}]
+
+
+@pytest.mark.parametrize("label", ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b1m", "[unused]", "[/nope]"])
+def test_what_others_have_named_is_shown_and_not_obeyed(run, service, photo, label, tmp_path, monkeypatch):
+    shown = target_pb2.Prediction(index=2, label=label, probability=0.75)
+    monkeypatch.setattr(fake_service, "PREDICTION", shown)
+    named = Path(photo).rename(tmp_path / f"{label.replace('/', '')}.png")
+    for options in ([], ["--json"]):
+        answer = run("classify", named, named, *options)
+        assert answer.code == 0
+        assert all(line.isprintable() for line in answer.out.splitlines())
+        assert printable(label) in answer.out or json.dumps(label)[1:-1] in answer.out
+    refused = run("classify", tmp_path / label)
+    assert refused.code == 2
+    assert all(line.isprintable() for line in refused.err.splitlines())
+    assert printable(label) in refused.err
 
 
 def test_many_images_are_asked_for_in_several_calls(run, service, photo):

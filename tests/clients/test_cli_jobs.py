@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+import numpy as np
 from PIL import Image
 from support.fake_service import DREAM
 
@@ -94,3 +95,76 @@ def test_cancelled_and_failed_jobs_make_wait_watch_and_result_fail(run, photo, t
         assert answer.code == 1
         assert "the job was cancelled" in answer.err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_job_is_shown_with_what_it_was_asked_for(run, service, photo):
+    service.pictures = [job_pb2.JobPicture(path="deepdream.image", name="photo.png", sha256="ab" * 32)]
+    options = (
+        "--layer",
+        "features.3",
+        "--octaves",
+        "2",
+        "--step-size",
+        "0.7",
+        "--seed",
+        "5",
+        "--tag",
+        "who=ana",
+    )
+    name = run("dream", photo, *options, "--save-every", "2", "--no-wait").out.strip()
+    sent = service.sent("SubmitJobRequest")
+    assert (dict(sent.tags), sent.save_every, sent.deepdream.image.name) == ({"who": "ana"}, 2, "photo.png")
+    shown = run("jobs", "show", name).out
+    for line in (
+        "seed       5",
+        "layers     features.3",
+        "options    octaves 2, step_size 0.7",
+        f"pictures   image photo.png, SHA-256 {'ab' * 32}",
+        "tags       who=ana",
+    ):
+        assert line in shown, line
+    request = json.loads(run("jobs", "show", name, "--json").out)["request"]
+    assert (request["technique"], request["seed"], request["tags"]) == ("deepdream", 5, {"who": "ana"})
+    assert request["parameters"]["layers"] == ["features.3"]
+    assert "who=ana" in run("jobs", "list", "--tag", "who=ana").out
+    assert service.sent("ListOperationsRequest").filter == "tags.who=ana"
+    assert run("jobs", "list", "--tag", "who").code == 2
+
+
+def test_a_job_is_run_again_and_gone_on_from_without_its_pictures(run, service, photo):
+    name = run("dream", photo, "--no-wait").out.strip()
+    service.requests.clear()
+    assert run("jobs", "rerun", name, "--seed", "7", "--steps", "3", "--no-wait").code == 0
+    again = service.sent("SubmitJobRequest")
+    assert (again.base, again.seed, again.resume) == (name, 7, "")
+    assert again.deepdream == job_pb2.DeepDream(steps=3)
+    service.requests.clear()
+    assert run("jobs", "resume", name.removeprefix("operations/"), "--no-wait").code == 0
+    more = service.sent("SubmitJobRequest")
+    assert (more.resume, more.base, more.WhichOneof("technique")) == (name, "", None)
+    assert "first_steps" in run("jobs", "resume", name, "--first-steps", "9").err
+
+
+def test_pictures_on_the_way_are_written_beside_the_result(run, service, photo, tmp_path):
+    picture = np.full((1, 3, 8, 10), 0.5, np.float32)
+    service.on_the_way = {"step.000002": picture, "step.000004": picture}
+    assert run("dream", photo, "--save-every", "2", "--out", str(tmp_path / "d.png")).code == 0
+    names = ["d-step.000002.png", "d-step.000004.png", "d.png"]
+    assert sorted(path.name for path in tmp_path.glob("d*")) == names
+    read = [
+        request.artifact for request in service.requests if isinstance(request, job_pb2.ReadArtifactRequest)
+    ]
+    assert read == ["step.000002", "step.000004", "image"]
+
+
+def test_a_cancelled_job_says_how_to_fetch_its_picture_and_go_on(run, service, photo, tmp_path):
+    service.end = "CANCELLED"
+    service.on_the_way = {"so_far": np.full((1, 3, 8, 10), 0.5, np.float32)}
+    answer = run("dream", photo, "--out", str(tmp_path / "d.png"))
+    assert answer.code == 1
+    (name,) = service.jobs
+    assert f"convlens jobs result {name} --artifact so_far --out {tmp_path / 'd.png'}" in answer.err
+    assert f"convlens jobs resume {name}" in answer.err
+    assert run("jobs", "result", name, "--artifact", "so_far", "--out", str(tmp_path / "f.png")).code == 0
+    with Image.open(tmp_path / "f.png") as image:
+        assert image.size == (10, 8)

@@ -54,7 +54,7 @@ def test_layers_may_have_weights():
     fill(technique, {"layers": {"a": 2, "b": 1}})
     assert (list(technique.layers), list(technique.weights)) == (["a", "b"], [2, 1])
     assert parameters(technique.DESCRIPTOR)["layers"].weighted
-    assert not parameters(job_pb2.DeepDream.DESCRIPTOR)["layers"].weighted
+    assert not parameters(job_pb2.ExtractFeatures.DESCRIPTOR)["layers"].weighted
 
 
 def test_a_number_of_layers_has_no_weights():

@@ -42,8 +42,8 @@ def seen(image):
 
 
 def test_a_file_is_sent_as_it_is(png):
-    for image in (png, str(png), png.read_bytes()):
-        assert to_images(image) == [pb.Image(encoded=png.read_bytes())]
+    for image, name in ((png, png.name), (str(png), png.name), (png.read_bytes(), "")):
+        assert to_images(image) == [pb.Image(encoded=png.read_bytes(), name=name)]
 
 
 def test_a_pillow_image_means_the_same_as_its_file(png, pixels):
@@ -162,7 +162,7 @@ def test_a_photo_with_a_second_picture_behind_it_is_sent_as_it_is():
 
 def test_a_heic_file_says_what_would_read_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(InvalidArgument, match=r"HEIC.*pip install pillow-heif"):
+    with pytest.raises(InvalidArgument, match=r"HEIC.*pip install 'convlens\[heic\]'"):
         to_images(b"\0\0\0\x18ftypheic" + bytes(90))
 
 
@@ -264,6 +264,12 @@ def test_transparency_is_laid_over_white_as_the_server_does(mode):
     image = image.convert(mode)
     np.testing.assert_array_equal(seen(image)[:, :4], 255)
     np.testing.assert_array_equal(seen(image)[:, 4:], 0)
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_laid_over_white():
+    ramp = Image.fromarray(np.tile(np.array([0, 257, 32896, 65535], np.uint16), (8, 2)))
+    ramp.info["transparency"] = 257
+    np.testing.assert_array_equal(seen(ramp)[0, :4, 0], [0, 255, 128, 255])
 
 
 def test_transparent_arrays_are_laid_over_white():

@@ -41,7 +41,7 @@ FORBIDDEN = {
         ["ACL", "LIST"],
         ["SET", "elsewhere", ""],
         ["GET", "elsewhere"],
-        ["HGETALL", "rq:executions:one"],
+        ["HGETALL", "rq:worker:one"],
         ["EVAL", "return 1", "0"],
         ["SUBSCRIBE", "elsewhere"],
         ["SHUTDOWN"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +15,8 @@ COMMANDS = {
     "texture": ("texture", "{photo}", "--steps", "3", "--height", "70", "--width", "90", *SMALL),
     "style": ("style", "{photo}", "--style", "{photo}=2", "--mask", "{photo}", "--first-steps", "3", *SMALL),
 }
-SIZES = {"visualise": (129, 64), "texture": (90, 70)}
+SIZES = {"texture": (90, 70)}
+SAID = {"visualise": ("features.relu2:3: ", "horizontal stripes (0): ", "(patterns/1, 64 x 64 px)")}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -21,6 +24,7 @@ def test_it_ends_with_a_picture(run, photo, tmp_path, name):
     command = [word.replace("{photo}", str(photo)) for word in COMMANDS[name]]
     answer = run(*command, "--out", tmp_path / "made.png")
     assert answer.code == 0, answer
+    assert all(words in answer.out for words in SAID.get(name, ()))
     with Image.open(tmp_path / "made.png") as image:
         assert max(image.size) >= 64
         assert image.size == SIZES.get(name, image.size)
@@ -50,3 +54,23 @@ def test_a_unit_that_is_not_there_is_told(run):
     answer = run("visualise", "--unit", "features.relu2:9999", "--steps", "3")
     assert answer.code == 2
     assert "feature_visualisation.objectives[0].terms[0].target.channel.channel" in answer.err
+
+
+def test_a_dream_is_shown_run_again_and_gone_on_from(run, photo, tmp_path):
+    small = ("--size", "64", "--octaves", "1", "--tag", "who=ana", "--save-every", "2")
+    dreamt = run("dream", photo, "--steps", "3", *small, "--out", tmp_path / "d.png")
+    assert dreamt.code == 0, dreamt
+    assert (tmp_path / "d-step.000002.png").exists()
+    (row,) = [line for line in run("jobs", "list", "--tag", "who=ana").out.splitlines() if "who=ana" in line]
+    name = row.split()[0]
+    shown = run("jobs", "show", name).out
+    assert f"{photo.name}, SHA-256 {sha256(photo.read_bytes()).hexdigest()}" in shown
+    assert run("jobs", "rerun", name, "--out", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "d.png").read_bytes()
+    assert run("jobs", "rerun", name, "--steps", "5", "--out", tmp_path / "whole.png").code == 0
+    more = run("jobs", "resume", name, "--steps", "5", "--out", tmp_path / "more.png")
+    assert more.code == 0, more
+    assert (tmp_path / "more.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+    refused = run("jobs", "resume", name)
+    assert refused.code == 2
+    assert "larger may be steps" in refused.err

@@ -62,6 +62,14 @@ def test_an_onnx_file_with_all_options(tmp_path: Path):
     assert manifest.std == pytest.approx((1 / 255,) * 3)
 
 
+def test_a_folder_that_cannot_be_one_is_one_line(tmp_path: Path, weights: Path):
+    (tmp_path / "models").write_text("a file")
+    for arguments in (("patterns", "--weights", weights), ("--onnx", weights, "--name", "x")):
+        result = run(tmp_path, *arguments)
+        assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
+        assert result.output.startswith("Error: ")
+
+
 MISTAKES = {
     "nothing": ((), "give ARCH and --weights FILE, or --onnx FILE and --name NAME"),
     "no weights": (("patterns",), "give ARCH and --weights FILE"),

@@ -12,11 +12,12 @@ from torch import nn
 from convlens.errors import InvalidArgument
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.graphs import layers, surgery
-from convlens_models.importing import verify
+from convlens_models.importing import export, verify
 from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import INPUT, Layer
-from convlens_models.network import load_network
+from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository
+from convlens_models.tensors import Entry
 
 STORED = ModelRepository().get()
 RELU = "features.relu2"
@@ -149,6 +150,28 @@ def test_smallest_sizes_are_torchs(ceil: int, kernel: int, stride: int, pad: int
     )
     fits = [side for side in range(1, 60) if _fits(pool, side)]
     assert layers.min_size(model, 60) == fits[0]
+
+
+@pytest.mark.parametrize("architecture", ["alexnet", "squeezenet1_0", "resnet18"])
+def test_shapes_at_a_size_are_torchs_or_there_are_none(architecture: str) -> None:
+    """Ceil mode, pads and strides at sizes that they do not divide, and a head of one size behind them."""
+    with torch.device("meta"):
+        module = ARCHITECTURES[architecture].build(3).eval()
+        stored = {key: Entry("F32", tuple(value.shape), 0, 0) for key, value in module.state_dict().items()}
+        graph = export.to_onnx(module, stored, "", mean=(0, 0, 0), std=(1, 1, 1), size=224)
+        network = Network(module, (0, 0, 0), (1, 1, 1)).to("meta")
+    maps = [name for name, part in module.named_modules() if isinstance(part, nn.Conv2d | nn.MaxPool2d)]
+    for height, width in ((224, 61), (35, 130), (7, 9)):
+        for name in maps[::5]:
+            expected = _shape(network, name, height, width)
+            assert layers.shape_at(graph.model, name, height, width) == expected, (name, height, width)
+
+
+def _shape(network: Network, name: str, height: int, width: int) -> tuple[int, ...] | None:
+    try:
+        return tuple(network.taps(torch.empty(1, 3, height, width, device="meta"), [name])[name].shape)[1:]
+    except RuntimeError:
+        return None
 
 
 def _fits(pool: nn.Module, side: int) -> bool:

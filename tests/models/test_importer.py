@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,14 +163,29 @@ def test_auxiliary_heads_are_checked_and_then_left_behind():
 LABELS = {
     "a line each": "one\ntwo\nthree\n",
     "tsv": "0\tn1\tone\n1\tn2\ttwo\n2\tn3\tthree\n",
+    "with WordNet's": "0\tn00000001\tone\n1\t-\ttwo\nn00000003\tthree\n",
 }
+IDS = {"with WordNet's": ("n00000001", "", "n00000003")}
 
 
-@pytest.mark.parametrize("text", LABELS.values(), ids=LABELS)
-def test_labels(text: str, tmp_path: Path, weights: Path):
-    (tmp_path / "labels").write_text(text)
+@pytest.mark.parametrize("case", LABELS)
+def test_labels(case: str, tmp_path: Path, weights: Path):
+    (tmp_path / "labels").write_text(LABELS[case])
     manifest = add_architecture(tmp_path / "m", "patterns", weights, tmp_path / "labels")
     assert manifest.labels == ("one", "two", "three")
+    assert manifest.class_ids == IDS.get(case, ())
+    known = ModelRepository(tmp_path / "m").get("patterns").manifest
+    assert known == manifest
+
+
+def test_the_digest_is_that_of_before_where_no_identifiers_are_known(tmp_path: Path, weights: Path):
+    manifest = add_architecture(tmp_path, "patterns", weights)
+    named = manifest.model_copy(update={"class_ids": ("n00000001", "", "")})
+    content = manifest.model_dump(mode="json")
+    for name in ("name", "version", "batching", "digest", "task", "class_ids"):
+        del content[name]
+    assert manifest.digest == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert named.sealed().digest != manifest.digest
 
 
 ARGUMENTS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,26 @@ def test_who_reads_the_head_sees_one_size(alexnet: ModelRepository) -> None:
         assert manifest.read_at(layers) is manifest
 
 
-def test_graphs_of_one_size_stay_so(alexnet: ModelRepository) -> None:
+def test_graphs_of_one_size_stay_so_unless_a_layer_is_proven_to_take_any(alexnet: ModelRepository) -> None:
     manifest = alexnet.get("alexnet").manifest.model_copy(update={"architecture": "onnx"})
     assert manifest.read_at(["features.1"]) is manifest
+    proven = manifest.layer("features.1").model_copy(update={"any_size": True})
+    known = manifest.model_copy(update={"layers": (*manifest.layers[:1], proven, *manifest.layers[2:])})
+    assert known.read_at(["features.1"]).dynamic_size
+    assert known.read_at(["features.1", "features.5"]) is known
+
+
+def test_a_pool_to_the_size_of_the_head_belongs_to_it(alexnet: ModelRepository) -> None:
+    manifest = alexnet.get("alexnet").manifest
+    assert manifest.read_at(["avgpool"]) is manifest
+    assert manifest.why_one_size.endswith("where its head is read, from avgpool on")
+
+
+def test_versions_that_say_nothing_of_sizes_keep_their_digest(alexnet: ModelRepository) -> None:
+    manifest = alexnet.get("alexnet").manifest
+    content = manifest.model_dump(mode="json")
+    for layer in content["layers"]:
+        assert layer.pop("any_size") is False
+    assert Manifest.model_validate(content) == manifest
+    stated = {key: content[key] for key in content.keys() - {"name", "version", "batching", "task", "digest"}}
+    assert manifest.digest == hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()

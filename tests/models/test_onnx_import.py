@@ -13,7 +13,7 @@ from support.foreign_onnx import CLASSES, classifier, constant, node, output, sa
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
-from convlens_models.importing import verify
+from convlens_models.importing import canonicalise, verify
 from convlens_models.importing.onnx_import import add_onnx
 from convlens_models.manifest import INPUT
 from convlens_models.repository import FORWARD, ModelRepository
@@ -112,6 +112,95 @@ def test_a_batch_of_one_is_freed_and_a_bound_size_is_kept(options: dict[str, int
     )
     declared = ModelRepository(tmp_path / "m").get("x").forward().graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in declared] == ["N", 3, 32, 32]
+
+
+BEFORE_THE_HEAD = [
+    node("Conv", ["relu", "wide"], "deep", pads=[2] * 4, strides=[2, 2]),
+    node("Relu", ["deep"], "last"),
+]
+
+
+def with_linear_head(
+    middle: list[onnx.NodeProto], last: str, *constants: onnx.TensorProto, numbers: int = 8 * 8**2
+) -> onnx.ModelProto:
+    """A classifier whose head takes the value `last` of so many numbers, and no more."""
+    nodes = [
+        *middle,
+        node("Flatten", [last], "rows"),
+        node("MatMul", ["rows", "mix"], "mixed"),
+        node("Reshape", ["mixed", "back"], "middle"),
+    ]
+    more = [weight("wide", 8, 8, 5, 5), weight("mix", numbers, 8), constant("back", np.int64([0, 8, 1, 1]))]
+    return classifier(nodes, [*more, *constants])
+
+
+def slicing() -> onnx.ModelProto:
+    """A map is cut to a size that is a constant of the graph."""
+    nodes = [
+        node("Slice", ["relu", "from", "to", "axes"], "cut"),
+        node("Conv", ["cut", "wide"], "deep", pads=[2] * 4),
+        node("Flatten", ["relu"], "many"),
+        node("Flatten", ["deep"], "few"),
+        node("Concat", ["many", "few"], "last", axis=1),
+    ]
+    bounds = {"from": [0, 0], "to": [8, 8], "axes": [2, 3]}
+    constants = [constant(name, np.int64(at)) for name, at in bounds.items()]
+    return with_linear_head(nodes, "last", *constants, numbers=8 * (16**2 + 8**2))
+
+
+def positions() -> onnx.ModelProto:
+    """Each position has a constant of its own."""
+    own = constant("positions", np.random.default_rng(0).random((1, 8, 16, 16)).astype(np.float32))
+    return with_linear_head([node("Add", ["relu", "positions"], "last")], "last", own, numbers=8 * 16**2)
+
+
+def padding() -> onnx.ModelProto:
+    """Pads depend on the size: gradients of open sizes have no rule for that."""
+    return with_linear_head(
+        [node("Conv", ["relu", "wide"], "last", auto_pad="SAME_UPPER", strides=[2, 2])], "last"
+    )
+
+
+TRUNKS = {
+    "convolutions": (lambda: with_linear_head(BEFORE_THE_HEAD, "last"), ["conv", "relu", "deep", "last"]),
+    "a constant cut": (slicing, ["conv", "relu"]),
+    "a constant of each position": (positions, ["conv", "relu"]),
+    "pads that depend on the size": (padding, []),
+}
+
+
+@pytest.mark.parametrize("case", TRUNKS)
+def test_layers_before_a_head_of_one_size_are_open_where_that_is_proven(case: str, tmp_path: Path):
+    make, taking = TRUNKS[case]
+    manifest = add(tmp_path, make())
+    assert (manifest.dynamic_size, manifest.min_size) == (False, 32)
+    assert [layer.name for layer in manifest.layers if layer.any_size] == taking
+    stored = ModelRepository(tmp_path / "m").get("x")
+    assert stored.manifest == manifest
+    head = "where its head is read" if taking else "none of its layers is known to take others"
+    assert head in manifest.why_one_size
+    for name in taking:
+        least = manifest.least_side(manifest.layer(name))
+        part = surgery.cut(surgery.opened(stored.forward()), [name])
+        (value,) = verify.run(part, stored.path, [name], {INPUT: verify.noise(1, least)})
+        assert min(value.shape) >= 1
+
+
+def test_a_graph_that_computes_something_else_than_its_file_is_not_open(tmp_path: Path, monkeypatch):
+    read, times = canonicalise.read, list[Path]()
+
+    def another(path: Path) -> onnx.ModelProto:
+        model = read(path)
+        times.append(path)
+        if len(times) > 1:
+            kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "conv.weight")
+            kernel.CopyFrom(weight("conv.weight", 8, 3, 3, 3, seed=1))
+        return model
+
+    monkeypatch.setattr(canonicalise, "read", another)
+    manifest = add(tmp_path, with_linear_head(BEFORE_THE_HEAD, "last"))
+    assert len(times) == 2
+    assert not any(layer.any_size for layer in manifest.layers)
 
 
 ENDS = {"Softmax": "fc", "LogSoftmax": "fc", "Identity": "fc", "": "fc", "Sigmoid": "end"}

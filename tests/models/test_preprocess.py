@@ -43,6 +43,22 @@ SIZES = {
     "exact": (encoded(200, 300, resize=Resize(exact={"height": 30, "width": 70})), (30, 70)),
     "fit": (encoded(200, 300, resize=Resize(fit={"max_side": 150})), (100, 150)),
     "fit never enlarges": (encoded(40, 30, resize=Resize(fit={"max_side": 150})), (40, 30)),
+    "but where it is told to": (
+        encoded(40, 30, resize=Resize(fit={"max_side": 60, "enlarge": True})),
+        (60, 45),
+    ),
+    "by the shorter side": (
+        encoded(200, 300, resize=Resize(fit={"max_side": 150, "shorter": True})),
+        (150, 225),
+    ),
+    "shorter side up": (
+        encoded(40, 30, resize=Resize(fit={"max_side": 60, "shorter": True, "enlarge": True})),
+        (80, 60),
+    ),
+    "shorter side not up": (
+        encoded(40, 30, resize=Resize(fit={"max_side": 60, "shorter": True})),
+        (40, 30),
+    ),
     "keep": (encoded(200, 301, resize=Resize(keep={})), (200, 301)),
 }
 

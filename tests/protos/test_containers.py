@@ -51,9 +51,13 @@ def test_what_is_kept_is_the_whole_picture(data: bytes) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", "<>")
-def test_a_picture_is_turned_upright(kind: str, orientation: int, order: str) -> None:
-    exif = {"<": b"II*\0", ">": b"MM\0*"}[order]
-    exif += struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+@pytest.mark.parametrize("number", [(3, "HH"), (4, "I")], ids=["SHORT", "LONG"])
+def test_a_picture_is_turned_upright(
+    kind: str, orientation: int, order: str, number: tuple[int, str]
+) -> None:
+    exif, (type_, form) = {"<": b"II*\0", ">": b"MM\0*"}[order], number
+    value = (orientation, 0)[: len(form)]
+    exif += struct.pack(f"{order}IHHHI{form}I", 8, 1, 0x0112, type_, 1, *value, 0)
     data = file(kind, exif=b"Exif\0\0" + exif)
     expected = np.asarray(ImageOps.exif_transpose(opened(data)).convert("RGB"))
     np.testing.assert_array_equal(wire.decode_image(data), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -174,6 +175,28 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     ramp = np.array([[0, 257, 32896, 65535]], np.uint16)
     decoded = wire.decode_image(_file(Image.fromarray(ramp), "PNG"))
     np.testing.assert_array_equal(decoded[0, :, 1], [0, 1, 128, 255])
+
+
+def test_the_transparent_grey_of_sixteen_bits_is_white():
+    ramp = Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16))
+    decoded = wire.decode_image(_file(ramp, "PNG", transparency=257))
+    np.testing.assert_array_equal(decoded[0, :, 1], [0, 255, 128, 255])
+
+
+def test_pixels_that_were_normalised_and_brought_back_are_pixels():
+    mean, std = np.float32([[0.485], [0.456], [0.406]]), np.float32([[0.229], [0.224], [0.225]])
+    pixels = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (3, 1))
+    back = ((pixels - mean) / std - -mean / std) / (1 / std)  # By torchvision's Normalize, twice.
+    assert back.max() > 1
+    clipped = wire.within_unit(back - np.float32(2.98e-8), "pixels")
+    assert (clipped.min(), clipped.max()) == (0, 1)
+    np.testing.assert_allclose(clipped, pixels, atol=wire.ROUNDING)
+
+
+@pytest.mark.parametrize("value", [-2e-6, 1 + 2e-6, np.nan, np.inf])
+def test_pixels_beyond_rounding_are_refused_with_the_number_that_is_outside(value: float):
+    with pytest.raises(InvalidArgument, match=re.escape(f"{np.float32(value):.9g}")):
+        wire.within_unit(np.array([0.5, value], np.float32), "pixels")
 
 
 def _animation():

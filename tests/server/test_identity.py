@@ -223,9 +223,9 @@ def test_the_command_makes_a_key_that_the_server_takes(
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"tls_certificate": "a.pem"}, "go together"),
-        ({"tls_client_authorities": "a.pem"}, "needs tls_certificate"),
-        ({"jwt_keys": "a.json"}, "needs jwt_issuer"),
+        ({"tls_certificate": __file__}, "go together"),
+        ({"tls_client_authorities": __file__}, "needs CONVLENS_TLS_CERTIFICATE"),
+        ({"jwt_keys": __file__}, "needs CONVLENS_JWT_ISSUER"),
         ({"jwt_algorithms": ("HS256",)}, "must be some of"),
         ({"jwt_algorithms": ("none",)}, "must be some of"),
         ({"jwt_algorithms": ()}, "must be some of"),

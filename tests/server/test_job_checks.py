@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 from support.bad_jobs import (
+    CARICATURE,
     CHANNELS,
     DEFENCE,
     LABELS,
     LAYER,
     MANIFEST,
     ONES,
+    UNIT,
     dream,
     picture,
     several,
     shown,
+    term,
     vector,
 )
 
@@ -42,6 +45,12 @@ GOOD = [
     ("feature_visualisation", shown(neuron={"layer": "classifier", "channel": 1})),
     ("feature_visualisation", {**shown(neuron={"layer": LAYER, "y": 500}), "size": 1024}),
     ("feature_visualisation", shown(direction=vector(*ONES))),
+    ("feature_visualisation", {**shown(class_score={"index": 0}), "height": 64, "start": picture(8, 4000)}),
+    (
+        "feature_visualisation",
+        {**term(caricature=CARICATURE), "parametrisation": 2, "transforms": {"jitter": 0}},
+    ),
+    ("feature_visualisation", term(target=UNIT, model={"name": "patterns", "version": 1})),
     ("texture", {"sample": picture(), "layers": [LAYER], "weights": [2]}),
     ("texture", {"sample": picture(), "weights": [1, 2, *[0] * 6]}),
     (

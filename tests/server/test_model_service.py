@@ -39,6 +39,14 @@ def test_pages_put_together_are_the_whole_list(stub, manifest: Manifest, page_si
     assert found == [("copy", 2), ("copy", 1), ("patterns", manifest.version)]
 
 
+def test_identifiers_of_classes_are_told(tmp_path):
+    known = ["n00000001", *[""] * (len(ModelRepository().get().manifest.labels) - 1)]
+    add_copy(tmp_path, "named", class_ids=known)
+    with serving(models=tmp_path) as app, grpc.insecure_channel(app.address) as channel:
+        request = model_pb2.GetModelRequest(model={"name": "named"})
+        assert list(model_pb2_grpc.ModelServiceStub(channel).GetModel(request).model.class_ids) == known
+
+
 def test_model_has_all_that_the_manifest_says(stub, manifest: Manifest):
     model = stub.GetModel(model_pb2.GetModelRequest()).model
     assert (model.name, model.version, model.digest) == ("patterns", manifest.version, manifest.digest)

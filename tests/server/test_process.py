@@ -87,9 +87,9 @@ def test_importing_the_server_loads_no_torch() -> None:
         ({"listen": "127.0.0.1:99999"}, "between 0 and 65535"),
         ({"listen": "256.0.0.1:0", "open_to_all": "1"}, "cannot listen on 256.0.0.1:0"),
         ({"listen": "0.0.0.0:0"}, "0.0.0.0:0 is no loopback address"),
-        ({"lanes": "0"}, "lanes"),
-        ({"threads": "many"}, "threads"),
-        ({"log_level": "LOUD"}, "log_level"),
+        ({"lanes": "0"}, "CONVLENS_LANES"),
+        ({"threads": "many"}, "CONVLENS_THREADS"),
+        ({"log_level": "LOUD"}, "CONVLENS_LOG_LEVEL"),
     ],
     ids=str,
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.replies import error_of, tensors_of
 from support.server_thread import serving
-from support.style import random_style, style_state
+from support.style import random_style, random_transformer_net, style_state
 
 from convlens import wire
 from convlens.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -37,6 +37,7 @@ MODEL = model_pb2.ModelRef(name="painter")
 def style_channel(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     add_style(root, style_state(), "painter")
+    add_style(root, random_transformer_net().state_dict(), "foreign")
     with serving(models=root, threads=1) as app, grpc.insecure_channel(app.address) as channel:
         yield channel
 
@@ -51,9 +52,9 @@ def photo(height: int, width: int) -> np.ndarray:
     return np.stack([np.sin(x / 17), np.cos(y / 11), np.sin((x + y) / 23)]) / 2 + np.float32(0.5)
 
 
-def stylise(stub, pixels: np.ndarray, **fields) -> np.ndarray:
+def stylise(stub, pixels: np.ndarray, model: model_pb2.ModelRef = MODEL, **fields) -> np.ndarray:
     image = image_pb2.Image(tensor=wire.to_tensor(pixels))
-    request = style_pb2.StyliseRequest(model=MODEL, image=image, **fields)
+    request = style_pb2.StyliseRequest(model=model, image=image, **fields)
     _, found = tensors_of(stub.Stylise(request))
     assert list(found) == ["image"]
     return found["image"]
@@ -67,6 +68,15 @@ def test_the_network_is_the_one_in_pytorch(stub, size) -> None:
     found = stylise(stub, pixels)
     assert found.shape == (1, 3, *size)
     assert np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 95)])
+def test_networks_of_pytorchs_examples_paint_as_there(stub, size) -> None:
+    pixels = photo(*size)
+    expected = random_transformer_net().painted(torch.from_numpy(pixels)[None]).numpy()
+    assert 0.1 < expected.std() < 0.4
+    found = stylise(stub, pixels, model_pb2.ModelRef(name="foreign"))
+    assert np.abs(found - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [(17, 16), (61, 95), (130, 33)])
@@ -138,7 +148,8 @@ def test_a_network_for_another_task_is_a_failed_precondition(
 
 def test_lists_say_what_a_model_is_for(style_channel) -> None:
     models = model_pb2_grpc.ModelServiceStub(style_channel).ListModels(model_pb2.ListModelsRequest()).models
-    assert {model.name: model.task for model in models} == {"painter": "style", "patterns": "classification"}
+    tasks = {"painter": "style", "foreign": "style", "patterns": "classification"}
+    assert {model.name: model.task for model in models} == tasks
 
 
 BAD = {

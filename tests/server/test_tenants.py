@@ -55,6 +55,9 @@ def test_a_foreign_job_is_not_there(two: tuple[App, Client, Client], pixels: np.
         "watch": lambda client: next(iter(client.operation(job.name).watch())),
         "cancel": lambda client: client.operation(job.name).cancel(),
         "delete": lambda client: client.operation(job.name).delete(),
+        "request": lambda client: client.job_request(job.name),
+        "rerun": lambda client: client.rerun(job.name),
+        "resume": lambda client: client.resume(job.name),
     }
     for ask in asks.values():
         with pytest.raises(NotFound):

@@ -42,6 +42,8 @@ KNOWN: Final = {
     "id": COLLECTION,
     "name": OPERATION,
     "artifact": "image",
+    "base": OPERATION,
+    "resume": OPERATION,
     "convlens.v1.AddImagesRequest.collection": "other",
     "convlens.v1.CreateCollectionRequest.id": "other",
     "convlens.v1.GetImageRequest.image": PICTURE,

@@ -59,6 +59,10 @@ def shown(**target: Any) -> dict[str, Any]:
     return {"objectives": [{"terms": [{"target": target}]}]}
 
 
+def term(**fields: Any) -> dict[str, Any]:
+    return {"objectives": [{"terms": [fields]}]}
+
+
 def vector(*numbers: float) -> dict[str, Any]:
     return {"layer": LAYER, "vector": wire.to_tensor(np.array(numbers, np.float32))}
 
@@ -68,6 +72,7 @@ LABELS = [0, 1, 2]
 DEFENCE = {"defence": {"jpeg": {}}}
 TWO_SIZES = {"images": [picture(), picture(SIDE, SIDE + 1)]}
 UNIT = {"channel": {"layer": LAYER, "channel": 1}}
+CARICATURE = {"image": picture(9, 200), "layer": LAYER}
 TRAINING = {"style": picture(), "name": "painter", "folder": "ours"}
 FIELD = {"collection": "c", "layer": LAYER, "channel": 1, "discrepancy": {}}
 ALONE = {"models": [{"name": "patterns"}]}
@@ -87,9 +92,69 @@ BAD = (
     ),
     BadJob("deepdream", dream(layers=[LAYER], channels=[-1]), "channels[0]", "between"),
     BadJob("deepdream", dream(layers=[LAYER, "avgpool"], channels=[0]), "layers", "only one"),
+    BadJob("deepdream", dream(layers=[LAYER], weights=[1, 1]), "weights", "1 of at least 0"),
+    BadJob("deepdream", dream(layers=[LAYER], channels=[0], strongest=1), "strongest", "there are channels"),
+    BadJob("deepdream", dream(layers=[LAYER], weakest=CHANNELS + 1), "weakest", f"at most {CHANNELS}"),
     BadJob("deepdream", dream(tile=63), "tile", "at least 64"),
+    BadJob("deepdream", dream(video=job_pb2.VIDEO_GIF), "video", "without several frames"),
+    BadJob(
+        "deepdream",
+        dream(video=job_pb2.VIDEO_GIF, frames=2, frame_rate=60),
+        "frame_rate",
+        "between 0.002 and 50 for gif",
+    ),
+    BadJob("deepdream", dream(frames=2, frame_rate=1e-5), "frame_rate", "for webp"),
     BadJob("deepdream", {"image": picture(512, 1024), "frames": 257}, "frames", "at most 256 of 512 x 1024"),
     BadJob("feature_visualisation", shown(), "objectives[0].terms[0].target", "given"),
+    BadJob(
+        "feature_visualisation",
+        term(target=UNIT, caricature=CARICATURE),
+        "objectives[0].terms[0].caricature",
+        "left out, or the target",
+    ),
+    BadJob(
+        "feature_visualisation",
+        term(target={"class_score": {"index": 99}}, model={"name": "other"}),
+        "objectives[0].terms[0].target.class_score.index",
+        "the last class of other",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(class_score={"index": 0}), "size": 64, "width": 80},
+        "width",
+        "size = 64",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(class_score={"index": 0}), "size": SIDE + 32},
+        "size",
+        f"{SIDE} x {SIDE}, the one size of its head; targets in layers before it take any",
+        "fixed",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**term(target={"class_score": {"index": 0}}, model={"name": "fixed"}), "height": SIDE + 32},
+        "objectives[0].terms[0].model",
+        "layers before it take any",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(class_score={"index": 0}), "parametrisation": 2, "transforms": {"jitter": 3, "rotate": 9}},
+        "transforms.rotate",
+        "PIXELS only shifts",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**term(caricature=CARICATURE), "collection": "c"},
+        "objectives[0].terms[0].caricature",
+        "where a collection is named",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**term(target={"class_score": {"index": 0}}, model={"name": "other"}), "collection": "c"},
+        "objectives[0].terms[0].model",
+        "where a collection is named",
+    ),
     BadJob(
         "feature_visualisation",
         shown(class_score={}),
@@ -107,6 +172,12 @@ BAD = (
         {**shown(neuron={"layer": LAYER, "y": SIDE}), "size": SIDE},
         "objectives[0].terms[0].target.neuron.y",
         "at this size",
+    ),
+    BadJob(
+        "feature_visualisation",
+        {**shown(neuron={"layer": LAYER, "x": SIDE + 1}), "size": 2 * SIDE + 1},
+        "objectives[0].terms[0].target.neuron.x",
+        f"between 0 and {SIDE}",
     ),
     BadJob(
         "feature_visualisation",
@@ -151,6 +222,23 @@ BAD = (
         "content",
         "at most 2048 pixels a side",
     ),
+    BadJob(
+        "style_transfer",
+        {
+            "content": picture(64, 1024),
+            "styles": [{"image": picture(), "scale": 4}, {"image": picture(), "scale": 5}],
+        },
+        "styles[1].scale",
+        "at most 4: 4096 pixels beside a content of 1024",
+    ),
+    BadJob("style_transfer", {**STYLED, "noise_start": True, "start": 3}, "start", "beside noise_start"),
+    BadJob(
+        "style_transfer",
+        {**STYLED, "noise_start": True, "initial": OTHER},
+        "initial",
+        "leave out noise_start",
+    ),
+    BadJob("style_transfer", {**STYLED, "start": 1, "initial": OTHER}, "initial", "out start = content"),
     BadJob("train_style", {**TRAINING, "content_layer": "classifier"}, "content_layer", "with positions"),
     BadJob(
         "style_transfer",
@@ -199,7 +287,7 @@ BAD = (
     ),
     BadJob(
         "feature_visualisation",
-        {**shown(neuron={"layer": LAYER, "y": SIDE}), "size": 2 * SIDE, "collection": "c"},
+        {**shown(neuron={"layer": LAYER, "y": SIDE - 1}), "size": 2 * SIDE, "collection": "c"},
         "objectives[0].terms[0].target.neuron.y",
         "at the model's input size",
     ),
@@ -226,6 +314,13 @@ BAD = (
     BadJob("train_style", {**TRAINING, "layers": [LAYER]}, "", "no ReLU layers", "bare"),
     BadJob("train_style", {**TRAINING, "name": "patterns"}, "name", "a network for classification"),
     BadJob("train_style", {**TRAINING, "folder": "theirs"}, "folder", "one of ours"),
+    BadJob("train_style", {**TRAINING, "start_from": {"name": "patterns"}}, "start_from", "a style network"),
+    BadJob(
+        "train_style",
+        {**TRAINING, "start_from": {"name": "painted"}, "width": 8},
+        "width",
+        "4, that of painted/1, or left out",
+    ),
     BadJob("lbfgs_attack", {**several(1), "targets": [1, 2]}, "targets", "1 items, one an image"),
     BadJob("carlini_wagner", TWO_SIZES, "images[1]", "as images[0]"),
     BadJob("expectation_attack", {**TWO_SIZES, "targets": [1]}, "images[1]", "as images[0]"),

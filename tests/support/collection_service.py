@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,7 +28,8 @@ PHOTOS = "photos"
 class Place:
     """A server, its channel, and what it has been filled with."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, artifacts: Path = Path()) -> None:
+        self.artifacts = artifacts
         self.collections = collection_pb2_grpc.CollectionServiceStub(channel)
         self.jobs = job_pb2_grpc.JobServiceStub(channel)
         self.units = unit_pb2_grpc.UnitServiceStub(channel)

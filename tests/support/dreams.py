@@ -24,13 +24,13 @@ def make_task(
     stored: StoredModel,
     image: Tensor | None = None,
     guide: Tensor | None = None,
+    mask: Tensor | None = None,
     **params: object,
 ) -> Task:
     defaults = {"octaves": 2, "steps": 4, "jitter": 8, "image": {"encoded": b"as in images"}}
     message = validate(job_pb2.DeepDream(**(defaults | params)))
-    images = {"image": photo() if image is None else image}
-    if guide is not None:
-        images["guide"] = guide
+    given = {"image": photo() if image is None else image, "guide": guide, "mask": mask}
+    images = {name: each for name, each in given.items() if each is not None}
     return Task(
         message, network, stored.manifest, images, 0, torch.device("cpu"), CollectionFiles("memory:///")
     )

@@ -42,10 +42,12 @@ HIT = unit_pb2.UnitHit(value=7.5, y=2, x=3, box=unit_pb2.Box(left=1, top=2, righ
 PREDICTION = target_pb2.Prediction(index=2, label="wide checks", probability=0.75)
 
 
+CLASS_IDS: list[str] = []
+
+
 def model(version=1):
-    return model_pb2.Model(
-        name="patterns", version=version, labels=LABELS, input_size=96, architecture="vgg", parameters=10
-    )
+    known = {"labels": LABELS, "class_ids": CLASS_IDS, "architecture": "vgg"}
+    return model_pb2.Model(name="patterns", version=version, input_size=96, parameters=10, **known)
 
 
 def metadata(state, step=0):
@@ -91,6 +93,9 @@ class FakeService(
         self.breaks = []
         self.jobs = {}
         self.workers = 1
+        self.asked = {}
+        self.pictures = []
+        self.on_the_way = {}
         self.artifacts = {"image": DREAM}
         self.technique = "deepdream"
         self.report = {}
@@ -243,9 +248,14 @@ class FakeService(
     def SubmitJob(self, request, context):  # noqa: N802
         name = f"operations/{request.request_id}"
         self.jobs.setdefault(name, "QUEUED")
+        self.asked[name] = request
         self.technique = request.WhichOneof("technique") or self.technique
         self._note(request, context)
         return self._operation(name)
+
+    def GetJobRequest(self, request, context):  # noqa: N802
+        self._note(request, context)
+        return job_pb2.GetJobRequestResponse(request=self.asked[request.name], pictures=self.pictures)
 
     def GetJobStats(self, request, context):  # noqa: N802
         stats = job_pb2.QueueStats(
@@ -266,6 +276,8 @@ class FakeService(
             *(metadata("RUNNING", step) for step in range(1, 5)),
             metadata(self.end, 4),
         ]
+        for state in states[2:]:
+            state.artifacts.extend(self._on_the_way())
         first = int(request.after_event_id or 0)
         replies = (
             job_pb2.WatchJobResponse(event_id=str(i + 1), metadata=states[i])
@@ -275,7 +287,7 @@ class FakeService(
 
     def ReadArtifact(self, request, context):  # noqa: N802
         self._note(request, context)
-        artifact = self.artifacts[request.artifact]
+        artifact = {**self.artifacts, **self.on_the_way}[request.artifact]
         data = artifact.reshape(-1).view(np.uint8).data
         head = wire.header(request.artifact, artifact, sha256=True)
         parts = [tensor_pb2.TensorPart(header=head)]
@@ -313,11 +325,18 @@ class FakeService(
         del self.jobs[request.name]
         return Empty()
 
+    def _on_the_way(self):
+        return [wire.header(name, value, sha256=True) for name, value in self.on_the_way.items()]
+
     def _operation(self, name):
         state = self.jobs[name]
         operation = operations_pb2.Operation(name=name, done=state not in ("QUEUED", "RUNNING"))
         facts = metadata(state)
         facts.technique = self.technique
+        facts.resumable = bool(self.on_the_way)
+        facts.artifacts.extend(self._on_the_way())
+        if name in self.asked:
+            facts.tags.update(self.asked[name].tags)
         operation.metadata.Pack(facts)
         if state == "SUCCEEDED":
             headers = [wire.header(name, artifact, sha256=True) for name, artifact in self.artifacts.items()]

@@ -28,6 +28,16 @@ FILE = (-1,)
 CHANNEL = job_pb2.Objective(
     terms=[{"target": {"channel": {"layer": "features.relu3_1", "channel": 3}}, "weight": 1}]
 )
+EXAGGERATED = job_pb2.Objective(
+    terms=[
+        {
+            "target": {"channel": {"layer": "features.relu3_1", "channel": 3}},
+            "weight": 1,
+            "model": {"name": NAME},
+        },
+        {"caricature": {"layer": "features.relu2", "power": 1}, "weight": 0.5},
+    ]
+)
 PICTURES = [sha256(picture(seed)).hexdigest() for seed in range(3)]
 SHARD = sha256(b"".join(map(bytes.fromhex, PICTURES))).hexdigest()
 CAMERA = adversarial_pb2.Transforms(
@@ -67,6 +77,33 @@ CASES = (
         },
     ),
     Case(
+        "deepdream",
+        job_pb2.DeepDream(
+            layers=["features.relu2", "features.relu3_1"],
+            weights=[1, 0.5],
+            strongest=2,
+            weakest=1,
+            keep_colours=True,
+            octaves=2,
+            octave_scale=1.4,
+            steps=1,
+            step_size=3,
+            jitter=4,
+            frames=2,
+            zoom=1.1,
+            frame_rate=12,
+            video=job_pb2.VIDEO_MP4,
+        ),
+        {"image": (49, 63), "mask": (20, 20)},
+        {
+            "image": (1, 3, 49, 63),
+            "frame.0000": (1, 3, 49, 63),
+            "frame.0001": (1, 3, 49, 63),
+            "zoom.mp4": FILE,
+        },
+        report="dream",
+    ),
+    Case(
         "style_transfer",
         job_pb2.StyleTransfer(
             styles=[{"weight": 1}, {"weight": 2}],
@@ -100,6 +137,22 @@ CASES = (
         {"image": (1, 3, 48, 64)},
     ),
     Case(
+        "style_transfer",
+        job_pb2.StyleTransfer(
+            styles=[{"weight": 1, "scale": 0.5}],
+            first_steps=3,
+            steps=2,
+            smallest=40,
+            content_weight=0.1,
+            tv_weight=0.1,
+            optimiser=job_pb2.OPTIMISER_LBFGS,
+            pooling=job_pb2.STYLE_POOLING_L2,
+            start=job_pb2.STYLE_START_GREY,
+        ),
+        {"content": (48, 64), "styles[0].image": (40, 48), "styles[0].style_mask": (9, 9)},
+        {"image": (1, 3, 48, 64)},
+    ),
+    Case(
         "texture",
         job_pb2.Texture(height=72, width=64, steps=4, scales=2, seamless=True),
         {"sample": (40, 48)},
@@ -127,6 +180,7 @@ CASES = (
         ),
         {},
         {"images": (4, 3, 48, 48), "values": (4,)},
+        report="visualisation",
     ),
     Case(
         "feature_visualisation",
@@ -148,6 +202,21 @@ CASES = (
     Case(
         "feature_visualisation",
         job_pb2.FeatureVisualisation(
+            objectives=[EXAGGERATED],
+            variants=2,
+            diversity=1,
+            height=40,
+            width=56,
+            steps=3,
+            transforms={"pad": 4, "jitter": 6, "scale": 0},
+        ),
+        {"start": (24, 90), "objectives[0].terms[1].caricature.image": (30, 30)},
+        {"images": (2, 3, 40, 56), "values": (2,)},
+        report="visualisation",
+    ),
+    Case(
+        "feature_visualisation",
+        job_pb2.FeatureVisualisation(
             objectives=[CHANNEL],
             variants=2,
             size=48,
@@ -158,6 +227,7 @@ CASES = (
         ),
         {},
         {"images": (2, 3, 48, 48), "values": (2,)},
+        report="visualisation",
     ),
     Case(
         "defence_attack",

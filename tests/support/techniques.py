@@ -12,7 +12,7 @@ from support.collections import picture
 from support.long_cases import PICTURES, Case
 from support.tiny_model import NAME
 
-from convlens_models.network import load_network
+from convlens.v1 import model_pb2
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.networks import Networks
@@ -49,7 +49,6 @@ def one_thread() -> Iterator[None]:
 
 def make_task(case: Case, models: Path, seed: int = 0) -> Task[Any]:
     """The task of a case, on the small network and random pictures."""
-    stored = ModelRepository(models).get(NAME)
     rng = torch.Generator().manual_seed(1)
     images = {name: torch.rand(1, 3, *size, generator=rng) for name, size in case.images.items()}
     files = CollectionFiles("memory:///")
@@ -58,4 +57,5 @@ def make_task(case: Case, models: Path, seed: int = 0) -> Task[Any]:
     files.put_shard("c", PICTURES)
     cpu, params = torch.device("cpu"), case.params
     host = Host(Networks(ModelRepository(models), cpu, limit=1))
-    return Task(params, load_network(stored), stored.manifest, images, seed, cpu, files, host)
+    network, manifest = host.networks.get(model_pb2.ModelRef(name=NAME))
+    return Task(params, network, manifest, images, seed, cpu, files, host)

@@ -12,7 +12,7 @@ from convlens import wire
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2
 from convlens_workers.jobs import ArtifactStore, JobSettings
-from convlens_workers.jobs.scripts import SPEEDS
+from convlens_workers.jobs.scripts import OPERATION, SPEEDS
 from convlens_workers.jobs.worker_job_store import Attempt, WorkerJobStore
 
 
@@ -33,12 +33,10 @@ class WorkerByHand:
     ) -> None:
         self._redis.close()
 
-    def register(self, name: str, *, alive: bool = True) -> None:
-        """Stand in RQ's list of the queue's workers; one that has died stays there for a while."""
-        key = f"rq:worker:{name}"
-        self._redis.sadd(f"rq:workers:{self._queue.removeprefix('rq:queue:')}", key)
-        if alive:
-            self._redis.hset(key, "birth", "now")
+    def record(self, name: str) -> dict[bytes, bytes]:
+        """What Redis keeps of a job."""
+        record: dict[bytes, bytes] = self._redis.hgetall(OPERATION + name.removeprefix("operations/"))
+        return record
 
     def speeds(self) -> dict[bytes, bytes]:
         """What Redis keeps of the speed of the queue's jobs."""

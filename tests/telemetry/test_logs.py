@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from convlens_workers.telemetry.logs import JsonFormatter, TextFormatter, Traced, cut, printable
+from convlens.text import printable
+from convlens_workers.telemetry.logs import JsonFormatter, TextFormatter, Traced, cut
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|ERROR) convlens\.access .*")
 EVIL = {

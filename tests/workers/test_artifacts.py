@@ -13,10 +13,9 @@ from typing import Any
 
 import obstore
 import pytest
-from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from convlens.errors import DataLoss, NotFound, Unavailable
+from convlens.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from convlens_workers.jobs import ArtifactStore
 
 ID, OTHER = "0" * 32, "1" * 32
@@ -79,7 +78,7 @@ def test_credentials_may_be_files(
     store = ArtifactStore(url)
     assert store.get(ID, "request", store.put(ID, "request", DATA)) == DATA
     (tmp_path / "aws_secret_access_key").unlink()
-    with pytest.raises(BaseError, match="Key"):
+    with pytest.raises(FailedPrecondition, match=r"CONVLENS_ARTIFACTS.*Key"):
         ArtifactStore(url)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
 from convlens.errors import ConvLensError
+from convlens.v1 import job_pb2
+from convlens.v1.tensor_pb2 import TensorHeader
 from convlens_workers import attempt as module
 from convlens_workers.attempt import TRANSITIONS, AttemptRunner, AttemptState
 from convlens_workers.jobs.worker_job_store import Attempt, LeaseStatus
-from convlens_workers.messages import Died, Event, Failed, Start, Stop, Stopped, Waiting
+from convlens_workers.messages import Checkpointed, Died, Event, Failed, Saved, Start, Stop, Stopped, Waiting
 from convlens_workers.settings import WorkerSettings
 
 HELD, CANCELLED, LOST = LeaseStatus(False, False), LeaseStatus(False, True), LeaseStatus(True, False)
+
+HEADER = TensorHeader(name="so_far", sha256="ab" * 32)
 
 
 class Tick(NamedTuple):
@@ -54,11 +58,22 @@ class Script:
     def kill(self) -> None:
         self.killed = True
 
-    def update(self, *_: object) -> LeaseStatus:
+    def update(self, _: Attempt, fields: Any = None, *__: object) -> LeaseStatus:
+        if "artifacts" in (fields or {}):
+            made = job_pb2.JobResult.FromString(fields["artifacts"])
+            self.written.append(("artifacts", list(made.artifacts)))
         return self.now.status
 
     def fail(self, _: Attempt, error: ConvLensError) -> list[str]:
         self.written.append(error.reason)
+        return []
+
+    def checkpoint(self, _: Attempt, digest: str) -> str:
+        self.written.append(("checkpoint", digest))
+        return ""
+
+    def leave(self, _: Attempt, checkpoint: str, artifacts: Sequence[TensorHeader]) -> list[str]:
+        self.written.append(("left", checkpoint, list(artifacts)))
         return []
 
     def requeue(self, _: Attempt, *, crashed: bool) -> list[str]:
@@ -105,10 +120,16 @@ CASES = {
 def test_an_attempt_ends_as_the_table_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     script: Any = Script(*case.ticks)
+    run(script, monkeypatch)
+    assert script.sent == [Start("0" * 32, "request", ()), *case.stops]
+    assert (script.written, script.killed) == (case.written, case.killed)
+
+
+def run(script: Any, monkeypatch: pytest.MonkeyPatch, *, resumable: bool = False) -> None:
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=script.monotonic, sleep=None))
-    metrics: Any = SimpleNamespace(began=lambda: None, ended=lambda _: None)
+    metrics: Any = SimpleNamespace(began=lambda: None, ended=lambda _: None, checkpointed=lambda _: None)
     AttemptRunner(
-        Attempt("0" * 32, "token", 1, "request", ()),
+        Attempt("0" * 32, "token", 1, "request", (), resumable=resumable),
         process=script,
         store=script,
         artifacts=script,
@@ -116,8 +137,22 @@ def test_an_attempt_ends_as_the_table_says(name: str, monkeypatch: pytest.Monkey
         draining=lambda: script.now.draining,
         metrics=metrics,
     ).run()
-    assert script.sent == [Start("0" * 32, "request", ()), *case.stops]
-    assert (script.written, script.killed) == (case.written, case.killed)
+
+
+def test_what_there_is_so_far_follows_a_cancel_and_precedes_a_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = [Tick(Saved(HEADER.SerializeToString())), Tick(Checkpointed("c")), Tick(Stopped())]
+    stop = Stop(True, show=True)
+    for first, written in (
+        (Tick(status=CANCELLED), ["CANCELLED", ("left", "c", [HEADER])]),
+        (LONG, [("artifacts", [HEADER]), ("checkpoint", "c"), "JOB_TIMEOUT"]),
+        (Tick(status=LOST), []),
+    ):
+        script: Any = Script(first, *late)
+        run(script, monkeypatch, resumable=True)
+        assert script.sent[1:] == [Stop(False) if first.status is LOST else stop]
+        assert script.written == written
 
 
 def test_every_state_has_its_row_and_none_leads_back() -> None:

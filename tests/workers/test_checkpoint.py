@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from convlens.errors import Unavailable
-from convlens_workers.checkpoint import DECIDING, Origin, code_digest, fingerprint, load_state, save_state
+from convlens.v1 import job_pb2
+from convlens_workers.checkpoint import (
+    DECIDING,
+    Origin,
+    asked,
+    code_digest,
+    fingerprint,
+    load_state,
+    save_state,
+)
 from convlens_workers.jobs import ArtifactStore
 from convlens_workers.techniques.base import State
 
@@ -179,3 +188,18 @@ def test_a_store_that_cannot_write_says_so_and_keeps_what_it_has(
     folder.unlink()
     folder.with_name("kept").rename(folder)
     assert load_state(store, OPERATION, (digest,), ORIGIN) is not None
+
+
+def test_what_was_asked_for_is_what_decides_the_result() -> None:
+    def digest(**fields: object) -> str:
+        dream = {"steps": 3, "octaves": 2, **fields.pop("dream", {})}  # type: ignore[dict-item]
+        return asked(job_pb2.SubmitJobRequest(**{"seed": 1, "deepdream": dream, **fields}))  # type: ignore[arg-type]
+
+    for same in (
+        {"request_id": "x", "priority": 3, "tags": {"a": "b"}, "resume": "x", "save_every": 2},
+        {"dream": {"steps": 4}},
+    ):
+        assert digest(**same) == digest()
+    for other in ({"seed": 2}, {"dream": {"octaves": 3}}, {"dream": {"steps": 4, "frames": 2}}):
+        assert digest(**other) != digest()
+    assert digest(dream={"frames": 2}) != digest(dream={"frames": 2, "steps": 4})  # They would not all grow.

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from support import one_size
 from support.foreign_onnx import classifier, node, save
 from support.networks import random_module, save_weights
 from torch import Tensor
@@ -68,13 +69,13 @@ def gradient(network: Network | OnnxNetwork, images: Tensor, layers: list[str]) 
     return change
 
 
-@pytest.mark.parametrize("factor", [None, 2.0])
+@pytest.mark.parametrize("pool", [None, (2.0, 1), (1.56, 2)])
 @pytest.mark.parametrize("case", LAYERS)
-def test_gradients_are_those_of_the_module_in_float64(models: ModelRepository, case: str, factor) -> None:
+def test_gradients_are_those_of_the_module_in_float64(models: ModelRepository, case: str, pool) -> None:
     images = torch.rand(2, 3, 72, 65, generator=torch.Generator().manual_seed(0))
     exact, foreign = in_float64(models), OnnxNetwork(models.get("foreign"))
-    if factor is not None:
-        exact, foreign = exact.average_pooled(factor), foreign.average_pooled(factor)
+    if pool is not None:
+        exact, foreign = exact.average_pooled(*pool), foreign.average_pooled(*pool)
     names = list(dict.fromkeys(LAYERS[case]))
     values, expected = foreign.taps(images, LAYERS[case]), exact.taps(images.double(), LAYERS[case])
     assert list(values) == names
@@ -164,3 +165,16 @@ def test_a_silent_unit_gets_a_gradient_only_when_redirected(tmp_path: Path) -> N
     assert not value.any()
     torch.testing.assert_close(opened, 0.01 * found("conv")[1], rtol=1e-4, atol=1e-6)
     assert not found("relu")[1].any()
+
+
+def test_layers_before_a_head_of_one_size_have_values_and_gradients_at_others(tmp_path: Path) -> None:
+    images = torch.rand(2, 3, 37, 62, generator=torch.Generator().manual_seed(4))
+    (tmp_path / "m").mkdir()
+    one_size.add_all(tmp_path / "m")
+    exact = Network(one_size.module(), one_size.MEAN, one_size.STD).double()
+    exact.mean, exact.std = exact.mean.double(), exact.std.double()
+    wanted = gradient(exact, images.double(), ["features.4", "features.7"])
+    found = gradient(
+        OnnxNetwork(ModelRepository(tmp_path / "m").get("foreign")), images, ["features.4", "features.7"]
+    )
+    assert (found - wanted).norm() < 5e-5 * wanted.norm()

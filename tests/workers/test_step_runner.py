@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from convlens.errors import InvalidArgument
 from convlens_workers.messages import Checkpointed, Progress, Stop
 from convlens_workers.step_runner import Pace, StepRunner, thumbnail
 from convlens_workers.techniques.base import State, Step
@@ -86,6 +88,50 @@ def test_a_checkpoint_that_fails_does_not_stop_the_job() -> None:
     recorded = Recorded(broken=True)
     assert recorded.runner(checkpoint_interval=1e-9).run(Counting().steps()) is not None
     assert not any(isinstance(event, Checkpointed) for event in recorded.events)
+
+
+def kept_by(
+    recorded: Recorded, steps: Generator[Step, None, dict[str, Tensor]], save_every: int = 0
+) -> list[str]:
+    """Names of the pictures that a technique leaves behind, one that makes them step by step."""
+    names: list[str] = []
+    runner = recorded.runner()
+    runner.keep, runner.save_every = lambda name, _: names.append(name), save_every
+    with suppress(ArithmeticError):
+        runner.run(steps)
+    return names
+
+
+def test_the_picture_is_kept_every_so_many_steps_and_the_last_state_for_more() -> None:
+    recorded = Recorded()
+    assert kept_by(recorded, Counting().steps(), 4) == ["step.000004", "step.000008"]
+    assert recorded.saved == [10]
+
+
+@pytest.mark.parametrize(("show", "names"), [(True, ["so_far"]), (False, [])])
+def test_a_stop_keeps_the_picture_so_far_where_it_is_the_end(show: bool, names: list[str]) -> None:
+    recorded = Recorded(Stop(save=True, show=show), at=4)
+    assert kept_by(recorded, Counting().steps()) == names
+    assert recorded.saved == [4]
+
+
+def test_a_failure_keeps_what_there_was_before_it() -> None:
+    def failing() -> Generator[Step, None, dict[str, Tensor]]:
+        for step in Counting().steps():
+            yield step
+            if step.number == 3:
+                raise ArithmeticError
+        return {}
+
+    recorded = Recorded()
+    assert kept_by(recorded, failing()) == ["so_far"]
+    assert recorded.saved == [3]
+
+
+def test_so_many_pictures_and_no_more() -> None:
+    first = Step(1, 130, {}, torch.zeros(1, 3, 8, 8), {})
+    with pytest.raises(InvalidArgument, match=r"save_every = 2: must be at least 3: there are 130 steps"):
+        kept_by(Recorded(), (step for step in [first]), 2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,15 @@ def test_average_pools_share_weights_and_leave_the_network_alone() -> None:
     assert twin.get_parameter("module.0.weight") is network.get_parameter("module.0.weight")
     torch.testing.assert_close(twin.taps(image, ["1"])["1"], 2 * nn.functional.avg_pool2d(inner, 2))
     torch.testing.assert_close(network.taps(image, ["1"])["1"], nn.functional.max_pool2d(inner, 2))
+    roots = 1.56 * nn.functional.avg_pool2d(inner.double().square(), 2).sqrt()
+    torch.testing.assert_close(network.average_pooled(1.56, 2).taps(image, ["1"])["1"].double(), roots)
+
+
+def test_root_mean_squares_of_zeros_have_no_gradient() -> None:
+    network = Network(nn.Sequential(nn.MaxPool2d(2)), (0.0,) * 3, (1.0,) * 3).average_pooled(1.0, 2)
+    image = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network.taps(image, ["0"])["0"].sum(), image)
+    assert not gradient.any()
 
 
 def test_layers_are_found_by_depth(tiny_models: Path) -> None:

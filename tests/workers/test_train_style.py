@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import techniques
 from support.collections import picture
+from support.style import random_style, random_transformer_net, style_state
 from support.tiny_model import NAME, add_tiny_model
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from convlens import wire
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import model_pb2, style_pb2
 from convlens_models.importing.importer import add_architecture
+from convlens_models.importing.style_import import add_style
 from convlens_models.repository import WEIGHTS, ModelRepository
 from convlens_models.tensors import load
 from convlens_server.request.validation import validate
@@ -116,6 +118,29 @@ def test_finishing_twice_makes_one_version_and_training_again_the_next(models: P
     assert run(task)[1]["train_style"] == first["train_style"]
     second = run(make_task(models, folder, name="twice", learning_rate=0.02))[1]
     assert second["train_style"].model.version == 2
+
+
+@pytest.mark.parametrize("state", [style_state(width=4), random_transformer_net(width=4).state_dict()])
+def test_training_goes_on_from_a_version(models: Path, folder: Path, state: State) -> None:
+    """Its weights come first, whatever their layout, and the new version names it as its parent."""
+    base = add_style(models, state, "base")
+    preview = torch.rand(1, 3, 35, 46, generator=torch.Generator().manual_seed(0))
+    start = {"name": "base", "version": base.version}
+    options = {"name": "further", "steps": 2, "learning_rate": 1e-9, "start_from": start, "width": 0}
+    steps, results = run(make_task(models, folder, {"style": stripes(), "preview": preview}, **options))
+    stored, origin = (ModelRepository(models).get(name) for name in ("further", "base"))
+    assert stored.manifest.parent == f"base/{base.version}"
+    assert stored.manifest.architecture == origin.manifest.architecture
+    for name, value in origin.weights().items():
+        np.testing.assert_allclose(stored.weights()[name], value, atol=1e-6)
+    if "conv1.conv2d.weight" in state:
+        expected = random_transformer_net(width=4).painted(preview)
+    else:
+        with torch.no_grad():
+            expected = random_style(width=4)(preview * 2 - 1)[..., :35, :46]
+    torch.testing.assert_close(results["image"], expected, atol=1e-4, rtol=0)
+    further, _ = run(make_task(models, folder, **{**options, "steps": 10, "learning_rate": 0.003}))
+    assert np.mean([whole(step) for step in further[-3:]]) < whole(steps[0])
 
 
 def test_losses_are_those_of_a_worked_example(models: Path, folder: Path) -> None:

@@ -52,7 +52,9 @@ async def store(settings: WorkerSettings, worker: WorkerProcess) -> AsyncIterato
 
 
 async def test_a_queue_tells_of_its_worker(store: JobStore) -> None:
-    assert [queue.workers for queue in await store.stats()] == [1]
+    async with asyncio.timeout(10):
+        while [queue.workers for queue in await store.stats()] != [1]:
+            await asyncio.sleep(0.1)
 
 
 async def submit(store: JobStore, request: job_pb2.SubmitJobRequest) -> str:
@@ -228,7 +230,11 @@ def test_a_worker_that_still_starts_ends_cleanly(settings: WorkerSettings, tmp_p
 
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
-    [({"device": "tpu"}, 2, "device"), ({"device": "cuda:99"}, 1, "engine did not start")],
+    [
+        ({"device": "tpu"}, 2, "CONVLENS_DEVICE"),
+        ({"artifacts": "/proc/none"}, 1, "CONVLENS_ARTIFACTS"),
+        ({"device": "cuda:99"}, 1, "engine did not start"),
+    ],
 )
 def test_bad_settings_end_the_worker(
     changes: dict[str, str], code: int, says: str, settings: WorkerSettings, tmp_path: Path

@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import Final
 
 import redis
-from pydantic import ValidationError
 from rq.exceptions import StopRequested
 
+from convlens.errors import ConvLensError, InvalidArgument
+from convlens_workers.jobs.settings import read
 from convlens_workers.settings import WorkerSettings
 from convlens_workers.supervisor import Supervisor
 from convlens_workers.telemetry.logs import configure
@@ -31,11 +32,11 @@ log = logging.getLogger("convlens_workers")
 def main() -> int:
     """Read settings and command line, wait for Redis, then work; gives the exit code."""
     try:
-        settings = WorkerSettings()
+        settings = read(WorkerSettings)
         if queue := arguments().queue:
             settings = settings.model_copy(update={"queue": queue})
-    except ValidationError as error:
-        print(error, file=sys.stderr)
+    except InvalidArgument as error:
+        print(f"convlens-worker: {error}", file=sys.stderr)
         return 2
     configure(settings.log_level, settings.log_format)
     if not redis_answers(settings.redis):
@@ -46,7 +47,11 @@ def main() -> int:
 
 def work(settings: WorkerSettings) -> int:
     """Take jobs until a signal comes; gives the exit code."""
-    supervisor = Supervisor(settings)
+    try:
+        supervisor = Supervisor(settings)
+    except ConvLensError as error:
+        print(f"convlens-worker: {error}", file=sys.stderr)
+        return 1
     try:
         supervisor.work(logging_level=None)
     except StopRequested:

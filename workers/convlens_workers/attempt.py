@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from convlens.errors import Cancelled, DeadlineExceeded, Unavailable, from_status, to_status
 from convlens.v1 import job_pb2
+from convlens.v1.tensor_pb2 import TensorHeader
 from convlens_workers import messages
 from convlens_workers.device_process_handle import DeviceProcessHandle
 from convlens_workers.jobs.artifacts import ArtifactStore
@@ -38,14 +39,19 @@ class AttemptState(Enum):
     RUNNING = "that the job goes on to its end"
     DRAINING = "that it stops with a checkpoint, for the worker ends; the job goes back to the queue"
     OVERDUE = "that it stops, for the job has run too long; the job fails"
-    ABANDONED = "that it stops, for the job is cancelled or another attempt's; nothing more is written"
+    CANCELLED = "that it stops, for the job is cancelled, which is written; what there is so far follows"
+    ABANDONED = "that it stops, for the job is another attempt's; nothing more is written"
+
+
+RUNNING, DRAINING, OVERDUE, CANCELLED, ABANDONED = AttemptState
 
 
 TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
-    AttemptState.RUNNING: frozenset((AttemptState.DRAINING, AttemptState.OVERDUE, AttemptState.ABANDONED)),
-    AttemptState.DRAINING: frozenset((AttemptState.OVERDUE, AttemptState.ABANDONED)),
-    AttemptState.OVERDUE: frozenset((AttemptState.ABANDONED,)),
-    AttemptState.ABANDONED: frozenset(),
+    RUNNING: frozenset((DRAINING, OVERDUE, CANCELLED, ABANDONED)),
+    DRAINING: frozenset((OVERDUE, CANCELLED, ABANDONED)),
+    OVERDUE: frozenset((CANCELLED, ABANDONED)),
+    CANCELLED: frozenset(),
+    ABANDONED: frozenset(),
 }
 """The states that may follow each; the device process is told to stop when the first of them does."""
 
@@ -67,7 +73,10 @@ class AttemptRunner:
     metrics: Metrics
 
     def __post_init__(self) -> None:
-        self._state = AttemptState.RUNNING
+        self._state = RUNNING
+        self._artifacts = {header.name: header for header in self.attempt.artifacts}
+        """Pictures on the way, stored by this attempt and those before it."""
+        self._artifacts_written = True
         self._progress: messages.Progress | None = None
         self._checkpoints: list[str] = []
         """Stored, and not known to be written: of the first Redis may have been told, of the second not."""
@@ -89,9 +98,11 @@ class AttemptRunner:
             ended(self._span, name.lower(), why, failed=isinstance(end, Failed | Died))
             if isinstance(end, Died):
                 self.process.kill()
-            if self._state is AttemptState.OVERDUE and not isinstance(end, Finished):
+            if self._state is OVERDUE and not isinstance(end, Finished):
                 end = self._too_long()
-            if self._state is not AttemptState.ABANDONED:
+            if self._state is CANCELLED:
+                self._leave()
+            elif self._state is not ABANDONED:
                 self._settle(end)
 
     def _follow(self) -> End:
@@ -106,11 +117,11 @@ class AttemptRunner:
                 self._note(event)
             self._report()
             if self.draining():
-                self._become(AttemptState.DRAINING)
+                self._become(DRAINING)
             if self.attempt.ran + now - self._began > self.settings.job_timeout:
-                self._become(AttemptState.OVERDUE)
+                self._become(OVERDUE)
             if now > self._stop_by:
-                return Stopped() if self._state is AttemptState.DRAINING else Died("it did not stop")
+                return Stopped() if self._state is DRAINING else Died("it did not stop")
             if now - heard > self.settings.hang_timeout:
                 return Died("it hangs")
 
@@ -118,9 +129,10 @@ class AttemptRunner:
         """Go over to `state` where `TRANSITIONS` allow it."""
         if state not in TRANSITIONS[self._state]:
             return
-        if self._state is AttemptState.RUNNING:
+        if self._state is RUNNING:
             self._stop_by = time.monotonic() + self.settings.grace
-            self.process.send(messages.Stop(save=state is AttemptState.DRAINING))
+            ends = self.attempt.resumable and state is not ABANDONED
+            self.process.send(messages.Stop(state is DRAINING or ends, show=ends and state is not DRAINING))
         self._state = state
 
     def _too_long(self) -> Failed:
@@ -131,6 +143,10 @@ class AttemptRunner:
     def _note(self, event: messages.Event) -> None:
         if isinstance(event, messages.Progress):
             self._progress = event
+        elif isinstance(event, messages.Saved):
+            header = TensorHeader.FromString(event.artifact)
+            self._artifacts[header.name] = header
+            self._artifacts_written = False
         elif isinstance(event, messages.Checkpointed):
             self._keep(event.digest)
             self.metrics.checkpointed(event.seconds)
@@ -145,15 +161,16 @@ class AttemptRunner:
 
     def _report(self) -> None:
         """Renew the lease, write what is new, and learn whether the job is still this attempt's."""
-        if self._state is AttemptState.ABANDONED:
+        if self._state in (CANCELLED, ABANDONED):
             return
         with suppress(*AWAY):
             self._write_checkpoint()
             status = self._write_progress()
             if status.cancel_requested:
                 self._drop(self.store.fail(self.attempt, Cancelled("cancelled")))
-            if status.lost or status.cancel_requested:
-                self._become(AttemptState.ABANDONED)
+                self._become(CANCELLED)
+            elif status.lost:
+                self._become(ABANDONED)
 
     def _write_checkpoint(self) -> None:
         while self._checkpoints:
@@ -162,19 +179,32 @@ class AttemptRunner:
             self._drop([dropped] if dropped else [])
 
     def _write_progress(self) -> LeaseStatus:
-        progress = self._progress
-        if progress is None:
-            return self.store.update(self.attempt)
-        fields: dict[str, str | int] = {
-            "step": progress.step,
-            "total_steps": progress.total,
-            "losses": json.dumps(dict(progress.losses)),
-            "bit_exact": int(progress.bit_exact),
-            "remaining_seconds": "" if progress.remaining is None else f"{progress.remaining:.3f}",
-        }
-        status = self.store.update(self.attempt, fields, progress.preview)
-        self._progress = None
+        progress, fields = self._progress, dict[str, str | int | bytes]()
+        if progress is not None:
+            fields = {
+                "step": progress.step,
+                "total_steps": progress.total,
+                "losses": json.dumps(dict(progress.losses)),
+                "bit_exact": int(progress.bit_exact),
+                "remaining_seconds": "" if progress.remaining is None else f"{progress.remaining:.3f}",
+            }
+        if not self._artifacts_written:
+            made = job_pb2.JobResult(artifacts=self._artifacts.values())
+            fields["artifacts"] = made.SerializeToString(deterministic=True)
+        status = self.store.update(self.attempt, fields, progress.preview if progress else b"")
+        self._progress, self._artifacts_written = None, True
         return status
+
+    def _leave(self) -> None:
+        """Write what the device process still had when the job was cancelled; once, for it has ended."""
+        *older, checkpoint = self._checkpoints or [""]
+        artifacts = () if self._artifacts_written else tuple(self._artifacts.values())
+        if not (checkpoint or artifacts):
+            return
+        dropped: list[str] | None = None
+        with suppress(*AWAY):
+            dropped = self.store.leave(self.attempt, checkpoint, artifacts)
+        self._drop([*older, *([checkpoint] if dropped is None and checkpoint else dropped or ())])
 
     def _settle(self, end: End) -> None:
         """Write the end; while Redis is away, again and again, when draining for no longer than the grace."""

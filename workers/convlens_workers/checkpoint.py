@@ -24,8 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from convlens.errors import DataLoss, NotFound
+from convlens.v1 import job_pb2
 from convlens_models.runtime import ort
 from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.techniques import SPECIFICATIONS
 from convlens_workers.techniques.base import State
 
 DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
@@ -45,6 +47,9 @@ DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
 techniques and their rules, the networks that they run, and what their values and gradients are computed by.
 What only carries, stores or tells of them is not among them: a change of it leaves checkpoints usable."""
 
+BESIDE: Final = ("request_id", "priority", "tags", "base", "resume", "save_every")
+"""Fields of a request that say nothing of the result."""
+
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +58,7 @@ class Origin:
     """What a state belongs to.
 
     Attributes:
-        request: SHA-256 of the stored request.
+        request: what was asked for, see `asked`.
         model: digest of the model's files.
         fingerprint: of code, libraries, device and threads, see `fingerprint`.
     """
@@ -61,6 +66,20 @@ class Origin:
     request: str
     model: str
     fingerprint: str
+
+
+def asked(request: job_pb2.SubmitJobRequest) -> str:
+    """A SHA-256 of what a request says of the result, but for the counts of steps that may grow."""
+    said = job_pb2.SubmitJobRequest()
+    said.CopyFrom(request)
+    for field in BESIDE:
+        said.ClearField(field)
+    technique = said.WhichOneof("technique")
+    if technique and (grows := SPECIFICATIONS[technique].grows):
+        params = getattr(said, technique)
+        for field in grows(params):
+            params.ClearField(field)
+    return hashlib.sha256(said.SerializeToString(deterministic=True)).hexdigest()
 
 
 def fingerprint(device: torch.device) -> str:

@@ -30,15 +30,27 @@ from convlens.errors import (
     to_status,
 )
 from convlens.v1 import job_pb2
+from convlens.v1.tensor_pb2 import TensorHeader
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository, default_root
-from convlens_workers.checkpoint import Origin, fingerprint, load_state, save_state
+from convlens_workers.checkpoint import Origin, asked, fingerprint, load_state, save_state
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.devices import choose_device, inexact_operations
 from convlens_workers.jobs import pictures
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.techniques import SPECIFICATIONS
-from convlens_workers.messages import Configure, Event, Failed, Finished, Ready, Start, Stop, Stopped, Waiting
+from convlens_workers.messages import (
+    Configure,
+    Event,
+    Failed,
+    Finished,
+    Ready,
+    Saved,
+    Start,
+    Stop,
+    Stopped,
+    Waiting,
+)
 from convlens_workers.networks import Networks
 from convlens_workers.parent_death import die_with
 from convlens_workers.retry_proxy import RetryProxy
@@ -110,10 +122,13 @@ class DeviceProcess:
         manifest = SPECIFICATIONS[technique].seen(params, manifest)
         images = decode_images(params, manifest, device, technique)
         task = Task(params, network, manifest, images, request.seed, device, self._collections, self._host)
-        origin = Origin(start.request, manifest.digest, fingerprint(device))
+        origin = Origin(asked(request), manifest.digest, fingerprint(device))
         state = self._retrying(lambda: load_state(self._store, start.operation, start.checkpoints, origin))
+        if state is None and request.resume:
+            raise unfit(request.resume)
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
         save = partial(self._save, start.operation, origin)
+        keep = partial(self._keep, start.operation) if SPECIFICATIONS[technique].grows else None
         steps = begin(technique, task, state)  # The rules hold, on which the estimate builds.
         estimate = SPECIFICATIONS[technique].estimate(task.submission(technique))
         with inexact_operations() as inexact:
@@ -123,6 +138,8 @@ class DeviceProcess:
                 save,
                 self._config.checkpoint_interval,
                 lambda: not inexact,
+                keep,
+                request.save_every,
                 estimate.until,
             )
             return runner.run(steps)
@@ -134,17 +151,24 @@ class DeviceProcess:
             log.warning("no checkpoint: %s", error, extra={"operation": operation})
             return None
 
+    def _keep(self, operation: str, name: str, picture: Tensor) -> None:
+        header = self._store_tensor(operation, name, picture)
+        self._send(Saved(header.SerializeToString(deterministic=True)))
+
+    def _store_tensor(self, operation: str, name: str, value: Tensor) -> TensorHeader:
+        array = value.detach().cpu().contiguous().numpy()
+        header = wire.header(name, array)
+        data = array.tobytes()
+        header.sha256 = self._retrying(partial(self._store.put, operation, "artifacts", data))
+        return header
+
     def _store_results(self, operation: str, results: Results) -> bytes:
         result = job_pb2.JobResult()
         for name, value in results.items():
             if isinstance(value, Message):
                 getattr(result, name).CopyFrom(value)
                 continue
-            array = value.detach().cpu().contiguous().numpy()
-            header = wire.header(name, array)
-            data = array.tobytes()
-            header.sha256 = self._retrying(partial(self._store.put, operation, "artifacts", data))
-            result.artifacts.append(header)
+            result.artifacts.append(self._store_tensor(operation, name, value))
         if result.HasField("descent"):
             result.warnings.extend(warnings_of(result.descent))
         return result.SerializeToString(deterministic=True)
@@ -183,6 +207,15 @@ def understood(data: bytes) -> job_pb2.SubmitJobRequest:
         text = "the server that took this job is newer than the worker that got it; upgrade workers first"
         raise FailedPrecondition(text, reason="WORKER_TOO_OLD")
     return request
+
+
+def unfit(resumed: str) -> FailedPrecondition:
+    """The error of a job that was to go on from one whose checkpoint cannot be used here."""
+    text = (
+        f"the checkpoint of {resumed} does not fit: it is damaged, or was made by another model or code, "
+        "or on another device or number of threads; a job with `base` begins anew"
+    )
+    return FailedPrecondition(text, reason="CHECKPOINT_UNFIT", field="resume")
 
 
 def decode_images(

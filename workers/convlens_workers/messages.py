@@ -31,9 +31,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """To the device process: end the running job after this step; with a checkpoint where `save`."""
+    """To the device process: end the running job after this step.
+
+    With a checkpoint where `save`, and with the picture so far as an artifact where `show`.
+    """
 
     save: bool
+    show: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,13 @@ class Checkpointed:
 
     digest: str
     seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A picture on the way is stored; `artifact` is its serialised TensorHeader."""
+
+    artifact: bytes
 
 
 @dataclass(frozen=True)
@@ -96,4 +107,4 @@ class Died:
 
 
 End = Finished | Failed | Stopped | Died
-Event = Ready | Progress | Checkpointed | Waiting | End
+Event = Ready | Progress | Checkpointed | Saved | Waiting | End

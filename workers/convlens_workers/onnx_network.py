@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from convlens_models.graphs.autodiff import COTANGENT, IMAGE_GRADIENT, differentiate
 from convlens_models.graphs.log_softmax import refined
-from convlens_models.graphs.surgery import average_pooled, cut, flattened, leaky
+from convlens_models.graphs.surgery import average_pooled, cut, flattened, leaky, opened
 from convlens_models.manifest import INPUT
 from convlens_models.repository import StoredModel
 from convlens_models.runtime import ort
@@ -46,7 +46,7 @@ class OnnxNetwork:
 
     def __init__(self, stored: StoredModel, graph: onnx.ModelProto | None = None) -> None:
         self._stored = stored
-        self._graph = self._differentiated = graph or stored.forward()
+        self._graph = self._differentiated = graph or opened(stored.forward())
         self._sessions: OrderedDict[tuple[Any, ...], ort.InferenceSession] = OrderedDict()
 
     def taps(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
@@ -73,9 +73,9 @@ class OnnxNetwork:
         finally:
             self._differentiated = self._graph
 
-    def average_pooled(self, factor: float = 1.0) -> OnnxNetwork:
-        """The same network with average pools, times `factor`, instead of max pools."""
-        return OnnxNetwork(self._stored, average_pooled(self._graph, factor))
+    def average_pooled(self, factor: float = 1.0, power: int = 1) -> OnnxNetwork:
+        """The same with average pools, with `power` 2 root mean squares, times `factor`, for max pools."""
+        return OnnxNetwork(self._stored, average_pooled(self._graph, factor, power))
 
     def values(self, images: F32, wanted: tuple[str, ...]) -> list[F32]:
         """The values of the graph's tensors `wanted`."""

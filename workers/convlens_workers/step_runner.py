@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convlens import wire
+from convlens.errors import InvalidArgument
 from convlens_workers.messages import Checkpointed, Progress, Stop
 from convlens_workers.techniques.base import Results, State, Step
 from convlens_workers.techniques.parts.pixels import resize
@@ -18,6 +20,12 @@ from convlens_workers.techniques.parts.pixels import resize
 PROGRESS_INTERVAL: Final = 0.5
 PREVIEW_INTERVAL: Final = 1.0
 PREVIEW_SIDE: Final = 256
+MOST_PICTURES: Final = 64
+"""That a job may ask for on its way."""
+SO_FAR: Final = "so_far"
+"""Name of the last picture of a job that came to no end."""
+
+log = logging.getLogger(__name__)
 
 
 class Every:
@@ -62,6 +70,9 @@ class StepRunner:
         save: stores a state and gives its SHA-256, or None where that failed: the job goes on all the same.
         checkpoint_interval: seconds between checkpoints.
         bit_exact: whether all that has run so far gives the same bytes each time.
+        keep: stores a picture of a job under a name, as an artifact; None where the technique makes no
+            picture step by step, so that another job cannot go on from this one either.
+        save_every: steps from one such picture to the next; 0 for none.
         until: the cost of all steps up to one, in any unit; by default they cost the same.
     """
 
@@ -70,6 +81,8 @@ class StepRunner:
     save: Callable[[State], str | None]
     checkpoint_interval: float
     bit_exact: Callable[[], bool] = lambda: True
+    keep: Callable[[str, Tensor], None] | None = None
+    save_every: int = 0
     until: Callable[[int], float] = float
 
     def __post_init__(self) -> None:
@@ -79,26 +92,60 @@ class StepRunner:
         self._due_checkpoint = Every(self.checkpoint_interval, later=True)
 
     def run(self, steps: Generator[Step, None, Results]) -> Results | None:
-        """The technique's results, or None when it was stopped."""
+        """The technique's results, or None when it was stopped.
+
+        Raises:
+            InvalidArgument: more than `MOST_PICTURES` are to be kept.
+        """
         last = None
         while True:
             try:
-                step = last = next(steps)
+                step = next(steps)
             except StopIteration as end:
                 if last is not None:
                     self._report(last, preview=True)
+                    if self.keep:
+                        self._checkpoint(last)  # For more steps.
                 results: Results = end.value
                 return results
-            self._pace = self._pace or Pace(self.until, step.number)
+            except torch.AcceleratorError:
+                raise  # Nothing can be read from the device any more.
+            except Exception:
+                self._stop(last, Stop(save=True, show=True))
+                raise
+            if last is None:
+                self._check_pictures(step)
+                self._pace = Pace(self.until, step.number)
+            last = step
             if (stop := self.stop_requested()) is not None:
                 steps.close()
-                if stop.save:
-                    self._checkpoint(step)
+                self._stop(step, stop)
                 return None
+            if self.keep and self.save_every and step.number % self.save_every == 0:
+                self.keep(f"step.{step.number:06}", step.image)
             if self._due_progress():
                 self._report(step, preview=self._due_preview())
             if self._due_checkpoint():
                 self._checkpoint(step)
+
+    def _check_pictures(self, first: Step) -> None:
+        count = (first.total - first.number + 1) // self.save_every if self.save_every else 0
+        if count > MOST_PICTURES:
+            least = -(-first.total // MOST_PICTURES)
+            allowed = f"at least {least}: there are {first.total} steps, and at most {MOST_PICTURES} pictures"
+            raise InvalidArgument.of("save_every", self.save_every, allowed)
+
+    def _stop(self, last: Step | None, stop: Stop) -> None:
+        """Store what is wanted of the last step; whatever goes wrong with it is only logged."""
+        if last is None:
+            return
+        try:
+            if stop.show and self.keep:
+                self.keep(SO_FAR, last.image)
+            if stop.save:
+                self._checkpoint(last)
+        except Exception:
+            log.exception("the last step is lost")
 
     def _report(self, step: Step, *, preview: bool) -> None:
         losses = {name: float(value) for name, value in step.losses.items()}

@@ -21,6 +21,7 @@ from convlens.errors import (
     NotFound,
     Unavailable,
 )
+from convlens.text import printable
 from convlens_client.cli import jobs, models, plugins
 
 BAD_INPUT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition)
@@ -59,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except ConvLensError as error:
-        message = " ".join(str(error).split())
+        message = printable(" ".join(str(error).split()))
         if isinstance(error, Unavailable):
             message += " (is there a server? start one with 'convlens up', or name it with --server)"
-        typer.echo("\n  ".join([f"convlens: {message}", *getattr(error, "__notes__", [])]), err=True)
+        notes = map(printable, getattr(error, "__notes__", []))
+        typer.echo("\n  ".join([f"convlens: {message}", *notes]), err=True)
         sys.exit(2 if isinstance(error, BAD_INPUT) else 1)

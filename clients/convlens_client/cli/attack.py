@@ -84,7 +84,7 @@ def tell(certificate: Certificate) -> None:
     met = {True: "[green]succeeded[/]", False: "[yellow]failed[/]"}
     out.print(f"before       {percent(certificate.before)}")
     if certificate.met_before:
-        out.print("             [yellow]the goal was met before: there was nothing to attack[/]")
+        out.print("             the goal was met before: there was nothing to attack", style="yellow")
     out.print(f"after        {percent(certificate.after)}: {met[certificate.success]}")
     encoded = met[certificate.success_after_encoding]
     out.print(f"as 8-bit PNG {percent(certificate.after_encoding)}: {encoded}")

@@ -91,6 +91,6 @@ def _show(given: Shared, path: Path, answer: Classification, *, named: bool) -> 
         emit({"image": path, "predictions": answer.predictions})
         return
     if named:
-        out.print(f"[bold]{path}[/]")
+        out.print(str(path), style="bold")
     rows = ((f"{p.probability:.2%}", p.index, p.label) for p in answer.predictions)
     table((" probability", " class", "label"), rows)

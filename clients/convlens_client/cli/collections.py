@@ -111,7 +111,7 @@ def delete(given: Shared, id: Id) -> None:  # noqa: A002
     err.print(f"removed {id}")
 
 
-@command("priority", "no_wait", "model", "json", request=collection.extract_features, group=app)
+@command("priority", "no_wait", "tags", "model", "json", request=collection.extract_features, group=app)
 def index(
     given: Shared,
     id: Id,  # noqa: A002
@@ -162,7 +162,7 @@ def _report_added(given: Shared, added: list[Added], skipped: int) -> None:
 def _show(given: Shared, shown: Collection) -> None:
     if given.emitted(shown):
         return
-    out.print(f"[bold]{shown.id}[/] {shown.images} images, {shown.total_bytes / 1e6:.1f} MB")
+    out.print(f"{shown.id} {shown.images} images, {shown.total_bytes / 1e6:.1f} MB", style="bold")
     if shown.features:
         rows = ((f.model, f.layer, f.pooling.lower(), f.dimension, f.images) for f in shown.features)
         table(("model", "layer", "pooling", " dimension", " images"), rows)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convlens.errors import InvalidArgument, NotFound
+from convlens.text import printable
 from convlens_client import rendering
 from convlens_client.images import ResizeLike
 from convlens_client.pictures import SUFFIXES
@@ -26,9 +27,24 @@ from convlens_client.results import Prediction
 
 WIDE = 200
 KINDS = "PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, HEIC"
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False)
 
+
+class Terminal(Console):
+    """A console on which text is shown as it is: labels, names of files and errors come from other people.
+
+    It knows no markup, so that `[unused]` is not a style, and escapes what a terminal would obey.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As `Console.print`; each text stays on its line."""
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+out = Terminal(width=None if sys.stdout.isatty() else WIDE)
+err = Terminal(stderr=True)
 
 Image = Annotated[Path, typer.Argument(help=f"Picture: {KINDS}.", show_default=False)]
 Images = Annotated[list[Path], typer.Argument(help=f"Pictures: {KINDS}.", show_default=False)]
@@ -83,9 +99,22 @@ def weighted(items: Iterable[str], field: str) -> dict[str, float]:
     return {name: number(weight, field) for name, _, weight in pairs}
 
 
+def tagged(items: Iterable[str]) -> dict[str, str]:
+    """Tags given as NAME=VALUE."""
+    pairs = [item.partition("=") for item in items]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise InvalidArgument.of("tag", name, "NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
 def emit(value: Any) -> None:
-    """Prints a value as JSON: dataclasses as objects, without previews; what is not a number as null."""
-    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+    """Prints a value as JSON: dataclasses as objects, without previews and messages; no number is null.
+
+    What is not printable is escaped as JSON does it, for the lines may be read on a terminal.
+    """
+    text = json.dumps(_plain(value), ensure_ascii=False)
+    typer.echo("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -95,7 +124,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         side: Any = "right" if title.startswith(" ") else "left"
         shown.add_column(title.strip(), justify=side, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(printable(str(cell)) for cell in row))
     out.print(shown)
 
 
@@ -114,7 +143,7 @@ def percent(prediction: Prediction) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value))
-        return {name: _plain(getattr(value, name)) for name in fields if name != "preview"}
+        return {name: _plain(getattr(value, name)) for name in fields if name not in ("preview", "message")}
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
 from typing import Any
@@ -16,34 +17,54 @@ from rich.table import Column
 
 from convlens.errors import ConvLensError
 from convlens_client.cli import outcomes
-from convlens_client.cli.common import emit, err, out
+from convlens_client.cli.common import emit, err, out, write
 from convlens_client.cli.options import Shared
 from convlens_client.cli.outcomes import Draw
+from convlens_client.cli.outcomes.artifact import picture
 from convlens_client.client import Operation
 from convlens_client.results import JobMetadata, Snapshot
 
+Seen = Callable[[JobMetadata], None]
 
-def follow(operation: Operation, json: bool = False) -> JobMetadata:
+
+def follow(operation: Operation, json: bool = False, seen: Seen = lambda _: None) -> JobMetadata:
     """Shows each event until the job has ended: a progress bar, or one JSON object a line."""
     if json:
         for metadata in operation.watch():
             emit(metadata)
+            seen(metadata)
         return operation.wait()
     with progress() as shown:
         task = shown.add_task(operation.metadata.technique, total=None, losses="", time="")
         for metadata in operation.watch():
             shown.update(task, **told(metadata))
+            seen(metadata)
     return operation.wait()
+
+
+def writing(operation: Operation, path: Path) -> Seen:
+    """Writes each picture on the way, once, beside `path`: dream-step.000050.png beside dream.png."""
+    written: set[str] = set()
+
+    def seen(metadata: JobMetadata) -> None:
+        for name in (artifact.name for artifact in metadata.artifacts if artifact.name not in written):
+            tensor = operation.artifact(name)
+            write(path.with_name(f"{path.stem}-{name}{path.suffix}"), tensor, picture(tensor))
+            written.add(name)
+
+    return seen
 
 
 def progress(console: Console = err) -> Progress:
     """A line that says within 80 columns what is done, what is left, how long that takes, and the losses."""
     return Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=34)),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=34)),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[time]}", style="progress.remaining"),
-        TextColumn("{task.fields[losses]}", style="dim", table_column=Column(ratio=1, no_wrap=True)),
+        TextColumn("{task.fields[time]}", markup=False, style="progress.remaining"),
+        TextColumn(
+            "{task.fields[losses]}", markup=False, style="dim", table_column=Column(ratio=1, no_wrap=True)
+        ),
         console=console,
         expand=True,
     )
@@ -105,22 +126,33 @@ def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None 
                 soft_wrap=True,
             )
         return
+    path = given.file(name, unasked=not given.json)
     with cancelling(operation) as interrupted:
-        metadata = follow(operation, given.json)
+        metadata = follow(operation, given.json, writing(operation, path) if path else lambda _: None)
+    if metadata.state != "SUCCEEDED":
+        tell_how_to_go_on(metadata, operation.name, str(given.out or name))
     if interrupted.is_set() and metadata.state == "CANCELLED":
         err.print(f"cancelled after {metadata.step} of {metadata.total_steps} steps")
         raise typer.Exit(130)
-    save(given, operation, name, draw)
+    save(operation, path, draw)
     if not given.emitted(operation.state):
         outcomes.tell(operation)
     warn(operation.state)
 
 
-def save(given: Shared, operation: Operation, name: str, draw: Draw | None = None) -> None:
-    """Writes what a job has made to `--out`, or under `name`; raises what the job failed with."""
+def tell_how_to_go_on(metadata: JobMetadata, name: str, out: str) -> None:
+    """Says which commands fetch the picture so far of a job that came to no end, and go on from it."""
+    if metadata.resumable and (metadata.step or metadata.artifacts):
+        err.print(
+            f"the picture so far: convlens jobs result {name} --artifact so_far --out {out}", soft_wrap=True
+        )
+        err.print(f"go on from there: convlens jobs resume {name}", soft_wrap=True)
+
+
+def save(operation: Operation, path: Path | None, draw: Draw | None = None) -> None:
+    """Writes what a job has made; raises what the job failed with."""
     if operation.state.error:
         raise operation.state.error
-    path = given.file(name, unasked=not given.json)
     if path is not None:
         outcomes.write_outcome(operation, path, draw)
 

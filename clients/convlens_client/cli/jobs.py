@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from convlens_client.cli.common import err, out, table
-from convlens_client.cli.following import follow, unserved, warn
-from convlens_client.cli.options import Shared, command
+from convlens_client.cli.common import emit, err, out, table, tagged
+from convlens_client.cli.following import finish, follow, unserved, warn
+from convlens_client.cli.options import STEPWISE, Filmed, Shared, command
 from convlens_client.cli.outcomes import tell, write_outcome
-from convlens_client.cli.outcomes.artifact import write_artifact
+from convlens_client.cli.outcomes.artifact import names, write_artifact
 from convlens_client.client import Operation
-from convlens_client.results import Snapshot
+from convlens_client.contract import bounds
+from convlens_client.results import JobRequest, Snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel, fetch.")
 
@@ -25,19 +28,21 @@ def list_jobs(
     given: Shared,
     state: Annotated[str, typer.Option(help="Only those in this state, such as running.")] = "",
     technique: Annotated[str, typer.Option(help="Only those of this technique.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only those with this tag; repeat.", metavar="NAME=VALUE")
+    ] = None,
 ) -> None:
     """List the jobs that the server keeps.
 
     Example: convlens jobs list --state running
     """
-    jobs = [operation.state for operation in given.client.operations(state=state, technique=technique)]
+    found = given.client.operations(state=state, technique=technique, tags=tagged(tag or ()))
+    jobs = [operation.state for operation in found]
     if given.emitted(jobs):
         return
-    rows = (
-        (job.name, m.technique, m.model, _state(job), _steps(job), _expected(job), _time(m.create_time))
-        for job, m in ((job, job.metadata) for job in jobs)
-    )
-    table(("job", "technique", "model", "state", " steps", " expected", "created"), rows)
+    columns = ["job", "technique", "model", "state", " steps", " expected", "created"]
+    tags = ["tags"] if any(job.metadata.tags for job in jobs) else []
+    table([*columns, *tags], ([*_row(job), *[_tags(job.metadata.tags) for _ in tags]] for job in jobs))
 
 
 @command("json", group=app)
@@ -63,11 +68,41 @@ def stats(given: Shared) -> None:
 
 @command("json", group=app)
 def show(given: Shared, name: Name) -> None:
-    """Show one job, with what came of it once it has ended.
+    """Show one job: what it was asked for, how it stands, and what came of it.
 
     Example: convlens jobs show 0f3c9a5e
     """
-    _show(given, given.client.operation(name))
+    _show(given, given.client.operation(name), given.client.job_request(name))
+
+
+Steps = Annotated[int | None, typer.Option(help="Steps of each octave, scale or objective.")]
+FirstSteps = Annotated[
+    int | None, typer.Option(help="Steps of the first scale, where there is such a number.")
+]
+
+
+@command("seed", *STEPWISE, group=app)
+def rerun(
+    given: Shared, name: Name, *, steps: Steps = None, first_steps: FirstSteps = None, **parameters: Any
+) -> None:
+    """Run a job once more, changed as the options say; its pictures stay on the server.
+
+    Example: convlens jobs rerun 0f3c9a5e --seed 2 --out second.png
+    """
+    operation = given.client.rerun(name, steps=steps, first_steps=first_steps, **parameters)
+    finish(given, operation, _file_name(operation))
+
+
+@command(*(option for option in STEPWISE if option != "model"), group=app)
+def resume(
+    given: Shared, name: Name, *, steps: Steps = None, first_steps: FirstSteps = None, **parameters: Any
+) -> None:
+    """Go on from where a job ended: one that was cancelled or failed, or a finished one with more steps.
+
+    Example: convlens jobs resume 0f3c9a5e --steps 40 --out more.png
+    """
+    operation = given.client.resume(name, steps=steps, first_steps=first_steps, **parameters)
+    finish(given, operation, _file_name(operation))
 
 
 @command("json", group=app)
@@ -94,7 +129,7 @@ def wait(
     """
     operation = given.client.operation(name)
     operation.wait(timeout)
-    _show(given, operation)
+    _show(given, operation, given.client.job_request(name))
     _raise_for(operation.state)
 
 
@@ -115,10 +150,14 @@ def cancel(given: Shared, name: Name) -> None:
 
 @command("out", "json", group=app)
 def result(
-    given: Shared,
+    given: Filmed,
     name: Name,
     artifact: Annotated[
-        str, typer.Option(help="One of its tensors, instead of what waiting for it would have written.")
+        str,
+        typer.Option(
+            help="One of its tensors, instead of what waiting for it would have written; so_far is that of a "
+            "job that came to no end."
+        ),
     ] = "",
 ) -> None:
     """Wait for a job and save what it made, as waiting for it would have; without --out, list it.
@@ -126,10 +165,11 @@ def result(
     Example: convlens jobs result 0f3c9a5e --out dream.png
     """
     operation = given.client.operation(name)
-    operation.wait()
-    _raise_for(operation.state)
+    if not (artifact and artifact in names(operation)):
+        operation.wait()
+        _raise_for(operation.state)
     warn(operation.state)
-    artifacts = operation.state.artifacts
+    artifacts = (*operation.state.artifacts, *operation.metadata.artifacts)
     path = given.file(_file_name(operation))
     if path is not None and artifact:
         write_artifact(operation, artifact, path)
@@ -155,16 +195,25 @@ def delete(given: Shared, name: Name) -> None:
     err.print(f"removed {operation.name}")
 
 
-def _show(given: Shared, operation: Operation) -> None:
-    state = operation.state
-    if given.emitted(state):
+def _show(given: Shared, operation: Operation, request: JobRequest) -> None:
+    state, metadata = operation.state, operation.metadata
+    if given.json:
+        shown = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        emit({**shown, "request": request})
         return
-    metadata = state.metadata
     facts = {
         "job": state.name,
         "state": metadata.state + (f": {state.error}" if state.error else ""),
         "technique": metadata.technique,
         "model": metadata.model,
+        "seed": str(request.seed),
+        "layers": ", ".join(request.parameters.get("layers", ())),
+        "options": ", ".join(_options(request)),
+        "pictures": "; ".join(
+            f"{item.path.partition('.')[2]} {item.name or 'unnamed'}, SHA-256 {item.sha256}"
+            for item in request.pictures
+        ),
+        "tags": _tags(metadata.tags),
         "steps": _steps(state),
         "losses": " ".join(f"{name} {value:.6g}" for name, value in metadata.losses.items()),
         "queue": f"{metadata.queue_position} ahead" if metadata.queue_position else "",
@@ -177,14 +226,45 @@ def _show(given: Shared, operation: Operation) -> None:
         "started": _time(metadata.start_time),
         "ended": _time(metadata.end_time),
         "kept until": _time(metadata.expire_time),
-        "artifacts": ", ".join(artifact.name for artifact in state.artifacts),
+        "artifacts": ", ".join(names(operation)),
         "warning": "; ".join(state.warnings),
     }
     for key, value in facts.items():
         if value:
-            out.print(f"{key:<10} {value}")
+            out.print(f"{key:<10} {value}", soft_wrap=True)
     if state.done and not state.error:
         tell(operation)
+
+
+def _options(request: JobRequest) -> Iterator[str]:
+    """What was asked for beside the layers, where it is not the default."""
+    fields = getattr(request.message, request.technique).DESCRIPTOR.fields_by_name
+    for name, value in request.parameters.items():
+        limits = bounds(fields[name])
+        default = limits.default if limits.HasField("default") else limits.default_text
+        if name != "layers" and value != default:
+            yield f"{name} {_option(value)}"
+
+
+def _option(value: Any) -> str:
+    """A parameter as people read it."""
+    match value:
+        case float():
+            return f"{value:.6g}"
+        case list():
+            return " ".join(map(_option, value))
+        case dict():
+            return "(" + ", ".join(f"{name} {_option(item)}" for name, item in value.items()) + ")"
+    return str(value)
+
+
+def _tags(tags: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(tags.items()))
+
+
+def _row(job: Snapshot) -> list[str]:
+    m = job.metadata
+    return [job.name, m.technique, m.model, _state(job), _steps(job), _expected(job), _time(m.create_time)]
 
 
 def _file_name(operation: Operation) -> str:

@@ -114,8 +114,14 @@ def _show_loaded(given: Shared, models: Iterable[LoadedModel]) -> None:
 
 
 def _summary(model: Model) -> None:
-    sizes = "any size" if model.dynamic_size else "this size only"
-    out.print(f"[bold]{model.name}/{model.version}[/] {model.architecture}, engine {model.engine}")
+    taking = sum(layer.least_side > 0 for layer in model.layers)
+    one_size = f"this size only, but {taking} layers before its head take any" if taking else "this size only"
+    sizes = "any size" if model.dynamic_size else one_size
+    title = f"{model.name}/{model.version}"
+    out.print(f"{title} {model.architecture}, engine {model.engine}", style="bold")
     out.print(f"input {model.input_size} x {model.input_size} px, {sizes}; {len(model.labels)} classes")
     out.print(f"{model.parameters:,} parameters, {model.multiply_adds / 1e6:,.0f} M multiply-adds")
-    out.print(f"sha256 {model.digest}\n")
+    if model.parent:
+        out.print(f"trained on from {model.parent}")
+    out.print(f"sha256 {model.digest}")
+    out.print()

@@ -16,25 +16,36 @@ import typer
 from convlens.v1.job_pb2 import SubmitJobRequest
 from convlens_client import rendering
 from convlens_client.cli import completion
-from convlens_client.cli.common import emit, number_of, resize, weighted
+from convlens_client.cli.common import emit, number_of, resize, tagged, weighted
 from convlens_client.client import Client
 from convlens_client.contract import Parameter, bounds, help_among, parameters
 from convlens_client.images import ImageLike, ResizeLike, read_image
 from convlens_client.requests.job import Priority
 
 SEED: Final = parameters(SubmitJobRequest.DESCRIPTOR)["seed"]
+SAVE_EVERY: Final = "Write the picture every so many steps, too, beside --out; at most 64 of them."
 CONNECTION: Final = ("server", "tls", "token", "certificate", "key")
 """The shared options that every command has: where the server is, and who calls."""
-PASSED_ON: Final = ("model", "resize", "seed", "priority")
+PASSED_ON: Final = ("model", "resize", "seed", "priority", "tags", "save_every")
 """The shared options that the client's method has, too."""
-JOB: Final = ("priority", "no_wait", "out", "model", "json")
+JOB: Final = ("priority", "no_wait", "tags", "out", "model", "json")
 """The shared options of commands that start a job and write a picture."""
+STEPWISE: Final = (*JOB, "save_every")
+"""Those of commands whose picture is made step by step."""
+VIDEOS: Final = (".gif", ".mp4")
+"""Endings of files that jobs make as a whole, beside those that are written here."""
 SPELLED: Final = {"epsilon": "eps", "epsilons": "eps"}
 
 
 def _check_out(path: Path | None) -> Path | None:
     if path is not None and not path.is_dir():
         rendering.check_path(path)
+    return path
+
+
+def _check_film(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        rendering.check_path(path, (*rendering.SUFFIXES, *VIDEOS))
     return path
 
 
@@ -53,6 +64,11 @@ class Shared:
             case_sensitive=False, help="How soon; the server must have such a queue. Default: normal."
         ),
     ] = None
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="What the job can be found again by; repeat.", metavar="NAME=VALUE"),
+    ] = None
+    save_every: Annotated[int | None, typer.Option(help=SAVE_EVERY)] = None
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only queue the job and print its name.")] = False
     out: Annotated[
         Path | None,
@@ -129,6 +145,21 @@ class Shared:
         return self.client.get_model(self.model).class_index(text)
 
 
+@dataclass(frozen=True)
+class Filmed(Shared):
+    """What commands are told whose result may be a video."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            callback=_check_film,
+            help="Picture (.png, .jpg, .webp), video (.webp, .gif, .mp4) or raw tensor (.npy).",
+        ),
+    ] = None
+
+
 def command(
     *shared: str,
     request: Callable[..., Any] | None = None,
@@ -168,6 +199,8 @@ def command(
             passed = {name: values[name] for name in passed_on if _given(values[name])}
             if "resize" in passed:
                 passed["resize"] = resize(passed["resize"])
+            if "tags" in passed:
+                passed["tags"] = tagged(passed["tags"])
             for layers in passed.keys() & weighted_names:
                 passed[layers] = weighted(passed[layers], "layer")
             with _client(told, timeout) as client:

@@ -8,11 +8,11 @@ import typer
 
 from convlens_client.cli.common import Image, Side
 from convlens_client.cli.following import finish
-from convlens_client.cli.options import JOB, Shared, command
+from convlens_client.cli.options import STEPWISE, Shared, command
 from convlens_client.requests import synthesis
 
 
-@command("seed", "frame", *JOB, request=synthesis.texture)
+@command("seed", "frame", *STEPWISE, request=synthesis.texture)
 def texture(
     given: Shared,
     sample: Image,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from convlens_client.cli import completion
 from convlens_client.cli.common import Image
 from convlens_client.cli.following import finish
 from convlens_client.cli.options import JOB, Shared, command
@@ -27,12 +28,18 @@ def train_style(
     preview: Annotated[
         Path | None, typer.Option(help="Picture that previews and --out show; default: one to learn from.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=completion.models, help="Style network to go on from, as name or name/version."
+        ),
+    ] = None,
     **parameters: Any,
 ) -> None:
     """Train a network that paints any picture in a style by `convlens stylise`. Ctrl-C cancels the job.
 
     Example: convlens train-style wave.jpg --name wave --collection photos
     """
-    parameters |= {"collection": collection, "folder": folder}
+    parameters |= {"collection": collection, "folder": folder, "start_from": start_from}
     operation = given.client.train_style(style, name, preview=preview, preview_resize=512, **parameters)
     finish(given, operation, f"{name}.png")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, Literal, ParamSpec, get_args
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -14,13 +15,13 @@ from google.protobuf.message import Message
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens.v1.image_pb2 import Image
-from convlens_client.calls import Method, Pages, ReadArtifact, Rpc, Unary, Wait, Watch
-from convlens_client.contract import arms, fill, one_of, takes
-from convlens_client.from_proto import field, snapshot
+from convlens_client.calls import Method, Pages, ReadArtifact, Rpc, Steps, Unary, Wait, Watch
+from convlens_client.contract import arms, choose, fill, one_of, takes
+from convlens_client.from_proto import described, field, snapshot
 from convlens_client.images import ResizeLike, to_image, to_images
 from convlens_client.requests.classes import by_name
 from convlens_client.requests.model import model_ref
-from convlens_client.results import Array, JobMetadata, QueueStats, Snapshot
+from convlens_client.results import Array, JobMetadata, JobRequest, QueueStats, Snapshot
 
 Fields = Mapping[str, Any]
 P = ParamSpec("P")
@@ -34,6 +35,8 @@ OF_ANY_JOB: Final = tuple(
         ("model", "str", ""),
         ("request_id", "str", ""),
         ("priority", "Priority", "NORMAL"),
+        ("tags", "Mapping[str, str]", MappingProxyType({})),
+        ("save_every", "int | None", None),
     )
 )
 """What every job may be told, as `submit` takes it."""
@@ -48,17 +51,22 @@ def submit(
     seed: int | None = None,
     request_id: str = "",
     priority: Priority = "NORMAL",
+    tags: Mapping[str, str] = MappingProxyType({}),
+    save_every: int | None = None,
 ) -> Rpc[Snapshot]:
     """Queues a job of any technique, given by its message, such as `convlens.v1.job_pb2.DeepDream`.
 
     Submitting again under the same `request_id` (a UUID; a new one by default) returns the same job. The
-    server must have a queue for the `priority`.
+    server must have a queue for the `priority`. The job can be found again by its `tags`, names with values.
+    With `save_every`, the picture is kept every so many steps, see `JobMetadata.artifacts`.
     """
     request = job_pb2.SubmitJobRequest(
         request_id=request_id or str(uuid.uuid4()),
         model=model_ref(model),
         seed=seed,
         priority=_priority(priority),
+        tags=dict(tags),
+        save_every=save_every,
     )
     known = arms(request.DESCRIPTOR)
     arm = next((name for name, message in known.items() if message == technique.DESCRIPTOR), None)
@@ -67,6 +75,75 @@ def submit(
         raise InvalidArgument.of("technique", technique.DESCRIPTOR.name, allowed)
     getattr(request, arm).CopyFrom(technique)
     return Unary(Method(_Jobs, "SubmitJob"), request, snapshot)
+
+
+def rerun(
+    name: str,
+    *,
+    model: str = "",
+    seed: int | None = None,
+    request_id: str = "",
+    priority: Priority | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    save_every: int | None = None,
+    **parameters: Any,
+) -> Rpc[Snapshot]:
+    """Queues the job `name` once more: its pictures stay on the server, and what is given here is changed.
+
+    `parameters` are those of its technique. Tags are not taken over.
+    """
+    request = job_pb2.SubmitJobRequest(
+        request_id=request_id or str(uuid.uuid4()),
+        base=operation_name(name),
+        model=model_ref(model) if model else None,
+        seed=seed,
+        priority=_priority(priority) if priority else job_pb2.PRIORITY_UNSPECIFIED,
+        tags=dict(tags),
+        save_every=save_every,
+    )
+    return Steps(_like(name, request, parameters))
+
+
+def resume(
+    name: str,
+    *,
+    request_id: str = "",
+    priority: Priority | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    save_every: int | None = None,
+    **parameters: Any,
+) -> Rpc[Snapshot]:
+    """Queues a job that goes on from where the job `name` ended: cancelled, failed, or done, with more steps.
+
+    `parameters` may be larger counts of steps; everything else stays. The techniques are those that make a
+    picture step by step, see `SubmitJobRequest.resume`.
+    """
+    request = job_pb2.SubmitJobRequest(
+        request_id=request_id or str(uuid.uuid4()),
+        resume=operation_name(name),
+        priority=_priority(priority) if priority else job_pb2.PRIORITY_UNSPECIFIED,
+        tags=dict(tags),
+        save_every=save_every,
+    )
+    return Steps(_like(name, request, parameters))
+
+
+def _like(
+    name: str, request: job_pb2.SubmitJobRequest, parameters: Mapping[str, Any]
+) -> Generator[Rpc[Any], Any, Snapshot]:
+    """Submit a request with parameters of the technique of the job `name`, which the server is asked for."""
+    given = {key: value for key, value in parameters.items() if value is not None}
+    if given:
+        found: Snapshot = yield operation(name)
+        choose(request, found.metadata.technique, given)
+    submitted: Snapshot = yield Unary(Method(_Jobs, "SubmitJob"), request, snapshot)
+    return submitted
+
+
+def job_request(name: str) -> Rpc[JobRequest]:
+    """What a job was asked for: its parameters, and its pictures by name and digest."""
+    request = job_pb2.GetJobRequestRequest(name=operation_name(name))
+    return Unary(Method(_Jobs, "GetJobRequest"), request, described)
 
 
 def technique(
@@ -123,10 +200,14 @@ def operation(name: str) -> Rpc[Snapshot]:
     return Unary(Method(_Operations, "GetOperation"), request, snapshot)
 
 
-def operations(*, state: str = "", technique: str = "") -> Rpc[tuple[Snapshot, ...]]:
-    """The jobs that the server keeps, without previews: all, or those in a state, or of a technique."""
-    terms = {"state": state.upper(), "technique": technique}
-    filter_ = " AND ".join(f"{name}={value}" for name, value in terms.items() if value)
+def operations(
+    *, state: str = "", technique: str = "", tags: Mapping[str, str] = MappingProxyType({})
+) -> Rpc[tuple[Snapshot, ...]]:
+    """The jobs that the server keeps, without previews: all, or some by state, technique or tags."""
+    terms = [
+        f"{name}={value}" for name, value in (("state", state.upper()), ("technique", technique)) if value
+    ]
+    filter_ = " AND ".join([*terms, *(f"tags.{name}={value}" for name, value in tags.items())])
     request = operations_pb2.ListOperationsRequest(name="operations", filter=filter_)
     return Pages(Method(_Operations, "ListOperations"), request, "operations", snapshot)
 

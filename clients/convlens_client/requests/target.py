@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from convlens import wire
-from convlens.v1 import target_pb2
+from convlens.v1 import job_pb2, target_pb2
 from convlens_client.contract import fill
+from convlens_client.images import ImageLike, to_image
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Target:
         arm.SetInParent()
         fill(arm, {field.name: getattr(self, field.name) for field in fields(self)})
         return message
+
+    def of(self, model: str) -> Of:
+        """The same of another network, "name" or "name/version", in a feature visualisation."""
+        return Of(model, self)
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,32 @@ class Direction(Target):
         """The target as a request carries it."""
         vector = wire.to_tensor(np.asarray(self.vector, np.float32))
         return target_pb2.Target(direction=target_pb2.DirectionTarget(layer=self.layer, vector=vector))
+
+
+@dataclass(frozen=True, eq=False)
+class Caricature:
+    """What a layer sees in a picture, exaggerated, in a feature visualisation.
+
+    A higher `power` keeps closer to the picture; fields as in `convlens.v1.Caricature`.
+    """
+
+    layer: str
+    image: ImageLike
+    power: float | None = None
+
+    def message(self) -> job_pb2.Caricature:
+        """The caricature as a request carries it."""
+        image = to_image(self.image, None, "caricature")
+        return job_pb2.Caricature(layer=self.layer, image=image, power=self.power)
+
+    def of(self, model: str) -> Of:
+        """The same of another network, "name" or "name/version"."""
+        return Of(model, self)
+
+
+@dataclass(frozen=True)
+class Of:
+    """What is read from another network than the request's: layers and classes are those of `model`."""
+
+    model: str
+    what: Target | Caricature

@@ -22,7 +22,15 @@ from convlens_client.results.collection import (
     Neighbours,
     TopActivation,
 )
-from convlens_client.results.job import Artifact, Descent, JobMetadata, QueueStats, Snapshot
+from convlens_client.results.job import (
+    Artifact,
+    Descent,
+    JobMetadata,
+    JobPicture,
+    JobRequest,
+    QueueStats,
+    Snapshot,
+)
 from convlens_client.results.model import Classification, Layer, LoadedModel, Model, Prediction
 from convlens_client.results.unit import Box, ReceptiveField, UnitHit, UnitPattern
 
@@ -41,6 +49,8 @@ __all__ = [
     "Descent",
     "FeatureSet",
     "JobMetadata",
+    "JobPicture",
+    "JobRequest",
     "Layer",
     "LoadedModel",
     "Model",

@@ -12,6 +12,50 @@ FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored tensor, without its bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    total_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobPicture:
+    """A picture that a job was given, without its bytes; fields as in `convlens.v1.JobPicture`."""
+
+    path: str
+    name: str
+    sha256: str
+    total_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a job was asked for.
+
+    Attributes:
+        technique: its name.
+        model: name and version.
+        seed: of everything random.
+        parameters: of the technique, by name, defaults filled in; pictures are not among them.
+        pictures: what it was given.
+        tags: what it can be found again by.
+        message: the whole `convlens.v1.SubmitJobRequest`, pictures without their bytes.
+    """
+
+    technique: str
+    model: str
+    seed: int
+    parameters: dict[str, Any]
+    pictures: tuple[JobPicture, ...]
+    tags: dict[str, str]
+    message: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobMetadata:
     """State of a job; fields as in `convlens.v1.JobMetadata`, with `state` such as "RUNNING", and `priority`
     "NORMAL", "HIGH" or "LOW"."""
@@ -35,6 +79,9 @@ class JobMetadata:
     priority: str
     expected_seconds: float
     bit_exact: bool
+    tags: dict[str, str]
+    artifacts: tuple[Artifact, ...]
+    resumable: bool
     remaining_seconds: float | None
 
     @property
@@ -55,17 +102,6 @@ class QueueStats:
     counters: dict[str, int]
     throughput: dict[str, float]
     workers: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Artifact:
-    """A stored tensor, without its bytes."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    total_bytes: int
-    sha256: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

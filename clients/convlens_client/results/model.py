@@ -19,6 +19,7 @@ class Layer:
     receptive_field: int
     has_weights: bool
     receptive_field_start: float
+    least_side: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Model:
     multiply_adds: int
     digest: str
     task: str
+    parent: str
+    class_ids: tuple[str, ...] = ()
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -59,12 +62,16 @@ class Model:
     def class_index(self, text: str) -> int:
         """Index of the class that `text` names: an index, a label, or a part that only one label has.
 
+        An identifier of WordNet, such as "n02123045", where the model knows those of its classes.
+
         Raises:
             InvalidArgument: no such class, or several, as two classes may bear one label; names those.
         """
         wanted = text.casefold().strip()
         if wanted.isdecimal():
             return int(wanted)
+        if wanted and wanted in self.class_ids:
+            return self.class_ids.index(wanted)
         labels = [label.casefold() for label in self.labels]
         exact = [i for i, label in enumerate(labels) if label == wanted]
         matches = exact or [i for i, label in enumerate(labels) if wanted in label]

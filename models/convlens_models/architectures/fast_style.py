@@ -3,7 +3,8 @@
 Johnson, Alahi, Fei-Fei: Perceptual losses for real-time style transfer and super-resolution (2016),
 arXiv:1603.08155. Departures: instance norm (Ulyanov et al. 2016, arXiv:1607.08022), upsampling by nearest
 neighbours and a convolution instead of transposed convolutions, which draw checkerboards (Odena et al. 2016,
-doi:10.23915/distill.00003), and a sigmoid at the end, so that pixels are in [0, 1].
+doi:10.23915/distill.00003), and a sigmoid at the end, so that pixels are in [0, 1]. TransformerNet of
+pytorch/examples is this network without the sigmoid; its pixels are clipped.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ class Residual(nn.Module):
 class FastStyle(nn.Module):
     """c9s1-32, d64, d128, five R128, u64, u32, c9s1-3; (N, 3, H, W) normalised RGB to (N, 3, H, W) in [0, 1].
 
-    Height and width must be multiples of 4; other sizes come out rounded up to one.
+    Sizes come out rounded up to multiples of 4; what is beyond the input lies right and below.
 
     Args:
         width: channels of the first layer, 32 in the paper; all others are multiples of it.
+        end: brings the last layer's values into [0, 1]; a sigmoid by default.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, end: nn.Module | None = None) -> None:
         super().__init__()
         double, inner = 2 * width, 4 * width
         self.down = nn.Sequential(
@@ -60,7 +62,7 @@ class FastStyle(nn.Module):
             nn.Upsample(scale_factor=2),
             *_block(double, width, 3),
         )
-        self.paint = nn.Sequential(*_convolution(width, 3, 9), nn.Sigmoid())
+        self.paint = nn.Sequential(*_convolution(width, 3, 9), nn.Sigmoid() if end is None else end)
 
     def forward(self, x: Tensor) -> Tensor:
         """Painted images."""

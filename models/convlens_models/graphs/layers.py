@@ -13,7 +13,7 @@ from convlens_models.graphs import surgery
 from convlens_models.manifest import INPUT, Layer
 from convlens_models.vjp import operator_of
 from convlens_models.vjp.fields import EVERYTHING, Field
-from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule, known_sizes
 from convlens_models.vjp.window import slides, windows
 
 Fields = tuple[Field, Field]  # Along the rows and the columns of the image.
@@ -48,7 +48,7 @@ def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, Fields]:
     They hold for images of any size, unless a window with a stride has automatic pads, which depend on it:
     then for those that leave the same remainder as `size` when divided by the stride.
     """
-    builder = _builder(model, size)
+    builder = _builder(model, size, size)
     fields: dict[str, Fields] = {INPUT: (Field(axis=-2), Field(axis=-1))}
     for proto in builder.graph.node:
         node = Node(proto)
@@ -68,9 +68,9 @@ def _seen(builder: GraphBuilder, node: Node, index: int, field: Field) -> Field:
     return operator_of(node.proto).sees(builder, node, index, field) if field.step and known else EVERYTHING
 
 
-def _builder(model: onnx.ModelProto, size: int) -> GraphBuilder:
-    """Answers what the values of `model` are for one square image of `size` pixels."""
-    return GraphBuilder(surgery.static(model, (1, size, size)).graph, ReluRule.GRADIENT)
+def _builder(model: onnx.ModelProto, height: int, width: int) -> GraphBuilder:
+    """Answers what the values of `model` are for one image of this size."""
+    return GraphBuilder(surgery.static(model, (1, height, width)).graph, ReluRule.GRADIENT)
 
 
 def multiply_adds(model: onnx.ModelProto, size: int) -> int:
@@ -92,7 +92,17 @@ def multiply_adds_by_kind(model: onnx.ModelProto, size: int) -> tuple[int, int]:
 
 def min_size(model: onnx.ModelProto, size: int) -> int:
     """Smallest side of a square image that leaves every value at least one position; at most `size`."""
-    return _first(lambda side: _fits(model, side), size)
+    return _first(lambda side: _fitting(model, side, side) is not None, size)
+
+
+def shape_at(model: onnx.ModelProto, value: str, height: int, width: int) -> tuple[int, ...] | None:
+    """Shape of `value`, without the batch axis, for an image of this size; None where it has no position.
+
+    What comes behind the value, as a head of one size, counts for nothing.
+    """
+    builder = _fitting(surgery.cut(surgery.opened(model), [value]), height, width)
+    dims = None if builder is None else known_sizes(builder.shape(value)[1:])
+    return None if dims is None else tuple(dims)
 
 
 def _first(holds: Callable[[int], bool], high: int) -> int:
@@ -103,14 +113,18 @@ def _first(holds: Callable[[int], bool], high: int) -> int:
     return high
 
 
-def _fits(model: onnx.ModelProto, side: int) -> bool:
-    """Whether every window has a position in its map; shape inference reports one where there is none."""
+def _fitting(model: onnx.ModelProto, height: int, width: int) -> GraphBuilder | None:
+    """What the values are for an image of this size, if every window has a position in its map.
+
+    Shape inference reports a position where there is none.
+    """
     try:
-        builder = _builder(model, side)
+        builder = _builder(model, height, width)
     except onnx.shape_inference.InferenceError:
-        return False
+        return None
     nodes = [Node(proto) for proto in builder.graph.node if operator_of(proto).sees is slides]
-    return all(axis.fits(node.get("ceil_mode", 0)) for node in nodes for axis in windows(builder, node))
+    fits = all(axis.fits(node.get("ceil_mode", 0)) for node in nodes for axis in windows(builder, node))
+    return builder if fits else None
 
 
 def _square(fields: Fields, size: int) -> dict[str, Any]:

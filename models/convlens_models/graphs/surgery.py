@@ -13,6 +13,9 @@ from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.manifest import INPUT
 
 FACTOR: Final = "average_pool_factor"
+LEAST: Final = "average_pool_least"
+LEAST_SQUARE: Final = 1e-12
+"""Mean square of a window, below which its root has no gradient: that of zero is infinite."""
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -53,19 +56,37 @@ def opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def static(model: onnx.ModelProto, shape: tuple[int | None, int, int]) -> onnx.ModelProto:
-    """`model` with batch (None: any), height and width fixed, and the shape of every value worked out."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]
-    for info in fixed.graph.output:
+def opened(model: onnx.ModelProto, source: str = INPUT) -> onnx.ModelProto:
+    """`model` with the height and width of its input `source` open, and no shape of other values declared.
+
+    Its nodes are as they were: those that hold a size fail at another.
+    """
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    del free.graph.value_info[:]
+    for info in free.graph.output:
         info.type.tensor_type.ClearField("shape")
+    image = next(info for info in free.graph.input if info.name == source)
+    for dim, name in zip(image.type.tensor_type.shape.dim[2:], ("H", "W"), strict=True):
+        dim.dim_param = name
+    return free
+
+
+def static(
+    model: onnx.ModelProto, shape: tuple[int | None, int, int], strict: bool = True
+) -> onnx.ModelProto:
+    """`model` with batch (None: any), height and width fixed, and the shape of every value worked out.
+
+    Args:
+        strict: raise where a node cannot have these shapes, rather than leave what follows from it open.
+    """
+    fixed = opened(model)
     image = next(info for info in fixed.graph.input if info.name == INPUT)
     batch, height, width = shape
     channels = image.type.tensor_type.shape.dim[1].dim_value
     sizes = ("N" if batch is None else batch, channels, height, width)
     image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sizes))
-    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=strict, data_prop=True)
     return inferred
 
 
@@ -96,8 +117,10 @@ def leaky(model: onnx.ModelProto, slope: float) -> onnx.ModelProto:
     return part
 
 
-def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelProto:
+def average_pooled(model: onnx.ModelProto, factor: float = 1.0, power: int = 1) -> onnx.ModelProto:
     """`model` whose max pools take the average, times `factor`; what lies outside the map does not count.
+
+    With `power` 2 they take the root mean square.
 
     Raises:
         FailedPrecondition: a max pool has dilations, or tells where its maxima were.
@@ -106,24 +129,30 @@ def average_pooled(model: onnx.ModelProto, factor: float = 1.0) -> onnx.ModelPro
     part.CopyFrom(model)
     nodes = list[onnx.NodeProto]()
     for node in part.graph.node:
-        nodes += [node] if node.op_type != "MaxPool" else _averaging(node, factor)
-    part.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), FACTOR))
+        nodes += [node] if node.op_type != "MaxPool" else _averaging(node, power)
+    for name, value in ((FACTOR, factor), (LEAST, LEAST_SQUARE)):
+        part.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     replace(part.graph.node, nodes)
     return part
 
 
-def _averaging(node: onnx.NodeProto, factor: float) -> list[onnx.NodeProto]:
+def _averaging(node: onnx.NodeProto, power: int) -> list[onnx.NodeProto]:
     """An average pool with the windows of a max pool."""
     options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     options.pop("storage_order", None)
     if set(options.pop("dilations", [1])) != {1} or len(node.output) > 1:
         why = "has dilations, or tells where its maxima were: no average pool can take its place"
         raise FailedPrecondition(f"max pool {node.name or node.output[0]} {why}")
-    mean = f"{node.output[0]}/mean"
-    return [
-        helper.make_node("AveragePool", node.input, [mean], name=mean, **options),
-        helper.make_node("Mul", [mean, FACTOR], node.output, name=node.output[0]),
-    ]
+    value, (source,) = node.output[0], node.input
+    chain: list[tuple[str, list[str], dict[str, Any]]] = [("AveragePool", [], options), ("Mul", [FACTOR], {})]
+    if power == 2:
+        chain[:1] = [("Mul", [source], {}), chain[0], ("Clip", [LEAST], {}), ("Sqrt", [], {})]
+    nodes = list[onnx.NodeProto]()
+    for place, (kind, others, attributes) in enumerate(chain, 1):
+        name = value if place == len(chain) else f"{value}/{kind}"
+        nodes.append(helper.make_node(kind, [source, *others], [name], name=name, **attributes))
+        source = name
+    return nodes
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ log softmax as outputs; no local functions; an opset that can be differentiated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,12 @@ from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rg
 
 OPSET: Final = 18
 RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
+LONGEST_NAME: Final = 1024
+MOST_AXES: Final = 8
+MOST_NODES: Final = 100_000
+MOST_NESTED: Final = 100
+INNER: Final = ".inner"
+"""Ends the names of values that had one of the reserved names."""
 SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
@@ -32,11 +39,14 @@ def read(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path)
+        _check_bounds(model)
         checker.check_model(model)
         model = inliner.inline_local_functions(model) if model.functions else model
         opset = surgery.opset(model)
         if opset < autodiff.OPSETS.start:
             model = version_converter.convert_version(model, OPSET)
+    except InvalidArgument:
+        raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
         first = str(error).strip().split("\n")[0]
         raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
@@ -46,6 +56,42 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _check_bounds(model: onnx.ModelProto) -> None:
+    """Raise InvalidArgument for what no network has, and takes memory and time without bound."""
+    for info in (*model.graph.input, *model.graph.output):
+        if (axes := len(info.type.tensor_type.shape.dim)) > MOST_AXES:
+            raise InvalidArgument.of(
+                f"model.{info.name[:LONGEST_NAME]}", f"{axes} axes", f"at most {MOST_AXES}"
+            )
+    lists = (model.graph.node, *(function.node for function in model.functions))
+    names = (name for nodes in lists for node in nodes for name in (node.name, *node.input, *node.output))
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise InvalidArgument.of("model", "longer names", f"names of at most {LONGEST_NAME} bytes")
+    if (nodes := _inlined(model)) > MOST_NODES:
+        shown = f"{nodes:.3g} nodes, once its functions are written out"
+        raise InvalidArgument.of("model", shown, f"at most {MOST_NODES}")
+
+
+def _inlined(model: onnx.ModelProto) -> int:
+    """The nodes of the graph with those of its local functions, which may call each other, written out."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], outer: tuple[tuple[str, str], ...] = ()) -> int:
+        total = 0
+        for node in nodes:
+            name = (node.domain, node.op_type)
+            if name in outer or len(outer) > MOST_NESTED:
+                shown = f"{node.op_type} within itself or too many others"
+                raise InvalidArgument.of("model.functions", shown, f"nested at most {MOST_NESTED} times")
+            if name in bodies and name not in counts:
+                counts[name] = count(bodies[name], (*outer, name))
+            total += counts.get(name, 1)
+        return total
+
+    return count(model.graph.node)
+
+
 def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, list[str]]:
     """Bring `model` to our form, in place; returns the name of the logits, and those of its values in order.
 
@@ -53,12 +99,12 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
         InvalidArgument: more than one input or output, or an input other than float32 (N, 3, H, W).
     """
     graph = model.graph
-    source = _only(_inputs(graph), "inputs")
+    source = input_name(model)
     output = _only([info.name for info in graph.output], "outputs")
     _constants_to_initializers(graph)
     _free_batch(graph)
-    _rename(graph, {name: f"{name}.inner" for name in RESERVED})
-    source, output = (f"{name}.inner" if name in RESERVED else name for name in (source, output))
+    _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
+    source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
     logits = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
     needed = surgery.ancestors(graph, [logits])
@@ -92,7 +138,7 @@ def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
     Raises:
         InvalidArgument: the input is not float32 (N, 3, H, W).
     """
-    name = _only(_inputs(model.graph), "inputs")
+    name = input_name(model)
     kind = next(info for info in model.graph.input if info.name == name).type.tensor_type
     dims = [dim.dim_value for dim in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT or len(dims) != 4 or dims[1] not in (0, 3):
@@ -105,6 +151,17 @@ def open_size(model: onnx.ModelProto, size: int | None) -> None:
     """Declare the input "image" (N, 3, H, W), with H and W of `size`; None: any."""
     sides = ("H", "W") if size is None else (size, size)
     replace(model.graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ("N", 3, *sides))])
+
+
+def input_name(model: onnx.ModelProto) -> str:
+    """The name of the model's one input. Raises InvalidArgument where there are several, or none."""
+    return _only(_inputs(model.graph), "inputs")
+
+
+def former_name(value: str) -> str:
+    """What a value of a graph that was brought to our form was called before."""
+    before = value.removesuffix(INNER)
+    return before if before in RESERVED else value
 
 
 def _inputs(graph: onnx.GraphProto) -> list[str]:

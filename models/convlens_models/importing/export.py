@@ -256,11 +256,13 @@ MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
     nn.ReflectionPad2d: lambda _: ("Pad", {"mode": "reflect"}),
     nn.Upsample: _upsample,
     nn.Sigmoid: lambda _: ("Sigmoid", {}),
+    nn.Hardtanh: lambda _: ("Clip", {}),
     nn.Linear: lambda _: ("Gemm", {"transB": 1}),
 }
 CONSTANTS: Final[dict[type[nn.Module], Callable[[Any], list[NDArray[Any]]]]] = {
     nn.ReflectionPad2d: _pads,
     nn.Upsample: _scales,
+    nn.Hardtanh: lambda layer: [np.array(value, np.float32) for value in (layer.min_val, layer.max_val)],
 }
 """Inputs of an operator that are no weights, before those that are."""
 FUNCTIONS: Final[dict[Any, Callable[..., Emitted]]] = {

@@ -16,7 +16,7 @@ from convlens_models.graphs import layers
 from convlens_models.graphs.normalisation import check_normalisation
 from convlens_models.importing import export, publish, verify
 from convlens_models.importing import torchscript as scripting
-from convlens_models.importing.labels import load_labels
+from convlens_models.importing.labels import load_classes
 from convlens_models.importing.weights import FIELD, check_state, load_state
 from convlens_models.manifest import Manifest, Rgb
 from convlens_models.network import Network
@@ -42,7 +42,7 @@ def add_architecture(
         architecture: one of `ARCHITECTURES`.
         weights: a `.safetensors`, `.pth` or `.pt` file with torchvision's keys; the number of classes is that
             of the last layer.
-        labels: one name a line, or TSV with the name last; None: "class 0", ...
+        labels: one name a line, or TSV with the name last and perhaps a WordNet id; None: "class 0", ...
         name: in the repository; None: that of the architecture.
         torchscript: also store `model.ts`, and run the model by the TorchScript engine.
         mean, std: of the normalisation of RGB in [0, 1]; None: what the architecture's released weights want.
@@ -57,10 +57,10 @@ def add_architecture(
     module = load_module(plan, load_state(weights))
     classes = module.get_submodule(plan.head).get_parameter("bias").numel()
     mean, std = check_normalisation(mean or plan.mean, std or plan.std)
-    names = load_labels(labels, classes)
+    called = load_classes(labels, classes)
     with publish.staging(root) as folder:
         manifest = write_network(folder, module, plan, mean, std)
-        update = {"name": name, "architecture": architecture, "labels": names}
+        update = {"name": name, "architecture": architecture, **called._asdict()}
         if torchscript:
             values = [layer.name for layer in manifest.layers]
             scripting.save(Network(module, mean, std), values, manifest.input_size, folder / TORCHSCRIPT)

@@ -17,7 +17,8 @@ from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
 from convlens_models.importing import canonicalise, publish, verify
-from convlens_models.importing.labels import load_labels
+from convlens_models.importing.labels import load_classes
+from convlens_models.importing.open_layers import Original, open_layers
 from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
@@ -74,6 +75,11 @@ def add_onnx(
         canonicalise.open_size(model, None if dynamic else size)
         onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
         described = _layers(model, values, size)
+        if not dynamic:
+            proven = open_layers(model, folder, described, size, Original(file, mean, std, bgr))
+            described = tuple(
+                layer.model_copy(update={"any_size": layer.name in proven}) for layer in described
+            )
         manifest = Manifest(
             name=name,
             version=1,
@@ -83,7 +89,7 @@ def add_onnx(
             dynamic_size=dynamic,
             mean=mean,
             std=std,
-            labels=load_labels(labels, classes),
+            **load_classes(labels, classes)._asdict(),
             layers=described,
             dream_layers=_dream_layers(described),
             output=output,

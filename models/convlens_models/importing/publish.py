@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,16 @@ from convlens.errors import InvalidArgument
 from convlens_models.manifest import NAME_PATTERN, Manifest, Task
 from convlens_models.repository import MANIFEST, ModelRepository, sha256
 
+ADDING: Final = ".adding-"
+LEFT_AFTER: Final = 86400.0
+"""Seconds after which nobody works in a staged folder any more."""
 GRADIENT: Final = ".gradient"
 """How the Open Inference Protocol calls the gradient graph of a model."""
 
 
 def check_name(name: str, field: str = "name") -> str:
     """`name`, if it can be that of a model. Raises InvalidArgument, which names `field`, otherwise."""
-    if not re.match(NAME_PATTERN, name) or name.endswith(GRADIENT):
+    if not re.fullmatch(NAME_PATTERN, name) or name.endswith(GRADIENT):
         allowed = "1 to 64 of a-z, 0-9, '.', '_' and '-', first a letter or digit, not ending in .gradient"
         raise InvalidArgument.of(field, name, allowed)
     return name
@@ -37,7 +41,10 @@ def check_kind(repository: ModelRepository, name: str, task: Task, field: str = 
 def staging(root: Path) -> Iterator[Path]:
     """An empty folder in the repository, invisible to its readers; removed at the end unless published."""
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".adding-", dir=root))
+    for left in root.glob(f"{ADDING}*"):  # By importers that were killed.
+        if time.time() - left.stat().st_mtime > LEFT_AFTER:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=ADDING, dir=root))
     folder.chmod(0o755)
     try:
         yield folder
@@ -66,7 +73,10 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
         if newest and newest.digest == sealed.digest:
             return newest
         final = sealed.model_copy(update={"version": version})
-        (folder / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n")
+        unsaid = (
+            None if final.parent else {"parent"}
+        )  # Servers that are older than the field read the others.
+        (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=unsaid) + "\n")
         target = root / manifest.name / str(version)
         target.parent.mkdir(exist_ok=True)
         try:

@@ -49,7 +49,13 @@ def check_state(state: Mapping[str, Tensor], module: nn.Module, auxiliary: tuple
         auxiliary: prefixes of keys that may be missing, all of a prefix at once. Counters of batch norms may
             be missing as well, as old files have none.
     """
-    expected = module.state_dict()
+    check_keys(state, module.state_dict(), auxiliary)
+
+
+def check_keys(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], auxiliary: tuple[str, ...] = ()
+) -> None:
+    """The same for the keys and shapes of `expected`."""
     optional = tuple(prefix for prefix in auxiliary if not any(key.startswith(prefix) for key in state))
     for key, value in expected.items():
         if key not in state:

@@ -36,6 +36,8 @@ class Bounds(_message.Message):
     CLASS_INDEX_FIELD_NUMBER: _builtins.int
     SHORT_SIDE_FIELD_NUMBER: _builtins.int
     FILLED_FIELD_NUMBER: _builtins.int
+    ANY_SIZE_FIELD_NUMBER: _builtins.int
+    NAMES_MODEL_FIELD_NUMBER: _builtins.int
     min: _builtins.float
     """Smallest accepted number (numbers), length (strings, bytes) or count (repeated fields)."""
     max: _builtins.float
@@ -56,6 +58,10 @@ class Bounds(_message.Message):
     """An encoded image that asks for no size of its own gets `short_side`, also in a job."""
     filled: _builtins.bool
     """The message, where it is absent, is taken for an empty one: all its defaults."""
+    any_size: _builtins.bool
+    """An image that the technique brings to size itself: it may have any size, whatever the model accepts."""
+    names_model: _builtins.bool
+    """The layers and classes of the message are those of the model that this field names, where it does."""
     def __init__(
         self,
         *,
@@ -69,10 +75,12 @@ class Bounds(_message.Message):
         class_index: _builtins.bool = ...,
         short_side: _builtins.bool = ...,
         filled: _builtins.bool = ...,
+        any_size: _builtins.bool = ...,
+        names_model: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_min", b"_min", "default", b"default", "max", b"max", "min", b"min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_min", b"_min", "class_index", b"class_index", "default", b"default", "default_text", b"default_text", "exclusive_min", b"exclusive_min", "filled", b"filled", "layer", b"layer", "max", b"max", "min", b"min", "required", b"required", "short_side", b"short_side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_min", b"_min", "any_size", b"any_size", "class_index", b"class_index", "default", b"default", "default_text", b"default_text", "exclusive_min", b"exclusive_min", "filled", b"filled", "layer", b"layer", "max", b"max", "min", b"min", "names_model", b"names_model", "required", b"required", "short_side", b"short_side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015

@@ -26,7 +26,7 @@ from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/image.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\x85\x01\n\x05Image\x12 \n\x07\x65ncoded\x18\x01 \x01(\x0c\x42\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x80\x41H\x00\x12%\n\x06tensor\x18\x02 \x01(\x0b\x32\x13.convlens.v1.TensorH\x00\x12#\n\x06resize\x18\x03 \x01(\x0b\x32\x13.convlens.v1.ResizeB\x0e\n\x06source\x12\x04\x88\x80\x19\x01\"\xc9\x03\n\x06Resize\x12\x33\n\nshort_side\x18\x01 \x01(\x0b\x32\x1d.convlens.v1.Resize.ShortSideH\x00\x12*\n\x05\x65xact\x18\x02 \x01(\x0b\x32\x19.convlens.v1.Resize.ExactH\x00\x12&\n\x03\x66it\x18\x03 \x01(\x0b\x32\x17.convlens.v1.Resize.FitH\x00\x12(\n\x04keep\x18\x04 \x01(\x0b\x32\x18.convlens.v1.Resize.KeepH\x00\x1as\n\tShortSide\x12)\n\x04size\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@H\x00\x88\x01\x01\x12)\n\x04\x63rop\x18\x02 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@H\x01\x88\x01\x01\x42\x07\n\x05_sizeB\x07\n\x05_crop\x1aV\n\x05\x45xact\x12&\n\x06height\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@\x12%\n\x05width\x18\x02 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@\x1a/\n\x03\x46it\x12(\n\x08max_side\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@\x1a\x06\n\x04KeepB\x06\n\x04modeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/image.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"\xa2\x01\n\x05Image\x12 \n\x07\x65ncoded\x18\x01 \x01(\x0c\x42\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x80\x41H\x00\x12%\n\x06tensor\x18\x02 \x01(\x0b\x32\x13.convlens.v1.TensorH\x00\x12#\n\x06resize\x18\x03 \x01(\x0b\x32\x13.convlens.v1.Resize\x12\x1b\n\x04name\x18\x04 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@B\x0e\n\x06source\x12\x04\x88\x80\x19\x01\"\xeb\x03\n\x06Resize\x12\x33\n\nshort_side\x18\x01 \x01(\x0b\x32\x1d.convlens.v1.Resize.ShortSideH\x00\x12*\n\x05\x65xact\x18\x02 \x01(\x0b\x32\x19.convlens.v1.Resize.ExactH\x00\x12&\n\x03\x66it\x18\x03 \x01(\x0b\x32\x17.convlens.v1.Resize.FitH\x00\x12(\n\x04keep\x18\x04 \x01(\x0b\x32\x18.convlens.v1.Resize.KeepH\x00\x1as\n\tShortSide\x12)\n\x04size\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@H\x00\x88\x01\x01\x12)\n\x04\x63rop\x18\x02 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@H\x01\x88\x01\x01\x42\x07\n\x05_sizeB\x07\n\x05_crop\x1aV\n\x05\x45xact\x12&\n\x06height\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@\x12%\n\x05width\x18\x02 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@\x1aQ\n\x03\x46it\x12(\n\x08max_side\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@\x12\x0f\n\x07shorter\x18\x02 \x01(\x08\x12\x0f\n\x07\x65nlarge\x18\x03 \x01(\x08\x1a\x06\n\x04KeepB\x06\n\x04modeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGE'].oneofs_by_name['source']._serialized_options = b'\210\200\031\001'
   _globals['_IMAGE'].fields_by_name['encoded']._loaded_options = None
   _globals['_IMAGE'].fields_by_name['encoded']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000\200A'
+  _globals['_IMAGE'].fields_by_name['name']._loaded_options = None
+  _globals['_IMAGE'].fields_by_name['name']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000p@'
   _globals['_RESIZE_SHORTSIDE'].fields_by_name['size']._loaded_options = None
   _globals['_RESIZE_SHORTSIDE'].fields_by_name['size']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000 @\021\000\000\000\000\000\000\260@'
   _globals['_RESIZE_SHORTSIDE'].fields_by_name['crop']._loaded_options = None
@@ -48,15 +50,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESIZE_FIT'].fields_by_name['max_side']._loaded_options = None
   _globals['_RESIZE_FIT'].fields_by_name['max_side']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000 @\021\000\000\000\000\000\000\260@'
   _globals['_IMAGE']._serialized_start=93
-  _globals['_IMAGE']._serialized_end=226
-  _globals['_RESIZE']._serialized_start=229
-  _globals['_RESIZE']._serialized_end=686
-  _globals['_RESIZE_SHORTSIDE']._serialized_start=418
-  _globals['_RESIZE_SHORTSIDE']._serialized_end=533
-  _globals['_RESIZE_EXACT']._serialized_start=535
-  _globals['_RESIZE_EXACT']._serialized_end=621
-  _globals['_RESIZE_FIT']._serialized_start=623
-  _globals['_RESIZE_FIT']._serialized_end=670
-  _globals['_RESIZE_KEEP']._serialized_start=672
-  _globals['_RESIZE_KEEP']._serialized_end=678
+  _globals['_IMAGE']._serialized_end=255
+  _globals['_RESIZE']._serialized_start=258
+  _globals['_RESIZE']._serialized_end=749
+  _globals['_RESIZE_SHORTSIDE']._serialized_start=447
+  _globals['_RESIZE_SHORTSIDE']._serialized_end=562
+  _globals['_RESIZE_EXACT']._serialized_start=564
+  _globals['_RESIZE_EXACT']._serialized_end=650
+  _globals['_RESIZE_FIT']._serialized_start=652
+  _globals['_RESIZE_FIT']._serialized_end=733
+  _globals['_RESIZE_KEEP']._serialized_start=735
+  _globals['_RESIZE_KEEP']._serialized_end=741
 # @@protoc_insertion_point(module_scope)

@@ -26,8 +26,11 @@ class Image(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
     """A whole PNG, JPEG or WebP file, one frame, at most 64 megapixels; EXIF orientation is applied."""
+    name: _builtins.str
+    """What people call it, such as the file's name; kept with a job, and else without effect."""
     @_builtins.property
     def tensor(self) -> _tensor_pb2.Tensor:
         """RGB pixels, either UINT8 of shape (H, W, 3) in [0, 255] or FP32 of shape (3, H, W) in [0, 1]."""
@@ -44,10 +47,11 @@ class Image(_message.Message):
         encoded: _builtins.bytes = ...,
         tensor: _tensor_pb2.Tensor | None = ...,
         resize: Global___Resize | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "resize", b"resize", "source", b"source", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "resize", b"resize", "source", b"source", "tensor", b"tensor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "name", b"name", "resize", b"resize", "source", b"source", "tensor", b"tensor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["encoded", "tensor"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -117,16 +121,24 @@ class Resize(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         MAX_SIDE_FIELD_NUMBER: _builtins.int
+        SHORTER_FIELD_NUMBER: _builtins.int
+        ENLARGE_FIELD_NUMBER: _builtins.int
         max_side: _builtins.int
         """Pixels."""
+        shorter: _builtins.bool
+        """Let the shorter side count instead of the longer one."""
+        enlarge: _builtins.bool
+        """Scale smaller pictures up, so that the side always is `max_side`."""
         def __init__(
             self,
             *,
             max_side: _builtins.int = ...,
+            shorter: _builtins.bool = ...,
+            enlarge: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["max_side", b"max_side"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["enlarge", b"enlarge", "max_side", b"max_side", "shorter", b"shorter"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,7 +169,7 @@ class Resize(_message.Message):
 
     @_builtins.property
     def fit(self) -> Global___Resize.Fit:
-        """Scale down so that the longer side is at most `max_side`; never up."""
+        """Scale down so that the longer side is at most `max_side`, or as its switches say."""
 
     @_builtins.property
     def keep(self) -> Global___Resize.Keep:

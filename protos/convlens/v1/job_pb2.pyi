@@ -52,6 +52,38 @@ PRIORITY_NORMAL: Priority.ValueType  # 2
 PRIORITY_HIGH: Priority.ValueType  # 3
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _Video:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VideoEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Video.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VIDEO_UNSPECIFIED: _Video.ValueType  # 0
+    """WEBP."""
+    VIDEO_WEBP: _Video.ValueType  # 1
+    """Animated WebP, endless."""
+    VIDEO_GIF: _Video.ValueType  # 2
+    """Animated GIF, endless, 256 colours a frame."""
+    VIDEO_MP4: _Video.ValueType  # 3
+    """H.264, 4:2:0, in MP4: the last row and column of an odd side come twice. The worker needs PyAV, or the job fails
+    at once with FAILED_PRECONDITION.
+    """
+
+class Video(_Video, metaclass=_VideoEnumTypeWrapper):
+    """How frames are stored in one file."""
+
+VIDEO_UNSPECIFIED: Video.ValueType  # 0
+"""WEBP."""
+VIDEO_WEBP: Video.ValueType  # 1
+"""Animated WebP, endless."""
+VIDEO_GIF: Video.ValueType  # 2
+"""Animated GIF, endless, 256 colours a frame."""
+VIDEO_MP4: Video.ValueType  # 3
+"""H.264, 4:2:0, in MP4: the last row and column of an odd side come twice. The worker needs PyAV, or the job fails
+at once with FAILED_PRECONDITION.
+"""
+Global___Video: _TypeAlias = Video  # noqa: Y015
+
 class _Parametrisation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -61,7 +93,7 @@ class _ParametrisationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Param
     PARAMETRISATION_UNSPECIFIED: _Parametrisation.ValueType  # 0
     """FOURIER."""
     PARAMETRISATION_FOURIER: _Parametrisation.ValueType  # 1
-    """Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
+    """Fourier coefficients in decorrelated colours, Adam; seen as `transforms` say (lucid)."""
     PARAMETRISATION_PIXELS: _Parametrisation.ValueType  # 2
     """Pixels, from the network's mean colour, plain gradient ascent in decorrelated colours, with decay, blur and shifts; keeps
     the best.
@@ -73,12 +105,68 @@ class Parametrisation(_Parametrisation, metaclass=_ParametrisationEnumTypeWrappe
 PARAMETRISATION_UNSPECIFIED: Parametrisation.ValueType  # 0
 """FOURIER."""
 PARAMETRISATION_FOURIER: Parametrisation.ValueType  # 1
-"""Fourier coefficients in decorrelated colours, Adam; seen padded, shifted, scaled and turned at random (lucid)."""
+"""Fourier coefficients in decorrelated colours, Adam; seen as `transforms` say (lucid)."""
 PARAMETRISATION_PIXELS: Parametrisation.ValueType  # 2
 """Pixels, from the network's mean colour, plain gradient ascent in decorrelated colours, with decay, blur and shifts; keeps
 the best.
 """
 Global___Parametrisation: _TypeAlias = Parametrisation  # noqa: Y015
+
+class _StylePooling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StylePoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StylePooling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STYLE_POOLING_UNSPECIFIED: _StylePooling.ValueType  # 0
+    """AVERAGE."""
+    STYLE_POOLING_AVERAGE: _StylePooling.ValueType  # 1
+    """The mean of each window, times 2 for BEST: smooth."""
+    STYLE_POOLING_MAX: _StylePooling.ValueType  # 2
+    """Its maximum, as the network was trained."""
+    STYLE_POOLING_L2: _StylePooling.ValueType  # 3
+    """Its root mean square, times 1.56 for BEST: between the two."""
+
+class StylePooling(_StylePooling, metaclass=_StylePoolingEnumTypeWrapper):
+    """What stands in the place of a network's max pools."""
+
+STYLE_POOLING_UNSPECIFIED: StylePooling.ValueType  # 0
+"""AVERAGE."""
+STYLE_POOLING_AVERAGE: StylePooling.ValueType  # 1
+"""The mean of each window, times 2 for BEST: smooth."""
+STYLE_POOLING_MAX: StylePooling.ValueType  # 2
+"""Its maximum, as the network was trained."""
+STYLE_POOLING_L2: StylePooling.ValueType  # 3
+"""Its root mean square, times 1.56 for BEST: between the two."""
+Global___StylePooling: _TypeAlias = StylePooling  # noqa: Y015
+
+class _StyleStart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StyleStartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StyleStart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STYLE_START_UNSPECIFIED: _StyleStart.ValueType  # 0
+    """CONTENT."""
+    STYLE_START_CONTENT: _StyleStart.ValueType  # 1
+    """The content."""
+    STYLE_START_NOISE: _StyleStart.ValueType  # 2
+    """Noise, uniform in [0, 1]."""
+    STYLE_START_GREY: _StyleStart.ValueType  # 3
+    """Middle grey, with noise of 1/255."""
+
+class StyleStart(_StyleStart, metaclass=_StyleStartEnumTypeWrapper):
+    """What a picture is before the first step."""
+
+STYLE_START_UNSPECIFIED: StyleStart.ValueType  # 0
+"""CONTENT."""
+STYLE_START_CONTENT: StyleStart.ValueType  # 1
+"""The content."""
+STYLE_START_NOISE: StyleStart.ValueType  # 2
+"""Noise, uniform in [0, 1]."""
+STYLE_START_GREY: StyleStart.ValueType  # 3
+"""Middle grey, with noise of 1/255."""
+Global___StyleStart: _TypeAlias = StyleStart  # noqa: Y015
 
 class _StyleMethod:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -193,10 +281,34 @@ Global___JobState: _TypeAlias = JobState  # noqa: Y015
 class SubmitJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    SAVE_EVERY_FIELD_NUMBER: _builtins.int
     DEEPDREAM_FIELD_NUMBER: _builtins.int
     EXTRACT_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURE_VISUALISATION_FIELD_NUMBER: _builtins.int
@@ -219,8 +331,31 @@ class SubmitJobRequest(_message.Message):
     """Seed of everything random; default 0."""
     priority: Global___Priority.ValueType
     """Queue that the job waits in; one that this server has no queue for is INVALID_ARGUMENT."""
+    base: _builtins.str
+    """Operation name of a job of the caller whose request is taken where this one says nothing. Fields that are set here
+    replace those of that job, repeated ones as a whole; `technique` may be left out, and is otherwise the same. Tags and
+    `request_id` are not taken over.
+    """
+    resume: _builtins.str
+    """As `base`, of a job that has ended, in whatever way: goes on from its last checkpoint, on the CPU to the bytes of a
+    job that was never stopped. For DEEPDREAM, FEATURE_VISUALISATION, STYLE_TRANSFER and TEXTURE. Only `priority`,
+    `tags`, `save_every` may differ, and the counts of steps, which may be larger: those of the stage (octave,
+    scale) that it was in and of those behind, but not where it makes several objectives or frames.
+    FAILED_PRECONDITION, also of the job itself, where the checkpoint does not fit: model, code, device or number of
+    threads are not those that made it.
+    """
+    save_every: _builtins.int
+    """The picture every so many steps becomes an artifact, see `JobMetadata.artifacts`; at most 64 in a job. For the
+    techniques of `resume`. Absent means none.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Names and values to find the job again by, such as "who": "ana"; at most 16. A name has 1 to 63 of A-Z a-z 0-9 _ . -
+        and a value 0 to 128 letters or digits of any script or _ . : / @ + - each.
+        """
+
     @_builtins.property
     def deepdream(self) -> Global___DeepDream: ...
     @_builtins.property
@@ -260,6 +395,10 @@ class SubmitJobRequest(_message.Message):
         model: _model_pb2.ModelRef | None = ...,
         seed: _builtins.int | None = ...,
         priority: Global___Priority.ValueType = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        base: _builtins.str = ...,
+        resume: _builtins.str = ...,
+        save_every: _builtins.int | None = ...,
         deepdream: Global___DeepDream | None = ...,
         extract_features: Global___ExtractFeatures | None = ...,
         feature_visualisation: Global___FeatureVisualisation | None = ...,
@@ -277,14 +416,18 @@ class SubmitJobRequest(_message.Message):
         printed_photo: _adversarial_pb2.PrintedPhoto | None = ...,
         train_style: _style_pb2.TrainStyle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "base", b"base", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "tags", b"tags", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__save_every: _TypeAlias = _typing.Literal["save_every"]  # noqa: Y015
+    _WhichOneofArgType__save_every: _TypeAlias = _typing.Literal["_save_every", b"_save_every"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer", "lbfgs_attack", "carlini_wagner", "expectation_attack", "adversarial_patch", "defence_attack", "attack_ensemble", "transfer_matrix", "substitute", "printed_photo", "train_style"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__save_every) -> _WhichOneofReturnType__save_every | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -314,6 +457,12 @@ class DeepDream(_message.Message):
     FRAMES_FIELD_NUMBER: _builtins.int
     ZOOM_FIELD_NUMBER: _builtins.int
     FRAME_RATE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    KEEP_COLOURS_FIELD_NUMBER: _builtins.int
+    STRONGEST_FIELD_NUMBER: _builtins.int
+    WEAKEST_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
     octaves: _builtins.int
     """Number of scales; default 4. Octaves that would be smaller than 32 px are left out."""
     octave_scale: _builtins.float
@@ -337,19 +486,29 @@ class DeepDream(_message.Message):
     frames: _builtins.int
     """Frames of a video: each is the dream of the one before, zoomed in; at most 2^27 pixels together. Default 1, no video.
     Artifacts of more: "image" is the last one; "frame.0000" and so on, FP32 of shape (1, 3, H, W), rounded to 8 bits;
-    "zoom.webp", UINT8, the frames as an animated WebP.
+    "zoom.webp", or as `video` says, UINT8, the frames as a file.
     """
     zoom: _builtins.float
     """Zoom from frame to frame; default 1.05."""
     frame_rate: _builtins.float
-    """Frames a second of the WebP; default 12."""
+    """Frames a second; default 12. A GIF's frames last whole hundredths of a second, on the average at this rate, of at most 50."""
+    keep_colours: _builtins.bool
+    """Only light and dark dream; the picture keeps its own colours."""
+    strongest: _builtins.int
+    """Of each layer only so many channels, those whose mean over the start picture is largest; it is seen at the model's input
+    size. Channels that it leaves silent cannot be amplified, and are passed over. Not with `channels`. Report: `dream`.
+    """
+    weakest: _builtins.int
+    """The same for the smallest mean; with `strongest`, both are amplified."""
+    video: Global___Video.ValueType
+    """File of several frames; default WEBP. Its artifact has the name of the format: "zoom.webp", "zoom.gif", "zoom.mp4"."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
         """Start picture; default resize: `keep`."""
 
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Layers whose activations are amplified, each with weight 1; empty means the model's default dream layer."""
+        """Layers whose activations are amplified; empty means the model's default dream layers."""
 
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -359,6 +518,16 @@ class DeepDream(_message.Message):
     def guide(self) -> _image_pb2.Image:
         """Picture to dream of: each position of the layers grows along the feature of this picture that it is most like, instead
         of along its own. It is seen at the model's input size. Default resize: `keep`.
+        """
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """A weight for each of `layers`, at least 0, by which its norm is multiplied; empty means 1 each."""
+
+    @_builtins.property
+    def mask(self) -> _image_pb2.Image:
+        """Where the picture dreams, by brightness: in the white as without a mask, in the black not at all, in between with steps
+        that are as much shorter. Brought to the size of each octave; enlarged with the frames. Default resize: `keep`.
         """
 
     def __init__(
@@ -378,10 +547,16 @@ class DeepDream(_message.Message):
         frames: _builtins.int | None = ...,
         zoom: _builtins.float | None = ...,
         frame_rate: _builtins.float | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        mask: _image_pb2.Image | None = ...,
+        keep_colours: _builtins.bool = ...,
+        strongest: _builtins.int | None = ...,
+        weakest: _builtins.int | None = ...,
+        video: Global___Video.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_tile", b"_tile", "_zoom", b"_zoom", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "tile", b"tile", "zoom", b"zoom"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_strongest", b"_strongest", "_tile", b"_tile", "_weakest", b"_weakest", "_zoom", b"_zoom", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "mask", b"mask", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "strongest", b"strongest", "tile", b"tile", "weakest", b"weakest", "zoom", b"zoom"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_tile", b"_tile", "_zoom", b"_zoom", "channels", b"channels", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "laplacian", b"laplacian", "layers", b"layers", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "tile", b"tile", "zoom", b"zoom"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate", "_frames", b"_frames", "_jitter", b"_jitter", "_laplacian", b"_laplacian", "_octave_scale", b"_octave_scale", "_octaves", b"_octaves", "_step_size", b"_step_size", "_steps", b"_steps", "_strongest", b"_strongest", "_tile", b"_tile", "_weakest", b"_weakest", "_zoom", b"_zoom", "channels", b"channels", "frame_rate", b"frame_rate", "frames", b"frames", "guide", b"guide", "image", b"image", "jitter", b"jitter", "keep_colours", b"keep_colours", "laplacian", b"laplacian", "layers", b"layers", "mask", b"mask", "octave_scale", b"octave_scale", "octaves", b"octaves", "step_size", b"step_size", "steps", b"steps", "strongest", b"strongest", "tile", b"tile", "video", b"video", "weakest", b"weakest", "weights", b"weights", "zoom", b"zoom"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frame_rate: _TypeAlias = _typing.Literal["frame_rate"]  # noqa: Y015
     _WhichOneofArgType__frame_rate: _TypeAlias = _typing.Literal["_frame_rate", b"_frame_rate"]  # noqa: Y015
@@ -399,8 +574,12 @@ class DeepDream(_message.Message):
     _WhichOneofArgType__step_size: _TypeAlias = _typing.Literal["_step_size", b"_step_size"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__strongest: _TypeAlias = _typing.Literal["strongest"]  # noqa: Y015
+    _WhichOneofArgType__strongest: _TypeAlias = _typing.Literal["_strongest", b"_strongest"]  # noqa: Y015
     _WhichOneofReturnType__tile: _TypeAlias = _typing.Literal["tile"]  # noqa: Y015
     _WhichOneofArgType__tile: _TypeAlias = _typing.Literal["_tile", b"_tile"]  # noqa: Y015
+    _WhichOneofReturnType__weakest: _TypeAlias = _typing.Literal["weakest"]  # noqa: Y015
+    _WhichOneofArgType__weakest: _TypeAlias = _typing.Literal["_weakest", b"_weakest"]  # noqa: Y015
     _WhichOneofReturnType__zoom: _TypeAlias = _typing.Literal["zoom"]  # noqa: Y015
     _WhichOneofArgType__zoom: _TypeAlias = _typing.Literal["_zoom", b"_zoom"]  # noqa: Y015
     @_typing.overload
@@ -420,11 +599,70 @@ class DeepDream(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strongest) -> _WhichOneofReturnType__strongest | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tile) -> _WhichOneofReturnType__tile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weakest) -> _WhichOneofReturnType__weakest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__zoom) -> _WhichOneofReturnType__zoom | None: ...
 
 Global___DeepDream: _TypeAlias = DeepDream  # noqa: Y015
+
+@_typing.final
+class DreamReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___DreamtLayer]:
+        """In the order of the layers; empty unless channels were chosen."""
+
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[Global___DreamtLayer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DreamReport: _TypeAlias = DreamReport  # noqa: Y015
+
+@_typing.final
+class DreamtLayer(_message.Message):
+    """The channels of a layer that were chosen by what the start picture does to them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    MEANS_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The strongest, strongest first; then the weakest, weakest first."""
+
+    @_builtins.property
+    def means(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean of each over the start picture."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        channels: _abc.Iterable[_builtins.int] | None = ...,
+        means: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "layer", b"layer", "means", b"means"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DreamtLayer: _TypeAlias = DreamtLayer  # noqa: Y015
 
 @_typing.final
 class ExtractFeatures(_message.Message):
@@ -485,8 +723,8 @@ Global___ExtractFeatures: _TypeAlias = ExtractFeatures  # noqa: Y015
 class FeatureVisualisation(_message.Message):
     """Pictures that excite what is asked for, from noise (Olah, Mordvintsev & Schubert 2017, doi:10.23915/distill.00007)
     or from grey (Simonyan et al. 2014; Yosinski et al. 2015). Artifacts: "images", FP32 of shape (objectives x
-    variants, 3, size, size) in [0, 1], the variants of an objective one after the other; "values", FP32 of
-    shape (objectives x variants), the objective at each as it is, without the transforms.
+    variants, 3, height, width) in [0, 1], the variants of an objective one after the other; "values", FP32 of
+    shape (objectives x variants), the objective at each as it is, without the transforms. Report: `visualisation`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -503,6 +741,10 @@ class FeatureVisualisation(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     DATASET_EXAMPLES_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    TRANSFORMS_FIELD_NUMBER: _builtins.int
     variants: _builtins.int
     """Pictures of each objective, made together; default 1."""
     diversity: _builtins.float
@@ -510,7 +752,9 @@ class FeatureVisualisation(_message.Message):
     objective's first layer, times the size of the objective; default 1. 0 makes them independent.
     """
     size: _builtins.int
-    """Side of the pictures in pixels; absent means the model's input size."""
+    """Side of the pictures in pixels; absent means the model's input size. Other networks of the objectives see the pictures
+    scaled by the ratio of their input size to the model's. A network whose head has one size takes any for layers before it.
+    """
     steps: _builtins.int
     """Steps for each objective; default 512."""
     parametrisation: Global___Parametrisation.ValueType
@@ -528,10 +772,12 @@ class FeatureVisualisation(_message.Message):
     there, with pooling MAX for channels, FLATTEN for neurons, MEAN for the others (`extract_features`). Objectives must then
     have one term. Adds the artifact "examples", FP32 of shape (objectives x examples, 3, H, W), strongest first: crops of what
     a neuron sees, or a channel where it is largest; whole images for classes and directions; all at the model's input size.
-    Report: `visualisation`.
     """
     examples: _builtins.int
     """Images of the collection for each objective, fewer where it has fewer; at most 1024 together. Default 9."""
+    height: _builtins.int
+    """Pixels, where the pictures are not square, instead of `size`; absent means the model's input size."""
+    width: _builtins.int
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
         """What to maximise; each gets pictures of its own, one objective after the other."""
@@ -539,6 +785,14 @@ class FeatureVisualisation(_message.Message):
     @_builtins.property
     def dataset_examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExamples]:
         """Set by the server: one for each objective."""
+
+    @_builtins.property
+    def start(self) -> _image_pb2.Image:
+        """Picture to start from, instead of noise or grey: scaled until it covers the pictures, its middle cut out."""
+
+    @_builtins.property
+    def transforms(self) -> Global___ViewTransforms:
+        """How the network sees the pictures at random, so that what is found does not hang on single pixels; absent means all defaults."""
 
     def __init__(
         self,
@@ -555,10 +809,14 @@ class FeatureVisualisation(_message.Message):
         collection: _builtins.str = ...,
         examples: _builtins.int | None = ...,
         dataset_examples: _abc.Iterable[Global___DatasetExamples] | None = ...,
+        height: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
+        start: _image_pb2.Image | None = ...,
+        transforms: Global___ViewTransforms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "learning_rate", b"learning_rate", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_height", b"_height", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "_width", b"_width", "blur_every", b"blur_every", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "height", b"height", "learning_rate", b"learning_rate", "size", b"size", "start", b"start", "steps", b"steps", "transforms", b"transforms", "variants", b"variants", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "blur_every", b"blur_every", "collection", b"collection", "dataset_examples", b"dataset_examples", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every", "_decay", b"_decay", "_diversity", b"_diversity", "_examples", b"_examples", "_height", b"_height", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_variants", b"_variants", "_width", b"_width", "blur_every", b"blur_every", "collection", b"collection", "dataset_examples", b"dataset_examples", "decay", b"decay", "diversity", b"diversity", "examples", b"examples", "height", b"height", "learning_rate", b"learning_rate", "objectives", b"objectives", "parametrisation", b"parametrisation", "size", b"size", "start", b"start", "steps", b"steps", "transforms", b"transforms", "variants", b"variants", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__blur_every: _TypeAlias = _typing.Literal["blur_every"]  # noqa: Y015
     _WhichOneofArgType__blur_every: _TypeAlias = _typing.Literal["_blur_every", b"_blur_every"]  # noqa: Y015
@@ -568,6 +826,8 @@ class FeatureVisualisation(_message.Message):
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
     _WhichOneofReturnType__examples: _TypeAlias = _typing.Literal["examples"]  # noqa: Y015
     _WhichOneofArgType__examples: _TypeAlias = _typing.Literal["_examples", b"_examples"]  # noqa: Y015
+    _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
+    _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
@@ -576,6 +836,8 @@ class FeatureVisualisation(_message.Message):
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__variants: _TypeAlias = _typing.Literal["variants"]  # noqa: Y015
     _WhichOneofArgType__variants: _TypeAlias = _typing.Literal["_variants", b"_variants"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blur_every) -> _WhichOneofReturnType__blur_every | None: ...
     @_typing.overload
@@ -585,6 +847,8 @@ class FeatureVisualisation(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__examples) -> _WhichOneofReturnType__examples | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
@@ -592,8 +856,61 @@ class FeatureVisualisation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variants) -> _WhichOneofReturnType__variants | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___FeatureVisualisation: _TypeAlias = FeatureVisualisation  # noqa: Y015
+
+@_typing.final
+class ViewTransforms(_message.Message):
+    """How a picture is changed before each look at it, in this order; 0 leaves a change out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAD_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    ROTATE_FIELD_NUMBER: _builtins.int
+    pad: _builtins.int
+    """FOURIER: grey pixels on each side, which shifts move into view; where they are used up, and with 0, what leaves the picture
+    at one edge enters at the other. Absent means 12.
+    """
+    jitter: _builtins.int
+    """Largest shift in pixels; FOURIER: before scaling, and half of it after turning. Absent means 4, with PIXELS 8."""
+    scale: _builtins.float
+    """FOURIER: largest change of the scale, 0.1 for 0.9 to 1.1; absent means 0.1."""
+    rotate: _builtins.float
+    """FOURIER: largest turn in degrees, either way; absent means 10."""
+    def __init__(
+        self,
+        *,
+        pad: _builtins.int | None = ...,
+        jitter: _builtins.int | None = ...,
+        scale: _builtins.float | None = ...,
+        rotate: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_pad", b"_pad", "_rotate", b"_rotate", "_scale", b"_scale", "jitter", b"jitter", "pad", b"pad", "rotate", b"rotate", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_pad", b"_pad", "_rotate", b"_rotate", "_scale", b"_scale", "jitter", b"jitter", "pad", b"pad", "rotate", b"rotate", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
+    _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
+    _WhichOneofReturnType__pad: _TypeAlias = _typing.Literal["pad"]  # noqa: Y015
+    _WhichOneofArgType__pad: _TypeAlias = _typing.Literal["_pad", b"_pad"]  # noqa: Y015
+    _WhichOneofReturnType__rotate: _TypeAlias = _typing.Literal["rotate"]  # noqa: Y015
+    _WhichOneofArgType__rotate: _TypeAlias = _typing.Literal["_rotate", b"_rotate"]  # noqa: Y015
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pad) -> _WhichOneofReturnType__pad | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rotate) -> _WhichOneofReturnType__rotate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___ViewTransforms: _TypeAlias = ViewTransforms  # noqa: Y015
 
 @_typing.final
 class DatasetExamples(_message.Message):
@@ -628,22 +945,56 @@ class VisualisationReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExamples]:
         """Of each objective, where a collection was named."""
+
+    @_builtins.property
+    def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___VisualisedObjective]:
+        """What the pictures show, one for each objective."""
 
     def __init__(
         self,
         *,
         examples: _abc.Iterable[Global___DatasetExamples] | None = ...,
+        objectives: _abc.Iterable[Global___VisualisedObjective] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "objectives", b"objectives"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VisualisationReport: _TypeAlias = VisualisationReport  # noqa: Y015
+
+@_typing.final
+class VisualisedObjective(_message.Message):
+    """An objective, for captions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its targets in words, such as "tabby (281)" or "features.4:12 - 0.5 conv1:3 of alexnet/2"."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its value at each variant, as in the artifact "values"."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VisualisedObjective: _TypeAlias = VisualisedObjective  # noqa: Y015
 
 @_typing.final
 class Texture(_message.Message):
@@ -764,6 +1115,10 @@ class StyleTransfer(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     NOISE_START_FIELD_NUMBER: _builtins.int
     COLOURS_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    OPTIMISER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    INITIAL_FIELD_NUMBER: _builtins.int
     method: Global___StyleMethod.ValueType
     """Default BEST."""
     content_layer: _builtins.str
@@ -783,9 +1138,17 @@ class StyleTransfer(_message.Message):
     learning_rate: _builtins.float
     """BEST: learning rate of Adam; default 0.02."""
     noise_start: _builtins.bool
-    """Start with noise instead of the content."""
+    """Start with noise instead of the content: as NOISE of `start`, which may say nothing else beside it."""
     colours: Global___Colours.ValueType
     """Whose colours; default STYLE."""
+    pooling: Global___StylePooling.ValueType
+    """What the network's max pools are taken for; default AVERAGE."""
+    optimiser: Global___Optimiser.ValueType
+    """What walks downhill; absent means ADAM for BEST, LBFGS for CLASSIC. ADAM keeps to [0, 1] and ends in a moving average of its
+    pictures, LBFGS in the last one.
+    """
+    start: Global___StyleStart.ValueType
+    """What the picture is before the first step; default CONTENT."""
     @_builtins.property
     def content(self) -> _image_pb2.Image:
         """What is to be seen; default resize: `keep`. At most 2048 px a side."""
@@ -801,6 +1164,10 @@ class StyleTransfer(_message.Message):
     @_builtins.property
     def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """A weight for each of `layers`, at least 0; empty means equal weights."""
+
+    @_builtins.property
+    def initial(self) -> _image_pb2.Image:
+        """Picture to start with, instead of `start` and `noise_start`; brought to the result's size. Default resize: `keep`."""
 
     def __init__(
         self,
@@ -819,10 +1186,14 @@ class StyleTransfer(_message.Message):
         learning_rate: _builtins.float | None = ...,
         noise_start: _builtins.bool = ...,
         colours: Global___Colours.ValueType = ...,
+        pooling: Global___StylePooling.ValueType = ...,
+        optimiser: Global___Optimiser.ValueType = ...,
+        start: Global___StyleStart.ValueType = ...,
+        initial: _image_pb2.Image | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "content", b"content", "content_weight", b"content_weight", "first_steps", b"first_steps", "learning_rate", b"learning_rate", "smallest", b"smallest", "steps", b"steps", "tv_weight", b"tv_weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "content", b"content", "content_weight", b"content_weight", "first_steps", b"first_steps", "initial", b"initial", "learning_rate", b"learning_rate", "smallest", b"smallest", "steps", b"steps", "tv_weight", b"tv_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "colours", b"colours", "content", b"content", "content_layer", b"content_layer", "content_weight", b"content_weight", "first_steps", b"first_steps", "layers", b"layers", "learning_rate", b"learning_rate", "method", b"method", "noise_start", b"noise_start", "smallest", b"smallest", "steps", b"steps", "styles", b"styles", "tv_weight", b"tv_weight", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight", "_first_steps", b"_first_steps", "_learning_rate", b"_learning_rate", "_smallest", b"_smallest", "_steps", b"_steps", "_tv_weight", b"_tv_weight", "colours", b"colours", "content", b"content", "content_layer", b"content_layer", "content_weight", b"content_weight", "first_steps", b"first_steps", "initial", b"initial", "layers", b"layers", "learning_rate", b"learning_rate", "method", b"method", "noise_start", b"noise_start", "optimiser", b"optimiser", "pooling", b"pooling", "smallest", b"smallest", "start", b"start", "steps", b"steps", "styles", b"styles", "tv_weight", b"tv_weight", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content_weight: _TypeAlias = _typing.Literal["content_weight"]  # noqa: Y015
     _WhichOneofArgType__content_weight: _TypeAlias = _typing.Literal["_content_weight", b"_content_weight"]  # noqa: Y015
@@ -860,15 +1231,23 @@ class Style(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    STYLE_MASK_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
     weight: _builtins.float
     """Default 1."""
+    scale: _builtins.float
+    """Longer side of `image` over the content's, at every scale: less makes finer strokes; at most 4096 pixels. Default 1."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
-        """Brought to the content's longer side, aspect ratio kept."""
+        """Brought to the content's longer side times `scale`, aspect ratio kept."""
 
     @_builtins.property
     def mask(self) -> _image_pb2.Image:
         """Where in the picture it counts, by brightness; brought to the content's size. Absent means everywhere."""
+
+    @_builtins.property
+    def style_mask(self) -> _image_pb2.Image:
+        """Which part of `image` counts, by brightness; brought to its size. Absent means all of it."""
 
     def __init__(
         self,
@@ -876,20 +1255,27 @@ class Style(_message.Message):
         image: _image_pb2.Image | None = ...,
         weight: _builtins.float | None = ...,
         mask: _image_pb2.Image | None = ...,
+        style_mask: _image_pb2.Image | None = ...,
+        scale: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image", b"image", "mask", b"mask", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "_weight", b"_weight", "image", b"image", "mask", b"mask", "scale", b"scale", "style_mask", b"style_mask", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image", b"image", "mask", b"mask", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "_weight", b"_weight", "image", b"image", "mask", b"mask", "scale", b"scale", "style_mask", b"style_mask", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___Style: _TypeAlias = Style  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):
-    """A weighted sum of scalars of the network."""
+    """A weighted sum of scalars of the network, or of several networks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -911,31 +1297,81 @@ Global___Objective: _TypeAlias = Objective  # noqa: Y015
 
 @_typing.final
 class WeightedTarget(_message.Message):
+    """A target or a caricature, and how much it counts."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CARICATURE_FIELD_NUMBER: _builtins.int
     weight: _builtins.float
     """Default 1; a negative weight makes small."""
     @_builtins.property
     def target(self) -> _target_pb2.Target:
         """Class targets must name their class."""
 
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef:
+        """Network that it is read from, whose layers and classes it names; absent means the request's. The server fills in the version."""
+
+    @_builtins.property
+    def caricature(self) -> Global___Caricature:
+        """Instead of `target`."""
+
     def __init__(
         self,
         *,
         target: _target_pb2.Target | None = ...,
         weight: _builtins.float | None = ...,
+        model: _model_pb2.ModelRef | None = ...,
+        caricature: Global___Caricature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "caricature", b"caricature", "model", b"model", "target", b"target", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "caricature", b"caricature", "model", b"model", "target", b"target", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___WeightedTarget: _TypeAlias = WeightedTarget  # noqa: Y015
+
+@_typing.final
+class Caricature(_message.Message):
+    """Exaggerates what a layer sees in a picture: <x, y> max(0.1, cos(x, y))^power / positions, where x and y are all its values for
+    the picture that is made and for this one, both seen under the same transforms (lucid's caricatures, Olah et al.).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    POWER_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Layer of the network."""
+    power: _builtins.float
+    """Power of the cosine: 0 lets features grow in any proportion, more keeps closer to the picture. Default 1."""
+    @_builtins.property
+    def image(self) -> _image_pb2.Image:
+        """What it is of: scaled until it covers the pictures, its middle cut out."""
+
+    def __init__(
+        self,
+        *,
+        image: _image_pb2.Image | None = ...,
+        layer: _builtins.str = ...,
+        power: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_power", b"_power", "image", b"image", "power", b"power"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power", b"_power", "image", b"image", "layer", b"layer", "power", b"power"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__power: _TypeAlias = _typing.Literal["power"]  # noqa: Y015
+    _WhichOneofArgType__power: _TypeAlias = _typing.Literal["_power", b"_power"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power) -> _WhichOneofReturnType__power | None: ...
+
+Global___Caricature: _TypeAlias = Caricature  # noqa: Y015
 
 @_typing.final
 class MeasureReceptiveField(_message.Message):
@@ -1016,6 +1452,26 @@ class JobMetadata(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATE_FIELD_NUMBER: _builtins.int
     TECHNIQUE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -1035,6 +1491,9 @@ class JobMetadata(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     EXPECTED_SECONDS_FIELD_NUMBER: _builtins.int
     BIT_EXACT_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     technique: _builtins.str
@@ -1063,6 +1522,8 @@ class JobMetadata(_message.Message):
     """Absent until it has run. False when it ran operations for which the device has no repeatable form: the same
     request may then end in other last bits.
     """
+    resumable: _builtins.bool
+    """Whether the technique is one whose jobs `resume` can go on from."""
     remaining_seconds: _builtins.float
     """Seconds that it will still run, by the pace that its steps have had so far; absent while that is not known, and once it
     has ended.
@@ -1084,6 +1545,18 @@ class JobMetadata(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the record and its artifacts are removed."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in the request."""
+
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorHeader]:
+        """Pictures on the way, which can be read in every state, FP32 of shape (1, 3, H, W) in [0, 1]: "step.000050" and so on,
+        those of `save_every`; and "so_far", the last one of a job that was cancelled, failed or ran for too long, where it is
+        `resumable`. The latter comes when the worker has ended its step, which may be after the state is CANCELLED. A job
+        whose worker crashed has none; its newest checkpoint can be resumed all the same.
+        """
 
     def __init__(
         self,
@@ -1107,11 +1580,14 @@ class JobMetadata(_message.Message):
         priority: Global___Priority.ValueType = ...,
         expected_seconds: _builtins.float = ...,
         bit_exact: _builtins.bool | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        artifacts: _abc.Iterable[_tensor_pb2.TensorHeader] | None = ...,
+        resumable: _builtins.bool = ...,
         remaining_seconds: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "_remaining_seconds", b"_remaining_seconds", "bit_exact", b"bit_exact", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "model", b"model", "remaining_seconds", b"remaining_seconds", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "_remaining_seconds", b"_remaining_seconds", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "remaining_seconds", b"remaining_seconds", "start_time", b"start_time", "state", b"state", "step", b"step", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "_remaining_seconds", b"_remaining_seconds", "artifacts", b"artifacts", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "start_time", b"start_time", "state", b"state", "step", b"step", "tags", b"tags", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bit_exact: _TypeAlias = _typing.Literal["bit_exact"]  # noqa: Y015
     _WhichOneofArgType__bit_exact: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact"]  # noqa: Y015
@@ -1140,6 +1616,7 @@ class JobResult(_message.Message):
     PRINTED_FIELD_NUMBER: _builtins.int
     TRAIN_STYLE_FIELD_NUMBER: _builtins.int
     VISUALISATION_FIELD_NUMBER: _builtins.int
+    DREAM_FIELD_NUMBER: _builtins.int
     DESCENT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -1167,6 +1644,8 @@ class JobResult(_message.Message):
     @_builtins.property
     def visualisation(self) -> Global___VisualisationReport: ...
     @_builtins.property
+    def dream(self) -> Global___DreamReport: ...
+    @_builtins.property
     def descent(self) -> Global___Descent:
         """Of TEXTURE, STYLE_TRANSFER and TRAIN_STYLE."""
 
@@ -1187,14 +1666,15 @@ class JobResult(_message.Message):
         printed: _adversarial_pb2.PrintedReport | None = ...,
         train_style: _style_pb2.TrainStyleReport | None = ...,
         visualisation: Global___VisualisationReport | None = ...,
+        dream: Global___DreamReport | None = ...,
         descent: Global___Descent | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "descent", b"descent", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "descent", b"descent", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation", "dream"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -1333,6 +1813,88 @@ class ReadArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadArtifactResponse: _TypeAlias = ReadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class GetJobRequestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Operation name, "operations/<id>"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequestRequest: _TypeAlias = GetJobRequestRequest  # noqa: Y015
+
+@_typing.final
+class GetJobRequestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___SubmitJobRequest:
+        """What the worker was given: defaults filled in, the model's version resolved, pictures without their bytes."""
+
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobPicture]:
+        """The pictures, in the order of the fields."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___SubmitJobRequest | None = ...,
+        pictures: _abc.Iterable[Global___JobPicture] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pictures", b"pictures", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequestResponse: _TypeAlias = GetJobRequestResponse  # noqa: Y015
+
+@_typing.final
+class JobPicture(_message.Message):
+    """A picture of a job's request, and what tells it from others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Field that it stands in, such as "style_transfer.styles[0].image"."""
+    name: _builtins.str
+    """`Image.name`."""
+    sha256: _builtins.str
+    """SHA-256 of its bytes, those of the file or of the tensor, as lower-case hex."""
+    total_bytes: _builtins.int
+    """Number of these bytes."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "sha256", b"sha256", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobPicture: _TypeAlias = JobPicture  # noqa: Y015
 
 @_typing.final
 class GetJobStatsRequest(_message.Message):

@@ -52,6 +52,11 @@ class JobServiceStub:
                 request_serializer=convlens_dot_v1_dot_job__pb2.ReadArtifactRequest.SerializeToString,
                 response_deserializer=convlens_dot_v1_dot_job__pb2.ReadArtifactResponse.FromString,
                 _registered_method=True)
+        self.GetJobRequest = channel.unary_unary(
+                '/convlens.v1.JobService/GetJobRequest',
+                request_serializer=convlens_dot_v1_dot_job__pb2.GetJobRequestRequest.SerializeToString,
+                response_deserializer=convlens_dot_v1_dot_job__pb2.GetJobRequestResponse.FromString,
+                _registered_method=True)
         self.GetJobStats = channel.unary_unary(
                 '/convlens.v1.JobService/GetJobStats',
                 request_serializer=convlens_dot_v1_dot_job__pb2.GetJobStatsRequest.SerializeToString,
@@ -66,9 +71,10 @@ class JobServiceServicer:
 
     def SubmitJob(self, request, context):
         """Queues a job. The same request_id with the same payload returns the same operation.
-        Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-        RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-        RetryInfo).
+        Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+        used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+        (Redis away, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,9 +90,19 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadArtifact(self, request, context):
-        """Streams the bytes of one artifact of a finished job, from `read_offset`.
-        Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
-        beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+        """Streams the bytes of one artifact of a job, from `read_offset`: one of `JobResult.artifacts`, or, in every state, one
+        of `JobMetadata.artifacts`.
+        Errors: NOT_FOUND (operation; artifact of a job that has succeeded), FAILED_PRECONDITION (no such artifact, and the
+        job has not succeeded), OUT_OF_RANGE (read_offset beyond the artifact), DATA_LOSS (stored bytes do not match their
+        digest).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobRequest(self, request, context):
+        """Tells what a job was asked for, without the bytes of its pictures.
+        Errors: NOT_FOUND (operation), UNAVAILABLE (Redis away, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +133,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ReadArtifact,
                     request_deserializer=convlens_dot_v1_dot_job__pb2.ReadArtifactRequest.FromString,
                     response_serializer=convlens_dot_v1_dot_job__pb2.ReadArtifactResponse.SerializeToString,
+            ),
+            'GetJobRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobRequest,
+                    request_deserializer=convlens_dot_v1_dot_job__pb2.GetJobRequestRequest.FromString,
+                    response_serializer=convlens_dot_v1_dot_job__pb2.GetJobRequestResponse.SerializeToString,
             ),
             'GetJobStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJobStats,
@@ -207,6 +228,33 @@ class JobService:
             '/convlens.v1.JobService/ReadArtifact',
             convlens_dot_v1_dot_job__pb2.ReadArtifactRequest.SerializeToString,
             convlens_dot_v1_dot_job__pb2.ReadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convlens.v1.JobService/GetJobRequest',
+            convlens_dot_v1_dot_job__pb2.GetJobRequestRequest.SerializeToString,
+            convlens_dot_v1_dot_job__pb2.GetJobRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

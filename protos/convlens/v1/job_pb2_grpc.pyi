@@ -38,9 +38,10 @@ class JobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]
     """Queues a job. The same request_id with the same payload returns the same operation.
-    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-    RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-    RetryInfo).
+    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+    used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+    (Redis away, with RetryInfo).
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -48,9 +49,15 @@ class JobServiceStub:
     RetryInfo).
     """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_job_pb2.ReadArtifactRequest, _job_pb2.ReadArtifactResponse]
-    """Streams the bytes of one artifact of a finished job, from `read_offset`.
-    Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
-    beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+    """Streams the bytes of one artifact of a job, from `read_offset`: one of `JobResult.artifacts`, or, in every state, one
+    of `JobMetadata.artifacts`.
+    Errors: NOT_FOUND (operation; artifact of a job that has succeeded), FAILED_PRECONDITION (no such artifact, and the
+    job has not succeeded), OUT_OF_RANGE (read_offset beyond the artifact), DATA_LOSS (stored bytes do not match their
+    digest).
+    """
+    GetJobRequest: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobRequestRequest, _job_pb2.GetJobRequestResponse]
+    """Tells what a job was asked for, without the bytes of its pictures.
+    Errors: NOT_FOUND (operation), UNAVAILABLE (Redis away, with RetryInfo).
     """
     GetJobStats: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobStatsRequest, _job_pb2.GetJobStatsResponse]
     """Tells how the queues stand.
@@ -66,9 +73,10 @@ class JobServiceAsyncStub(JobServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_pb2.SubmitJobRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Queues a job. The same request_id with the same payload returns the same operation.
-    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-    RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-    RetryInfo).
+    Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+    operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+    used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+    (Redis away, with RetryInfo).
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job from after `after_event_id`, and ends after the terminal one.
@@ -76,9 +84,15 @@ class JobServiceAsyncStub(JobServiceStub):
     RetryInfo).
     """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_job_pb2.ReadArtifactRequest, _job_pb2.ReadArtifactResponse]  # type: ignore[assignment]
-    """Streams the bytes of one artifact of a finished job, from `read_offset`.
-    Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
-    beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+    """Streams the bytes of one artifact of a job, from `read_offset`: one of `JobResult.artifacts`, or, in every state, one
+    of `JobMetadata.artifacts`.
+    Errors: NOT_FOUND (operation; artifact of a job that has succeeded), FAILED_PRECONDITION (no such artifact, and the
+    job has not succeeded), OUT_OF_RANGE (read_offset beyond the artifact), DATA_LOSS (stored bytes do not match their
+    digest).
+    """
+    GetJobRequest: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobRequestRequest, _job_pb2.GetJobRequestResponse]  # type: ignore[assignment]
+    """Tells what a job was asked for, without the bytes of its pictures.
+    Errors: NOT_FOUND (operation), UNAVAILABLE (Redis away, with RetryInfo).
     """
     GetJobStats: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobStatsRequest, _job_pb2.GetJobStatsResponse]  # type: ignore[assignment]
     """Tells how the queues stand.
@@ -97,9 +111,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Queues a job. The same request_id with the same payload returns the same operation.
-        Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model), ALREADY_EXISTS (request_id used with another payload),
-        RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE (Redis away, with
-        RetryInfo).
+        Errors: INVALID_ARGUMENT (any field), NOT_FOUND (model, or operation of `base` or `resume`), FAILED_PRECONDITION (the
+        operation of `resume` has not ended, has no checkpoint, or was asked for something else), ALREADY_EXISTS (request_id
+        used with another payload), RESOURCE_EXHAUSTED (queue full, or the tenant's share of it: with RetryInfo), UNAVAILABLE
+        (Redis away, with RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -119,9 +134,21 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.ReadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.ReadArtifactResponse], _abc.AsyncIterator[_job_pb2.ReadArtifactResponse]]:
-        """Streams the bytes of one artifact of a finished job, from `read_offset`.
-        Errors: NOT_FOUND (operation or artifact), FAILED_PRECONDITION (job not finished), OUT_OF_RANGE (read_offset
-        beyond the artifact), DATA_LOSS (stored bytes do not match their digest).
+        """Streams the bytes of one artifact of a job, from `read_offset`: one of `JobResult.artifacts`, or, in every state, one
+        of `JobMetadata.artifacts`.
+        Errors: NOT_FOUND (operation; artifact of a job that has succeeded), FAILED_PRECONDITION (no such artifact, and the
+        job has not succeeded), OUT_OF_RANGE (read_offset beyond the artifact), DATA_LOSS (stored bytes do not match their
+        digest).
+        """
+
+    @_abc_1.abstractmethod
+    def GetJobRequest(
+        self,
+        request: _job_pb2.GetJobRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.GetJobRequestResponse, _abc.Awaitable[_job_pb2.GetJobRequestResponse]]:
+        """Tells what a job was asked for, without the bytes of its pictures.
+        Errors: NOT_FOUND (operation), UNAVAILABLE (Redis away, with RetryInfo).
         """
 
     @_abc_1.abstractmethod

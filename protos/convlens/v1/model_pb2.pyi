@@ -63,10 +63,12 @@ class Model(_message.Message):
     STD_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    CLASS_IDS_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     MULTIPLY_ADDS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the repository."""
     version: _builtins.int
@@ -87,6 +89,8 @@ class Model(_message.Message):
     """SHA-256 of the version's files, as lower-case hex."""
     task: _builtins.str
     """What it is for: "classification", or "style" for a network that StyleService runs."""
+    parent: _builtins.str
+    """Version that its training went on from, as "name/version"; empty where it began anew."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per-channel mean that the graph subtracts from RGB in [0, 1]."""
@@ -103,6 +107,12 @@ class Model(_message.Message):
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
         """Layers in the order of execution; empty in lists."""
 
+    @_builtins.property
+    def class_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identifiers of the classes in WordNet, such as "n02123045", in index order, "" where a class has none; empty where none
+        are known.
+        """
+
     def __init__(
         self,
         *,
@@ -116,14 +126,16 @@ class Model(_message.Message):
         std: _abc.Iterable[_builtins.float] | None = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         layers: _abc.Iterable[Global___Layer] | None = ...,
+        class_ids: _abc.Iterable[_builtins.str] | None = ...,
         parameters: _builtins.int = ...,
         multiply_adds: _builtins.int = ...,
         digest: _builtins.str = ...,
         task: _builtins.str = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "parameters", b"parameters", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,6 +154,7 @@ class Layer(_message.Message):
     RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
     HAS_WEIGHTS_FIELD_NUMBER: _builtins.int
     RECEPTIVE_FIELD_START_FIELD_NUMBER: _builtins.int
+    LEAST_SIDE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as "features.3"."""
     kind: _builtins.str
@@ -154,6 +167,10 @@ class Layer(_message.Message):
     """True when GetFilters accepts the layer."""
     receptive_field_start: _builtins.float
     """Input coordinate of the receptive field's centre at position 0, in pixels; pixel centres are whole numbers."""
+    least_side: _builtins.int
+    """Smallest side in pixels of an image that the layer can be read of; 0 when it is read at the model's input size alone,
+    as the head of a model without `dynamic_size`.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of one image's value at the input size, without the batch axis: (C, H, W) or (C)."""
@@ -168,10 +185,11 @@ class Layer(_message.Message):
         receptive_field: _builtins.int = ...,
         has_weights: _builtins.bool = ...,
         receptive_field_start: _builtins.float = ...,
+        least_side: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "least_side", b"least_side", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

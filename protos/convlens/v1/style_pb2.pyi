@@ -102,6 +102,7 @@ class TrainStyle(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     CONTENT_LAYER_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    START_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the style network in the repository."""
     collection: _builtins.str
@@ -115,7 +116,9 @@ class TrainStyle(_message.Message):
     size: _builtins.int
     """Side of the crops that are learned from, in pixels; default 256."""
     width: _builtins.int
-    """Channels of the network's first layer, of which the others are multiples; default 32, fewer are faster."""
+    """Channels of the network's first layer, of which the others are multiples; fewer are faster. Absent means 32, or those of
+    `start_from`.
+    """
     learning_rate: _builtins.float
     """Learning rate of Adam; default 0.001."""
     content_weight: _builtins.float
@@ -145,6 +148,12 @@ class TrainStyle(_message.Message):
     def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Set by the server: lists of the collection's pictures."""
 
+    @_builtins.property
+    def start_from(self) -> _model_pb2.ModelRef:
+        """Style network that the training goes on from: its weights come first. Absent means random ones. The new version names it as its
+        `parent`.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +174,11 @@ class TrainStyle(_message.Message):
         weights: _abc.Iterable[_builtins.float] | None = ...,
         content_layer: _builtins.str = ...,
         shards: _abc.Iterable[_builtins.str] | None = ...,
+        start_from: _model_pb2.ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_weight", b"content_weight", "folder", b"folder", "learning_rate", b"learning_rate", "preview", b"preview", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_weight", b"content_weight", "folder", b"folder", "learning_rate", b"learning_rate", "preview", b"preview", "size", b"size", "source", b"source", "start_from", b"start_from", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_layer", b"content_layer", "content_weight", b"content_weight", "folder", b"folder", "layers", b"layers", "learning_rate", b"learning_rate", "name", b"name", "preview", b"preview", "shards", b"shards", "size", b"size", "source", b"source", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "weights", b"weights", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch", b"_batch", "_content_weight", b"_content_weight", "_learning_rate", b"_learning_rate", "_size", b"_size", "_steps", b"_steps", "_style_size", b"_style_size", "_tv_weight", b"_tv_weight", "_width", b"_width", "batch", b"batch", "collection", b"collection", "content_layer", b"content_layer", "content_weight", b"content_weight", "folder", b"folder", "layers", b"layers", "learning_rate", b"learning_rate", "name", b"name", "preview", b"preview", "shards", b"shards", "size", b"size", "source", b"source", "start_from", b"start_from", "steps", b"steps", "style", b"style", "style_size", b"style_size", "tv_weight", b"tv_weight", "weights", b"weights", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch: _TypeAlias = _typing.Literal["batch"]  # noqa: Y015
     _WhichOneofArgType__batch: _TypeAlias = _typing.Literal["_batch", b"_batch"]  # noqa: Y015

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from convlens_models.graphs.autodiff import COTANGENT, IMAGE_GRADIENT, ReluRule, differentiate, gradient_name
 from convlens_models.graphs.log_softmax import refined
-from convlens_models.graphs.surgery import cut, static
+from convlens_models.graphs.surgery import cut, opened, static
 from convlens_models.manifest import INPUT
 from convlens_models.repository import WEIGHTS, StoredModel
 from convlens_models.runtime import ort
@@ -59,7 +59,7 @@ class OnnxBackend:
         self._compute = compute
         self._folder = weights or stored.path
         self._weights = np.memmap(self._folder / WEIGHTS, np.uint8, mode="r")
-        self._graph = stored.forward()
+        self._graph = opened(stored.forward())
 
     def forward(self, images: F32, layers: Sequence[str]) -> dict[str, F32]:
         """The value of each layer, from one pass."""

@@ -24,6 +24,7 @@ from convlens_server.request.raw_request import RawRequest
 from convlens_server.request.request_context import current
 from convlens_server.request.validation import validate
 from convlens_server.serving.executor import Executor
+from convlens_workers.jobs.pictures import find_images
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -129,6 +130,8 @@ def _stated(request: Any, manifest: Manifest) -> Iterable[bytes | memoryview]:
         return request.stated()
     request = validate(request, manifest)
     request.ClearField("model")
+    for _, image, _ in find_images(request):
+        image.ClearField("name")
     return [request.SerializeToString(deterministic=True)]
 
 

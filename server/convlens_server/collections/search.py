@@ -54,7 +54,7 @@ class CollectionSearch:
         features = request.features
         table = self._table(request.id, manifest, features.layer, features.pooling, order)
         metric = request.metric or pb.METRIC_COSINE
-        query = table.row(table.order.index(own)) if own else self._vector(request, manifest)
+        query = table.row(table.order.index(own)) if own else self._vector(request)
         k = request.k + bool(own)
         if request.approximate:
             near, recall = approximate(self._collections.indexes, table, query, k, metric)
@@ -101,10 +101,10 @@ class CollectionSearch:
         table.check()
         return table
 
-    def _vector(self, request: pb.FindNearestRequest, manifest: Manifest) -> F32:
+    def _vector(self, request: pb.FindNearestRequest) -> F32:
         features = request.features
         backend = self._inference.backend(features.model, "features.model")
-        pixels = to_input(request.image, manifest)[None]
+        pixels = self._inference.batch([request.image], backend, [features.layer], "image")
         value = backend.forward(pixels, [features.layer])[features.layer]
         return np.asarray(pool(value, features.pooling or inspection_pb2.POOLING_MEAN).values[0])
 

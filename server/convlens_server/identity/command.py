@@ -26,10 +26,13 @@ def new(
     try:
         known = KeyFile.model_validate_json(file.read_bytes()) if file.exists() else KeyFile()
         key, kept = issue(tenant, frozenset(role or ()), expires)
+        _write(file, KeyFile(keys=(*known.keys, kept)))
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidArgument.of(".".join(map(str, first["loc"])), first.get("input"), first["msg"]) from None
-    _write(file, KeyFile(keys=(*known.keys, kept)))
+    except OSError as error:
+        allowed = f"one that can be read and written ({error.strerror})"
+        raise InvalidArgument.of("file", str(file), allowed) from error
     typer.echo(key)
 
 

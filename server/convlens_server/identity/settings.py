@@ -53,19 +53,29 @@ class IdentitySettings(BaseSettings):
     tenant_calls: int = Field(default=0, ge=0)
     """Number of calls that one tenant may have under way on this server process; 0 sets no limit."""
 
+    @field_validator("tls_certificate", "tls_key", "tls_client_authorities", "api_keys", "jwt_keys")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"must be a readable file ({error.strerror})") from error
+        return path
+
     @field_validator("jwt_algorithms")
     @classmethod
     def _asymmetric(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names or not set(names) <= ASYMMETRIC:
-            raise ValueError(f"{list(names)}: must be some of {', '.join(sorted(ASYMMETRIC))}")
+            raise ValueError(f"must be some of {', '.join(sorted(ASYMMETRIC))}")
         return names
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError("CONVLENS_TLS_CERTIFICATE and CONVLENS_TLS_KEY go together")
         if self.tls_client_authorities and not self.tls_certificate:
-            raise ValueError("tls_client_authorities needs tls_certificate and tls_key")
+            raise ValueError("CONVLENS_TLS_CLIENT_AUTHORITIES needs CONVLENS_TLS_CERTIFICATE and its key")
         if self.jwt_keys and not self.jwt_issuer:
-            raise ValueError("jwt_keys needs jwt_issuer")
+            raise ValueError("CONVLENS_JWT_KEYS needs CONVLENS_JWT_ISSUER")
         return self

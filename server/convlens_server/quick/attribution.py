@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
+from convlens_models.manifest import Manifest
 from convlens_server.backends.base import F32, Backend
 from convlens_server.quick import quality
 from convlens_server.techniques import ATTRIBUTIONS
@@ -13,6 +14,7 @@ from convlens_server.techniques.base import Attributed
 from convlens_server.techniques.parts import targets
 
 Requested = Sequence[attribution_pb2.Attribution]
+Request = attribution_pb2.AttributeRequest | attribution_pb2.CheckRandomisationRequest
 
 
 def attribute(
@@ -45,6 +47,12 @@ def attribute(
             reply.insertion.extend(scores.insertion.tolist())
             reply.deletion.extend(scores.deletion.tolist())
         yield f"{position}.{name}", attributed.attribution, reply
+
+
+def layers_read(request: Request, manifest: Manifest) -> set[str]:
+    """The layers that the attributions of a checked request read, named by their targets or techniques."""
+    named = {getattr(getattr(item, technique_of(item)), "layer", "") for item in request.attributions}
+    return {targets.layer_of(item.target, manifest) for item in request.attributions} | named - {""}
 
 
 def resolve(backend: Backend, images: F32, requested: Requested) -> list[targets.Target]:

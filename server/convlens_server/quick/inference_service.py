@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -62,15 +62,34 @@ class InferenceService:
         backend = self.backend(request.model, task=task)  # type: ignore[attr-defined]
         return validate(request, backend.stored.manifest), backend
 
-    def admit_images(self, request: R) -> tuple[R, Backend, F32]:
-        """As `admit`, with the pictures in the field `images`, (N, 3, H, W) in [0, 1]; blocks."""
-        request, backend = self.admit(request)
-        return request, backend, self.batch(request.images, backend)  # type: ignore[attr-defined]
+    def admit_images(
+        self, request: R, reads: Callable[[R, Manifest], Iterable[str]] = lambda *_: ()
+    ) -> tuple[R, Backend, F32]:
+        """As `admit`, with the pictures in the field `images`, (N, 3, H, W) in [0, 1]; blocks.
 
-    def batch(self, images: Sequence[image_pb2.Image], backend: Backend, field: str = "images[{}]") -> F32:
-        """The request's pictures, (N, 3, H, W) in [0, 1]; `field` is their path, for messages; blocks."""
+        Args:
+            reads: the layers that the checked request reads; none: the whole network, head and all.
+        """
+        request, backend = self.admit(request)
+        layers = reads(request, backend.stored.manifest)
+        return request, backend, self.batch(request.images, backend, layers)  # type: ignore[attr-defined]
+
+    def batch(
+        self,
+        images: Sequence[image_pb2.Image],
+        backend: Backend,
+        layers: Iterable[str] = (),
+        field: str = "images[{}]",
+    ) -> F32:
+        """The request's pictures, (N, 3, H, W) in [0, 1]; blocks.
+
+        Args:
+            layers: those that are read of the network, which decide what sizes it takes; none: its head too.
+            field: path of a picture in the request, for messages, with {} for its position.
+        """
+        manifest = backend.stored.manifest.read_at(layers)
         with phase("decode"):
-            return pictures.batch(images, backend.stored.manifest, self.settings.max_batch_pixels, field)
+            return pictures.batch(images, manifest, self.settings.max_batch_pixels, field)
 
     async def stream(self, function: Callable[P, Replies], *args: P.args, **kwargs: P.kwargs) -> Streamed:
         """The replies of a generator that runs in a worker thread; tensors are cut here, which only copies.

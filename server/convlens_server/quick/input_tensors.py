@@ -72,24 +72,25 @@ def expect(inputs: Mapping[str, F32], names: Sequence[str]) -> None:
         raise InvalidArgument.of("inputs", list(inputs), f"{' and '.join(names)}, and nothing else")
 
 
-def check_image(inputs: Mapping[str, F32], manifest: Manifest, max_pixels: int) -> None:
-    """Raise InvalidArgument unless there are images of a size for the model, not too many, in [0, 1]."""
+def check_image(inputs: dict[str, F32], manifest: Manifest, max_pixels: int) -> None:
+    """Raise InvalidArgument unless there are images of a size for the model, not too many, in [0, 1].
+
+    What float32's rounding has brought out of [0, 1] is clipped in `inputs`.
+    """
     if IMAGE not in inputs:
         raise InvalidArgument.of("inputs", list(inputs), f"{IMAGE!r} among them")
     image, side = inputs[IMAGE], manifest.input_size
     least, most = (manifest.min_size, MAX_SIDE) if manifest.dynamic_size else (side, side)
     fits = image.ndim == 4 and image.shape[1] == 3 and min(image.shape) > 0
     if not fits or not least <= min(image.shape[2:]) <= max(image.shape[2:]) <= most:
-        allowed = f"(N, 3, {side}, {side})"
+        allowed = f"(N, 3, {side}, {side}), {manifest.why_one_size}"
         if manifest.dynamic_size:
             allowed = f"(N, 3, H, W) of {least} to {most} pixels a side"
         raise InvalidArgument.of(IMAGE, list(image.shape), allowed)
     if image.size > 3 * max_pixels:
         raise InvalidArgument.of(IMAGE, list(image.shape), f"at most {max_pixels} pixels together")
     if image.reshape(-1).view(np.uint32).max() > ONE:
-        low, high = image.min(), image.max()
-        if not (low >= 0 and high <= 1):  # Also false for NaN.
-            raise InvalidArgument.of(IMAGE, f"values from {low:g} to {high:g}", "finite and within [0, 1]")
+        inputs[IMAGE] = wire.within_unit(image, IMAGE)
 
 
 def check_cotangent(inputs: Mapping[str, F32], layer: str, backend: Backend) -> None:

@@ -52,8 +52,18 @@ def validate(message: M, manifest: Manifest | None = None, path: str = "") -> M:
 
 
 def _walk(message: Message, manifest: Manifest | None, path: str) -> None:
+    own = _naming_field(message.DESCRIPTOR)
+    if own and message.HasField(own):
+        manifest = None  # What it names is another model's, which the technique's rules know.
     for check in _checks(message.DESCRIPTOR):
         check(message, manifest, path)
+
+
+@cache
+def _naming_field(descriptor: Descriptor) -> str:
+    """The field that says whose layers and classes a message names; empty where there is none."""
+    named = (f.name for f in descriptor.fields if f.GetOptions().Extensions[bounds_pb2.bounds].names_model)
+    return next(named, "")
 
 
 @cache
@@ -77,8 +87,10 @@ def _one_required(name: str, arms: Sequence[str]) -> Check:
 
 def _field(field: FieldDescriptor) -> Check:
     bounds = field.GetOptions().Extensions[bounds_pb2.bounds]
-    check_value = _value(field, bounds)
     count = Limits.of(bounds, REPEATED)
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return _map(field, count)
+    check_value = _value(field, bounds)
 
     def check_one(message: Message, manifest: Manifest | None, path: str) -> None:
         here = _join(path, field.name)
@@ -93,6 +105,16 @@ def _field(field: FieldDescriptor) -> Check:
             check_value(value, manifest, f"{here}[{position}]")
 
     return check_all if field.is_repeated else check_one
+
+
+def _map(field: FieldDescriptor, count: Limits) -> Check:
+    """Of a map, the number of its entries; what may stand in them, the servicer knows."""
+
+    def check(message: Message, _: Manifest | None, path: str) -> None:
+        size = len(getattr(message, field.name))
+        count.check(size, f"{size} items", _join(path, field.name))
+
+    return check
 
 
 def _fill(message: Message, field: FieldDescriptor, bounds: bounds_pb2.Bounds, path: str) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc
-from convlens_server.quick.attribution import attribute
+from convlens_server.quick.attribution import attribute, layers_read
 from convlens_server.quick.inference_service import Replies, parts
 from convlens_server.quick.quality import resolved
 from convlens_server.quick.randomisation import cascade
@@ -17,7 +17,7 @@ class AttributionServicer(InferenceServicer, attribution_pb2_grpc.AttributionSer
     @streamed
     def Attribute(self, request: attribution_pb2.AttributeRequest) -> Replies:
         """Attribute targets to the pixels."""
-        request, backend, images = self.inference.admit_images(request)
+        request, backend, images = self.inference.admit_images(request, layers_read)
         scoring = resolved(request.quality) if request.HasField("quality") else None
         result = attribution_pb2.AttributeResult(quality=scoring)
         for name, attribution, target in attribute(backend, images, request.attributions, scoring):
@@ -29,5 +29,7 @@ class AttributionServicer(InferenceServicer, attribution_pb2_grpc.AttributionSer
     def CheckRandomisation(self, request: attribution_pb2.CheckRandomisationRequest) -> Replies:
         """Compare maps of the trained network with those of one that is random from the top down."""
         request, backend = self.inference.admit(request)
-        images = self.inference.batch([request.image], backend, "image")
+        images = self.inference.batch(
+            [request.image], backend, layers_read(request, backend.stored.manifest), "image"
+        )
         yield from cascade(backend, images, request)

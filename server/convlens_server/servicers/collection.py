@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from convlens.errors import InvalidArgument
+from convlens.errors import InvalidArgument, NotFound
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import collection_pb2_grpc
 from convlens_server.collections import pictures
@@ -51,8 +51,9 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     @validated
     async def DeleteCollection(self, request: pb.DeleteCollectionRequest) -> pb.DeleteCollectionResponse:
         """Remove a collection with all its files."""
-        await self._index.delete(request.id)
+        await self._index.close(request.id)
         await asyncio.to_thread(self._collections.files.drop, request.id)
+        await self._index.delete(request.id)
         return pb.DeleteCollectionResponse()
 
     async def AddImages(
@@ -62,7 +63,13 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         collection = ""
         with self._jobs.room():
             async for request in self._jobs.until_stopping(request_iterator):
-                request = validate(request)  # noqa: PLW2901
+                try:
+                    request = validate(request)  # noqa: PLW2901
+                except InvalidArgument as error:
+                    if not collection or request.WhichOneof("part") != "image":
+                        raise
+                    yield _refused(request.image.name, error)
+                    continue
                 if request.WhichOneof("part") == "collection":
                     if collection:
                         raise InvalidArgument.of("collection", request.collection, "sent once, first")
@@ -122,8 +129,12 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         try:
             image = await self._run(self._store, collection, file)
         except InvalidArgument as error:
-            return pb.AddImagesResponse(image=pb.CollectionImage(name=file.name), error=error.message)
-        kept, duplicate = await self._index.add(collection, image)
+            return _refused(file.name, error)
+        try:
+            kept, duplicate = await self._index.add(collection, image)
+        except NotFound:  # Deleted meanwhile, perhaps after its files were.
+            await self._run(self._collections.files.drop_image, collection, image.digest)
+            raise
         return pb.AddImagesResponse(image=kept, duplicate=duplicate)
 
     def _store(self, collection: str, file: pb.NamedFile) -> pb.CollectionImage:
@@ -137,3 +148,8 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             which = FeatureSet(digest, features.layer, features.pooling)
             covered = self._collections.shards.covered(collection.id, which)
             features.images = len(covered.intersection(order))
+
+
+def _refused(name: str, error: InvalidArgument) -> pb.AddImagesResponse:
+    """The answer to a file that is no image; those after it are taken."""
+    return pb.AddImagesResponse(image=pb.CollectionImage(name=name), error=error.message)

@@ -17,6 +17,7 @@ from convlens_models.manifest import Manifest
 from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.identity import owner
 from convlens_server.jobs.admission import Limits
+from convlens_server.jobs.earlier_job import RESUMABLE, EarlierJob, describe, reckoned_of
 from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.jobs.preparation import preparation
 from convlens_server.quick.inference_service import InferenceService, Streamed, require
@@ -25,7 +26,7 @@ from convlens_server.request.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
 from convlens_workers.jobs.pictures import decode_images
-from convlens_workers.jobs.record import Reckoned
+from convlens_workers.jobs.record import check_tags
 from convlens_workers.jobs.techniques import SPECIFICATIONS
 from convlens_workers.jobs.techniques.base import Resources, Submission
 
@@ -44,14 +45,27 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def SubmitJob(self, request: job_pb2.SubmitJobRequest, context: Any) -> Operation:  # noqa: N802
         """Queue a job."""
         store, run = self._long.store, self._quick.executor.run
-        resolved, job = await run(self._resolve, request)
-        specification, digest = SPECIFICATIONS[job.technique], job.manifest.digest
         sent = request.SerializeToString(deterministic=True)
-        if specification.prepare:
+        check_tags(request.tags)
+        earlier = await EarlierJob.of(request, store)
+        whole = request if earlier is None else earlier.overlaid(request)
+        resolved, job = await run(self._resolve, whole)
+        specification, digest = SPECIFICATIONS[job.technique], job.manifest.digest
+        resumed = earlier if earlier and earlier.resumed else None
+        if resumed:
+            resumed.check_resumed(resolved, job.manifest)
+        elif specification.prepare:
             await run(specification.prepare, job, await preparation(self._collections, job))
-        reckoned = await run(_reckoned, job)
+        reckoned = await run(resumed.reckoned if resumed else reckoned_of, job)
         _own_collection(job.params)
-        record = await store.submit(resolved, model_digest=digest, payload=sent, reckoned=reckoned)
+        record = await store.submit(
+            resolved,
+            model_digest=digest,
+            payload=sent,
+            reckoned=reckoned,
+            resumable=specification.grows is not None,
+            resumed=resumed.record if resumed else None,
+        )
         with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
             for helper in specification.helpers(resolved, record.name):
                 await store.submit(helper, model_digest=digest, payload=sent, reckoned=reckoned)
@@ -82,6 +96,13 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                     yield message
                 offset += len(piece)
 
+    async def GetJobRequest(  # noqa: N802
+        self, request: job_pb2.GetJobRequestRequest, context: Any
+    ) -> job_pb2.GetJobRequestResponse:
+        """What a job was asked for."""
+        store = self._long.store
+        return await describe(await store.get(validate(request).name), store)
+
     async def GetJobStats(  # noqa: N802
         self, request: job_pb2.GetJobStatsRequest, context: Any
     ) -> job_pb2.GetJobStatsResponse:
@@ -94,6 +115,13 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         require(manifest)
         resolved = validate(request, manifest)
         _check_request_id(resolved.request_id)
+        technique = resolved.WhichOneof("technique") or ""
+        if resolved.HasField("save_every") and SPECIFICATIONS[technique].grows is None:
+            raise InvalidArgument.of(
+                "save_every",
+                resolved.save_every,
+                f"left out with {technique}; {', '.join(RESUMABLE)} have it",
+            )
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
         job = self._submission(resolved, manifest)
         specification = SPECIFICATIONS[job.technique]
@@ -111,12 +139,6 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         sizes = {path: (pixels.shape[1], pixels.shape[2]) for path, pixels in images}
         resources = Resources(self._quick.models.repository, settings.victims, settings.training_folders)
         return Submission(technique, params, manifest, sizes, resources)
-
-
-def _reckoned(job: Submission) -> Reckoned:
-    """What a job that is prepared costs, and how many steps it has; blocks."""
-    estimate = SPECIFICATIONS[job.technique].estimate(job)
-    return Reckoned(estimate.cost, estimate.steps)
 
 
 def _own_collection(params: Any) -> None:

@@ -33,7 +33,13 @@ class ModelServicer(InferenceServicer, model_pb2_grpc.ModelServiceServicer):
         """Describe one model with its layers."""
         manifest = self.inference.stored(request.model).manifest
         layers = [
-            mirror(model_pb2.Layer, layer, has_weights=layer.weight is not None) for layer in manifest.layers
+            mirror(
+                model_pb2.Layer,
+                layer,
+                has_weights=layer.weight is not None,
+                least_side=manifest.least_side(layer),
+            )
+            for layer in manifest.layers
         ]
         return model_pb2.GetModelResponse(model=mirror(model_pb2.Model, manifest, layers=layers))
 

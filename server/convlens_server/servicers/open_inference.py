@@ -101,12 +101,14 @@ class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInfer
         with phase("decode"):
             inputs = read_inputs(request, raw_request.raw)
             parameters = read_parameters(request.parameters, ("layer", "rule") if kind.ending else ())
-            check_image(inputs, backend.stored.manifest, self.inference.settings.max_batch_pixels)
-        wanted = list(dict.fromkeys(output.name for output in request.outputs))
+            wanted = list(dict.fromkeys(output.name for output in request.outputs))
+            layers = layers_read(kind, backend.stored.manifest, parameters, wanted)
+            manifest = backend.stored.manifest.read_at(layers)
+            check_image(inputs, manifest, self.inference.settings.max_batch_pixels)
         if kind.ending:
-            outputs = _gradient(backend, inputs, parameters, wanted)
+            outputs = _gradient(backend, inputs, layers[0], parameters, wanted)
         else:
-            outputs = self._forward(backend, inputs, wanted)
+            outputs = self._forward(backend, inputs, layers)
         with phase("encode"):
             return pb.ModelInferResponse(
                 model_name=request.model_name,
@@ -118,13 +120,9 @@ class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInfer
             )
 
     def _forward(
-        self, backend: Backend, inputs: Mapping[str, F32], wanted: Sequence[str]
+        self, backend: Backend, inputs: Mapping[str, F32], layers: Sequence[str]
     ) -> Mapping[str, F32]:
         expect(inputs, (IMAGE,))
-        manifest = backend.stored.manifest
-        layers = wanted or default_outputs(manifest)
-        for position, layer in enumerate(layers):
-            manifest.layer(layer, f"outputs[{position}].name")
         self.inference.check_values(backend, inputs[IMAGE], layers, "outputs")
         return backend.forward(inputs[IMAGE], layers)
 
@@ -134,13 +132,24 @@ class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInfer
         return backend
 
 
+def layers_read(
+    kind: Kind, manifest: Manifest, parameters: Mapping[str, str], wanted: Sequence[str]
+) -> Sequence[str]:
+    """The layers that a pass reads, one for a gradient. Raises InvalidArgument where there is none such."""
+    if kind.ending:
+        return [manifest.layer(parameters.get("layer", manifest.output), "parameters.layer").name]
+    layers = wanted or default_outputs(manifest)
+    return [manifest.layer(name, f"outputs[{position}].name").name for position, name in enumerate(layers)]
+
+
 def _gradient(
-    backend: Backend, inputs: Mapping[str, F32], parameters: Mapping[str, str], wanted: Sequence[str]
+    backend: Backend,
+    inputs: Mapping[str, F32],
+    layer: str,
+    parameters: Mapping[str, str],
+    wanted: Sequence[str],
 ) -> Mapping[str, F32]:
     expect(inputs, (IMAGE, COTANGENT))
-    manifest = backend.stored.manifest
-    layer = parameters.get("layer", manifest.output)
-    manifest.layer(layer, "parameters.layer")
     rule = parameters.get("rule", ReluRule.GRADIENT.value)
     if rule not in set(ReluRule):
         raise InvalidArgument.of("parameters.rule", rule, f"one of {', '.join(ReluRule)}")

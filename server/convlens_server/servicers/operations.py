@@ -39,7 +39,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
         if request.page_size < 0:
             raise InvalidArgument.of("page_size", request.page_size, "at least 0")
         records, token = await self._jobs.store.list(
-            **parse_filter(request.filter)._asdict(),
+            wanted=parse_filter(request.filter),
             page_size=min(request.page_size or PAGE, MAX_PAGE),
             page_token=request.page_token,
         )

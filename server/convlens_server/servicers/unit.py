@@ -20,7 +20,7 @@ class UnitServicer(InferenceServicer, unit_pb2_grpc.UnitServiceServicer):
     @streamed
     def GetUnitPatterns(self, request: unit_pb2.GetUnitPatternsRequest) -> Replies:
         """Show what excites a unit in each image."""
-        request, backend, images = self.inference.admit_images(request)
+        request, backend, images = self.inference.admit_images(request, lambda asked, _: [asked.layer])
         patterns = unit_patterns(backend, images, request.layer, request.channel)
         result = unit_pb2.UnitPatternsResult(hits=[pattern.hit for pattern in patterns])
         yield unit_pb2.GetUnitPatternsResponse(result=result)
@@ -32,7 +32,7 @@ class UnitServicer(InferenceServicer, unit_pb2_grpc.UnitServiceServicer):
     @streamed
     def GetDiscrepancyMaps(self, request: unit_pb2.GetDiscrepancyMapsRequest) -> Replies:
         """Send maps of the pixels that a unit looks at."""
-        request, backend, images = self.inference.admit_images(request)
+        request, backend, images = self.inference.admit_images(request, lambda asked, _: [asked.layer])
         params = validate(request.discrepancy, path="discrepancy")  # Defaults, where there is none.
         measured = discrepancy(backend, images, request.layer, request.channel, params)
         layer, size = backend.stored.manifest.layer(request.layer), (images.shape[2], images.shape[3])

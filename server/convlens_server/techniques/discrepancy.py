@@ -44,7 +44,7 @@ def discrepancy(
     """
     patches = Patches(params.patch, params.stride, params.seed)
     patches.check((images.shape[2], images.shape[3]))
-    manifest = backend.stored.manifest
+    manifest = backend.stored.manifest.read_at([layer])
 
     def forward(batch: F32) -> F32:
         return backend.forward(batch, [layer])[layer][:, channel]

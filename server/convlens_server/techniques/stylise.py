@@ -24,17 +24,18 @@ Span = tuple[int, int]
 def stylise(backend: Backend, image: F32, tile: int) -> F32:
     """The stylised image, of the shape of `image`, (3, H, W) in [0, 1].
 
-    Sizes that the network does not take are reached by repeating the last row and column, which are cut off
-    again. An image larger than `tile` a side goes through in tiles of one size, whose results are blended
-    over the overlap with linear weights, so that memory is bounded by the tile. The network's instance norms
-    measure contrast in each tile and not in the whole image, so a tiled result is near the untiled one but
-    not equal to it: colours may drift slowly between parts of very different contrast.
+    The network rounds sizes up to multiples of 4; what is beyond the image is cut off. An image larger than
+    `tile` a side goes through in tiles of one size, whose results are blended over the overlap with linear
+    weights, so that memory is bounded by the tile; the last row and column are repeated to fill them. The
+    network's instance norms measure contrast in each tile and not in the whole image, so a tiled result is
+    near the untiled one but not equal to it: colours may drift slowly between parts of very different
+    contrast.
     """
     _, height, width = image.shape
+    if max(height, width) <= tile:
+        return _pass(backend, image)[:, :height, :width]
     padded = np.pad(image, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
     rows, columns = (list(_spans(side, tile)) for side in padded.shape[1:])
-    if len(rows) == len(columns) == 1:
-        return _pass(backend, padded)[:, :height, :width]
     stylised, weights = np.zeros_like(padded), np.zeros((1, *padded.shape[1:]), np.float32)
     for top, bottom in rows:
         down = _ramp(top, bottom, padded.shape[1])[:, None]

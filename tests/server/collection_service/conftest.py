@@ -36,7 +36,7 @@ def place(shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     limits = {"max_collection_images": 70, "max_image_bytes": 300_000, "indexes": folder / "indexes"}
     try:
         with serving(**settings, **limits) as app, grpc.insecure_channel(app.address) as channel:
-            place = Place(channel)
+            place = Place(channel, folder / "artifacts")
             place.create(PHOTOS)
             place.add(PHOTOS, {f"{n}.png": picture(n) for n in range(COUNT)})
             worker.ready()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 from support.collection_service import COUNT, LAYER, PHOTOS, features
@@ -16,7 +17,7 @@ from support.replies import error_of
 from convlens import errors
 from convlens.v1 import collection_pb2 as pb
 from convlens.v1 import inspection_pb2
-from convlens_workers.collections import CollectionIndex
+from convlens_workers.collections import CollectionFiles, CollectionIndex, Features, FeatureSet
 
 
 def test_a_collection_tells_of_its_images_and_features(place) -> None:
@@ -38,8 +39,10 @@ def test_images_are_kept_once_and_named_apart(place) -> None:
     assert [(r.image.name, r.duplicate) for r in first] == [("a.png", False), ("a.png", True)]
     again = [place.add("names", {"a.png": picture(n)})[0].image.name for n in (2, 3, 1)]
     assert again == ["a.png (2)", "a.png (3)", "a.png"]
-    bad = place.add("names", {"junk": b"junk", "strip": strip(), "big": b"x" * 300_001, "c.png": picture(4)})
-    assert [bool(r.error) for r in bad] == [True, True, True, False]
+    files = {"junk": b"junk", "strip": strip(), "big": b"x" * 300_001, "empty": b"", "c.png": picture(4)}
+    bad = place.add("names", files)
+    assert [bool(r.error) for r in bad] == [True, True, True, True, False]
+    assert bad[3].image.name == "empty"
     assert "PNG" in bad[0].error
     assert "32 times" in bad[1].error
     assert "300000" in bad[2].error
@@ -121,3 +124,67 @@ def test_a_collection_that_is_deleted_while_an_image_is_looked_up(
     monkeypatch.setattr(CollectionIndex, "images", gone_before)
     request = pb.GetImageRequest(id="going", image="a.png")
     assert isinstance(error_of(place.collections.GetImage, request), errors.NotFound)
+
+
+def stored(folder: Path, id_: str) -> list[Path]:
+    return [path for path in (folder / "collections" / id_).rglob("*") if path.is_file()]
+
+
+def test_a_store_that_cannot_delete_loses_no_track_of_what_is_left(
+    place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.create("stuck")
+    place.add("stuck", {"a.png": picture(1)})
+    drop = CollectionFiles.drop
+
+    def read_only(self: CollectionFiles, collection: str) -> None:
+        raise errors.Unavailable("the artifact store failed: Read-only file system", retry_after=5.0)
+
+    monkeypatch.setattr(CollectionFiles, "drop", read_only)
+    deletion = pb.DeleteCollectionRequest(id="stuck")
+    assert isinstance(error_of(place.collections.DeleteCollection, deletion), errors.Unavailable)
+    found = pb.GetCollectionRequest(id="stuck")
+    assert isinstance(error_of(place.collections.GetCollection, found), errors.NotFound)
+    creation = pb.CreateCollectionRequest(id="stuck")
+    assert isinstance(error_of(place.collections.CreateCollection, creation), errors.AlreadyExists)
+    monkeypatch.setattr(CollectionFiles, "drop", drop)
+    place.collections.DeleteCollection(deletion)
+    assert stored(place.artifacts, "stuck") == []
+    assert place.create("stuck").images == 0
+
+
+def test_an_image_that_comes_while_its_collection_goes_leaves_no_file(
+    place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.create("late")
+    put_image = CollectionFiles.put_image
+
+    def gone_before(self: CollectionFiles, collection: str, data: bytes) -> str:
+        place.collections.DeleteCollection(pb.DeleteCollectionRequest(id="late"))
+        return put_image(self, collection, data)
+
+    monkeypatch.setattr(CollectionFiles, "put_image", gone_before)
+    with pytest.raises(grpc.RpcError) as raised:
+        place.add("late", {"a.png": picture(1)})
+    assert isinstance(errors.from_rpc_error(raised.value), errors.NotFound)
+    assert stored(place.artifacts, "late") == []
+
+
+def test_features_that_have_changed_in_the_store_are_not_compared(tmp_path: Path) -> None:
+    files, which = CollectionFiles(tmp_path.as_uri()), FeatureSet("m", "layer", 1)
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    whole = Features(values, np.zeros((0, 0), np.int32), 1)
+    files.put_features("photos", which, "shard", whole)
+    np.testing.assert_array_equal(files.features("photos", which, "shard").values, values)
+    (path,) = stored(tmp_path, "photos")
+    path.write_bytes(path.read_bytes().replace(np.float32(4).tobytes(), np.float32(np.nan).tobytes()))
+    with pytest.raises(errors.DataLoss, match="are damaged"):
+        files.features("photos", which, "shard")
+
+
+def test_features_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+    files, which = CollectionFiles(tmp_path.as_uri()), FeatureSet("m", "layer", 1)
+    values = np.full((2, 3), np.nan, np.float32)
+    with pytest.raises(errors.FailedPrecondition, match="layer: its values are not finite"):
+        files.put_features("photos", which, "shard", Features(values, np.zeros((0, 0), np.int32), 1))
+    assert stored(tmp_path, "photos") == []

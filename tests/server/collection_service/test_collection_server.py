@@ -37,7 +37,7 @@ def test_who_adds_images_is_sent_to_another_server_when_this_one_ends(
     settings = {"redis": shared_redis.url, "artifacts": str(tmp_path)}
     with ExitStack() as channels:
         with serving(**settings, grace=15) as app:
-            place = Place(channels.enter_context(grpc.insecure_channel(app.address)))
+            place = Place(channels.enter_context(grpc.insecure_channel(app.address)), tmp_path)
             place.create("open")
             answers = place.collections.AddImages(parts())
             assert next(answers).image.name == "a.png"

@@ -35,7 +35,7 @@ def test_a_cancel_reaches_all_helpers_though_there_was_no_room_for_one(
     monkeypatch.setattr(preparation, "SHARD", 1)
     settings = {"redis": shared_redis.url, "artifacts": str(tmp_path), "queue": "without-workers"}
     with serving(**settings) as app, grpc.insecure_channel(app.address) as channel:
-        place = Place(channel)
+        place = Place(channel, tmp_path)
         place.create("shared")
         place.add("shared", {f"{n}.png": picture(n) for n in range(4)})
         params = {"collection": "shared", "layers": [LAYER], "parts": 4}

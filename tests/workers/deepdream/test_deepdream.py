@@ -67,6 +67,15 @@ def test_low_layers_take_shorter_steps(
     assert Dream(task, names).step_size == pytest.approx(wanted / 255)
 
 
+def test_a_layer_of_weight_0_does_not_shorten_the_steps(network: Network, stored: StoredModel) -> None:
+    layers = ["features.relu2", "features.relu4_1"]
+    sizes = [
+        Dream(make_task(network, stored, layers=some, weights=weights), some).step_size
+        for some, weights in ((layers[1:], []), (layers, [0, 1]), (layers, [0.1, 1]))
+    ]
+    assert sizes[0] == sizes[1] > sizes[2]
+
+
 def test_a_step_that_is_given_is_taken(network: Network, stored: StoredModel) -> None:
     task = make_task(network, stored, layers=["features.conv1"], step_size=8.0)
     assert Dream(task, ["features.conv1"]).step_size == 8 / 255

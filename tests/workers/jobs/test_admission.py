@@ -102,11 +102,13 @@ async def test_only_the_last_jobs_of_a_technique_count(store: JobStore, settings
 
 
 async def test_the_workers_of_a_queue_are_counted(store: JobStore, settings: JobSettings) -> None:
-    with WorkerByHand(settings) as worker:
-        worker.register("one")
-        worker.register("dead", alive=False)
-        normal, high = await store.stats()
-    assert (normal.workers, high.workers) == (1, 0)
+    with WorkerByHand(settings, lease=0.01) as dead, WorkerByHand(settings) as worker:
+        dead.store.sweep()
+        worker.store.sweep()
+        await asyncio.sleep(0.02)
+        assert [queue.workers for queue in await store.stats()] == [1, 0]
+        worker.store.withdraw()
+        assert [queue.workers for queue in await store.stats()] == [0, 0]
 
 
 async def test_the_queues_stand_as_they_stand(store: JobStore, settings: JobSettings) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 import redis
-from support.jobs import CANCELLED, FAILED, IMAGE, QUEUED, RUNNING, submit
+from support.jobs import CANCELLED, FAILED, IMAGE, QUEUED, RUNNING, request, submit
 from support.worker_by_hand import WorkerByHand
 
 from convlens.errors import Unavailable
@@ -180,6 +180,27 @@ async def test_drains_do_not_count_as_crashes(store: JobStore, worker: WorkerByH
         assert worker.store.requeue(worker.take(), crashed=False) is not None
     record = await store.get(name)
     assert (record.metadata.state, record.metadata.attempt) == (QUEUED, 5)
+
+
+@pytest.mark.parametrize("resumable", [True, False, None], ids=["resumable", "not", "of an older server"])
+async def test_what_an_ended_job_leaves_behind(
+    resumable: bool | None, store: JobStore, worker: WorkerByHand, settings: JobSettings
+) -> None:
+    record = await store.submit(request(), model_digest="abc", resumable=bool(resumable))
+    if resumable is None:
+        with redis.Redis.from_url(settings.redis) as client:
+            client.hdel(f"convlens:operation:{record.id}", "resumable", "tags")
+    attempt = worker.take()
+    for digest in ("a", "b"):
+        worker.store.checkpoint(attempt, digest)
+    await store.cancel(record.name)
+    assert worker.store.requeue(attempt, crashed=True) == (["a"] if resumable else ["b", "a"])
+    assert worker.store.leave(attempt, "c", []) == (["b"] if resumable else None)
+    ended = await store.get(record.name)
+    assert ended.checkpoints == (("c",) if resumable else ())
+    assert (ended.metadata.state, ended.metadata.resumable) == (CANCELLED, bool(resumable))
+    await store.delete(record.name)
+    assert worker.store.leave(attempt, "d", []) is None
 
 
 async def test_two_checkpoints_are_kept(store: JobStore, worker: WorkerByHand) -> None:

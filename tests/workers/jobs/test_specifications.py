@@ -10,16 +10,31 @@ import grpc
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.bad_jobs import ANY_SIZE, BAD, MODELS, OTHER, SIDE, VICTIMS, BadJob, picture
+from support.bad_jobs import (
+    ANY_SIZE,
+    BAD,
+    CARICATURE,
+    MANIFEST,
+    MODELS,
+    OTHER,
+    SIDE,
+    UNIT,
+    VICTIMS,
+    BadJob,
+    picture,
+    term,
+)
 from support.redis_server import RedisServer
 from support.replies import error_of
 from support.repository import add_copy
 from support.server_thread import serving
+from support.style import style_state
 
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_models.architectures import ARCHITECTURES
 from convlens_models.importing.importer import add_architecture
+from convlens_models.importing.style_import import add_style
 from convlens_models.repository import ModelRepository
 from convlens_server.request.validation import validate
 from convlens_workers.device_process import DeviceProcess
@@ -39,6 +54,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("models")
     for name, changes in MODELS.items():
         add_copy(root, name, **changes)
+    add_style(root, style_state(width=4), "painted")
     return {"models": root, "victims": VICTIMS, "folders": {"ours": root}}
 
 
@@ -93,6 +109,44 @@ def test_what_stops_before_a_head_of_one_size_takes_any(technique: str, fields: 
     assert jobs.SubmitJob(request).name
     image = worker(validate(request, ModelRepository().get().manifest))["image"]
     assert list(image.shape[2:]) == OTHER.tensor.shape[1:]
+
+
+def test_units_before_a_head_of_one_size_are_visualised_at_any(jobs, worker) -> None:
+    """Also from a picture of any size, and beside another network, whose version the server fills in."""
+    terms = [
+        {"target": {"channel": {"layer": "features.relu3_2", "channel": 1}}},
+        {"target": {"class_score": {"index": 0}}, "model": {"name": "other"}},
+    ]
+    fields = {
+        "objectives": [{"terms": terms}],
+        "height": 40,
+        "width": 72,
+        "steps": 1,
+        "start": picture(30, 20),
+    }
+    request = job_pb2.SubmitJobRequest(model={"name": "fixed"}, feature_visualisation=fields)
+    assert jobs.SubmitJob(request).name
+    made = worker(validate(request, ModelRepository().get().manifest))
+    assert made["images"].shape == (1, 3, 40, 72)
+    assert made["visualisation"].objectives[0].name == "features.relu3_2:1 + class 0 (0) of other/1"
+
+
+def test_versions_of_other_networks_are_those_at_submission(places: dict[str, Any]) -> None:
+    params = job_pb2.FeatureVisualisation(**term(target=UNIT, model={"name": "other"}))
+    repository = ModelRepository(places["models"])
+    job = Submission("feature_visualisation", params, MANIFEST, resources=Resources(repository))
+    SPECIFICATIONS["feature_visualisation"].complete(job)
+    assert params.objectives[0].terms[0].model.version == 1
+
+
+def test_layers_of_a_term_are_those_of_its_network(jobs) -> None:
+    for field in ("caricature", "target.channel"):
+        what = {"caricature": {**CARICATURE, "layer": "nothing"}, "target": {"channel": {"layer": "nothing"}}}
+        kind = field.partition(".")[0]
+        fields = term(**{kind: what[kind]}, model={"name": "other"})
+        refused = error_of(jobs.SubmitJob, job_pb2.SubmitJobRequest(feature_visualisation=fields))
+        assert refused.field == f"feature_visualisation.objectives[0].terms[0].{field}.layer"
+        assert "a layer of other" in refused.message
 
 
 @pytest.mark.slow

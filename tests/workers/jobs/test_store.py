@@ -97,7 +97,7 @@ async def test_lists_go_page_by_page_from_the_newest(store: JobStore) -> None:
         "technique=style": [],
     }.items():
         asked = parse_filter(text)
-        listed, _ = await store.list(state=asked.state, technique=asked.technique)
+        listed, _ = await store.list(wanted=asked)
         assert sorted(record.name for record in listed) == sorted(matching), text
     with pytest.raises(InvalidArgument, match="page_token"):
         await store.list(page_token="x")

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from convlens.errors import DataLoss
+from convlens.errors import DataLoss, FailedPrecondition
 from convlens.v1 import inspection_pb2
 from convlens_workers.jobs.artifacts import ArtifactStore
 
@@ -93,6 +94,10 @@ class CollectionFiles:
         """The file of an image. Raises NotFound, DataLoss."""
         return self._store.get(self._owned(collection), "images", digest)
 
+    def drop_image(self, collection: str, digest: str) -> None:
+        """Remove the file of an image."""
+        self._store.drop(self._owned(collection), "images", digest)
+
     def put_shard(self, collection: str, images: Sequence[str]) -> str:
         """Store a list of images; gives its name."""
         return self._store.put(self._owned(collection), "shards", b"".join(map(bytes.fromhex, images)))
@@ -104,18 +109,28 @@ class CollectionFiles:
         return [data[start : start + DIGEST_BYTES].hex() for start in starts]
 
     def put_features(self, collection: str, which: FeatureSet, shard: str, features: Features) -> None:
-        """Store the features of a shard, unless they are there."""
+        """Store the features of a shard with their digest, unless they are there.
+
+        Raises:
+            FailedPrecondition: the network gives no numbers for some image.
+        """
+        if not np.isfinite(features.values).all():
+            raise FailedPrecondition(f"{which.layer}: its values are not finite for some image")
         tensors = {"values": features.values, "positions": features.positions}
         tensors["width"] = np.array([features.width], np.int32)
-        self._store.put_named(self._owned(collection), f"features/{which.key}", shard, save(tensors))
+        data = save(tensors, {"sha256": _digest(tensors)})
+        self._store.put_named(self._owned(collection), f"features/{which.key}", shard, data)
 
     def features(self, collection: str, which: FeatureSet, shard: str) -> Features:
-        """The features of a shard. Raises NotFound, DataLoss."""
+        """The features of a shard. Raises NotFound; DataLoss where they are not those that were stored."""
         data = self._store.get_named(self._owned(collection), f"features/{which.key}", shard)
         try:
             tensors = load(data)
+            known = _metadata(data).get("sha256")  # Absent in those of before there was one.
+            if known not in (None, _digest(tensors)) or not np.isfinite(tensors["values"]).all():
+                raise ValueError("they do not match their digest, or are no numbers")
             return Features(tensors["values"], tensors["positions"], int(tensors["width"][0]))
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise DataLoss(f"features {which.key}/{shard} of {collection} are damaged: {error}") from error
 
     def finished(self, collection: str, which: FeatureSet) -> list[str]:
@@ -136,6 +151,16 @@ class CollectionFiles:
 
     def _owned(self, collection: str) -> str:
         return owned(self._owner, collection)
+
+
+def _digest(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of the tensors' bytes, in the order of their names."""
+    return hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
 
 
 def owned(owner: str, name: str) -> str:

@@ -45,7 +45,7 @@ class CollectionIndex:
         if not ID.fullmatch(id_):
             raise InvalidArgument.of("id", id_, '1 to 64 lower-case letters, digits, "-" and "_"')
         if not await self._call("create", id_):
-            raise AlreadyExists(f"there is a collection {id_!r}", field="id")
+            raise AlreadyExists(f"there is a collection {id_!r}, or one that is being deleted", field="id")
         return await self.get(id_)
 
     async def get(self, id_: str) -> collection_pb2.Collection:
@@ -58,10 +58,18 @@ class CollectionIndex:
         collection.features.extend(collection_pb2.FeatureSet.FromString(sets[key]) for key in sorted(sets))
         return collection
 
-    async def delete(self, id_: str) -> None:
-        """Remove a collection from the index; `CollectionFiles.drop` removes its files."""
-        if not await self._call("delete", id_):
+    async def close(self, id_: str) -> None:
+        """Hide a collection that is to be deleted: nothing is added to it any more.
+
+        Then `CollectionFiles.drop` removes its files, and `delete` all that is left. Who fails in between
+        begins anew, and the id is free when all is done.
+        """
+        if not await self._call("close", id_):
             raise _unknown(id_)
+
+    async def delete(self, id_: str) -> None:
+        """Remove a closed collection from the index."""
+        await self._call("delete", id_)
 
     async def add(
         self, id_: str, image: collection_pb2.CollectionImage
@@ -106,10 +114,10 @@ class CollectionIndex:
         """SHA-256 of the images in the order in which they were added."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.exists(self._key(id_))
+                pipe.hmget(self._key(id_), "create_time", "deleting")
                 pipe.lrange(f"{self._key(id_)}:order", start, -1 if stop is None else stop - 1)
-                exists, digests = await pipe.execute()
-        if not exists:
+                (created, deleting), digests = await pipe.execute()
+        if created is None or deleting is not None:
             raise _unknown(id_)
         return [digest.decode() for digest in digests]
 
@@ -157,11 +165,11 @@ class CollectionIndex:
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for id_ in ids:
-                    pipe.hmget(self._key(id_), "create_time", "bytes")
+                    pipe.hmget(self._key(id_), "create_time", "bytes", "deleting")
                     pipe.llen(f"{self._key(id_)}:order")
                 rows = await pipe.execute() if ids else []
         return [
-            _collection(id_, facts[0], facts[1], images) if facts[0] is not None else None
+            _collection(id_, facts[0], facts[1], images) if facts[0] and not facts[2] else None
             for id_, facts, images in zip(ids, rows[::2], rows[1::2], strict=True)
         ]
 

@@ -1,7 +1,7 @@
 """Every change of a collection's index: Lua scripts, so that any number of servers may make them at once.
 
     convlens:collections                 zset    ids, all of score 0
-    convlens:collection:<id>             hash    create_time (ms), bytes
+    convlens:collection:<id>             hash    create_time (ms), bytes; deleting, once it is to go
     convlens:collection:<id>:order       list    SHA-256 of the images, in the order in which they were added
     convlens:collection:<id>:images      hash    SHA-256 -> CollectionImage
     convlens:collection:<id>:names       hash    name -> SHA-256
@@ -35,7 +35,9 @@ _SCRIPTS: Final = {
     #    | 'taken' (the name is another image's) and how often the name wished for was
     "add": """
         local key, digest, name = KEYS[1], ARGV[2], ARGV[3]
-        if redis.call('EXISTS', key) == 0 then return {'gone'} end
+        if redis.call('EXISTS', key) == 0 or redis.call('HEXISTS', key, 'deleting') == 1 then
+          return {'gone'}
+        end
         local known = redis.call('HGET', key .. ':images', digest)
         if known then return {'known', known} end
         if redis.call('LLEN', key .. ':order') >= tonumber(ARGV[7]) then return {'full'} end
@@ -50,8 +52,15 @@ _SCRIPTS: Final = {
     # id, then keys and feature sets -> 1, or 0 when there is no such collection
     "describe": """
         local key = KEYS[1]
-        if redis.call('EXISTS', key) == 0 then return 0 end
+        if redis.call('EXISTS', key) == 0 or redis.call('HEXISTS', key, 'deleting') == 1 then return 0 end
         redis.call('HSET', key .. ':features', unpack(ARGV, 2))
+        return 1
+    """,
+    # id -> 1 from now on it takes no images, and nobody finds it; 0 there is none
+    "close": """
+        if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+        redis.call('HSET', KEYS[1], 'deleting', 1)
+        redis.call('ZREM', KEYS[2], ARGV[1])
         return 1
     """,
     # id -> 1 removed, 0 there was none

@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from convlens.errors import DataLoss, NotFound, Unavailable
+from convlens.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 
 PIECE_BYTES: Final = 1 << 20
 
@@ -31,17 +31,24 @@ class ArtifactStore:
     Args:
         url: where the store is.
         top: what the owners of the objects are: "operations" or "collections".
+
+    Raises:
+        FailedPrecondition: there can be no store.
     """
 
     def __init__(self, url: str, top: str = "operations") -> None:
         self._top = top
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
-        self._store = (
-            LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
-            if self._folder
-            else from_url(url, config=_secrets(parts.scheme))
-        )
+        try:
+            self._store = (
+                LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+                if self._folder
+                else from_url(url, config=_secrets(parts.scheme))
+            )
+        except (BaseError, OSError, ValueError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise FailedPrecondition(f"CONVLENS_ARTIFACTS: there can be no store: {reason}") from error
 
     def put(self, owner: str, kind: str, data: bytes | memoryview) -> str:
         """Store `data` whole or not at all, on the disk before this returns; gives its SHA-256."""
@@ -69,6 +76,14 @@ class ArtifactStore:
         key = self._key(owner, kind, name)
         with _errors(key):
             return bytes(obstore.get(self._store, key).bytes())
+
+    def copy(self, owner: str, kind: str, digest: str, to: str) -> None:
+        """Give the owner `to` an object of another one; its bytes stay in the store. Raises NotFound."""
+        key, target = self._key(owner, kind, digest), self._key(to, kind, digest)
+        with _errors(key):
+            obstore.copy(self._store, key, target)
+            if self._folder:
+                _sync(self._folder / target)
 
     def names(self, owner: str, kind: str) -> list[str]:
         """Names of all objects of a kind, in order."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from convlens.v1 import image_pb2
+from convlens.v1 import bounds_pb2, image_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.preprocess import to_input
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+ANY_SIZE: Final = {"dynamic_size": True, "min_size": 1}
+"""What a manifest says of a network for pictures that the technique brings to size itself."""
 
 
 def decode_images(
@@ -26,20 +29,24 @@ def decode_images(
     Raises:
         InvalidArgument: as `to_input`; names the field of `technique`.
     """
-    for path, image in find_images(params):
-        yield path, to_input(image, manifest, "keep", f"{technique}.{path}")
+    for path, image, any_size in find_images(params):
+        accepted = manifest.model_copy(update=ANY_SIZE) if any_size else manifest
+        yield path, to_input(image, accepted, "keep", f"{technique}.{path}")
 
 
-def find_images(message: Message, path: str = "") -> Iterator[tuple[str, image_pb2.Image]]:
-    """Every `Image` in a message with its path, in the order of the fields."""
+def find_images(
+    message: Message, path: str = "", any_size: bool = False
+) -> Iterator[tuple[str, image_pb2.Image, bool]]:
+    """Every `Image` in a message with its path, and whether its field takes any size, in their order."""
     if isinstance(message, image_pb2.Image):
-        yield path, message
+        yield path, message, any_size
         return
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
             here = f"{path}.{field.name}" if path else field.name
+            free = field.GetOptions().Extensions[bounds_pb2.bounds].any_size
             if field.is_repeated:
                 for position, item in enumerate(value):
-                    yield from find_images(item, f"{here}[{position}]")
+                    yield from find_images(item, f"{here}[{position}]", free)
             else:
-                yield from find_images(value, here)
+                yield from find_images(value, here, free)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from google.longrunning.operations_pb2 import Operation
@@ -19,6 +20,15 @@ PREFIX: Final = "operations/"
 TERMINAL: Final = frozenset(
     (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 )
+TAGS: Final = "tags."
+TAG_NAME_CHARACTERS: Final = "A-Z a-z 0-9 _ . -"
+TAG_VALUE_CHARACTERS: Final = "letters and digits of any script and _ . : / @ + -"
+TAG_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+TAG_VALUE: Final = re.compile(r"[\w.:/@+-]{0,128}")
+TERM: Final = re.compile(
+    rf"""(?P<name>state|technique|tags\.{TAG_NAME.pattern})\s*=\s*"?(?P<value>{TAG_VALUE.pattern})"?"""
+)
+"""One term of a list's filter."""
 STATES: Final = {name.removeprefix("JOB_STATE_"): number for name, number in job_pb2.JobState.items()}
 
 
@@ -49,6 +59,9 @@ _METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
     "priority": int,
     "expected_seconds": float,
     "bit_exact": lambda raw: raw == b"1",
+    "tags": json.loads,
+    "artifacts": lambda raw: job_pb2.JobResult.FromString(raw).artifacts,
+    "resumable": lambda raw: raw == b"1",
     "remaining_seconds": float,
 }
 
@@ -139,32 +152,57 @@ class Reckoned(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """The state and the technique of the jobs that a list asks for."""
+    """The state, the technique and the tags of the jobs that a list asks for."""
 
     state: int | None = None
     """A number of JobState; None for any."""
     technique: str = ""
     """Its name; "" for any."""
+    tags: Mapping[str, str] = MappingProxyType({})
+    """Those that a job must have, with their values."""
+
+    def takes(self, record: JobRecord) -> bool:
+        """Whether a job is one of those."""
+        job = record.metadata
+        return (
+            self.state in (None, job.state)
+            and self.technique in ("", job.technique)
+            and self.tags.items() <= dict(job.tags).items()
+        )
 
 
 def parse_filter(text: str) -> Filter:
-    """A list's filter: "state=RUNNING", "technique=deepdream", or both joined by AND; empty asks for all.
+    """A list's filter: "state=RUNNING", "technique=deepdream", "tags.who=ana", or several joined by AND.
+
+    Empty asks for all.
 
     Raises:
         InvalidArgument: any other filter.
     """
     wanted: dict[str, str] = {}
     for term in re.split(r"\s+AND\s+", text.strip()) if text.strip() else ():
-        match = re.fullmatch(r'(state|technique)\s*=\s*"?(\w+)"?', term)
-        if match is None or match[1] in wanted:
+        match = TERM.fullmatch(term)
+        if match is None or match["name"] in wanted:
             _refuse_filter(text)
-        wanted[match[1]] = match[2]
-    state = wanted.get("state", "").removeprefix("JOB_STATE_")
+        wanted[match["name"]] = match["value"]
+    state = wanted.pop("state", "").removeprefix("JOB_STATE_")
     if state and not STATES.get(state):
         _refuse_filter(text)
-    return Filter(STATES[state] if state else None, wanted.get("technique", ""))
+    technique = wanted.pop("technique", "")
+    tags = {name.removeprefix(TAGS): value for name, value in wanted.items()}
+    return Filter(STATES[state] if state else None, technique, tags)
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raise InvalidArgument unless each tag has a name and a value that a filter can ask for."""
+    for name, value in tags.items():
+        if not TAG_NAME.fullmatch(name):
+            raise InvalidArgument.of("tags", name, f"named by 1 to 63 of {TAG_NAME_CHARACTERS}")
+        if not TAG_VALUE.fullmatch(value):
+            raise InvalidArgument.of(f"tags.{name}", value, f"0 to 128 of {TAG_VALUE_CHARACTERS}")
 
 
 def _refuse_filter(text: str) -> NoReturn:
     states = ", ".join(f"state={name}" for name, number in STATES.items() if number)
-    raise InvalidArgument.of("filter", text, f"empty, one of {states}, technique=NAME, or two joined by AND")
+    allowed = f"empty, or one of {states}, technique=NAME, tags.NAME=VALUE, or several of them joined by AND"
+    raise InvalidArgument.of("filter", text, allowed)

@@ -7,10 +7,11 @@ Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list
     convlens:operations       zset    index of all jobs, members "<create time in ms>-<id>", all of score 0
     convlens:leases:<queue>   zset    id -> when its lease ends (ms); jobs that a worker has taken
     convlens:swept:<queue>    string  when the last sweep ran (ms)
+    convlens:swept:by:<queue> zset    worker that sweeps -> until when it counts as alive (ms)
     convlens:changed          channel id of each job that changed, to wake watchers
     convlens:tenant:<tenant>  set     ids of the tenant's jobs that have not finished
     convlens:counters:<queue> hash    how often what happened: submitted, succeeded, failed, retried, ...
-    convlens:speeds:<queue>   hash    "<device> <technique>" -> multiply-adds a second of its last jobs
+    convlens:throughput:jobs:<queue> hash  "<device> <technique>" -> multiply-adds a second of its last jobs
 
 The clock is Redis's. An attempt holds a token; when the record has another one, or none, the attempt is stale
 and nothing that it says is taken down. State numbers are those of JobState.
@@ -27,7 +28,8 @@ OPERATION: Final = "convlens:operation:"
 EVENTS: Final = "convlens:events:"
 INDEX: Final = "convlens:operations"
 CHANGED: Final = "convlens:changed"
-SPEEDS: Final = "convlens:speeds:"
+SPEEDS: Final = "convlens:throughput:jobs:"
+WORKERS: Final = "convlens:swept:by:"
 
 # ARGV[1..5] of every script; see `context`.
 _PRELUDE: Final = """
@@ -37,10 +39,11 @@ local queue = redis.call('HGET', 'convlens:operation:' .. id, 'queue') or ARGV[1
 local QUEUE = 'rq:queue:' .. queue
 local TAKEN = QUEUE .. ':intermediate'
 local LEASES = 'convlens:leases:' .. queue
+local WORKERS = 'convlens:swept:by:' .. queue
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
 local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
-                tenant=1, cost=1, claimed=1, ran=1, trace=1}
+                tenant=1, cost=1, claimed=1, ran=1, trace=1, ended_by=1}
 
 local function record(id) return 'convlens:operation:' .. id end
 local function field(id, name) return redis.call('HGET', record(id), name) end
@@ -54,7 +57,8 @@ local function tenant(id) return 'convlens:tenant:' .. (field(id, 'tenant') or '
 local function learn(id, ended)
   local cost, claimed = tonumber(field(id, 'cost') or 0), tonumber(field(id, 'claimed') or ended)
   if cost <= 0 or ended <= claimed or field(id, 'attempt') ~= '1' then return end
-  local key, kind = 'convlens:speeds:' .. queue, field(id, 'device') .. ' ' .. (field(id, 'technique') or '')
+  local key = 'convlens:throughput:jobs:' .. queue
+  local kind = field(id, 'device') .. ' ' .. (field(id, 'technique') or '')
   local known = {string.format('%.6g', cost * 1000 / (ended - claimed))}
   local before = redis.call('HGET', key, kind) or ''
   for rate in string.gmatch(before, '%S+') do table.insert(known, #known, rate) end
@@ -71,14 +75,26 @@ local function emit(id, preview)
   redis.call('PUBLISH', 'convlens:changed', id)
 end
 
+-- Keeps the newest checkpoint of a job that another one may go on from; gives those to drop.
+local function left(id)
+  local all = field(id, 'checkpoints') or ''
+  redis.call('HDEL', record(id), 'checkpoints')
+  if field(id, 'resumable') ~= '1' or all == '' then return all end
+  local newest, others = string.match(all, '(%S*)%s*(.*)')
+  redis.call('HSET', record(id), 'checkpoints', newest)
+  return others
+end
+
 local function finish(id, state, name, value)
   local ended = now()
-  local checkpoints = field(id, 'checkpoints') or ''
+  local checkpoints = left(id)
+  local token = field(id, 'token')
+  if token then redis.call('HSET', record(id), 'ended_by', token) end
   count(COUNTER[state])
   if state == SUCCEEDED then learn(id, ended) end
   redis.call('SREM', tenant(id), id)
   redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
-  redis.call('HDEL', record(id), 'token', 'checkpoints', 'queue_position', 'remaining_seconds')
+  redis.call('HDEL', record(id), 'token', 'queue_position', 'remaining_seconds')
   redis.call('ZREM', LEASES, id)
   redis.call('LREM', QUEUE, 0, id)
   redis.call('LREM', TAKEN, 0, id)
@@ -171,6 +187,16 @@ _SCRIPTS: Final = {
         redis.call('HSET', record(id), 'checkpoints', ARGV[8] .. ' ' .. newest, 'crashes', 0)
         return older == ARGV[8] and '' or older
     """,
+    # id, token, digest of a last checkpoint or '', artifacts or '' -> checkpoints to drop, or nothing when
+    # the job has not ended under this attempt, is gone, or is not resumable; its state stays
+    "leave": """
+        if field(id, 'ended_by') ~= ARGV[7] or field(id, 'resumable') ~= '1' then return false end
+        if ARGV[9] ~= '' then redis.call('HSET', record(id), 'artifacts', ARGV[9]) end
+        local newest = field(id, 'checkpoints') or ''
+        if ARGV[8] == '' or ARGV[8] == newest then return '' end
+        redis.call('HSET', record(id), 'checkpoints', ARGV[8])
+        return newest
+    """,
     # id, token, state, 'result' or 'error', its bytes -> checkpoints to drop, or nothing when stale
     "finish": """
         if field(id, 'token') ~= ARGV[7] then return false end
@@ -185,6 +211,10 @@ _SCRIPTS: Final = {
     # '', lease in ms, interval in ms, most crashes -> ids that were taken away from their workers
     "sweep": """
         local time, lease, interval = now(), tonumber(ARGV[7]), tonumber(ARGV[8])
+        redis.call('ZADD', WORKERS, time + lease, ARGV[10])
+        for _, gone in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', time)) do
+          redis.call('ZREM', WORKERS, gone)
+        end
         local pause = time - tonumber(redis.call('GET', 'convlens:swept:' .. queue) or 0)
         if pause < interval then return {} end
         redis.call('SET', 'convlens:swept:' .. queue, time)
@@ -218,13 +248,11 @@ _SCRIPTS: Final = {
     # nothing
     "stats": """
         local first = redis.call('LINDEX', QUEUE, 0)
-        local created, workers = first and field(first, 'create_time'), 0
-        for _, worker in ipairs(redis.call('SMEMBERS', 'rq:workers:' .. queue)) do
-          workers = workers + redis.call('EXISTS', worker)  -- RQ's; it expires where nobody renews it.
-        end
+        local created = first and field(first, 'create_time')
+        local alive = redis.call('ZRANGEBYSCORE', WORKERS, now(), '+inf')
         return {redis.call('LLEN', QUEUE), redis.call('ZCARD', LEASES), created and now() - created or 0,
                 redis.call('HGETALL', 'convlens:counters:' .. queue),
-                redis.call('HGETALL', 'convlens:speeds:' .. queue), workers}
+                redis.call('HGETALL', 'convlens:throughput:jobs:' .. queue), #alive}
     """,
     # id -> -1 no such job, 0 it has not finished, 1 removed
     "delete": """

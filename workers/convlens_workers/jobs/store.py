@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import json
 import math
 import re
 import time
@@ -32,7 +33,7 @@ from convlens_workers.jobs.change_notifier import ChangeNotifier
 from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.jobs.queries import ENTRY, Queries, check_page_token
-from convlens_workers.jobs.record import JobRecord, Reckoned, operation_id
+from convlens_workers.jobs.record import Filter, JobRecord, Reckoned, operation_id
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
 from convlens_workers.jobs.stats import speed, to_stats
@@ -43,6 +44,7 @@ READ_AGAIN: Final = 5.0
 """Seconds after which a watcher reads the record again, told of a change or not."""
 PAGE: Final = 50
 UNKNOWN: Final = Reckoned()
+ALL: Final = Filter()
 
 
 class JobStore:
@@ -88,6 +90,8 @@ class JobStore:
         model_digest: str,
         payload: bytes | None = None,
         reckoned: Reckoned = UNKNOWN,
+        resumable: bool = False,
+        resumed: JobRecord | None = None,
     ) -> JobRecord:
         """Queue a job, once for each request id.
 
@@ -96,7 +100,9 @@ class JobStore:
             model_digest: digest of the model's files.
             payload: what the client sent, which decides whether a request id comes with the same payload
                 again; default: `request`.
-            reckoned: of the whole job.
+            reckoned: of what there is to do.
+            resumable: whether its last checkpoint is kept, for another job to go on from.
+            resumed: the job from whose last checkpoint this one goes on.
 
         Raises:
             AlreadyExists: the request id was used with another payload.
@@ -104,7 +110,7 @@ class JobStore:
             ResourceExhausted: the queue is full, or the tenant has too many jobs.
         """
         queue = self._queue_of(request.priority)
-        body = request.SerializeToString(deterministic=True)
+        body = _without_tags(request).SerializeToString(deterministic=True)
         sent = hashlib.sha256(body if payload is None else payload).hexdigest()
         id_ = self._id_of(request.request_id)
         known, waiting, speeds = await self._queries.before_submit(id_, queue)
@@ -121,7 +127,11 @@ class JobStore:
                 "expected_seconds": reckoned.cost / rate if rate else 0.0,
                 "request": await asyncio.to_thread(self._artifacts.put, id_, "request", body),
                 "trace": traceparent(),
+                "tags": json.dumps(dict(request.tags)),
+                "resumable": int(resumable),
             }
+            if resumed is not None:
+                fields["checkpoints"] = await self._take_over(resumed, id_)
             outcome = await self._enqueue(id_, queue, sent, fields)
         else:
             outcome = b"full" if known is None else b"same" if known == sent.encode() else b"other"
@@ -131,6 +141,13 @@ class JobStore:
     async def get(self, name: str) -> JobRecord:
         """The job "operations/<id>". Raises NotFound."""
         return self._own(await self._queries.record(operation_id(name)))
+
+    async def request(self, record: JobRecord) -> job_pb2.SubmitJobRequest:
+        """The request of a job as its worker got it, with its tags. Raises NotFound, DataLoss."""
+        data = await asyncio.to_thread(self._artifacts.get, record.id, "request", record.request)
+        request = job_pb2.SubmitJobRequest.FromString(data)
+        request.tags.update(record.metadata.tags)
+        return request
 
     async def stats(self) -> list[job_pb2.QueueStats]:
         """Lengths, counters and throughput of the queues."""
@@ -142,8 +159,7 @@ class JobStore:
     async def list(
         self,
         *,
-        state: int | None = None,
-        technique: str = "",
+        wanted: Filter = ALL,
         page_size: int = PAGE,
         page_token: str = "",
     ) -> tuple[list[JobRecord], str]:
@@ -158,12 +174,7 @@ class JobStore:
             page = await self._queries.page(page_token, page_size)
             for entry, record in page:
                 page_token = entry
-                if (
-                    record is not None
-                    and record.tenant == self._tenant
-                    and state in (None, record.metadata.state)
-                    and technique in ("", record.metadata.technique)
-                ):
+                if record is not None and record.tenant == self._tenant and wanted.takes(record):
                     records.append(record)
                 if len(records) == page_size:
                     return records, page_token
@@ -243,22 +254,37 @@ class JobStore:
         """Header of one artifact, and its bytes from `offset` on.
 
         Raises:
-            NotFound: no such job or artifact.
-            FailedPrecondition: the job has not succeeded.
+            NotFound: no such job, or no such artifact of one that has succeeded.
+            FailedPrecondition: no such artifact, and the job has not succeeded.
             OutOfRange: the offset lies beyond the artifact.
             DataLoss: while reading, the stored bytes are damaged.
         """
         record = await self.get(name)
-        if record.result is None:
-            state = job_pb2.JobState.Name(record.metadata.state).removeprefix("JOB_STATE_")
-            raise FailedPrecondition(f"{name} has no artifacts: its state is {state}")
-        headers = {header.name: header for header in record.result.artifacts}
+        made = record.result.artifacts if record.result else ()
+        headers = {header.name: header for header in (*record.metadata.artifacts, *made)}
         if artifact not in headers:
-            raise NotFound(f"{name} has no artifact {artifact!r}; it has {', '.join(headers)}")
+            state = job_pb2.JobState.Name(record.metadata.state).removeprefix("JOB_STATE_")
+            text = f"{name} has no artifact {artifact!r}; it has {', '.join(headers) or 'none'}"
+            raise NotFound(text) if record.result else FailedPrecondition(f"{text}, for its state is {state}")
         header = headers[artifact]
         if not 0 <= offset <= header.total_bytes:
             raise OutOfRange.of("read_offset", offset, f"between 0 and {header.total_bytes}")
         return header, self._artifacts.read(record.id, header.sha256, header.total_bytes, offset)
+
+    async def _take_over(self, resumed: JobRecord, id_: str) -> str:
+        """The checkpoint of an ended job, as one of the job `id_`. Raises FailedPrecondition without."""
+        name, state = resumed.name, job_pb2.JobState.Name(resumed.metadata.state).removeprefix("JOB_STATE_")
+        if not resumed.done:
+            raise FailedPrecondition(f"{name} has not ended: its state is {state}", reason="JOB_NOT_ENDED")
+        if not resumed.checkpoints:
+            text = f"{name} has left no checkpoint; where its worker still ends a step, it comes soon"
+            raise FailedPrecondition(text, reason="NO_CHECKPOINT")
+        (checkpoint, *_) = resumed.checkpoints
+        try:
+            await asyncio.to_thread(self._artifacts.copy, resumed.id, "checkpoints", checkpoint, id_)
+        except NotFound as error:
+            raise FailedPrecondition(f"{name} has lost its checkpoint", reason="NO_CHECKPOINT") from error
+        return checkpoint
 
     async def _cancel(self, id_: str) -> bool:
         """Whether there is such a job, which now ends."""
@@ -317,6 +343,14 @@ class JobStore:
 def helper_id(operation: str, part: int) -> str:
     """The request id of the job that is part `part`, from 1, of an operation that several jobs share."""
     return f"{operation}/{part}"
+
+
+def _without_tags(request: job_pb2.SubmitJobRequest) -> job_pb2.SubmitJobRequest:
+    """What a worker gets: tags, which only the record needs, are not for it."""
+    given = job_pb2.SubmitJobRequest()
+    given.CopyFrom(request)
+    given.ClearField("tags")
+    return given
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

@@ -6,12 +6,13 @@ Everything that an attempt writes is fenced by its token: after the job was take
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from convlens.errors import ConvLensError, to_status
 from convlens.v1 import job_pb2
+from convlens.v1.tensor_pb2 import TensorHeader
 from convlens_workers.jobs import scripts
 from convlens_workers.jobs.record import JobRecord
 from convlens_workers.jobs.redis_errors import redis_errors
@@ -41,6 +42,10 @@ class Attempt:
     """Seconds from the job's submission to this attempt."""
     trace: str = ""
     """W3C traceparent of the call that submitted the job."""
+    artifacts: tuple[TensorHeader, ...] = ()
+    """Pictures on the way that earlier attempts have stored."""
+    resumable: bool = False
+    """Whether another job may go on from this one once it has ended."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class WorkerJobStore:
         self._context = scripts.context(settings)
         self._queue = settings.queue
         self._lease = int(lease * 1000)
+        self._name = uuid.uuid4().hex
 
     def claim(self, id_: str, device: str) -> Attempt | None:
         """Start an attempt, or None where the job does not wait any more."""
@@ -77,11 +83,11 @@ class WorkerJobStore:
         record = JobRecord.from_fields(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
         metadata, request, checkpoints = record.metadata, record.request, record.checkpoints
         waited = (metadata.start_time.ToMilliseconds() - metadata.create_time.ToMilliseconds()) / 1000
-        known = (metadata.technique, waited, record.trace)
+        known = (metadata.technique, waited, record.trace, tuple(metadata.artifacts), metadata.resumable)
         return Attempt(id_, token, metadata.attempt, request, checkpoints, record.ran, *known)
 
     def update(
-        self, attempt: Attempt, fields: Mapping[str, str | int] | None = None, preview: bytes = b""
+        self, attempt: Attempt, fields: Mapping[str, str | int | bytes] | None = None, preview: bytes = b""
     ) -> LeaseStatus:
         """Renew the lease; with `fields` of the metadata, write them and send an event."""
         flat = [part for pair in (fields or {}).items() for part in pair]
@@ -103,6 +109,18 @@ class WorkerJobStore:
         body = to_status(error).SerializeToString(deterministic=True)
         return self._finish(attempt, job_pb2.JOB_STATE_FAILED, "error", body)
 
+    def leave(self, attempt: Attempt, checkpoint: str, artifacts: Sequence[TensorHeader]) -> list[str] | None:
+        """What an attempt still had when its job was ended under it, as by a cancel; the state stays.
+
+        Args:
+            checkpoint: SHA-256 of its last one, "" where there is none.
+            artifacts: all pictures on the way; empty where there is no new one.
+
+        Gives the checkpoints to drop, None where nothing is taken down: the job is another's, or gone.
+        """
+        body = job_pb2.JobResult(artifacts=artifacts).SerializeToString(deterministic=True)
+        return _digests(self._call("leave", attempt.id, attempt.token, checkpoint, body))
+
     def requeue(self, attempt: Attempt, *, crashed: bool) -> list[str] | None:
         """Give the job back: to the front of the queue, or after a crash to its end.
 
@@ -114,11 +132,17 @@ class WorkerJobStore:
     def sweep(self) -> list[str]:
         """Take jobs away from workers that have not reported for a lease; gives their ids.
 
+        Whoever calls this counts among the live workers of the queue for a lease.
         Any number of workers may call this as often as they like: it acts five times a lease in all, and on
         each lost lease once. After a pause of all sweeps (Redis was away) every lease gets one more term.
         """
-        interval = self._lease // SWEEPS_A_LEASE
-        return [id_.decode() for id_ in self._call("sweep", "", self._lease, interval, MAX_CRASHES)]
+        arguments = (self._lease, self._lease // SWEEPS_A_LEASE, MAX_CRASHES, self._name)
+        return [id_.decode() for id_ in self._call("sweep", "", *arguments)]
+
+    def withdraw(self) -> None:
+        """Do not count among the live workers any more."""
+        with redis_errors():
+            self._redis.zrem(scripts.WORKERS + self._queue, self._name)
 
     def stats(self) -> job_pb2.QueueStats:
         """Lengths, counters and throughput of this worker's queue."""

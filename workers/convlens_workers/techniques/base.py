@@ -44,8 +44,8 @@ class FeatureNetwork(Protocol):
     def redirected(self) -> AbstractContextManager[None]:
         """Within it, gradients of what is to become small get through ReLUs that are closed everywhere."""
 
-    def average_pooled(self, factor: float = 1.0) -> FeatureNetwork:
-        """The same network with average pools, times `factor`, instead of max pools."""
+    def average_pooled(self, factor: float = 1.0, power: int = 1) -> FeatureNetwork:
+        """The same with average pools, with `power` 2 root mean squares, times `factor`, for max pools."""
 
 
 @dataclass(frozen=True)

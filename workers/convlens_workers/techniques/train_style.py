@@ -15,8 +15,14 @@ from torch import Tensor
 from convlens.errors import FailedPrecondition
 from convlens.v1 import model_pb2, style_pb2
 from convlens_models.importing.style_import import MIN_SIZE, add_style
+from convlens_models.style_networks import FAST_STYLE, WIDTH, width
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
-from convlens_workers.jobs.techniques.train_style import PREVIEW_SIDE, SHOWN_EVERY, style_size
+from convlens_workers.jobs.techniques.train_style import (
+    PREVIEW_SIDE,
+    SHOWN_EVERY,
+    start_from,
+    style_size,
+)
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import distributed_training, image_dataset, ranks
 from convlens_workers.techniques.parts.descent import descent
@@ -45,6 +51,7 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
 
     by Adam, where G are Gram matrices and F the features of the content layer, each the mean over the batch.
     Every picture is seen once before any is seen again. Where there are several GPUs, they share each batch.
+    With `start_from` the first weights are those of that network, which the new version names as its parent.
 
     Returns:
         "image", the preview painted; "train_style", which names the network in the repository; and
@@ -64,20 +71,33 @@ def train_style(task: Task[Params], state: State | None = None) -> Generator[Ste
     else:
         last = yield from optimise([training], state, task.seed, task.device)
     weights = {name: value.cpu().contiguous() for name, value in training.weights(last).items()}
-    manifest = add_style(root, weights, task.params.name)
+    manifest = add_style(
+        root, weights, task.params.name, architecture=training.architecture, parent=training.parent
+    )
     model = model_pb2.ModelRef(name=manifest.name, version=manifest.version)
     report = style_pb2.TrainStyleReport(model=model)
     return {"image": training.paint(last), "train_style": report, **descent(last, EXPECTED_FALL)}
 
 
 class Training:
-    """The one stage of the loop; what it changes are the weights of the network."""
+    """The one stage of the loop; what it changes are the weights of the network.
+
+    Attributes:
+        architecture: that the network has in the repository.
+        parent: the version that it goes on from, "name/version"; empty for random weights.
+    """
 
     def __init__(self, task: Task[Params]) -> None:
         params = task.params
         self.steps = params.steps
         self._params, self._device = params, task.device
-        self._style_network = StyleNetwork(params.width)
+        self._origin = start_from(params, task.host.networks.repository)
+        self.architecture, self.parent, channels = FAST_STYLE, "", params.width or WIDTH
+        if self._origin:
+            known = self._origin.manifest
+            self.architecture, self.parent = known.architecture, f"{known.name}/{known.version}"
+            channels = width(self._origin)
+        self._style_network = StyleNetwork(channels, self.architecture)
         self._adam = adam(params.learning_rate)
         self._dataset = _dataset(task)
         self._losses = Perceptual(
@@ -91,8 +111,12 @@ class Training:
         self._shown: Tensor | None = None
 
     def start(self, _last: State, rng: torch.Generator) -> State:
-        """Random weights."""
-        weights = self._style_network.begin(rng).to(self._device)
+        """The weights of the network that it goes on from, else random ones."""
+        if self._origin:
+            known = {name: torch.tensor(value) for name, value in self._origin.weights().items()}
+            weights = self._style_network.vector(known).to(self._device)
+        else:
+            weights = self._style_network.begin(rng).to(self._device)
         return {VARIABLE: weights, ORDER: torch.empty(0, dtype=torch.int64)}
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
@@ -117,7 +141,7 @@ class Training:
     def paint(self, held: State) -> Tensor:
         """The preview as the network paints it."""
         with torch.no_grad():
-            return self._style_network.paint(held[VARIABLE], self._preview)
+            return self._style_network.paint(held[VARIABLE], self._preview).clamp(0, 1)
 
     def weights(self, held: State) -> State:
         """The weights of the network by the keys of its `state_dict`."""

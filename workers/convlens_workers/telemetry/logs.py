@@ -16,6 +16,8 @@ from typing import Any, Final, Literal
 
 from opentelemetry import trace
 
+from convlens.text import printable
+
 Format = Literal["auto", "json", "text"]
 """How lines look; "auto" is text where standard error is a terminal, else JSON."""
 
@@ -97,13 +99,6 @@ def cut(text: str, longest: int = LONGEST) -> str:
         return text
     half = longest // 2
     return f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
-
-
-def printable(text: str) -> str:
-    """`text` with what is not printable (line ends, escapes, changes of direction) as Python escapes it."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from convlens_client.cli.outcomes import (
     attack,
     collection,
     defence,
+    dream,
     ensemble,
     expectation,
     field,
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 OUTCOMES: Final[dict[str, Outcome]] = {
-    "deepdream": Outcome("image"),
+    "deepdream": Outcome("image", tell=dream.tell),
     "extract_features": Outcome("images", tell=collection.tell),
     "feature_visualisation": Outcome(draw=visualisation.draw, tell=visualisation.tell),
     "measure_receptive_field": Outcome(draw=field.draw, tell=field.tell),

@@ -15,8 +15,9 @@ from convlens_client.results import Array
 
 
 def names(operation: Operation) -> list[str]:
-    """What the artifacts of a job are called."""
-    return [artifact.name for artifact in operation.state.artifacts]
+    """What the artifacts of a job are called: what it came to, then the pictures on the way."""
+    state = operation.state
+    return [artifact.name for artifact in (*state.artifacts, *state.metadata.artifacts)]
 
 
 def file_for(operation: Operation, path: Path) -> str:

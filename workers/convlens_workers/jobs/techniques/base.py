@@ -117,6 +117,9 @@ class Specification:
         helpers: further jobs that are queued beside it, given the request and the operation's name.
         reads: the layers that it reads, of its message and the model; None: the whole network, head and all.
             They decide which sizes its pictures may have.
+        grows: the counts of steps, of its message, that may be larger in a job that goes on from the last
+            checkpoint of another; None: no job may. For techniques that make a picture step by step, which
+            can then be seen on the way, too.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -125,6 +128,7 @@ class Specification:
     prepare: Callable[[Submission, Preparation], None] | None = None
     helpers: Callable[[job_pb2.SubmitJobRequest, str], Iterable[job_pb2.SubmitJobRequest]] = lambda *_: ()
     reads: Callable[[Any, Manifest], Sequence[str]] | None = None
+    grows: Callable[[Any], Sequence[str]] | None = None
 
     def seen(self, params: Any, manifest: Manifest) -> Manifest:
         """The model as the technique knows it: of any size where it reads nothing of a head that has one."""

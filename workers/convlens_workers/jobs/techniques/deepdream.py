@@ -1,13 +1,14 @@
-"""DeepDream before it is queued: its layers and channels, tiles and frames."""
+"""DeepDream before it is queued: its layers and channels, tiles, frames and their file."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from convlens.v1 import job_pb2
 from convlens_models.manifest import Manifest
 from convlens_workers.jobs.pictures import Size
 from convlens_workers.jobs.techniques.base import Specification, Submission
+from convlens_workers.jobs.techniques.layers import weights_fit
 from convlens_workers.jobs.techniques.sizes import scaled_size, tiles
 from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
@@ -15,6 +16,23 @@ SMALLEST_SIDE: Final = 32
 """Smallest side of an octave in pixels, whatever the network takes."""
 MOST_PIXELS: Final = 1 << 27
 """Of all frames of a video together: what its checkpoints and its result may hold."""
+
+
+class VideoFormat(NamedTuple):
+    """A kind of file for frames: how its name ends, and how many frames a second it can show."""
+
+    suffix: str
+    slowest: float
+    fastest: float
+
+
+WEBP: Final = VideoFormat("webp", 1e-4, 60)
+VIDEOS: Final = {
+    job_pb2.VIDEO_UNSPECIFIED: WEBP,
+    job_pb2.VIDEO_WEBP: WEBP,
+    job_pb2.VIDEO_GIF: VideoFormat("gif", 2e-3, 50),
+    job_pb2.VIDEO_MP4: VideoFormat("mp4", 1e-3, 60),
+}
 
 
 def dream_layers(params: job_pb2.DeepDream, manifest: Manifest) -> list[str]:
@@ -61,6 +79,33 @@ def frames_fit(job: Submission) -> None:
         raise job.refused("frames", job.params.frames, f"at most {most} of {height} x {width} pixels")
 
 
+def channels_are_chosen_once(job: Submission) -> None:
+    """Channels are named, or chosen by strength, and no layer has fewer than are chosen."""
+    params = job.params
+    layers = {name: job.manifest.layer(name).shape[0] for name in dream_layers(params, job.manifest)}
+    for field in ("strongest", "weakest"):
+        count = getattr(params, field)
+        if count and params.channels:
+            raise job.refused(field, count, "left out, as there are channels")
+        for name, channels in layers.items():
+            if count > channels:
+                raise job.refused(field, count, f"at most {channels}, the channels of {name}")
+
+
+def video_has_frames(job: Submission) -> None:
+    """A file of frames is asked for only where there are several."""
+    if job.params.video and job.params.frames <= 1:
+        raise job.refused("video", VIDEOS[job.params.video].suffix, "left out without several frames")
+
+
+def video_has_this_rate(job: Submission) -> None:
+    """The file can show so many frames a second."""
+    video, rate = VIDEOS[job.params.video], job.params.frame_rate
+    if job.params.frames > 1 and not video.slowest <= rate <= video.fastest:
+        allowed = f"between {video.slowest:g} and {video.fastest:g} for {video.suffix}"
+        raise job.refused("frame_rate", rate, allowed)
+
+
 def octaves(size: Size, params: job_pb2.DeepDream, manifest: Manifest) -> list[Size]:
     """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
     height, width = size
@@ -69,24 +114,40 @@ def octaves(size: Size, params: job_pb2.DeepDream, manifest: Manifest) -> list[S
     return [each for each in sizes if min(each) >= smallest_side(manifest)] + [size]
 
 
-def guide_size(size: Size, manifest: Manifest) -> Size:
-    """Of a guide: the network's own, for its features stand for all octaves."""
+def input_size(size: Size, manifest: Manifest) -> Size:
+    """Of what is looked at once: the longer side is the network's own, but no side is too small for it."""
     ratio = min(1.0, max(manifest.input_size / max(size), smallest_side(manifest) / min(size)))
     return scaled_size(size, ratio, least=1)
 
 
 def work(job: Submission) -> list[Steps]:
-    """The steps of all octaves of all frames, each tile by tile; the guide is looked at once."""
+    """The steps of all octaves of all frames, each tile by tile.
+
+    Once looked at are the guide, and the picture where its channels are to be chosen; a mask never is.
+    """
     params, layers = job.params, tuple(dream_layers(job.params, job.manifest))
     frame = [
         Steps(params.steps, tuple(Pass(*tile, layers=layers) for tile in tiles(size, params.tile)))
         for size in octaves(job.sizes["image"], params, job.manifest)
     ]
-    guide = job.sizes.get("guide")
-    seen = (Pass(guide_size(guide, job.manifest), 1, FORWARD, layers),) if guide else ()
-    return [Steps(0, before=seen), *frame * max(1, params.frames)]
+    chosen = bool(params.strongest or params.weakest)
+    seen = [size for name, size in job.sizes.items() if name == "guide" or (name == "image" and chosen)]
+    looks = tuple(Pass(input_size(size, job.manifest), 1, FORWARD, layers) for size in seen)
+    return [Steps(0, before=looks), *frame * max(1, params.frames)]
 
 
 SPECIFICATION: Final = Specification(
-    (layers_exist, channels_exist, tile_is_large_enough, frames_fit), work, reads=dream_layers
+    (
+        layers_exist,
+        weights_fit(lambda manifest: list(manifest.dream_layers)),
+        channels_exist,
+        channels_are_chosen_once,
+        tile_is_large_enough,
+        frames_fit,
+        video_has_frames,
+        video_has_this_rate,
+    ),
+    work,
+    reads=dream_layers,
+    grows=lambda params: ("steps",) if params.frames <= 1 else (),
 )

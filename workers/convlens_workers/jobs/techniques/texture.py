@@ -49,4 +49,6 @@ def reads(params: Any, manifest: Manifest) -> list[str]:
     return list(params.layers) or activations(manifest)
 
 
-SPECIFICATION: Final = Specification((weights_fit(activations), layers_have_positions), work, reads=reads)
+SPECIFICATION: Final = Specification(
+    (weights_fit(activations), layers_have_positions), work, reads=reads, grows=lambda _: ("steps",)
+)

@@ -110,6 +110,14 @@ class Estimate:
         part = self.work[place]
         return self._costs[place] + (self._sum(part.before) + inside * self._sum(part.passes)) * (inside > 0)
 
+    def beyond(self, shorter: Estimate) -> float:
+        """The cost of the steps that a job still has to do where one of `shorter` has ended.
+
+        These are the steps that its last part has more: parts that are through count as done.
+        """
+        (more,), (less,) = ([part.count for part in each.work if part.count][-1:] for each in (self, shorter))
+        return self.cost - self.until(self.steps - max(0, more - less))
+
     @cached_property
     def _ends(self) -> list[int]:
         return list(accumulate((part.count for part in self.work), initial=0))

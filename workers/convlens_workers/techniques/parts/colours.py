@@ -20,17 +20,32 @@ def with_luminance(image: Tensor, wanted: Tensor) -> Tensor:
     return (image + luminance(wanted) - luminance(image)).clamp(0, 1)
 
 
-def match_covariance(image: Tensor, sample: Tensor) -> Tensor:
-    """`image` with the mean and covariance of the colours of `sample` (Gatys et al. 2017), not clamped."""
-    ours, theirs = _statistics(image), _statistics(sample)
+def change_in_grey(image: Tensor, start: Tensor) -> Tensor:
+    """`start` plus one change for all colours of a pixel: the largest of what `image` has over it.
+
+    Of a picture that was clamped after such a change it undoes the clamping: the colours are the start's.
+    """
+    change = image - start
+    most, least = change.amax(1, keepdim=True), change.amin(1, keepdim=True)
+    return start + torch.where(most > -least, most, least)
+
+
+def match_covariance(image: Tensor, sample: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`image` with the mean and covariance of the colours of `sample` (Gatys et al. 2017), not clamped.
+
+    Where there is a `mask` (1, 1, H, W) of the image, that much of each pixel has them.
+    """
+    ours, theirs = _statistics(image, mask), _statistics(sample)
     change = _power(theirs[1], 0.5) @ _power(ours[1], -0.5)
     flat = change @ (image.flatten(2)[0].double() - ours[0]) + theirs[0]
     return flat.to(image.dtype).reshape(image.shape)
 
 
-def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     flat = image.flatten(2)[0].double()
-    return flat.mean(1, keepdim=True), flat.cov(correction=0) + 1e-6 * torch.eye(3).to(flat)
+    weights = None if mask is None else mask.flatten().double()
+    centre = flat.mean(1) if weights is None else flat @ weights / weights.sum()
+    return centre[:, None], flat.cov(correction=0, aweights=weights) + 1e-6 * torch.eye(3).to(flat)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

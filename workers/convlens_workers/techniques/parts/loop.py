@@ -17,13 +17,14 @@ from convlens_models.measures.seeds import folded, own_seed
 from convlens_workers.techniques.base import State, Step
 
 Losses = Mapping[str, Tensor]
-COUNTER = "step"
+STAGE, DONE = "stage", "stage.step"
+"""Which stage a state is in, from 0, and how many of its steps are done."""
 RANDOM = "rng"
 LOSS = "loss"
 """Among the terms of an objective: their weighted sum, where it is what becomes small."""
 FIRST_LOSS, LAST_LOSS = "loss.first", "loss.last"
 """That of the first step and of the latest one, in the state."""
-OWN = frozenset({COUNTER, RANDOM, FIRST_LOSS, LAST_LOSS})
+OWN = frozenset({STAGE, DONE, RANDOM, FIRST_LOSS, LAST_LOSS})
 """What the loop keeps in the state for itself."""
 
 
@@ -49,24 +50,26 @@ def optimise(
 ) -> Generator[Step, None, State]:
     """Walk through `stages`, from `state` on if there is one; returns what the last stage held.
 
-    With it come the losses of the first and the last step, where the stages tell of a `LOSS`.
+    With it come the losses of the first and the last step, where the stages tell of a `LOSS`. A state says
+    where it is by its stage and the steps done there: stages that have become longer since are walked to
+    their new end, but those before it count as done.
     """
-    done = 0 if state is None else int(state[COUNTER])
+    place, done = (0, 0) if state is None else (int(state[STAGE]), int(state[DONE]))
     rng = generator(seed, None if state is None else state[RANDOM])
     held = {name: value.to(device) for name, value in (state or {}).items() if name not in OWN}
     fallen = {name: value for name, value in (state or {}).items() if name in (FIRST_LOSS, LAST_LOSS)}
     total = sum(stage.steps for stage in stages)
-    first = 0
-    for stage in stages:
-        for number in range(max(done, first) + 1, first + stage.steps + 1):
-            if number == first + 1:
+    for position, stage in enumerate(stages[place:], place):
+        before = sum(earlier.steps for earlier in stages[:position])
+        for number in range((done if position == place else 0) + 1, stage.steps + 1):
+            if number == 1:
                 held = stage.start(held, rng)
             held, losses = stage.advance(held, rng)
             if LOSS in losses:
                 fallen = {FIRST_LOSS: losses[LOSS], **fallen, LAST_LOSS: losses[LOSS]}
-            kept = {**held, **fallen, RANDOM: rng.get_state(), COUNTER: torch.tensor(number)}
-            yield Step(number, total, losses, stage.picture(held), kept)
-        first += stage.steps
+            where = {STAGE: torch.tensor(position), DONE: torch.tensor(number)}
+            kept = {**held, **fallen, RANDOM: rng.get_state(), **where}
+            yield Step(before + number, total, losses, stage.picture(held), kept)
     return {**held, **fallen}
 
 

@@ -53,7 +53,7 @@ def _shares(features: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return features.new_full((1, 1, 1), 1 / max(1, features[0, 0].numel()))
     small = functional.interpolate(mask, features.shape[2:], mode="bilinear", antialias=True).flatten(2)
-    return small / small.sum().clamp_min(EPSILON)
+    return small / small.sum().clamp_min(torch.finfo(small.dtype).tiny)
 
 
 def gram_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -70,14 +70,14 @@ def gram_loss(target: Tensor, mask: Tensor | None = None) -> Loss:
     return lambda features: gram_error(features, target, mask) / scale
 
 
-def wasserstein_loss(target: Tensor, mask: Tensor | None = None) -> Loss:
+def wasserstein_loss(target: Tensor, mask: Tensor | None = None, target_mask: Tensor | None = None) -> Loss:
     """Squared Wasserstein-2 distance of normal distributions with the means and covariances of the features.
 
     |m - m'|^2 + tr(S + S' - 2 (S'^1/2 S S'^1/2)^1/2), over the mean square of `target` (1, C, H, W), the
-    features of the style: 1 is nothing alike.
+    features of the style: 1 is nothing alike. Each side has a mask of its own, as in `gram`.
     """
-    scale = target.square().mean().sqrt().clamp_min(EPSILON)
-    wanted_mean, wanted = _normal(target / scale)
+    scale = mean(target.square(), target_mask).mean().sqrt().clamp_min(EPSILON)
+    wanted_mean, wanted = _normal(target / scale, target_mask)
     values, vectors = torch.linalg.eigh(wanted)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
 

@@ -11,6 +11,8 @@ from convlens_workers.techniques.parts.pixels import Size
 
 DEVIATION: Final = 0.01
 DAMPING: Final = 4.0
+EDGE: Final = 1 / 512
+"""Half a level of 8 bits: the sigmoid comes no closer to black and white."""
 COLOURS: Final = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
 """Square root of the covariance of ImageNet's colours; a row each for red, green and blue."""
 
@@ -28,13 +30,19 @@ def fourier_picture(spectrum: Tensor, width: int) -> Tensor:
     frequencies of a natural picture start alike; then the inverse transform, colours, and the sigmoid.
     """
     height = spectrum.shape[2]
-    down = torch.fft.fftfreq(height, device=spectrum.device)[:, None]
-    right = torch.fft.rfftfreq(width, device=spectrum.device)
-    scale = 1 / torch.hypot(down, right).clamp_min(1 / max(height, width))
-    values = torch.fft.irfft2(
-        torch.view_as_complex(spectrum.contiguous()) * scale, s=(height, width), norm="ortho"
-    )
+    scaled = torch.view_as_complex(spectrum.contiguous()) * _scale((height, width), spectrum.device)
+    values = torch.fft.irfft2(scaled, s=(height, width), norm="ortho")
     return torch.einsum("rc,nchw->nrhw", _colours(values), values / DAMPING).sigmoid()
+
+
+def spectrum_of(pictures: Tensor) -> Tensor:
+    """The reverse: coefficients (N, 3, H, W // 2 + 1, 2) of pictures (N, 3, H, W), `EDGE` from 0 and 1."""
+    height, width = pictures.shape[2:]
+    colours = torch.linalg.inv(_colours(pictures).double())
+    logits = pictures.double().clamp(EDGE, 1 - EDGE).logit()
+    values = DAMPING * torch.einsum("rc,nchw->nrhw", colours, logits)
+    scale = _scale((height, width), pictures.device).double()
+    return torch.view_as_real(torch.fft.rfft2(values, norm="ortho") / scale).to(pictures.dtype)
 
 
 def decorrelated(image: Tensor) -> Tensor:
@@ -51,6 +59,13 @@ def along_colours(gradient: Tensor) -> Tensor:
     """
     colours = _colours(gradient)
     return torch.einsum("rc,nchw->nrhw", colours @ colours.mT, gradient)
+
+
+def _scale(size: Size, device: torch.device) -> Tensor:
+    """What the coefficients (H, W // 2 + 1) of pictures of `size` are multiplied by."""
+    down = torch.fft.fftfreq(size[0], device=device)[:, None]
+    right = torch.fft.rfftfreq(size[1], device=device)
+    return 1 / torch.hypot(down, right).clamp_min(1 / max(size))
 
 
 def _colours(like: Tensor) -> Tensor:

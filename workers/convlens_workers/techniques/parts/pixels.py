@@ -25,6 +25,15 @@ def resize(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
 
+def covering(image: Tensor, size: Size) -> Tensor:
+    """The middle of `image` (N, C, H, W) brought to `size` (height, width): as much as has that shape."""
+    height, width = image.shape[2:]
+    ratio = min(height / size[0], width / size[1])
+    down, right = (max(1, round(ratio * side)) for side in size)
+    top, left = (height - down) // 2, (width - right) // 2
+    return resize(image[:, :, top : top + down, left : left + right], size)
+
+
 def symmetric(rng: torch.Generator, *shape: int) -> Tensor:
     """Random numbers uniform in [-1, 1), drawn on the CPU."""
     return torch.rand(*shape, generator=rng) * 2 - 1
