@@ -30,7 +30,7 @@ def from_proto(message: Message) -> Any:
     """The dataclass of a message, field by field; values of enums become names, such as "RUNNING"."""
     name = RENAMED.get(message.DESCRIPTOR.name, message.DESCRIPTOR.name)
     kind = getattr(results, name, None) or getattr(reports, name)
-    return kind(**{field.name: _value(message, field.name) for field in dataclasses.fields(kind)})
+    return kind(**{field.name: _read(message, field) for field in dataclasses.fields(kind)})
 
 
 def field(name: str) -> Callable[[Message], Any]:
@@ -72,6 +72,12 @@ def described(reply: job_pb2.GetJobRequestResponse) -> results.JobRequest:
         dict(request.tags),
         request,
     )
+
+
+def _read(message: Message, field: dataclasses.Field[Any]) -> Any:
+    """The value of a field; None where the message has none, and the dataclass knows of that."""
+    absent = message.DESCRIPTOR.fields_by_name[field.name].has_presence and not message.HasField(field.name)
+    return None if absent and "None" in str(field.type) else _value(message, field.name)
 
 
 def _said(message: Message) -> dict[str, Any]:

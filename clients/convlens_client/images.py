@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ ResizeLike = Literal["keep", "short_side"] | int | tuple[int, int] | pb.Resize
 """How the server brings an image to size: leave it (`"keep"`), scale the short side and cut the model's input
 out of the centre (`"short_side"`), fit the longer side into so many pixels (an int; never enlarges), or scale
 to exactly (height, width)."""
+
+
+LARGEST_SIDE: Final = 4096
+"""Pixels of a side that the service takes at most. Pictures that a technique brings to size itself, such as a
+style, are scaled down to it instead of being refused."""
 
 
 def to_images(images: Images, resize: ResizeLike | None = None) -> list[pb.Image]:

@@ -29,7 +29,7 @@ def test_progress_at_80_columns_tells_step_time_left_and_loss(technique):
     screen = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     line = progress(screen)
     line.get_time = lambda: clock[0]
-    task = line.add_task(technique, total=None, losses="")
+    task = line.add_task(technique, total=None, losses="", time="")
     for step in range(0, 1001, 100):
         clock[0] += 10.0
         running = metadata(
@@ -39,6 +39,7 @@ def test_progress_at_80_columns_tells_step_time_left_and_loss(technique):
             total_steps=3000,
             losses={"loss": 0.12345},
             device="cuda:0",
+            remaining_seconds=200.4,
         )
         line.update(task, **told(running))
     screen.print(line.get_renderable())

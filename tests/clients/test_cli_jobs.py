@@ -46,9 +46,20 @@ def test_lists_are_filtered(run, service):
     assert service.sent("ListOperationsRequest").filter == "state=RUNNING AND technique=deepdream"
 
 
+def test_a_priority_without_a_worker_is_told(run, service, photo, monkeypatch):
+    waiting = job_pb2.JobMetadata(state=job_pb2.JOB_STATE_QUEUED, priority=job_pb2.PRIORITY_HIGH)
+    monkeypatch.setattr("support.fake_service.metadata", lambda *_: waiting)
+    told = "no worker serves priority high: the job waits until one does"
+    assert told not in run("dream", photo, "--no-wait").err
+    service.workers = 0
+    assert told in run("dream", photo, "--no-wait").err
+    waiting.priority = job_pb2.PRIORITY_NORMAL
+    assert told not in run("dream", photo, "--no-wait").err
+
+
 def test_how_the_queues_stand(run):
     shown = run("jobs", "stats").out
-    for words in ("convlens-high (high): 2 waiting, 0 running", "7.5 s", "retried    3", "2e+09"):
+    for words in ("convlens-high (high): 2 waiting, 0 running, 1 workers", "7.5 s", "retried    3", "2e+09"):
         assert words in shown
     (queue,) = json.loads(run("jobs", "stats", "--json").out)
     assert (queue["priority"], queue["queued"], queue["counters"]) == ("HIGH", 2, {"retried": 3})

@@ -30,7 +30,7 @@ def test_a_dream_of_channels_and_a_guide(run, service, photo):
     request = service.sent("SubmitJobRequest").deepdream
     assert (list(request.channels), request.tile, request.laplacian) == ([3, 5], 256, 4)
     assert request.guide.encoded == request.image.encoded
-    assert request.guide.resize.HasField("keep")
+    assert request.guide.resize.fit.max_side == 4096
 
 
 def test_a_dream_of_several_frames_is_a_video_or_its_last_frame(run, service, photo, tmp_path):
@@ -72,7 +72,7 @@ def test_a_dream_by_weights_and_strength_within_a_mask(run, service, photo):
     assert (list(request.layers), list(request.weights)) == (["a", "b"], [2, 1])
     assert (request.strongest, request.weakest, request.keep_colours) == (1, 1, True)
     assert request.mask.encoded == request.image.encoded
-    assert request.mask.resize.HasField("keep")
+    assert request.mask.resize.fit.max_side == 4096
     assert [" ".join(row.split()) for row in done.out.splitlines()[-2:]] == ["a 7 2.5", "a 3 0.125"]
 
 
@@ -247,7 +247,7 @@ def test_a_style_is_told_how_to_begin_and_end(run, service, photo):
     fit = request.content.resize.fit
     assert (fit.max_side, fit.shorter, fit.enlarge) == (700, True, True)
     assert (request.pooling, request.optimiser, request.start) == (3, 1, 0)
-    assert request.initial.resize.HasField("keep")
+    assert request.initial.resize.fit.max_side == 4096
     assert run("style", photo, "--style", photo, "--start", "grey", "--no-wait").code == 0
     assert service.requests[-1].style_transfer.start == 3
     alone = run("style", photo, "--style", photo, "--enlarge")
@@ -285,7 +285,7 @@ def test_a_picture_is_a_style(client, service, photo, styles):
     client.style_transfer(photo, given)
     sent = service.sent("SubmitJobRequest").style_transfer.styles
     assert len(sent) == (len(given) if isinstance(given, list) else 1)
-    assert all(style.image.resize.HasField("keep") for style in sent)
+    assert all(style.image.resize.fit.max_side == 4096 for style in sent)
     assert [style.weight for style in sent if style.HasField("weight")] == [2] * (len(sent) - 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -184,6 +185,28 @@ def test_a_job_is_gone_on_from_its_last_checkpoint(stubs, worker, dream) -> None
     (checkpoint,) = attempt.checkpoints
     assert worker.artifacts.get(attempt.id, "checkpoints", checkpoint) == b"state"
     assert attempt.id == more.removeprefix("operations/") != before.id
+
+
+def test_what_a_job_that_is_gone_on_from_is_reckoned_to_cost(stubs, worker, dream) -> None:
+    """The steps that the last octave gets more; where the checkpoint's step is not known, nothing."""
+
+    def cost(**fields: Any) -> tuple[float, int]:
+        name = stubs.submit(job_pb2.SubmitJobRequest(**fields))
+        record = worker.record(name)
+        assert (float(record[b"cost"]) > 0) == (stubs.metadata(name).expected_seconds > 0)
+        worker.take()
+        return float(record[b"cost"]), stubs.metadata(name).total_steps
+
+    name = stubs.submit(dream)
+    attempt = worker.take()
+    worker.store.checkpoint(attempt, worker.artifacts.put(attempt.id, "checkpoints", b"state"))
+    time.sleep(0.002)
+    worker.succeed(attempt, image=PICTURE)
+    octave = dict(base=name, deepdream={"octaves": 1, "steps": 6})
+    assert cost(resume=name, deepdream={"steps": 9}) == (pytest.approx(cost(**octave)[0]), 18)
+    again = stubs.submit(dream)
+    ended(worker, stubs, again)
+    assert cost(resume=again, deepdream={"steps": 9}) == (0, 18)
 
 
 def test_what_cannot_be_gone_on_from(stubs, worker, dream, image) -> None:

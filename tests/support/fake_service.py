@@ -92,6 +92,7 @@ class FakeService(
         self.failures = []
         self.breaks = []
         self.jobs = {}
+        self.workers = 1
         self.asked = {}
         self.pictures = []
         self.on_the_way = {}
@@ -261,7 +262,6 @@ class FakeService(
         return job_pb2.GetJobRequestResponse(request=asked, pictures=self.pictures)
 
     def GetJobStats(self, request, context):  # noqa: N802
-        self._note(request, context)
         stats = job_pb2.QueueStats(
             priority=job_pb2.PRIORITY_HIGH,
             queue="convlens-high",
@@ -269,6 +269,7 @@ class FakeService(
             oldest_queued_seconds=7.5,
             counters={"retried": 3},
             throughput={"cpu": 2e9},
+            workers=self.workers,
         )
         return job_pb2.GetJobStatsResponse(queues=[stats])
 

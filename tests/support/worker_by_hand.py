@@ -12,6 +12,7 @@ from convlens import wire
 from convlens.errors import ConvLensError
 from convlens.v1 import job_pb2
 from convlens_workers.jobs import ArtifactStore, JobSettings
+from convlens_workers.jobs.scripts import OPERATION, SPEEDS
 from convlens_workers.jobs.worker_job_store import Attempt, WorkerJobStore
 
 
@@ -31,6 +32,16 @@ class WorkerByHand:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._redis.close()
+
+    def record(self, name: str) -> dict[bytes, bytes]:
+        """What Redis keeps of a job."""
+        record: dict[bytes, bytes] = self._redis.hgetall(OPERATION + name.removeprefix("operations/"))
+        return record
+
+    def speeds(self) -> dict[bytes, bytes]:
+        """What Redis keeps of the speed of the queue's jobs."""
+        speeds: dict[bytes, bytes] = self._redis.hgetall(f"{SPEEDS}{self._queue.removeprefix('rq:queue:')}")
+        return speeds
 
     def take(self) -> Attempt:
         """Start the next job."""

@@ -20,7 +20,10 @@ from convlens_workers.settings import WorkerSettings
 def environment(settings: WorkerSettings) -> dict[str, str]:
     """The variables that give another process these settings."""
     values = settings.model_dump(exclude_unset=True)
-    return {f"CONVLENS_{name.upper()}": str(value) for name, value in values.items()}
+    return {
+        f"CONVLENS_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
+        for name, value in values.items()
+    }
 
 
 class WorkerProcess:

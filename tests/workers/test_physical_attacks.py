@@ -18,12 +18,13 @@ from torch import Tensor
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_server.request.validation import validate
+from convlens_workers.jobs.techniques.adversarial_patch import PLACEMENTS
+from convlens_workers.jobs.techniques.printed_photo import iterations
 from convlens_workers.techniques import begin
-from convlens_workers.techniques.adversarial_patch import PLACEMENTS, Objective
+from convlens_workers.techniques.adversarial_patch import Objective
 from convlens_workers.techniques.base import Step, Task
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.printed_photo import Objective as Camera
-from convlens_workers.techniques.printed_photo import iterations
 
 STILL = {"rotation": 0, "scale": 0, "perspective": 0, "brightness": 0, "contrast": 0, "noise": 0}
 

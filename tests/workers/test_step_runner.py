@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convlens.errors import InvalidArgument
 from convlens_workers.messages import Checkpointed, Progress, Stop
-from convlens_workers.step_runner import StepRunner, thumbnail
+from convlens_workers.step_runner import Pace, StepRunner, thumbnail
 from convlens_workers.techniques.base import State, Step
 
 
@@ -161,3 +161,19 @@ def test_previews_come_at_most_once_a_second_and_are_small() -> None:
     previews = [event.preview for event in recorded.events if isinstance(event, Progress) and event.preview]
     assert 3 <= len(previews) <= 4  # At 0, 1 and 2 s, and the last word.
     assert all(len(preview) <= 1 << 20 for preview in previews)
+
+
+def test_what_remains_follows_from_the_pace_of_the_steps_and_from_what_each_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four steps of cost 1, then two of cost 8; after the first they take 3 s for a cost of 1."""
+    clock = [100.0]
+    monkeypatch.setattr("convlens_workers.step_runner.time.monotonic", lambda: clock[0])
+    costs = [0.0, 1, 2, 3, 4, 12, 20]
+    pace = Pace(lambda step: costs[step], 1)
+    none = torch.zeros(1, 3, 8, 8)
+    remaining = []
+    for step in range(1, 7):
+        clock[0] = 100 + 3 * (costs[step] - costs[1])
+        remaining.append(pace.remaining(Step(step, 6, {}, none, {})))
+    assert remaining == [None, 54, 51, 48, 24, 0]

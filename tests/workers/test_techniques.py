@@ -8,38 +8,20 @@ import pytest
 import torch
 from google.protobuf.message import Message
 from support import techniques
-from support.collections import picture
-from support.long_cases import CASES, ELSEWHERE, FILE, PICTURES, Case
-from support.tiny_model import NAME
+from support.long_cases import CASES, ELSEWHERE, FILE, Case
+from support.techniques import make_task
 from torch import Tensor
 
 from convlens.v1 import job_pb2
-from convlens_models.network import load_network
-from convlens_models.repository import ModelRepository
-from convlens_workers.collections import CollectionFiles
 from convlens_workers.messages import Checkpointed, Progress, Stop
-from convlens_workers.networks import Networks
 from convlens_workers.step_runner import StepRunner
 from convlens_workers.techniques import TECHNIQUES, begin
-from convlens_workers.techniques.base import Host, Results, State, Step, Task
+from convlens_workers.techniques.base import Results, State, Step, Task
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.technique)
 def case(request: pytest.FixtureRequest, one_thread: None) -> Case:
     return request.param
-
-
-def make_task(case: Case, models: Path, seed: int = 0) -> Task:
-    stored = ModelRepository(models).get(NAME)
-    rng = torch.Generator().manual_seed(1)
-    images = {name: torch.rand(1, 3, *size, generator=rng) for name, size in case.images.items()}
-    files = CollectionFiles("memory:///")
-    for number in range(3):
-        files.put_image("c", picture(number))
-    files.put_shard("c", PICTURES)
-    cpu, params = torch.device("cpu"), case.params
-    host = Host(Networks(ModelRepository(models), cpu, limit=1))
-    return Task(params, load_network(stored), stored.manifest, images, seed, cpu, files, host)
 
 
 def run(case: Case, task: Task, state: State | None = None) -> tuple[list[Step], Results]:

@@ -21,11 +21,12 @@ from convlens_models.network import Network, load_network
 from convlens_models.repository import ModelRepository
 from convlens_workers.collections import CollectionFiles
 from convlens_workers.jobs.techniques import layers
+from convlens_workers.jobs.techniques.sizes import scales
 from convlens_workers.techniques import begin
 from convlens_workers.techniques.base import State, Step, Task
 from convlens_workers.techniques.parts.colours import match_histogram
 from convlens_workers.techniques.parts.descent import warnings
-from convlens_workers.techniques.parts.image_optimisation import Frame, features, framed, scales
+from convlens_workers.techniques.parts.image_optimisation import Frame, features, framed
 from convlens_workers.techniques.parts.losses import (
     colour_variation,
     gram,

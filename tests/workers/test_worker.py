@@ -51,6 +51,12 @@ async def store(settings: WorkerSettings, worker: WorkerProcess) -> AsyncIterato
         yield store
 
 
+async def test_a_queue_tells_of_its_worker(store: JobStore) -> None:
+    async with asyncio.timeout(10):
+        while [queue.workers for queue in await store.stats()] != [1]:
+            await asyncio.sleep(0.1)
+
+
 async def submit(store: JobStore, request: job_pb2.SubmitJobRequest) -> str:
     return (await store.submit(request, model_digest="abc")).name
 
@@ -65,7 +71,10 @@ async def test_a_job_is_watched_to_its_result(store: JobStore, tiny_models: Path
     assert set(states) == {QUEUED, RUNNING, SUCCEEDED}
     assert steps == sorted(steps)
     assert steps[-1] == 400
-    assert events[-1][1].total_steps == 400
+    assert {metadata.total_steps for _, metadata, _ in events} >= {400}
+    left = [metadata for _, metadata, _ in events if metadata.HasField("remaining_seconds")]
+    assert {metadata.state for metadata in left} <= {RUNNING}
+    assert all(0 <= metadata.remaining_seconds < 60 for metadata in left)
     assert events[-1][1].losses["features.relu4_1"] > 0
     assert events[-1][1].device == "cpu"
     previews = [metadata.preview for _, metadata, _ in events if metadata.preview]

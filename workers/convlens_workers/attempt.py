@@ -186,6 +186,7 @@ class AttemptRunner:
                 "total_steps": progress.total,
                 "losses": json.dumps(dict(progress.losses)),
                 "bit_exact": int(progress.bit_exact),
+                "remaining_seconds": "" if progress.remaining is None else f"{progress.remaining:.3f}",
             }
         if not self._artifacts_written:
             made = job_pb2.JobResult(artifacts=self._artifacts.values())

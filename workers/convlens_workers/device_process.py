@@ -129,6 +129,8 @@ class DeviceProcess:
         log.info("started", extra={"operation": start.operation, "resumed": state is not None})
         save = partial(self._save, start.operation, origin)
         keep = partial(self._keep, start.operation) if SPECIFICATIONS[technique].grows else None
+        steps = begin(technique, task, state)  # The rules hold, on which the estimate builds.
+        estimate = SPECIFICATIONS[technique].estimate(task.submission(technique))
         with inexact_operations() as inexact:
             runner = StepRunner(
                 self._send,
@@ -138,8 +140,9 @@ class DeviceProcess:
                 lambda: not inexact,
                 keep,
                 request.save_every,
+                estimate.until,
             )
-            return runner.run(begin(technique, task, state))
+            return runner.run(steps)
 
     def _save(self, operation: str, origin: Origin, state: State) -> str | None:
         try:

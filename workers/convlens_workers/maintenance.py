@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -37,8 +38,8 @@ class Maintenance(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """Do what is due, until `stop`."""
-        while not self._ending.wait(self._interval):
+        """Do what is due, at once and until `stop`."""
+        while True:
             try:
                 self._heartbeat()
                 for operation in self._store.sweep():
@@ -49,6 +50,10 @@ class Maintenance(threading.Thread):
                 log.warning("%s", error)
             except Exception:
                 log.exception("maintenance failed")
+            if self._ending.wait(self._interval):
+                break
+        with suppress(*AWAY):
+            self._store.withdraw()
 
     def tidy(self) -> None:
         """Remove the artifacts of jobs whose records have expired long since."""

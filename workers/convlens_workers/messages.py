@@ -56,6 +56,8 @@ class Progress:
     losses: Mapping[str, float]
     preview: bytes
     bit_exact: bool = True
+    remaining: float | None = None
+    """Seconds until the end; None while that is not known."""
 
 
 @dataclass(frozen=True)

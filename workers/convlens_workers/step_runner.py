@@ -44,6 +44,22 @@ class Every:
         return True
 
 
+class Pace:
+    """How fast steps have been since the first one, which is slower: things are made ready in it."""
+
+    def __init__(self, until: Callable[[int], float], first: int) -> None:
+        self._until = until
+        self._begun, self._before = time.monotonic(), until(first)
+
+    def remaining(self, step: Step) -> float | None:
+        """Seconds until the last step, each as long as its cost is high; None before there is a pace."""
+        here = self._until(step.number)
+        if here <= self._before:
+            return None
+        left = max(0.0, self._until(step.total) - here)
+        return (time.monotonic() - self._begun) * left / (here - self._before)
+
+
 @dataclass
 class StepRunner:
     """Draws the steps of a technique, and reports them to the supervisor.
@@ -57,6 +73,7 @@ class StepRunner:
         keep: stores a picture of a job under a name, as an artifact; None where the technique makes no
             picture step by step, so that another job cannot go on from this one either.
         save_every: steps from one such picture to the next; 0 for none.
+        until: the cost of all steps up to one, in any unit; by default they cost the same.
     """
 
     send: Callable[[Progress | Checkpointed], None]
@@ -66,8 +83,10 @@ class StepRunner:
     bit_exact: Callable[[], bool] = lambda: True
     keep: Callable[[str, Tensor], None] | None = None
     save_every: int = 0
+    until: Callable[[int], float] = float
 
     def __post_init__(self) -> None:
+        self._pace: Pace | None = None
         self._due_progress = Every(PROGRESS_INTERVAL)
         self._due_preview = Every(PREVIEW_INTERVAL)
         self._due_checkpoint = Every(self.checkpoint_interval, later=True)
@@ -96,6 +115,7 @@ class StepRunner:
                 raise
             if last is None:
                 self._check_pictures(step)
+                self._pace = Pace(self.until, step.number)
             last = step
             if (stop := self.stop_requested()) is not None:
                 steps.close()
@@ -130,7 +150,8 @@ class StepRunner:
     def _report(self, step: Step, *, preview: bool) -> None:
         losses = {name: float(value) for name, value in step.losses.items()}
         picture = thumbnail(step.image) if preview else b""
-        self.send(Progress(step.number, step.total, losses, picture, self.bit_exact()))
+        remaining = self._pace.remaining(step) if self._pace else None
+        self.send(Progress(step.number, step.total, losses, picture, self.bit_exact(), remaining))
 
     def _checkpoint(self, step: Step) -> None:
         began = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from convlens.errors import ConvLensError
@@ -35,7 +35,7 @@ def follow(operation: Operation, json: bool = False, seen: Seen = lambda _: None
             seen(metadata)
         return operation.wait()
     with progress() as shown:
-        task = shown.add_task(operation.metadata.technique, total=None, losses="")
+        task = shown.add_task(operation.metadata.technique, total=None, losses="", time="")
         for metadata in operation.watch():
             shown.update(task, **told(metadata))
             seen(metadata)
@@ -61,7 +61,7 @@ def progress(console: Console = err) -> Progress:
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=34)),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[time]}", markup=False, style="progress.remaining"),
         TextColumn(
             "{task.fields[losses]}", markup=False, style="dim", table_column=Column(ratio=1, no_wrap=True)
         ),
@@ -80,8 +80,35 @@ def told(metadata: JobMetadata) -> dict[str, Any]:
         "description": " ".join(filter(None, (metadata.technique, state, ahead))),
         "completed": metadata.step,
         "total": metadata.total_steps or None,
+        "time": _time(metadata),
         "losses": losses,
     }
+
+
+def _time(metadata: JobMetadata) -> str:
+    """How long it will still run, as the server tells; once it has ended, how long it ran."""
+    seconds = metadata.remaining_seconds
+    if metadata.final and metadata.start_time and metadata.end_time:
+        seconds = (metadata.end_time - metadata.start_time).total_seconds()
+    if seconds is None:
+        return "--:--" if metadata.state == "RUNNING" else ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def unserved(given: Shared, operation: Operation) -> None:
+    """Says on stderr that no worker takes the jobs of this priority, where one waits for it."""
+    if operation.metadata.state != "QUEUED":
+        return
+    with suppress(ConvLensError):  # Whoever may follow a job need not be allowed to see the queues.
+        for queue in given.client.job_stats():
+            if queue.priority == operation.metadata.priority and queue.workers == 0:
+                priority = queue.priority.lower()
+                err.print(
+                    f"convlens: no worker serves priority {priority}: the job waits until one does",
+                    soft_wrap=True,
+                )
 
 
 def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None = None) -> None:
@@ -90,6 +117,7 @@ def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None 
     Ctrl-C cancels the job. `name` is what the file is called where `--out` names none; with `--json`, nothing
     is written then. `draw` takes the place of what the table of outcomes draws.
     """
+    unserved(given, operation)
     if given.no_wait:
         if not given.emitted(operation.state):
             out.print(operation.name)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from convlens_client.cli.common import emit, err, out, table, tagged
-from convlens_client.cli.following import finish, follow, warn
+from convlens_client.cli.following import finish, follow, unserved, warn
 from convlens_client.cli.options import STEPWISE, Filmed, Shared, command
 from convlens_client.cli.outcomes import tell, write_outcome
 from convlens_client.cli.outcomes.artifact import names, write_artifact
@@ -60,7 +60,8 @@ def stats(given: Shared) -> None:
         return
     for queue in queues:
         priority = queue.priority.lower()
-        out.print(f"{queue.queue} ({priority}): {queue.queued} waiting, {queue.running} running")
+        workers = "" if queue.workers is None else f", {queue.workers} workers"
+        out.print(f"{queue.queue} ({priority}): {queue.queued} waiting, {queue.running} running{workers}")
         if queue.queued:
             out.print(f"  the next one has waited for {queue.oldest_queued_seconds:.1f} s")
         for event, count in sorted(queue.counters.items()):
@@ -115,6 +116,7 @@ def watch(given: Shared, name: Name) -> None:
     Example: convlens jobs watch 0f3c9a5e
     """
     operation = given.client.operation(name)
+    unserved(given, operation)
     follow(operation, given.json)
     _raise_for(operation.state)
 
@@ -221,6 +223,7 @@ def _show(given: Shared, operation: Operation, request: JobRequest) -> None:
         "queue": f"{metadata.queue_position} ahead" if metadata.queue_position else "",
         "priority": metadata.priority.lower() if metadata.priority != "NORMAL" else "",
         "expected": _expected(state),
+        "remaining": "" if metadata.remaining_seconds is None else f"{metadata.remaining_seconds:.3g} s",
         "device": metadata.device,
         "attempt": metadata.attempt or "",
         "created": _time(metadata.create_time),

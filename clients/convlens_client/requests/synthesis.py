@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convlens.errors import InvalidArgument
-from convlens.v1 import job_pb2, style_pb2
-from convlens_client.images import ImageLike, ResizeLike, to_image, to_side
+from convlens.v1 import image_pb2, job_pb2, style_pb2
+from convlens_client.images import LARGEST_SIDE, ImageLike, ResizeLike, to_image, to_side
 from convlens_client.requests.job import Fields, technique
 from convlens_client.requests.model import model_ref
 from convlens_client.requests.target import Caricature, Of, Target
@@ -30,8 +30,7 @@ def deepdream(
     `layers` may give each its weight; the other parameters are those of `convlens.v1.DeepDream`. Of the
     `strongest` or `weakest` channels, the report tells which they are.
     """
-    pictures = {"guide": guide, "mask": mask}
-    return {name: each if each is None else to_image(each, "keep", name) for name, each in pictures.items()}
+    return _brought({"guide": guide, "mask": mask})
 
 
 @technique(job_pb2.FeatureVisualisation, without=["parametrisation"])
@@ -110,7 +109,7 @@ def style_transfer(
         raise InvalidArgument.of("resize", resize, "left out beside size")
     return {
         "content": to_image(content, sided or resize, "content"),
-        "initial": None if initial is None else to_image(initial, "keep", "initial"),
+        **_brought({"initial": initial}),
         "styles": [_style(style, f"styles[{i}]") for i, style in enumerate(_several(styles))],
         "method": "classic" if classic else "best",
     }
@@ -151,12 +150,15 @@ def _several(styles: Style | ImageLike | Sequence[Style | ImageLike]) -> Sequenc
 def _style(style: Style | ImageLike, field: str) -> job_pb2.Style:
     style = style if isinstance(style, Style) else Style(style)
     pictures = {name: getattr(style, name) for name in ("image", "mask", "style_mask")}
-    images = {
-        name: to_image(picture, "keep", f"{field}.{name}")
+    return job_pb2.Style(weight=style.weight, scale=style.scale, **_brought(pictures, f"{field}."))
+
+
+def _brought(pictures: Mapping[str, ImageLike | None], path: str = "") -> dict[str, image_pb2.Image | None]:
+    """Pictures that the technique brings to size itself; larger ones than the service takes come smaller."""
+    return {
+        name: None if picture is None else to_image(picture, LARGEST_SIDE, f"{path}{name}")
         for name, picture in pictures.items()
-        if picture is not None
     }
-    return job_pb2.Style(weight=style.weight, scale=style.scale, **images)
 
 
 def _objective(item: Visualised | Mapping[Visualised, float]) -> job_pb2.Objective:

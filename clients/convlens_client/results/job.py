@@ -82,6 +82,7 @@ class JobMetadata:
     tags: dict[str, str]
     artifacts: tuple[Artifact, ...]
     resumable: bool
+    remaining_seconds: float | None
 
     @property
     def final(self) -> bool:
@@ -100,6 +101,7 @@ class QueueStats:
     oldest_queued_seconds: float
     counters: dict[str, int]
     throughput: dict[str, float]
+    workers: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -75,13 +75,19 @@ def _builder(model: onnx.ModelProto, height: int, width: int) -> GraphBuilder:
 
 def multiply_adds(model: onnx.ModelProto, size: int) -> int:
     """Multiplications of the convolutions and linear layers for one square image of `size` pixels."""
+    return sum(multiply_adds_by_kind(model, size))
+
+
+def multiply_adds_by_kind(model: onnx.ModelProto, size: int) -> tuple[int, int]:
+    """Those whose values have positions, which are in proportion to the pixels, and all others."""
     shapes = surgery.shapes(surgery.static(model, (1, size, size)))
     weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    return sum(
-        weights[node.input[1]] * math.prod(shapes[node.output[0]][2:])
-        for node in model.graph.node
-        if operator_of(node).kernel and node.input[1] in weights
-    )
+    found = [0, 0]
+    for node in model.graph.node:
+        if operator_of(node).kernel and node.input[1] in weights:
+            positions = shapes[node.output[0]][2:]
+            found[not positions] += weights[node.input[1]] * math.prod(positions)
+    return found[0], found[1]
 
 
 def min_size(model: onnx.ModelProto, size: int) -> int:

@@ -1494,13 +1494,14 @@ class JobMetadata(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     RESUMABLE_FIELD_NUMBER: _builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     technique: _builtins.str
     """Name of the technique, such as "deepdream"."""
     step: _builtins.int
     """Steps done."""
     total_steps: _builtins.int
-    """Steps in all; 0 while it is not known."""
+    """Steps in all, as reckoned at submission and counted by the worker; 0 while it is not known."""
     queue_position: _builtins.int
     """Jobs ahead in the queue; 0 unless queued."""
     attempt: _builtins.int
@@ -1516,13 +1517,17 @@ class JobMetadata(_message.Message):
     priority: Global___Priority.ValueType
     """Queue that it waits in."""
     expected_seconds: _builtins.float
-    """Seconds that it will run, by what jobs of its queue took lately; 0 while nothing is known."""
+    """Seconds that it will run, by what jobs of its technique, else of its queue, took lately; 0 while nothing is known."""
     bit_exact: _builtins.bool
     """Absent until it has run. False when it ran operations for which the device has no repeatable form: the same
     request may then end in other last bits.
     """
     resumable: _builtins.bool
     """Whether the technique is one whose jobs `resume` can go on from."""
+    remaining_seconds: _builtins.float
+    """Seconds that it will still run, by the pace that its steps have had so far; absent while that is not known, and once it
+    has ended.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """Model with its version resolved."""
@@ -1578,14 +1583,20 @@ class JobMetadata(_message.Message):
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         artifacts: _abc.Iterable[_tensor_pb2.TensorHeader] | None = ...,
         resumable: _builtins.bool = ...,
+        remaining_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "bit_exact", b"bit_exact", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "model", b"model", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "_remaining_seconds", b"_remaining_seconds", "bit_exact", b"bit_exact", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "model", b"model", "remaining_seconds", b"remaining_seconds", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "artifacts", b"artifacts", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "resumable", b"resumable", "start_time", b"start_time", "state", b"state", "step", b"step", "tags", b"tags", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact", "_remaining_seconds", b"_remaining_seconds", "artifacts", b"artifacts", "attempt", b"attempt", "bit_exact", b"bit_exact", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expected_seconds", b"expected_seconds", "expire_time", b"expire_time", "losses", b"losses", "model", b"model", "model_digest", b"model_digest", "preview", b"preview", "priority", b"priority", "queue_position", b"queue_position", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "start_time", b"start_time", "state", b"state", "step", b"step", "tags", b"tags", "technique", b"technique", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bit_exact: _TypeAlias = _typing.Literal["bit_exact"]  # noqa: Y015
     _WhichOneofArgType__bit_exact: _TypeAlias = _typing.Literal["_bit_exact", b"_bit_exact"]  # noqa: Y015
+    _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
+    _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bit_exact) -> _WhichOneofReturnType__bit_exact | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_seconds) -> _WhichOneofReturnType__remaining_seconds | None: ...
 
 Global___JobMetadata: _TypeAlias = JobMetadata  # noqa: Y015
 
@@ -1975,6 +1986,7 @@ class QueueStats(_message.Message):
     OLDEST_QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     THROUGHPUT_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     priority: Global___Priority.ValueType
     queue: _builtins.str
     """Name in Redis; what a worker's CONVLENS_QUEUE is."""
@@ -1984,6 +1996,8 @@ class QueueStats(_message.Message):
     """Jobs that workers have."""
     oldest_queued_seconds: _builtins.float
     """Age of the job that is next, in seconds; 0 when none waits."""
+    workers: _builtins.int
+    """Live workers that take its jobs; with none, its jobs wait until one comes. Absent from servers that do not count them."""
     @_builtins.property
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """By what happened: submitted, succeeded, failed, cancelled, retried (after a crash), drained (given back by a worker
@@ -1992,7 +2006,7 @@ class QueueStats(_message.Message):
 
     @_builtins.property
     def throughput(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Multiply-adds a second, by device: a moving average over jobs."""
+        """Multiply-adds a second, by device: the median of techniques, each by its last jobs."""
 
     def __init__(
         self,
@@ -2004,11 +2018,14 @@ class QueueStats(_message.Message):
         oldest_queued_seconds: _builtins.float = ...,
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         throughput: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        workers: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_workers", b"_workers", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "oldest_queued_seconds", b"oldest_queued_seconds", "priority", b"priority", "queue", b"queue", "queued", b"queued", "running", b"running", "throughput", b"throughput"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_workers", b"_workers", "counters", b"counters", "oldest_queued_seconds", b"oldest_queued_seconds", "priority", b"priority", "queue", b"queue", "queued", b"queued", "running", b"running", "throughput", b"throughput", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__workers: _TypeAlias = _typing.Literal["workers"]  # noqa: Y015
+    _WhichOneofArgType__workers: _TypeAlias = _typing.Literal["_workers", b"_workers"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__workers) -> _WhichOneofReturnType__workers | None: ...
 
 Global___QueueStats: _TypeAlias = QueueStats  # noqa: Y015

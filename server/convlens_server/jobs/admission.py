@@ -16,14 +16,13 @@ class Limits:
     pixels: int
     cost: float
 
-    def admit(self, job: Submission) -> float:
-        """The cost of a job in multiply-adds. Raises InvalidArgument when it is beyond a limit."""
+    def admit(self, job: Submission) -> None:
+        """Raise InvalidArgument when a job is beyond a limit."""
         if job.pixels > self.pixels:
             raise InvalidArgument.of(
                 job.technique, f"{job.pixels} pixels", f"at most {self.pixels} pixels together"
             )
-        cost = SPECIFICATIONS[job.technique].cost(job)
+        cost = SPECIFICATIONS[job.technique].estimate(job).cost
         if cost > self.cost:
             allowed = f"at most {self.cost:.3g}: fewer pixels or steps"
             raise InvalidArgument.of(job.technique, f"{cost:.3g} multiply-adds", allowed)
-        return cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from google.protobuf.message import Message
@@ -15,7 +15,9 @@ from convlens.v1 import image_pb2, job_pb2
 from convlens_models.manifest import Manifest
 from convlens_workers.jobs import JobRecord, JobStore
 from convlens_workers.jobs.pictures import find_images
+from convlens_workers.jobs.record import Reckoned
 from convlens_workers.jobs.techniques import SPECIFICATIONS
+from convlens_workers.jobs.techniques.base import Submission
 
 RESUMABLE = [name for name, specification in SPECIFICATIONS.items() if specification.grows]
 OF_THE_SUBMISSION = ("request_id", "tags", "base", "resume")
@@ -95,6 +97,18 @@ class EarlierJob:
             raise FailedPrecondition(text, reason="OTHER_MODEL", field="model")
         self._check_steps(growing, before, after)
 
+    def reckoned(self, job: Submission) -> Reckoned:
+        """What is left to do for a job that is resumed, and its steps in all; blocks.
+
+        Of a job that came to no end, the checkpoint's step is not known here: the cost is 0 then.
+        """
+        whole = SPECIFICATIONS[self.technique].estimate(job)
+        if self.record.metadata.state != job_pb2.JOB_STATE_SUCCEEDED:
+            return Reckoned(0.0, whole.steps)
+        before = replace(job, params=getattr(self.request, self.technique))
+        cost = whole.beyond(SPECIFICATIONS[self.technique].estimate(before))
+        return Reckoned(cost, whole.steps)
+
     def _check_steps(self, growing: Any, before: Any, after: Any) -> None:
         done = self.record.metadata.state == job_pb2.JOB_STATE_SUCCEEDED
         for name in growing:
@@ -105,6 +119,12 @@ class EarlierJob:
             more = " or ".join(growing) or "nothing: it makes several pictures"
             allowed = f"a job with steps left to do, and this has done them all; larger may be {more}"
             raise InvalidArgument.of("resume", self.record.name, allowed)
+
+
+def reckoned_of(job: Submission) -> Reckoned:
+    """What a job that is prepared costs, and how many steps it has; blocks."""
+    estimate = SPECIFICATIONS[job.technique].estimate(job)
+    return Reckoned(estimate.cost, estimate.steps)
 
 
 def described(request: job_pb2.SubmitJobRequest) -> job_pb2.GetJobRequestResponse:

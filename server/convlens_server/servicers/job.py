@@ -17,7 +17,7 @@ from convlens_models.manifest import Manifest
 from convlens_server.collections.gateway import CollectionGateway
 from convlens_server.identity import owner
 from convlens_server.jobs.admission import Limits
-from convlens_server.jobs.earlier_job import RESUMABLE, EarlierJob, describe
+from convlens_server.jobs.earlier_job import RESUMABLE, EarlierJob, describe, reckoned_of
 from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.jobs.preparation import preparation
 from convlens_server.quick.inference_service import InferenceService, Streamed, require
@@ -49,25 +49,26 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         check_tags(request.tags)
         earlier = await EarlierJob.of(request, store)
         whole = request if earlier is None else earlier.overlaid(request)
-        resolved, job, cost = await run(self._resolve, whole)
+        resolved, job = await run(self._resolve, whole)
         specification, digest = SPECIFICATIONS[job.technique], job.manifest.digest
         resumed = earlier if earlier and earlier.resumed else None
         if resumed:
             resumed.check_resumed(resolved, job.manifest)
         elif specification.prepare:
             await run(specification.prepare, job, await preparation(self._collections, job))
+        reckoned = await run(resumed.reckoned if resumed else reckoned_of, job)
         _own_collection(job.params)
         record = await store.submit(
             resolved,
             model_digest=digest,
             payload=sent,
-            cost=0.0 if resumed else cost,  # What is left to do is not known.
+            reckoned=reckoned,
             resumable=specification.grows is not None,
             resumed=resumed.record if resumed else None,
         )
         with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
             for helper in specification.helpers(resolved, record.name):
-                await store.submit(helper, model_digest=digest, payload=sent)
+                await store.submit(helper, model_digest=digest, payload=sent, reckoned=reckoned)
         return to_operation(record)
 
     async def WatchJob(  # noqa: N802
@@ -108,10 +109,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """How the queues stand."""
         return job_pb2.GetJobStatsResponse(queues=await self._long.store.stats())
 
-    def _resolve(
-        self, request: job_pb2.SubmitJobRequest
-    ) -> tuple[job_pb2.SubmitJobRequest, Submission, float]:
-        """The request with its defaults and the model's version, the job in it, and its cost; blocks."""
+    def _resolve(self, request: job_pb2.SubmitJobRequest) -> tuple[job_pb2.SubmitJobRequest, Submission]:
+        """The request with its defaults and the model's version, and the job in it; blocks."""
         manifest = self._quick.stored(request.model).manifest
         require(manifest)
         resolved = validate(request, manifest)
@@ -128,7 +127,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         specification = SPECIFICATIONS[job.technique]
         specification.complete(job)
         specification.check(job)
-        return resolved, job, self._limits.admit(job)
+        self._limits.admit(job)
+        return resolved, job
 
     def _submission(self, request: job_pb2.SubmitJobRequest, manifest: Manifest) -> Submission:
         """The job of a valid request: its technique's message within the request, and its pictures' sizes."""

@@ -11,12 +11,11 @@ from support.dreams import make_task, photo, run, values
 from convlens.errors import InvalidArgument
 from convlens_models.network import Network, load_network
 from convlens_models.repository import StoredModel
-from convlens_workers.jobs.techniques.deepdream import dream_layers
+from convlens_workers.jobs.techniques.deepdream import dream_layers, octaves
 from convlens_workers.techniques.base import Task
 from convlens_workers.techniques.deepdream import (
     Dream,
     next_octave,
-    octaves,
 )
 from convlens_workers.techniques.parts.loop import generator
 from convlens_workers.techniques.parts.pixels import random_shift, roll, unit_mean
@@ -110,8 +109,8 @@ def test_a_model_without_dream_layers_is_refused(network: Network, stored: Store
 
 def test_octaves_too_small_are_left_out(network: Network, stored: StoredModel) -> None:
     task = make_task(network, stored, photo(64, 128), octaves=4, octave_scale=1.4)
-    assert octaves(task) == [(33, 65), (46, 91), (64, 128)]
-    assert octaves(make_task(network, stored, photo(20, 40), octaves=4)) == [(20, 40)]
+    assert octaves((64, 128), task.params, task.manifest) == [(33, 65), (46, 91), (64, 128)]
+    assert octaves((20, 40), task.params, task.manifest) == [(20, 40)]
 
 
 def test_the_detail_goes_between_octaves_not_the_picture() -> None:

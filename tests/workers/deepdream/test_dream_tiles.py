@@ -15,8 +15,9 @@ from torch import Tensor
 
 from convlens_models.network import Network
 from convlens_models.repository import StoredModel
+from convlens_workers.jobs.techniques.sizes import cut
 from convlens_workers.techniques.parts.loop import generator
-from convlens_workers.techniques.parts.tiles import cut, random_roll, tiled_gradient
+from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
 
 @pytest.mark.parametrize(

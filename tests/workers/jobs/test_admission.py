@@ -13,6 +13,8 @@ from support.worker_by_hand import WorkerByHand
 from convlens.errors import InvalidArgument, ResourceExhausted, Unavailable
 from convlens.v1 import job_pb2, model_pb2
 from convlens_workers.jobs import JobRecord, JobSettings, JobStore
+from convlens_workers.jobs.record import Reckoned
+from convlens_workers.jobs.stats import speed
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ async def submit(store: JobStore, priority: int = 0, cost: float = 0.0, tenant: 
     request = job_pb2.SubmitJobRequest(
         model=model_pb2.ModelRef(name="tiny", version=1), priority=priority, deepdream=job_pb2.DeepDream()
     )
-    return await store.of(tenant).submit(request, model_digest="abc", cost=cost)
+    return await store.of(tenant).submit(request, model_digest="abc", reckoned=Reckoned(cost, 7))
 
 
 async def test_a_priority_is_a_queue_with_its_own_workers(store: JobStore, settings: JobSettings) -> None:
@@ -75,6 +77,38 @@ async def test_what_jobs_took_says_what_the_next_will_take(store: JobStore, sett
     took = first.metadata.end_time.ToMilliseconds() - first.metadata.start_time.ToMilliseconds()
     second = await submit(store, cost=3e9)
     assert second.metadata.expected_seconds == pytest.approx(3 * max(took, 1) / 1000, rel=0.01)
+    assert second.metadata.total_steps == 7
+
+
+def test_one_job_that_is_unlike_the_others_spoils_nothing() -> None:
+    speeds = {b"cpu texture": b"1e9 1.1e9 0.9e9", b"cpu deepdream": b"1e9 50 1e9 1e9 2e13", b"cpu x": b"1e9"}
+    assert speed(speeds, "deepdream") == 1e9
+    assert speed({**speeds, b"cpu deepdream": b"4e9"}, "deepdream") == 4e9
+    assert speed({**speeds, b"cpu deepdream": b"4e9"}, "style_transfer") == 1e9
+    assert speed({}, "deepdream") == 0
+
+
+async def test_only_the_last_jobs_of_a_technique_count(store: JobStore, settings: JobSettings) -> None:
+    kept = []
+    with WorkerByHand(settings) as worker:
+        for number in range(12):
+            await submit(store, cost=1e6**number, tenant=str(number))
+            attempt = worker.take()
+            await asyncio.sleep(0.002)
+            worker.succeed(attempt)
+        kept = [float(rate) for rate in worker.speeds()[b"cpu deepdream"].split()]
+    assert len(kept) == 9
+    assert kept == sorted(kept)
+
+
+async def test_the_workers_of_a_queue_are_counted(store: JobStore, settings: JobSettings) -> None:
+    with WorkerByHand(settings, lease=0.01) as dead, WorkerByHand(settings) as worker:
+        dead.store.sweep()
+        worker.store.sweep()
+        await asyncio.sleep(0.02)
+        assert [queue.workers for queue in await store.stats()] == [1, 0]
+        worker.store.withdraw()
+        assert [queue.workers for queue in await store.stats()] == [0, 0]
 
 
 async def test_the_queues_stand_as_they_stand(store: JobStore, settings: JobSettings) -> None:
@@ -86,6 +120,7 @@ async def test_the_queues_stand_as_they_stand(store: JobStore, settings: JobSett
         worker.take()
     normal, high = await store.stats()
     assert (normal.queue, normal.queued, normal.running) == ("convlens", 1, 1)
+    assert (normal.workers, high.HasField("workers")) == (0, True)
     assert dict(normal.counters) == {"submitted": 3, "retried": 1, "succeeded": 1}
     assert 0 < normal.oldest_queued_seconds < 60
     assert (high.priority, high.queue, high.queued) == (job_pb2.PRIORITY_HIGH, "convlens-high", 0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from convlens.errors import InvalidArgument, NotFound
@@ -27,8 +26,8 @@ class Outlook(NamedTuple):
     """Digest of the payload that the id was used with, if it was."""
     waiting: int
     """The number of jobs in the queue."""
-    throughput: float
-    """Multiply-adds a second of the queue's devices; 0 where no job has finished yet."""
+    speeds: Mapping[bytes, bytes]
+    """Multiply-adds a second that jobs of the queue had lately, as Redis keeps them; see `stats.speed`."""
 
 
 ENTRY: Final = re.compile(r"\d{13}-[0-9a-f]{32}")
@@ -48,9 +47,9 @@ class Queries:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hget(scripts.OPERATION + id_, "payload")
                 pipe.llen(f"rq:queue:{queue}")
-                pipe.hvals(scripts.THROUGHPUT + queue)
-                known, waiting, rates = await pipe.execute()
-        return Outlook(known, waiting, fmean(map(float, rates)) if rates else 0.0)
+                pipe.hgetall(scripts.SPEEDS + queue)
+                known, waiting, speeds = await pipe.execute()
+        return Outlook(known, waiting, speeds)
 
     async def record(self, id_: str) -> JobRecord:
         """The job, with its position in the queue. Raises NotFound."""

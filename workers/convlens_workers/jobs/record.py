@@ -62,6 +62,7 @@ _METADATA: Final[dict[str, Callable[[bytes], Any]]] = {
     "tags": json.loads,
     "artifacts": lambda raw: job_pb2.JobResult.FromString(raw).artifacts,
     "resumable": lambda raw: raw == b"1",
+    "remaining_seconds": float,
 }
 
 # The same for the fields of `JobRecord` that clients do not see.
@@ -139,6 +140,15 @@ def operation_id(name: str) -> str:
     if not re.fullmatch(r"operations/[0-9a-f]{32}", name):
         raise NotFound(f"no operation {name!r}; names are operations/ and 32 hexadecimal digits")
     return name.removeprefix(PREFIX)
+
+
+class Reckoned(NamedTuple):
+    """What a job is reckoned to be before it runs; 0 where that is not known."""
+
+    cost: float = 0.0
+    """Multiply-adds of the whole job."""
+    steps: int = 0
+    """Steps in all."""
 
 
 class Filter(NamedTuple):

@@ -7,10 +7,11 @@ Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list
     convlens:operations       zset    index of all jobs, members "<create time in ms>-<id>", all of score 0
     convlens:leases:<queue>   zset    id -> when its lease ends (ms); jobs that a worker has taken
     convlens:swept:<queue>    string  when the last sweep ran (ms)
+    convlens:swept:by:<queue> zset    worker that sweeps -> until when it counts as alive (ms)
     convlens:changed          channel id of each job that changed, to wake watchers
     convlens:tenant:<tenant>  set     ids of the tenant's jobs that have not finished
     convlens:counters:<queue> hash    how often what happened: submitted, succeeded, failed, retried, ...
-    convlens:throughput:<queue> hash  multiply-adds a second that were seen, by device: a moving average
+    convlens:throughput:jobs:<queue> hash  "<device> <technique>" -> multiply-adds a second of its last jobs
 
 The clock is Redis's. An attempt holds a token; when the record has another one, or none, the attempt is stale
 and nothing that it says is taken down. State numbers are those of JobState.
@@ -27,7 +28,8 @@ OPERATION: Final = "convlens:operation:"
 EVENTS: Final = "convlens:events:"
 INDEX: Final = "convlens:operations"
 CHANGED: Final = "convlens:changed"
-THROUGHPUT: Final = "convlens:throughput:"
+SPEEDS: Final = "convlens:throughput:jobs:"
+WORKERS: Final = "convlens:swept:by:"
 
 # ARGV[1..5] of every script; see `context`.
 _PRELUDE: Final = """
@@ -37,6 +39,7 @@ local queue = redis.call('HGET', 'convlens:operation:' .. id, 'queue') or ARGV[1
 local QUEUE = 'rq:queue:' .. queue
 local TAKEN = QUEUE .. ':intermediate'
 local LEASES = 'convlens:leases:' .. queue
+local WORKERS = 'convlens:swept:by:' .. queue
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
 local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
@@ -54,10 +57,12 @@ local function tenant(id) return 'convlens:tenant:' .. (field(id, 'tenant') or '
 local function learn(id, ended)
   local cost, claimed = tonumber(field(id, 'cost') or 0), tonumber(field(id, 'claimed') or ended)
   if cost <= 0 or ended <= claimed or field(id, 'attempt') ~= '1' then return end
-  local key, device = 'convlens:throughput:' .. queue, field(id, 'device')
-  local rate = cost * 1000 / (ended - claimed)
-  local known = tonumber(redis.call('HGET', key, device) or rate)
-  redis.call('HSET', key, device, tostring(0.7 * known + 0.3 * rate))
+  local key = 'convlens:throughput:jobs:' .. queue
+  local kind = field(id, 'device') .. ' ' .. (field(id, 'technique') or '')
+  local known = {string.format('%.6g', cost * 1000 / (ended - claimed))}
+  local before = redis.call('HGET', key, kind) or ''
+  for rate in string.gmatch(before, '%S+') do table.insert(known, #known, rate) end
+  redis.call('HSET', key, kind, table.concat(known, ' ', math.max(1, #known - 8)))
 end
 
 local function emit(id, preview)
@@ -89,7 +94,7 @@ local function finish(id, state, name, value)
   if state == SUCCEEDED then learn(id, ended) end
   redis.call('SREM', tenant(id), id)
   redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
-  redis.call('HDEL', record(id), 'token', 'queue_position')
+  redis.call('HDEL', record(id), 'token', 'queue_position', 'remaining_seconds')
   redis.call('ZREM', LEASES, id)
   redis.call('LREM', QUEUE, 0, id)
   redis.call('LREM', TAKEN, 0, id)
@@ -116,7 +121,7 @@ local function requeue(id, crashed, max_crashes)
   local behind = redis.call('LLEN', QUEUE)
   redis.call(crashed and 'RPUSH' or 'LPUSH', QUEUE, id)
   redis.call('HSET', record(id), 'state', QUEUED, 'queue_position', crashed and behind or 0)
-  redis.call('HDEL', record(id), 'token')
+  redis.call('HDEL', record(id), 'token', 'remaining_seconds')
   emit(id)
   return ''
 end
@@ -206,6 +211,10 @@ _SCRIPTS: Final = {
     # '', lease in ms, interval in ms, most crashes -> ids that were taken away from their workers
     "sweep": """
         local time, lease, interval = now(), tonumber(ARGV[7]), tonumber(ARGV[8])
+        redis.call('ZADD', WORKERS, time + lease, ARGV[10])
+        for _, gone in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', time)) do
+          redis.call('ZREM', WORKERS, gone)
+        end
         local pause = time - tonumber(redis.call('GET', 'convlens:swept:' .. queue) or 0)
         if pause < interval then return {} end
         redis.call('SET', 'convlens:swept:' .. queue, time)
@@ -235,13 +244,15 @@ _SCRIPTS: Final = {
         if state == RUNNING and redis.call('HSET', record(id), 'cancel_requested', '1') == 1 then emit(id) end
         return ''
     """,
-    # '' -> jobs that wait, jobs that run, age of the next one in ms, counters, throughput; changes nothing
+    # '' -> jobs that wait, jobs that run, age of the next one in ms, counters, speeds, live workers; changes
+    # nothing
     "stats": """
         local first = redis.call('LINDEX', QUEUE, 0)
         local created = first and field(first, 'create_time')
+        local alive = redis.call('ZRANGEBYSCORE', WORKERS, now(), '+inf')
         return {redis.call('LLEN', QUEUE), redis.call('ZCARD', LEASES), created and now() - created or 0,
                 redis.call('HGETALL', 'convlens:counters:' .. queue),
-                redis.call('HGETALL', 'convlens:throughput:' .. queue)}
+                redis.call('HGETALL', 'convlens:throughput:jobs:' .. queue), #alive}
     """,
     # id -> -1 no such job, 0 it has not finished, 1 removed
     "delete": """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import median
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -16,6 +17,7 @@ GAUGES: Final = {
     "queued": "Jobs that wait.",
     "running": "Jobs that workers have.",
     "oldest_queued_seconds": "Age of the job that is next.",
+    "workers": "Workers that take jobs.",
 }
 EVENTS: Final = ("submitted", "succeeded", "failed", "cancelled", "retried", "drained", "given_up")
 """Counters that are exported as 0 from the start, so that Prometheus sees the first event as an increase."""
@@ -23,7 +25,9 @@ EVENTS: Final = ("submitted", "succeeded", "failed", "cancelled", "retried", "dr
 
 def to_stats(reply: list[Any], queue: str, priority: job_pb2.Priority.ValueType) -> job_pb2.QueueStats:
     """The message that tells what the script `stats` has replied."""
-    queued, running, oldest, counters, throughput = reply
+    queued, running, oldest, counters, flat, workers = reply
+    speeds = _pairs(flat, bytes)
+    devices = dict.fromkeys(kind.partition(" ")[0] for kind in speeds)
     return job_pb2.QueueStats(
         priority=priority,
         queue=queue,
@@ -31,8 +35,25 @@ def to_stats(reply: list[Any], queue: str, priority: job_pb2.Priority.ValueType)
         running=running,
         oldest_queued_seconds=max(0, int(oldest)) / 1000,
         counters=_pairs(counters, int),
-        throughput=_pairs(throughput, float),
+        throughput={device: _middle(speeds, f"{device} ", "") for device in devices},
+        workers=workers,
     )
+
+
+def speed(speeds: Mapping[bytes, bytes], technique: str) -> float:
+    """Multiply-adds a second to expect of a job: the median of the last ones of its technique, else of all.
+
+    0 where none has ended. Of a median one job that is unlike all others spoils nothing.
+    """
+    known = {kind.decode(): value for kind, value in speeds.items()}
+    return _middle(known, "", f" {technique}") or _middle(known, "", "")
+
+
+def _middle(speeds: Mapping[str, bytes], start: str, end: str) -> float:
+    """The median of all kinds that start and end so, each of which is the median of its last jobs."""
+    kinds = (value for kind, value in speeds.items() if kind.startswith(start) and kind.endswith(end))
+    rates = [median(map(float, value.split())) for value in kinds]
+    return median(rates) if rates else 0.0
 
 
 class QueueCollector(Collector):

@@ -33,16 +33,17 @@ from convlens_workers.jobs.change_notifier import ChangeNotifier
 from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.jobs.queries import ENTRY, Queries, check_page_token
-from convlens_workers.jobs.record import Filter, JobRecord, operation_id
+from convlens_workers.jobs.record import Filter, JobRecord, Reckoned, operation_id
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
-from convlens_workers.jobs.stats import to_stats
+from convlens_workers.jobs.stats import speed, to_stats
 from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
 READ_AGAIN: Final = 5.0
 """Seconds after which a watcher reads the record again, told of a change or not."""
 PAGE: Final = 50
+UNKNOWN: Final = Reckoned()
 ALL: Final = Filter()
 
 
@@ -88,7 +89,7 @@ class JobStore:
         *,
         model_digest: str,
         payload: bytes | None = None,
-        cost: float = 0.0,
+        reckoned: Reckoned = UNKNOWN,
         resumable: bool = False,
         resumed: JobRecord | None = None,
     ) -> JobRecord:
@@ -99,7 +100,7 @@ class JobStore:
             model_digest: digest of the model's files.
             payload: what the client sent, which decides whether a request id comes with the same payload
                 again; default: `request`.
-            cost: multiply-adds of the whole job; 0 where that is not known.
+            reckoned: of what there is to do.
             resumable: whether its last checkpoint is kept, for another job to go on from.
             resumed: the job from whose last checkpoint this one goes on.
 
@@ -112,15 +113,18 @@ class JobStore:
         body = _without_tags(request).SerializeToString(deterministic=True)
         sent = hashlib.sha256(body if payload is None else payload).hexdigest()
         id_ = self._id_of(request.request_id)
-        known, waiting, rate = await self._queries.before_submit(id_, queue)
+        known, waiting, speeds = await self._queries.before_submit(id_, queue)
+        technique = request.WhichOneof("technique") or ""
+        rate = speed(speeds, technique)
         if known is None and waiting < self._settings.queue_limit:
             fields = {
-                "technique": request.WhichOneof("technique") or "",
+                "technique": technique,
                 "model": request.model.SerializeToString(deterministic=True),
                 "model_digest": model_digest,
                 "priority": request.priority or job_pb2.PRIORITY_NORMAL,
-                "cost": cost,
-                "expected_seconds": cost / rate if rate else 0.0,
+                "cost": reckoned.cost,
+                "total_steps": reckoned.steps,
+                "expected_seconds": reckoned.cost / rate if rate else 0.0,
                 "request": await asyncio.to_thread(self._artifacts.put, id_, "request", body),
                 "trace": traceparent(),
                 "tags": json.dumps(dict(request.tags)),

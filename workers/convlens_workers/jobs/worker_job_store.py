@@ -72,6 +72,7 @@ class WorkerJobStore:
         self._context = scripts.context(settings)
         self._queue = settings.queue
         self._lease = int(lease * 1000)
+        self._name = uuid.uuid4().hex
 
     def claim(self, id_: str, device: str) -> Attempt | None:
         """Start an attempt, or None where the job does not wait any more."""
@@ -131,11 +132,17 @@ class WorkerJobStore:
     def sweep(self) -> list[str]:
         """Take jobs away from workers that have not reported for a lease; gives their ids.
 
+        Whoever calls this counts among the live workers of the queue for a lease.
         Any number of workers may call this as often as they like: it acts five times a lease in all, and on
         each lost lease once. After a pause of all sweeps (Redis was away) every lease gets one more term.
         """
-        interval = self._lease // SWEEPS_A_LEASE
-        return [id_.decode() for id_ in self._call("sweep", "", self._lease, interval, MAX_CRASHES)]
+        arguments = (self._lease, self._lease // SWEEPS_A_LEASE, MAX_CRASHES, self._name)
+        return [id_.decode() for id_ in self._call("sweep", "", *arguments)]
+
+    def withdraw(self) -> None:
+        """Do not count among the live workers any more."""
+        with redis_errors():
+            self._redis.zrem(scripts.WORKERS + self._queue, self._name)
 
     def stats(self) -> job_pb2.QueueStats:
         """Lengths, counters and throughput of this worker's queue."""

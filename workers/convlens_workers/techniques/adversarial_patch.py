@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
-from convlens_workers.jobs.techniques.adversarial_patch import EVERY
+from convlens_workers.jobs.techniques.adversarial_patch import EVERY, PLACEMENTS
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks, camera
 from convlens_workers.techniques.parts.loop import Losses, optimise
@@ -22,8 +22,6 @@ from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.pixels import Size
 
 Params = adversarial_pb2.AdversarialPatch
-PLACEMENTS: Final = 4
-"""How often the patch is placed on each picture that judges."""
 SHOWN: Final = 8
 """Placements that are shown at most."""
 DISC, PLACED = "disc", "placements"

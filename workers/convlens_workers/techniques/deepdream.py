@@ -12,14 +12,14 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from convlens.v1 import job_pb2
-from convlens_workers.jobs.techniques.deepdream import VIDEOS, dream_layers, smallest_side
+from convlens_workers.jobs.techniques.deepdream import VIDEOS, dream_layers, input_size, octaves
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.animation import eight_bit, encoder, zoomed
 from convlens_workers.techniques.parts.colours import change_in_grey, luminance
 from convlens_workers.techniques.parts.excitation import Excited, excited
 from convlens_workers.techniques.parts.guide import guided
 from convlens_workers.techniques.parts.loop import Losses, optimise
-from convlens_workers.techniques.parts.pixels import Size, resize, roll, scaled, unit_mean
+from convlens_workers.techniques.parts.pixels import Size, resize, roll, unit_mean
 from convlens_workers.techniques.parts.pyramid import equalised
 from convlens_workers.techniques.parts.tiles import random_roll, tiled_gradient
 
@@ -64,7 +64,9 @@ def deepdream(task: Task[Params], state: State | None = None) -> Generator[Step,
     params, dream = task.params, Dream(task, dream_layers(task.params, task.manifest))
     suffix = VIDEOS[params.video].suffix
     encode = encoder(suffix)
-    count, sizes = max(1, params.frames), octaves(task)  # 0 frames: a request from before there were any.
+    count = max(1, params.frames)  # 0 frames: a request from before there were any.
+    height, width = task.images[IMAGE].shape[2:]
+    sizes = octaves((height, width), params, task.manifest)
     stages = [Octave(dream, size, frame, params.steps) for frame in range(count) for size in sizes]
     last = yield from optimise(stages, state, task.seed, task.device)
     results: dict[str, Tensor | Message] = {IMAGE: last[IMAGE]}
@@ -162,9 +164,7 @@ class Dream:
 
     def _at_input_size(self, image: Tensor) -> Tensor:
         """The picture with its longer side at the network's input size, but no side too small for it."""
-        sides, manifest = image.shape[2:], self.task.manifest
-        ratio = min(1.0, max(manifest.input_size / max(sides), smallest_side(manifest) / min(sides)))
-        return scaled(image, ratio, least=1)
+        return resize(image, input_size((image.shape[2], image.shape[3]), self.task.manifest))
 
 
 @dataclass(frozen=True)
@@ -230,14 +230,6 @@ def next_octave(
         blurred = resize(coarser, size).clamp(torch.finfo(finer.dtype).tiny, 1)
         detail = detail * (finer / blurred).clamp(max=1)
     return (resize(start, size) + detail).clamp(0, 1)
-
-
-def octaves(task: Task[Params]) -> list[Size]:
-    """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
-    height, width = task.images[IMAGE].shape[2:]
-    scales = [task.params.octave_scale**-n for n in reversed(range(task.params.octaves))]
-    sizes = [(round(height * scale), round(width * scale)) for scale in scales[:-1]]
-    return [size for size in sizes if min(size) >= smallest_side(task.manifest)] + [(height, width)]
 
 
 def with_frame(held: State, number: int) -> State:

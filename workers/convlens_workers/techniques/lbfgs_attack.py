@@ -14,6 +14,7 @@ from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_workers.jobs.techniques.lbfgs_attack import EVALUATIONS
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks
 from convlens_workers.techniques.parts.loop import Losses, optimise
@@ -24,8 +25,6 @@ TENFOLD: Final = 10.0
 """Factor by which c changes until it is bounded from both sides."""
 TOLERANCE: Final = 1e-6
 """Relative fall of the objective in an iteration below which it has converged."""
-EVALUATIONS: Final = 2
-"""Evaluations an iteration at most, as the line search takes more than one at times."""
 
 
 def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:

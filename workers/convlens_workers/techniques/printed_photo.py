@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_workers.jobs.techniques.printed_photo import EPSILONS, LEVEL, STEPS
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks, camera
 from convlens_workers.techniques.parts.balls import Linf, moved
@@ -22,9 +23,6 @@ from convlens_workers.techniques.parts.optimisers import VARIABLE
 from convlens_workers.techniques.parts.pixels import blur
 
 Params = adversarial_pb2.PrintedPhoto
-EPSILONS: Final = (4 / 255, 8 / 255, 16 / 255)
-LEVEL: Final = 1 / 255
-"""Length of a step of the attacks that iterate."""
 BALL: Final = Linf()
 SIDE: Final = 227
 """Side in pixels of a picture whose blur is the parameter's; larger ones are blurred more."""
@@ -96,27 +94,19 @@ class Attack:
     """One of the three.
 
     Attributes:
-        steps: how many it takes for an epsilon.
         length: of each step for an epsilon.
         sign: 1 where the class is left, -1 where it is approached.
     """
 
     name: str
-    steps: Callable[[float], int]
     length: Callable[[float], float]
     sign: int = 1
 
 
-def iterations(epsilon: float) -> int:
-    """min(e + 4, 1.25 e) for e = 255 epsilon, at least 1 (section 2.2 of the paper)."""
-    levels = epsilon / LEVEL
-    return max(1, round(min(levels + 4, 1.25 * levels)))
-
-
 ATTACKS: Final = (
-    Attack("fgsm", lambda _: 1, lambda epsilon: epsilon),
-    Attack("bim", iterations, lambda _: LEVEL),
-    Attack("least_likely", iterations, lambda _: LEVEL, sign=-1),
+    Attack("fgsm", lambda epsilon: epsilon),
+    Attack("bim", lambda _: LEVEL),
+    Attack("least_likely", lambda _: LEVEL, sign=-1),
 )
 
 
@@ -131,7 +121,7 @@ class Attacking:
     @property
     def steps(self) -> int:
         """Steps of the attack."""
-        return self.attack.steps(self.epsilon)
+        return STEPS[self.attack.name](self.epsilon)
 
     def start(self, last: State, rng: torch.Generator) -> State:
         """The pictures themselves."""

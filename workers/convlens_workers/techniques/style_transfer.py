@@ -6,7 +6,6 @@ Classic: Gatys, Ecker & Bethge, CVPR 2016. Best: Katherine Crowson's, by scales 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from torch import Tensor
 from convlens.errors import InvalidArgument
 from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
+from convlens_workers.jobs.techniques.style_transfer import optimiser, picture_sizes, style_size
 from convlens_workers.techniques.base import FeatureNetwork, Results, State, Step, Task
 from convlens_workers.techniques.parts import losses
 from convlens_workers.techniques.parts.colours import luminance, match_covariance, with_luminance
@@ -27,24 +27,19 @@ from convlens_workers.techniques.parts.image_optimisation import (
     AveragedImageOptimisation,
     ImageOptimisation,
     features,
-    scales,
 )
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.pixels import Size, resize, scaled
+from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.StyleTransfer
-RATIO: Final = math.sqrt(2)
-MOST_SCALES: Final = 16
 EXPECTED_FALL: Final = 0.2
 """Of the loss. Less than for textures: a large weight of the content leaves little to lose."""
 BETAS: Final = (0.9, 0.99)
 GREY: Final = 0.5
 LEVEL: Final = 1 / 255
 """The noise of a grey start: as good as none to the eye, but no two positions are alike."""
-LEAST_SIDE: Final = 8
-"""Pixels of a style's shorter side."""
 
 
 class Pool(NamedTuple):
@@ -72,25 +67,19 @@ class Method:
     Attributes:
         compare: makes the loss of a layer from the style's values, where in the picture they count, and
             where in the style.
-        optimiser: that is taken where none is named.
-        scales: at most so many.
         gains: whether pools make up for what a maximum is more.
     """
 
     compare: Callable[[Tensor, Tensor | None, Tensor | None], losses.Loss]
-    optimiser: job_pb2.Optimiser.ValueType
-    scales: int
     gains: bool
 
 
-BEST: Final = Method(losses.wasserstein_loss, job_pb2.OPTIMISER_ADAM, MOST_SCALES, gains=True)
+BEST: Final = Method(losses.wasserstein_loss, gains=True)
 METHODS: Final = {
     job_pb2.STYLE_METHOD_UNSPECIFIED: BEST,
     job_pb2.STYLE_METHOD_BEST: BEST,
     job_pb2.STYLE_METHOD_CLASSIC: Method(
         lambda style, where, part: losses.gram_loss(losses.gram(style, part), where),
-        job_pb2.OPTIMISER_LBFGS,
-        1,
         gains=False,
     ),
 }
@@ -118,7 +107,7 @@ class StylePicture(NamedTuple):
     Attributes:
         weight: its share of the style losses.
         image: (1, 3, H, W).
-        scale: its longer side over the result's.
+        scale: its longer side over the result's; 0 stands for 1.
         part: brightness (1, 1, H', W'): which part of it counts; None: all.
         where: the same of the result.
     """
@@ -142,9 +131,9 @@ def style_transfer(task: Task[Params], state: State | None = None) -> Generator[
     if pool is not None:
         network = network.average_pooled(pool.gain if method.gains else 1.0, pool.power)
     source = Source(task, method, network)
-    kind, optimiser = OPTIMISERS[params.optimiser or method.optimiser]
+    kind, walk = OPTIMISERS[optimiser(params)]
     height, width = content.shape[2:]
-    sizes = scales((height, width), method.scales, RATIO, params.smallest)
+    sizes = picture_sizes(params, (height, width))
     stages = [
         kind(
             params.first_steps if position == 0 else params.steps,
@@ -152,7 +141,7 @@ def style_transfer(task: Task[Params], state: State | None = None) -> Generator[
             source.network,
             partial(source.parts, size),
             source.begin,
-            optimiser(params),
+            walk(params),
         )
         for position, size in enumerate(sizes)
     ]
@@ -171,9 +160,7 @@ class Source:
         self.network = network
         self._params, self._compare = params, method.compare
         self._content, self._initial = task.images["content"], task.images.get("initial")
-        self._least = max(
-            LEAST_SIDE, math.ceil((task.manifest.min_size + 2) / 3)
-        )  # The frame makes it thrice.
+        self._manifest = task.manifest
         self._layers = layer_weights(params, task.manifest, style_layers)
         self._content_layer = params.content_layer or content_layer(task.manifest)
         whole = sum(style.weight for style in params.styles)
@@ -181,7 +168,7 @@ class Source:
             StylePicture(
                 style.weight / whole,
                 task.images[f"styles[{i}].image"],
-                style.scale or 1.0,
+                style.scale,
                 _mask(task.images, f"styles[{i}].style_mask"),
                 _mask(task.images, f"styles[{i}].mask"),
             )
@@ -217,9 +204,11 @@ class Source:
 
         And which part of it counts.
         """
-        ratio = style.scale * max(size) / max(style.image.shape[2:])
-        small = scaled(style.image, ratio, least=self._least)
-        part = None if style.part is None else resize(style.part, (small.shape[2], small.shape[3]))
+        height, width = style_size(
+            (style.image.shape[2], style.image.shape[3]), size, style.scale, self._manifest
+        )
+        small = resize(style.image, (height, width))
+        part = None if style.part is None else resize(style.part, (height, width))
         if self._params.colours == job_pb2.COLOURS_COVARIANCE:
             return match_covariance(small, self._content, part).clamp(0, 1), part
         return self._coloured(small), part

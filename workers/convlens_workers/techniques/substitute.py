@@ -12,19 +12,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
-from convlens_workers.jobs.techniques.substitute import address_of
+from convlens_workers.jobs.techniques.substitute import ASKED_AT_ONCE, BATCH, address_of
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import query_set
 from convlens_workers.techniques.parts.attacks import stacked
 from convlens_workers.techniques.parts.loop import Losses, optimise
 from convlens_workers.techniques.parts.optimisers import MEMORY, VARIABLE
-from convlens_workers.techniques.parts.query_set import AGREEMENT, ANSWERS, ASKED_AT_ONCE, QuerySet
+from convlens_workers.techniques.parts.query_set import AGREEMENT, ANSWERS, QuerySet
 from convlens_workers.techniques.parts.substitute_model import SubstituteModel
 from convlens_workers.techniques.parts.variations import lit, placed
 from convlens_workers.victims import Victim, opened
 
 Params = adversarial_pb2.Substitute
-BATCH: Final = 64
 RATE: Final = 3e-3
 DONE, ORDER = "done", "order"
 

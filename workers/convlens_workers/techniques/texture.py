@@ -10,19 +10,17 @@ from torch import Tensor
 
 from convlens.v1 import job_pb2
 from convlens_workers.jobs.techniques.layers import activations, layer_weights
+from convlens_workers.jobs.techniques.texture import picture_sizes, sample_size
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts.colours import match_covariance, match_histogram
 from convlens_workers.techniques.parts.descent import descent
-from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features, scales
+from convlens_workers.techniques.parts.image_optimisation import Frame, ImageOptimisation, features
 from convlens_workers.techniques.parts.loop import optimise
 from convlens_workers.techniques.parts.losses import Part, gram, gram_loss
 from convlens_workers.techniques.parts.optimisers import Optimiser, adam, lbfgs
-from convlens_workers.techniques.parts.pixels import Size, scaled
+from convlens_workers.techniques.parts.pixels import Size, resize
 
 Params = job_pb2.Texture
-SMALLEST_SIDE: Final = 128
-"""Pixels of picture and sample. Below it fine textures are noise, and deep layers have too few positions."""
-RATIO: Final = 2.0
 EXPECTED_FALL: Final = 0.5
 """Of the loss. Textures that look like their sample have lost 95% of it or more; noise stays above half."""
 OPTIMISERS: Final[dict[int, Callable[[float], Optimiser]]] = {
@@ -44,7 +42,7 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
 
     def stage(size: Size) -> ImageOptimisation:
         def parts() -> list[Part]:
-            values = features(network, scaled(sample, size[0] / full[0], least=8), weights)
+            values = features(network, resize(sample, sample_size(own, size, sizes[-1])), weights)
             return [Part(name, name, weights[name], gram_loss(gram(value))) for name, value in values.items()]
 
         optimiser = OPTIMISERS[params.optimiser](params.learning_rate)
@@ -54,9 +52,9 @@ def texture(task: Task[Params], state: State | None = None) -> Generator[Step, N
         return noise_like(sample, size, rng)
 
     frame: Frame = "circular" if params.seamless else "reflect"
-    full = (params.height or sample.shape[2], params.width or sample.shape[3])
-    smallest = SMALLEST_SIDE * min(full) / min(*full, *sample.shape[2:])
-    stages = [stage(size) for size in scales(full, params.scales, RATIO, smallest)]
+    own = (sample.shape[2], sample.shape[3])
+    sizes = picture_sizes(params, own)
+    stages = [stage(size) for size in sizes]
     last = yield from optimise(stages, state, task.seed, task.device)
     image = stages[-1].picture(last)
     if not params.keep_colours:

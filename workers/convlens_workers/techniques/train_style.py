@@ -17,14 +17,19 @@ from convlens.v1 import model_pb2, style_pb2
 from convlens_models.importing.style_import import MIN_SIZE, add_style
 from convlens_models.style_networks import FAST_STYLE, WIDTH, width
 from convlens_workers.jobs.techniques.layers import content_layer, layer_weights, style_layers
-from convlens_workers.jobs.techniques.train_style import start_from
+from convlens_workers.jobs.techniques.train_style import (
+    PREVIEW_SIDE,
+    SHOWN_EVERY,
+    start_from,
+    style_size,
+)
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import distributed_training, image_dataset, ranks
 from convlens_workers.techniques.parts.descent import descent
 from convlens_workers.techniques.parts.loop import LOSS, Losses, optimise
 from convlens_workers.techniques.parts.optimisers import VARIABLE, adam
 from convlens_workers.techniques.parts.perceptual import Perceptual
-from convlens_workers.techniques.parts.pixels import scaled
+from convlens_workers.techniques.parts.pixels import resize, scaled
 from convlens_workers.techniques.parts.style_network import StyleNetwork
 
 Params = style_pb2.TrainStyle
@@ -34,9 +39,6 @@ TAKEN: Final = "optimiser.step"
 """Adam's count of its steps."""
 EXPECTED_FALL: Final = 0.5
 """Of the loss, which starts with pictures of random weights."""
-SHOWN_EVERY: Final = 20
-"""Steps between previews, each of which costs about as much as a step."""
-PREVIEW_SIDE: Final = 512
 
 
 def train_style(task: Task[Params], state: State | None = None) -> Generator[Step, None, Results]:
@@ -172,5 +174,6 @@ def _dataset(task: Task[Params]) -> image_dataset.ImageDataset:
 
 def _style(task: Task[Params]) -> Tensor:
     """The style's picture at the size at which it is learned."""
-    style, side = task.images["style"], task.params.style_size or task.params.size
-    return scaled(style, side / max(style.shape[2:]), least=task.manifest.min_size)
+    style = task.images["style"]
+    size = (style.shape[2], style.shape[3])
+    return resize(style, style_size(task.params, size, task.manifest))

@@ -20,9 +20,7 @@ from convlens.v1 import attack_pb2, job_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
 from convlens_workers.jobs.pictures import Size
-
-PASSES: Final = 3
-"""A step goes through the network and back; the way back is about twice the way there."""
+from convlens_workers.jobs.techniques.work import FORWARD, Estimate, Pass, Steps
 
 Rows = NDArray[np.float32]
 """Feature vectors of some images, one a row, (n, D)."""
@@ -53,6 +51,7 @@ class Submission:
         manifest: of the request's model.
         sizes: height and width of each picture in `params`, by its path, as "styles[0].mask".
         resources: of the server or the worker that looks at the job.
+        counted: what preparation has counted for `work`.
     """
 
     technique: str
@@ -60,6 +59,7 @@ class Submission:
     manifest: Manifest
     sizes: Mapping[str, Size] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    counted: dict[str, int] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
@@ -110,7 +110,7 @@ class Specification:
 
     Attributes:
         rules: what its fields have to do with each other, with the model and with the pictures.
-        cost: multiply-adds of a job; 0 stands for "not known".
+        work: all that a job does, step by step; what it costs follows from it. Empty stands for "not known".
         complete: fills in what the request leaves open and the rules look at; blocks; at submission alone.
         prepare: fills in what only the server knows, once the job has passed the rules and is affordable;
             blocks.
@@ -123,7 +123,7 @@ class Specification:
     """
 
     rules: tuple[Rule, ...] = ()
-    cost: Callable[[Submission], float] = lambda _: 0.0
+    work: Callable[[Submission], Iterable[Steps]] = lambda _: ()
     complete: Callable[[Submission], None] = lambda _: None
     prepare: Callable[[Submission, Preparation], None] | None = None
     helpers: Callable[[job_pb2.SubmitJobRequest, str], Iterable[job_pb2.SubmitJobRequest]] = lambda *_: ()
@@ -134,21 +134,24 @@ class Specification:
         """The model as the technique knows it: of any size where it reads nothing of a head that has one."""
         return manifest if self.reads is None else manifest.read_at(self.reads(params, manifest))
 
+    def estimate(self, job: Submission) -> Estimate:
+        """What a job costs that has passed the rules, in all and from each of its steps on."""
+        return Estimate(list(self.work(job)), job.manifest, job.resources.repository)
+
     def check(self, job: Submission) -> None:
         """Apply all rules. Raises InvalidArgument, FailedPrecondition."""
         for rule in self.rules:
             rule(job)
 
 
-def optimisation_cost(
-    job: Submission, steps: float, pixels: float | None = None, beside: float = 0.0
-) -> float:
-    """Multiply-adds of `steps` passes there and back of `pixels`, by default all those of the pictures.
+def batch(job: Submission, field: str = "images") -> tuple[int, Size]:
+    """The number of the pictures of a repeated field, and their size, which is the same for all."""
+    return len(getattr(job.params, field)), job.sizes[f"{field}[0]"]
 
-    `beside` are the multiply-adds a pixel of another network that each pass goes through.
-    """
-    a_pixel = job.manifest.multiply_adds / job.manifest.input_size**2 + beside
-    return PASSES * a_pixel * (job.pixels if pixels is None else pixels) * steps
+
+def certificates(count: int, size: Size) -> Steps:
+    """The certificates of so many pictures: as they were, as they are, and as a PNG has them."""
+    return Steps(0, before=(Pass(size, 3 * count, FORWARD),))
 
 
 def one_size(*fields: str) -> Rule:

@@ -6,8 +6,11 @@ from typing import Final, NamedTuple
 
 from convlens.v1 import job_pb2
 from convlens_models.manifest import Manifest
-from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost
+from convlens_workers.jobs.pictures import Size
+from convlens_workers.jobs.techniques.base import Specification, Submission
 from convlens_workers.jobs.techniques.layers import weights_fit
+from convlens_workers.jobs.techniques.sizes import scaled_size, tiles
+from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
 SMALLEST_SIDE: Final = 32
 """Smallest side of an octave in pixels, whatever the network takes."""
@@ -103,11 +106,34 @@ def video_has_this_rate(job: Submission) -> None:
         raise job.refused("frame_rate", rate, allowed)
 
 
-def cost(job: Submission) -> float:
-    """All steps on all octaves, of which each has 1 / octave_scale^2 of the pixels of the one above."""
-    params = job.params
-    octaves: float = sum(params.octave_scale ** (-2 * n) for n in range(params.octaves))
-    return optimisation_cost(job, params.steps * params.frames) * octaves
+def octaves(size: Size, params: job_pb2.DeepDream, manifest: Manifest) -> list[Size]:
+    """Sizes from small to large; those too small to see anything in, or for the network, are left out."""
+    height, width = size
+    factors = [params.octave_scale**-n for n in reversed(range(params.octaves))]
+    sizes = [(round(height * factor), round(width * factor)) for factor in factors[:-1]]
+    return [each for each in sizes if min(each) >= smallest_side(manifest)] + [size]
+
+
+def input_size(size: Size, manifest: Manifest) -> Size:
+    """Of what is looked at once: the longer side is the network's own, but no side is too small for it."""
+    ratio = min(1.0, max(manifest.input_size / max(size), smallest_side(manifest) / min(size)))
+    return scaled_size(size, ratio, least=1)
+
+
+def work(job: Submission) -> list[Steps]:
+    """The steps of all octaves of all frames, each tile by tile.
+
+    Once looked at are the guide, and the picture where its channels are to be chosen; a mask never is.
+    """
+    params, layers = job.params, tuple(dream_layers(job.params, job.manifest))
+    frame = [
+        Steps(params.steps, tuple(Pass(*tile, layers=layers) for tile in tiles(size, params.tile)))
+        for size in octaves(job.sizes["image"], params, job.manifest)
+    ]
+    chosen = bool(params.strongest or params.weakest)
+    seen = [size for name, size in job.sizes.items() if name == "guide" or (name == "image" and chosen)]
+    looks = tuple(Pass(input_size(size, job.manifest), 1, FORWARD, layers) for size in seen)
+    return [Steps(0, before=looks), *frame * max(1, params.frames)]
 
 
 SPECIFICATION: Final = Specification(
@@ -121,7 +147,7 @@ SPECIFICATION: Final = Specification(
         video_has_frames,
         video_has_this_rate,
     ),
-    cost,
+    work,
     reads=dream_layers,
     grows=lambda params: ("steps",) if params.frames <= 1 else (),
 )

@@ -11,10 +11,13 @@ from convlens.v1 import inspection_pb2, job_pb2
 from convlens_models.manifest import Layer
 from convlens_workers.jobs.store import helper_id
 from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission
+from convlens_workers.jobs.techniques.work import FORWARD, READING, Pass, Steps
 
 DEFAULT_POOLINGS: Final = (inspection_pb2.POOLING_MEAN, inspection_pb2.POOLING_MAX)
 MAX_DIMENSION: Final = 32768
 """Values of a feature vector."""
+IMAGES: Final = "images"
+"""What preparation counts: those of all shards, which tell of no number."""
 
 
 def dimension(layer: Layer, pooling: int, field: str) -> int:
@@ -53,7 +56,9 @@ def prepare(job: Submission, server: Preparation) -> None:
     params, sets = job.params, dimensions(job)
     covered = set.intersection(*(server.covered(layer, pooling) for layer, pooling in sets))
     del params.shards[:]
-    params.shards.extend(server.put_shards([digest for digest in server.order if digest not in covered]))
+    missing = [digest for digest in server.order if digest not in covered]
+    params.shards.extend(server.put_shards(missing))
+    job.counted[IMAGES] = len(missing)
     params.parts = max(1, min(params.parts, len(params.shards)))
     params.part = 0
     server.describe(sets)
@@ -69,6 +74,15 @@ def helpers(request: job_pb2.SubmitJobRequest, operation: str) -> Iterator[job_p
         yield helper
 
 
+def work(job: Submission) -> list[Steps]:
+    """A step an image, of which each of the jobs takes its part; nothing before the images are counted."""
+    side = job.manifest.input_size
+    share = 1 / max(1, job.params.parts)
+    passed = Pass((side, side), share, FORWARD, tuple(job.params.layers))
+    read = Pass((1, 1), share, FORWARD, network=READING)
+    return [Steps(job.counted.get(IMAGES, 0), (read, passed))]
+
+
 SPECIFICATION: Final = Specification(
-    (vectors_are_short_enough,), complete=complete, prepare=prepare, helpers=helpers
+    (vectors_are_short_enough,), work, complete=complete, prepare=prepare, helpers=helpers
 )

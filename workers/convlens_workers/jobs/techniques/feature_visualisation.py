@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from convlens_models.graphs.layers import shape_at
 from convlens_models.manifest import LOG_PROBABILITIES, ONNX, Layer, Manifest
 from convlens_workers.jobs.pictures import Size
 from convlens_workers.jobs.techniques.base import (
-    PASSES,
     Preparation,
     Ranking,
     Rows,
@@ -22,12 +22,15 @@ from convlens_workers.jobs.techniques.base import (
 )
 from convlens_workers.jobs.techniques.extract_features import dimension
 from convlens_workers.jobs.techniques.transfer_matrix import scaled_size
+from convlens_workers.jobs.techniques.work import FORWARD, GRADIENT, Pass, Steps, gram_cost
 
 CLASSES: Final = ("class_score", "log_probability")
 UNITS: Final = ("channel", "neuron")
 CARICATURE: Final = "caricature"
 PLACE: Final = ("channel", "y", "x")
 """Fields that say where in a layer a neuron is; of a channel, the first alone."""
+PICTURE: Final = 6_000.0
+"""About how many multiply-adds a pixel take as long as the picture of coefficients and its transforms."""
 ONE_SIZE: Final = ("head; targets in layers before it take any", "graph")
 """What has one size: of built-in networks, and of those that came as ONNX files."""
 MOST_EXAMPLES: Final = 1024
@@ -218,16 +221,20 @@ def complete(job: Submission) -> None:
             item.term.model.CopyFrom(version)
 
 
-def cost(job: Submission) -> float:
-    """All steps on all variants of all objectives, through each network that an objective reads.
-
-    What a caricature compares with goes the way there alone.
-    """
-    asked = list(_asked(job))
-    read = {(i.path.partition(".")[0], i.manifest.name, i.manifest.version): _pass(job, i) for i in asked}
-    compared = [_pass(job, item) for item in asked if item.kind == CARICATURE]
-    passes = PASSES * job.params.variants * sum(read.values()) + sum(compared)
-    return float(job.params.steps * passes)
+def work(job: Submission) -> Iterator[Steps]:
+    """The steps of one objective after the other, of all variants at once; then all values, and examples."""
+    params, own = job.params, job.manifest
+    size, variants, whole = picture_size(params, own), params.variants, (own.input_size, own.input_size)
+    examples = len(params.dataset_examples[0].images) if params.dataset_examples else params.examples
+    for _, terms in groupby(_asked(job), lambda item: item.path.partition(".")[0]):
+        asked = list(terms)
+        layer, first = asked[0].layer, asked[0].manifest
+        passes = [*_looks(job, asked, GRADIENT), Pass(size, variants, network=PICTURE)]
+        if variants > 1 and params.diversity and len(first.layer(layer).shape) == 3:
+            passes.append(Pass(_seen_at(job, first), variants, network=gram_cost([layer], first)))
+        yield Steps(params.steps, tuple(passes))
+        shown = Pass(whole, examples if params.collection else 0, FORWARD, (layer,))
+        yield Steps(0, before=(*_looks(job, asked, FORWARD), shown))
 
 
 def prepare(job: Submission, server: Preparation) -> None:
@@ -288,10 +295,20 @@ def _manifest(job: Submission, term: job_pb2.WeightedTarget) -> Manifest:
     return job.resources.repository.get(term.model.name, version).manifest
 
 
-def _pass(job: Submission, item: Asked) -> float:
-    """Multiply-adds of a pass of one picture through a term's network."""
-    height, width = _seen_at(job, item.manifest)
-    return item.manifest.multiply_adds * height * width / item.manifest.input_size**2
+def _looks(job: Submission, asked: Sequence[Asked], way: int) -> Iterator[Pass]:
+    """What the networks of an objective's terms see: all variants, each network at its own size.
+
+    And what caricatures compare with, which goes the way there alone.
+    """
+    networks: dict[tuple[str, int], list[Asked]] = {}
+    for item in asked:
+        networks.setdefault((item.manifest.name, item.manifest.version), []).append(item)
+    for items in networks.values():
+        manifest, layers = items[0].manifest, tuple(item.layer for item in items)
+        yield Pass(_seen_at(job, manifest), job.params.variants, way, layers, manifest)
+    for item in asked:
+        if item.kind == CARICATURE:
+            yield Pass(_seen_at(job, item.manifest), 1, FORWARD, (item.layer,), item.manifest)
 
 
 def _seen_at(job: Submission, manifest: Manifest) -> Size:
@@ -339,7 +356,7 @@ SPECIFICATION: Final = Specification(
         examples_can_be_ranked,
         examples_have_the_neuron,
     ),
-    cost,
+    work,
     complete,
     prepare,
     reads=reads,

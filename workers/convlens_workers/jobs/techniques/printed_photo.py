@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Final
 
 from convlens_workers.jobs.techniques.base import (
@@ -9,8 +10,13 @@ from convlens_workers.jobs.techniques.base import (
     LABELS,
     Specification,
     Submission,
-    optimisation_cost,
+    batch,
 )
+from convlens_workers.jobs.techniques.work import CAMERA, FORWARD, JPEG, Pass, Steps
+
+EPSILONS: Final = (4 / 255, 8 / 255, 16 / 255)
+LEVEL: Final = 1 / 255
+"""Length of a step of the attacks that iterate."""
 
 
 def epsilons_rise(job: Submission) -> None:
@@ -23,6 +29,30 @@ def epsilons_rise(job: Submission) -> None:
         before = epsilon
 
 
-SPECIFICATION: Final = Specification(
-    (IMAGES_ALIKE, LABELS, epsilons_rise), lambda job: optimisation_cost(job, 1)
-)
+def one_step(_: float) -> int:
+    """Steps of an attack that goes all the way at once."""
+    return 1
+
+
+def iterations(epsilon: float) -> int:
+    """min(e + 4, 1.25 e) for e = 255 epsilon, at least 1 (section 2.2 of the paper)."""
+    levels = epsilon / LEVEL
+    return max(1, round(min(levels + 4, 1.25 * levels)))
+
+
+STEPS: Final = {"fgsm": one_step, "bim": iterations, "least_likely": iterations}
+"""The attacks, and how many steps each takes for an epsilon."""
+
+
+def work(job: Submission) -> list[Steps]:
+    """Photographs of the pictures; then each attack at each epsilon, and photographs of its prints."""
+    params, (count, size) = job.params, batch(job)
+    print_ = Pass(size, count, FORWARD)
+    taken = tuple(Pass(size, count, FORWARD, network=cost) for cost in (2 * CAMERA, JPEG))
+    cells = [steps(epsilon) for steps in STEPS.values() for epsilon in params.epsilons or EPSILONS]
+    photographs = Steps(params.photographs, (print_, *taken), before=(print_, *taken))
+    attacks = ((Steps(steps, (Pass(size, count),)), photographs) for steps in cells)
+    return [photographs, *chain.from_iterable(attacks)]
+
+
+SPECIFICATION: Final = Specification((IMAGES_ALIKE, LABELS, epsilons_rise), work)

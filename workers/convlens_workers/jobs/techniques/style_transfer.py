@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Final
 
 from convlens.v1 import job_pb2
-from convlens_workers.jobs.techniques.base import Specification, Submission, optimisation_cost, side_at_most
+from convlens_models.manifest import Manifest
+from convlens_workers.jobs.pictures import Size
+from convlens_workers.jobs.techniques.base import Specification, Submission, side_at_most
 from convlens_workers.jobs.techniques.layers import (
     content_is_described,
     layers_have_positions,
@@ -13,11 +17,25 @@ from convlens_workers.jobs.techniques.layers import (
     style_layers,
     weights_fit,
 )
+from convlens_workers.jobs.techniques.sizes import framed_size, scaled_size, scales
+from convlens_workers.jobs.techniques.work import (
+    FIRST_SEARCH,
+    FORWARD,
+    LINE_SEARCH,
+    Pass,
+    Steps,
+    eigen_cost,
+    gram_cost,
+)
 
+RATIO: Final = math.sqrt(2)
+MOST_SCALES: Final = 16
 MOST_SIDE: Final = 2048
 """Pixels of the content's longer side."""
 MOST_STYLE: Final = 4096
 """Pixels of the longer side of a style, scaled."""
+LEAST_SIDE: Final = 8
+"""Pixels of a style's shorter side."""
 
 
 def a_style_counts(job: Submission) -> None:
@@ -49,9 +67,61 @@ def start_is_said_once(job: Submission) -> None:
         raise job.refused("initial", "a picture", f"the only start: leave out {said}")
 
 
-def cost(job: Submission) -> float:
-    """The most steps of a scale, on all pictures."""
-    return optimisation_cost(job, max(job.params.first_steps, job.params.steps))
+def picture_sizes(params: job_pb2.StyleTransfer, content: Size) -> list[Size]:
+    """The sizes that the picture has one after the other, the content's last; classic has that alone."""
+    classic = params.method == job_pb2.STYLE_METHOD_CLASSIC
+    return scales(content, 1 if classic else MOST_SCALES, RATIO, params.smallest)
+
+
+def style_size(style: Size, picture: Size, scale: float, manifest: Manifest) -> Size:
+    """Of a style's picture: `scale` times as large as the picture along the longer side; 0 stands for 1.
+
+    No side is too small for the network, for which the frame makes it thrice.
+    """
+    least = max(LEAST_SIDE, math.ceil((manifest.min_size + 2) / 3))
+    return scaled_size(style, (scale or 1.0) * max(picture) / max(style), least)
+
+
+def optimiser(params: job_pb2.StyleTransfer) -> job_pb2.Optimiser.ValueType:
+    """The one that is named, else the method's."""
+    classic = params.method == job_pb2.STYLE_METHOD_CLASSIC
+    return params.optimiser or (job_pb2.OPTIMISER_LBFGS if classic else job_pb2.OPTIMISER_ADAM)
+
+
+def work(job: Submission) -> Iterator[Steps]:
+    """The steps at each size; before them, what styles and content are there.
+
+    Masks, pools and the start are seen by no network.
+    """
+    params, manifest = job.params, job.manifest
+    seen = tuple(style_and_content(params, manifest))
+    layers, content = tuple(params.layers) or tuple(style_layers(manifest)), seen[-1:]
+    styles = [(job.sizes[f"styles[{i}].image"], style.scale) for i, style in enumerate(params.styles)]
+    searching = optimiser(params) == job_pb2.OPTIMISER_LBFGS
+    evaluations, more = (LINE_SEARCH, FIRST_SEARCH) if searching else (1, 0)
+    classic = params.method == job_pb2.STYLE_METHOD_CLASSIC
+    gram, eigen = gram_cost(layers, manifest), 0 if classic else eigen_cost(layers, manifest)
+    count = len(styles)
+    for position, size in enumerate(picture_sizes(params, job.sizes["content"])):
+        shown = framed_size(size)
+        yield Steps(
+            params.first_steps if position == 0 else params.steps,
+            (
+                Pass(shown, evaluations, layers=seen),
+                Pass(size, evaluations * count, network=gram),
+                Pass((1, 1), evaluations * count, network=eigen),
+            ),
+            before=(
+                Pass(shown, 1, FORWARD, content),
+                Pass(shown, more, layers=seen),
+                Pass((1, 1), more * count, network=eigen),
+                Pass((1, 1), count, FORWARD, network=eigen),
+                *(
+                    Pass(framed_size(style_size(style, size, scale, manifest)), 1, FORWARD, layers)
+                    for style, scale in styles
+                ),
+            ),
+        )
 
 
 SPECIFICATION: Final = Specification(
@@ -64,7 +134,7 @@ SPECIFICATION: Final = Specification(
         styles_are_at_most,
         start_is_said_once,
     ),
-    cost,
+    work,
     reads=style_and_content,
     grows=lambda _: ("first_steps", "steps"),
 )

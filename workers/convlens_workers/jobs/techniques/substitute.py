@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from convlens.errors import InvalidArgument
-from convlens_workers.jobs.techniques.base import PASSES, Specification, Submission, one_size
+from convlens.v1 import adversarial_pb2
+from convlens_workers.jobs.pictures import Size
+from convlens_workers.jobs.techniques.base import Specification, Submission, batch, one_size
+from convlens_workers.jobs.techniques.work import FORWARD, GRADIENT, TRAINING, Pass, Steps
 
 SELF: Final = "self"
 """Name of the server that jobs are sent to, which is meant where a request names none."""
 SUBSTITUTE_MODEL: Final = 2232
 """Multiply-adds a pixel of the copy that is trained."""
+BATCH: Final = 64
+ASKED_AT_ONCE: Final = 64
+"""Rows that are made, and asked about, at a step."""
+BIM_STEPS: Final = 10
+"""Of the attack on the copy."""
 
 
 def address_of(victim: str, victims: Mapping[str, str]) -> str:
@@ -34,17 +43,37 @@ def victim_is_allowed(job: Submission) -> None:
     address_of(job.params.victim, job.resources.victims)
 
 
-def cost(job: Submission) -> float:
-    """Training of the copy on data that double round by round up to the budget, and the victim's answers.
+def row_counts(params: adversarial_pb2.Substitute) -> list[int]:
+    """New rows of each round; those of the attack, and of the noise, are the last two."""
+    total, held_out = min(len(params.images), params.queries), len(params.held_out)
+    counts = [held_out + total]
+    for _ in range(params.rounds):
+        counts.append(min(total, params.queries - total))
+        total += counts[-1]
+    return [*counts, held_out, held_out]
 
-    It answers about all the data, and about the held-out pictures before and after the attack and with noise.
+
+def work(job: Submission) -> Iterator[Steps]:
+    """Answers about the rows of a round, and training on all rows so far, round by round; then the attack.
+
+    The victim is taken to be as fast as the job's own network here would be.
     """
-    params, manifest = job.params, job.manifest
-    size = job.pixels / (len(params.images) + len(params.held_out))
-    data = [min(len(params.images) << number, params.queries) for number in range(params.rounds + 1)]
-    taught = PASSES * SUBSTITUTE_MODEL * params.epochs * sum(data)
-    answers = data[-1] + 3 * len(params.held_out)
-    return float(size * (taught + answers * manifest.multiply_adds / manifest.input_size**2))
+    params, (_, size) = job.params, batch(job)
+    counts, held_out, learnt = row_counts(params), len(params.held_out), -len(params.held_out)
+    for number, rows in enumerate(counts):
+        yield _asking(size, rows, BIM_STEPS if number == params.rounds + 1 else 1)
+        learnt += rows
+        if number <= params.rounds:
+            batches = math.ceil(learnt / BATCH)
+            taught = Pass(size, learnt / batches, TRAINING, network=SUBSTITUTE_MODEL)
+            agreement = Pass(size, held_out, FORWARD, network=SUBSTITUTE_MODEL)
+            yield Steps(params.epochs * batches, (taught,), before=(agreement,))
 
 
-SPECIFICATION: Final = Specification((one_size("images", "held_out"), victim_is_allowed), cost)
+def _asking(size: Size, rows: int, gradients: int) -> Steps:
+    steps = math.ceil(rows / ASKED_AT_ONCE)
+    made = Pass(size, gradients * rows / max(1, steps), GRADIENT, network=SUBSTITUTE_MODEL)
+    return Steps(steps, (Pass(size, rows / max(1, steps), FORWARD), made))
+
+
+SPECIFICATION: Final = Specification((one_size("images", "held_out"), victim_is_allowed), work)

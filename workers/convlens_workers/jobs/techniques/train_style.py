@@ -8,8 +8,10 @@ from convlens.errors import FailedPrecondition
 from convlens.v1 import model_pb2, style_pb2
 from convlens_models import style_networks
 from convlens_models.importing import publish
+from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository, StoredModel
-from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission, optimisation_cost
+from convlens_workers.jobs.pictures import Size
+from convlens_workers.jobs.techniques.base import Preparation, Specification, Submission
 from convlens_workers.jobs.techniques.layers import (
     content_is_described,
     layers_have_positions,
@@ -17,6 +19,13 @@ from convlens_workers.jobs.techniques.layers import (
     style_layers,
     weights_fit,
 )
+from convlens_workers.jobs.techniques.sizes import scaled_size
+from convlens_workers.jobs.techniques.work import FORWARD, READING, TRAINING, Pass, Steps, gram_cost
+
+SHOWN_EVERY: Final = 20
+"""Steps between previews, each of which costs about as much as a step."""
+PREVIEW_SIDE: Final = 512
+"""Pixels of the longer side of a preview that is one of the pictures to learn from."""
 
 
 def name_is_free(job: Submission) -> None:
@@ -69,11 +78,34 @@ def complete(job: Submission) -> None:
         job.params.width = style_networks.width(start) if start and known else style_networks.WIDTH
 
 
-def cost(job: Submission) -> float:
-    """All steps on batches of crops, through the request's network and the convolutions of the new one."""
-    params = job.params
-    trained = 135 * params.width**2 + 486 * params.width
-    return optimisation_cost(job, params.steps, params.batch * params.size**2, beside=trained)
+def style_size(params: style_pb2.TrainStyle, style: Size, manifest: Manifest) -> Size:
+    """The size at which the style is learned."""
+    side = params.style_size or params.size
+    return scaled_size(style, side / max(style), least=manifest.min_size)
+
+
+def work(job: Submission) -> list[Steps]:
+    """Steps on batches of crops, through the new network and the request's; and a preview now and then."""
+    params, manifest = job.params, job.manifest
+    seen = tuple(style_and_content(params, manifest))
+    layers, content = tuple(params.layers) or tuple(style_layers(manifest)), seen[-1:]
+    width = params.width or style_networks.WIDTH
+    crop, paints = (params.size, params.size), 135 * width**2 + 486 * width
+    preview = Pass(job.sizes.get("preview", (PREVIEW_SIDE,) * 2), 1 / SHOWN_EVERY, FORWARD, network=paints)
+    return [
+        Steps(
+            params.steps,
+            (
+                Pass((1, 1), params.batch, FORWARD, network=READING),
+                Pass(crop, params.batch, TRAINING, network=paints),
+                Pass(crop, params.batch, FORWARD, content),
+                Pass(crop, params.batch, layers=seen),
+                Pass(crop, params.batch, network=gram_cost(layers, manifest)),
+                preview,
+            ),
+            before=(Pass(style_size(params, job.sizes["style"], manifest), 1, FORWARD, layers),),
+        )
+    ]
 
 
 def prepare(job: Submission, server: Preparation) -> None:
@@ -100,7 +132,7 @@ SPECIFICATION: Final = Specification(
         start_is_a_style_network,
         width_is_that_of_the_start,
     ),
-    cost,
+    work,
     complete,
     reads=style_and_content,
     prepare=prepare,

@@ -13,8 +13,9 @@ from convlens_workers.jobs.techniques.base import (
     LABELS,
     Specification,
     Submission,
-    optimisation_cost,
+    batch,
 )
+from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
 MOST: Final = 16
 """Models beside the request's own, as the field's bounds have it."""
@@ -61,9 +62,15 @@ def complete(job: Submission) -> None:
     job.params.models.extend(model_pb2.ModelRef(name=other.name, version=other.version) for other in models)
 
 
-def cost(job: Submission) -> float:
-    """An attack on each model, the request's own among them."""
-    return optimisation_cost(job, job.params.steps) * (1 + len(job.params.models))
+def work(job: Submission) -> list[Steps]:
+    """An attack on each model, the request's own among them; and what all models say of it and of noise."""
+    own, (count, size) = job.manifest, batch(job)
+    seen = [(size, own), *((scaled_size(size, own, other), other) for _, other in _models(job))]
+    asked = tuple(Pass(of, count, FORWARD, network=network) for of, network in seen)
+    return [
+        Steps(0, before=asked),
+        *(Steps(job.params.steps, (Pass(of, count, network=one),), before=asked * 2) for of, one in seen),
+    ]
 
 
 def _models(job: Submission) -> Iterator[tuple[str, Manifest]]:
@@ -78,5 +85,5 @@ def _alike(one: Manifest, other: Manifest) -> bool:
 
 
 SPECIFICATION: Final = Specification(
-    (IMAGES_ALIKE, LABELS, classes_are_shared, models_take_the_pictures), cost, complete
+    (IMAGES_ALIKE, LABELS, classes_are_shared, models_take_the_pictures), work, complete
 )

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlens_workers.jobs.techniques.sizes import margin
 from convlens_workers.techniques.base import FeatureNetwork, State
 from convlens_workers.techniques.parts.loop import LOSS, Losses
 from convlens_workers.techniques.parts.losses import Part, total
@@ -22,9 +23,6 @@ PIXELS = ""
 """Stands for the picture itself where a layer is named."""
 
 Frame = Literal["reflect", "circular"]
-MARGIN: Final = 32
-"""Pixels around the picture that the network sees too: zero padding is far away then, and seams are seen."""
-
 AVERAGE, REST, DECAY = "average", "rest", 0.99
 """The moving average, what it still lacks to 1, and what of it a step keeps."""
 
@@ -138,12 +136,4 @@ def _within(value: Tensor, seen: Tensor, image: Tensor) -> Tensor:
 
 def framed(image: Tensor, mode: Frame = "reflect") -> Tensor:
     """`image` continued by up to 32 pixels beyond each edge."""
-    margin = min(MARGIN, image.shape[2] - 1, image.shape[3] - 1)
-    return F.pad(image, (margin,) * 4, mode=mode)
-
-
-def scales(size: Size, count: int, ratio: float, smallest: float) -> list[Size]:
-    """Up to `count` sizes, each `ratio` times the one before, up to `size`; none below `smallest`."""
-    factors = [ratio**-n for n in reversed(range(1, count))]
-    sizes = [(round(size[0] * factor), round(size[1] * factor)) for factor in factors]
-    return [each for each in sizes if min(each) >= smallest] + [size]
+    return F.pad(image, (margin((image.shape[2], image.shape[3])),) * 4, mode=mode)

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlens_workers.jobs.techniques.sizes import scaled_size
+
 Size = tuple[int, int]
 
 
 def scaled(image: Tensor, ratio: float, least: int) -> Tensor:
     """`image` (N, C, H, W) with its sides times `ratio`, each of at least `least` pixels."""
-    height, width = (max(least, round(side * ratio)) for side in image.shape[2:])
-    return resize(image, (height, width))
+    return resize(image, scaled_size((image.shape[2], image.shape[3]), ratio, least))
 
 
 def resize(image: Tensor, size: Size) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from convlens.v1 import adversarial_pb2, attack_pb2
 from convlens_models.log_softmax import log_softmax
 from convlens_models.measures.seeds import folded
+from convlens_workers.jobs.techniques.substitute import ASKED_AT_ONCE, BIM_STEPS, row_counts
 from convlens_workers.techniques.base import State
 from convlens_workers.techniques.parts.animation import eight_bit
 from convlens_workers.techniques.parts.attacks import cross_entropy, gradients, groups
@@ -28,10 +29,7 @@ from convlens_workers.techniques.parts.variations import lit, placed, recoloured
 ANSWERS: Final = "answers"
 """Probabilities (rows, classes) of the rows that were asked about."""
 AGREEMENT: Final = "agreement"
-STEPS: Final = 10
 SCALINGS: Final = 8
-ASKED_AT_ONCE: Final = 64
-"""Rows that are made, and asked about, at a step."""
 SPREAD: Final = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio: its multiples lie far apart."""
 
@@ -53,13 +51,7 @@ class QuerySet:
     ) -> None:
         self.held_out, self.model = held_out, model
         self._params, self._seeds, self._seed = params, seeds[: params.queries], seed
-        total, count = len(self._seeds), len(held_out)
-        self.counts = [count + total]
-        """New rows of each round; those of the attack, and of the noise, are the last two."""
-        for _ in range(params.rounds):
-            self.counts.append(min(total, params.queries - total))
-            total += self.counts[-1]
-        self.counts += [count, count]
+        self.counts = row_counts(params)
         self._images = torch.empty(sum(self.counts), *held_out.shape[1:], dtype=torch.uint8)
         self._seen: dict[bytes, int] = {}
         self._first: list[int] = []
@@ -156,7 +148,7 @@ class QuerySet:
         original = self._floats(self.held_out[which])
         epsilon = int(255 * self._params.epsilon + 1e-4) / 255  # So that 8 bits keep within epsilon.
         images = original
-        for _ in range(STEPS):
+        for _ in range(BIM_STEPS):
             step = images + epsilon / 4 * self._gradient(weights, images, truth).sign()
             images = moved(original, step, BALLS[attack_pb2.NORM_LINF], epsilon)
         return pixels(images)

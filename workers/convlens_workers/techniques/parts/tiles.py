@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise, product
+from itertools import product
 
 import torch
 from torch import Tensor
 
+from convlens_workers.jobs.techniques.sizes import cut
 from convlens_workers.techniques.parts.pixels import Size
 
 Values = Mapping[str, Tensor]
-
-
-def cut(length: int, tile: int) -> list[slice]:
-    """The fewest equal parts, within a pixel, of at most `tile` pixels; the whole where `tile` is 0."""
-    count = -(-length // tile) if tile else 1
-    edges = [length * i // count for i in range(count + 1)]
-    return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def random_roll(size: Size, tile: int, jitter: int, rng: torch.Generator) -> Size:
