@@ -64,9 +64,9 @@ class InvalidArgument(ConvLensError):
 
 
 def shortened(value: object) -> str:
-    """A value as messages show it, in at most 80 characters."""
+    """A value as messages show it, in at most 80 characters: its begin and, as of paths, its end."""
     shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return shown if len(shown) <= 80 else f"{shown[:38]}...{shown[-39:]}"
 
 
 class OutOfRange(InvalidArgument):

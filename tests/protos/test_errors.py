@@ -74,7 +74,7 @@ def test_a_code_without_a_class_is_the_base_error():
 def test_a_bad_value_is_named_and_shortened():
     error = errors.InvalidArgument.of("top_k", "9" * 500, "between 1 and 1000")
     assert str(error).startswith("top_k = '999")
-    assert str(error).endswith("...: must be between 1 and 1000")
+    assert str(error).endswith("99': must be between 1 and 1000")
     assert len(str(error)) < 130
     assert error.field == "top_k"
 

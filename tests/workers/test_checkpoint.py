@@ -163,6 +163,7 @@ def imports(file: Path, code: dict[str, Path]) -> list[Path]:
 
 CARRIERS = {
     "convlens/errors.py",
+    "convlens/text.py",
     *(f"convlens_models/importing/{name}.py" for name in ("export", "publish", "style_import", "verify")),
     "convlens_models/importing/weights.py",
     *(f"convlens_workers/collections/{name}.py" for name in ("files", "index", "scripts")),

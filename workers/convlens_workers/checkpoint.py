@@ -35,7 +35,7 @@ DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
     "convlens_models": (
         *("architectures/*.py", "graphs/**/*.py", "measures/*.py", "vjp/**/*.py"),
         *("log_softmax.py", "manifest.py", "network.py", "preprocess.py", "redirected_relu.py"),
-        *("repository.py", "runtime.py", "tensors.py"),
+        *("repository.py", "runtime.py", "style_networks.py", "tensors.py"),
     ),
     "convlens_workers": (
         *("techniques/**/*.py", "jobs/techniques/**/*.py", "jobs/pictures.py", "collections/pooling.py"),
