@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.smallest_change import DATA, NAME, repository
 from convlens.errors import ConvLensError
-from convlens_client import Channel, Client, LogProbability, Operation, Style
+from convlens_client import Caricature, Channel, Client, LogProbability, Operation, Style
 from convlens_client.cli.outcomes import write_outcome
 from convlens_client.contact_sheet import Tile, contact_sheet
 from convlens_client.up import Plan, running
@@ -62,8 +62,16 @@ def dreams(side: int) -> Iterator[Asked]:
     }
     for path, (name, options) in product((*CONTENTS[:4], PHOTOS[0]), variants.items()):
         yield Asked(f"dream {path.stem}: {name}", _with(Client.deepdream, small(path, side), **options))
-    guide = small(PHOTOS[40], side)
-    yield Asked("dream: guided", _with(Client.deepdream, small(CONTENTS[3], side), guide=guide))
+    cat, bridge = small(CONTENTS[1], side), small(CONTENTS[3], side)
+    mask = Image.radial_gradient("L").point(lambda value: 255 - value)
+    others: dict[str, dict[str, Any]] = {
+        "guided": {"guide": small(PHOTOS[40], side)},
+        "masked": {"mask": mask},
+        "own colours": {"keep_colours": True},
+        "weakest channels": {"layers": ["features.7"], "weakest": 4},
+    }
+    for (name, options), picture in product(others.items(), (cat, bridge)):
+        yield Asked(f"dream: {name}", _with(Client.deepdream, picture, **options))
 
 
 def visualisations(side: int) -> Iterator[Asked]:
@@ -75,6 +83,11 @@ def visualisations(side: int) -> Iterator[Asked]:
     for layer, channel in product(("features.3", "features.7", "features.12"), (3, 17, 40)):
         target = Channel(layer, channel)
         yield Asked(f"{layer}:{channel}", _with(Client.visualise, [target], size=side, steps=128))
+    for path in CONTENTS[:2]:
+        target = Caricature("features.7", small(path, side))
+        yield Asked(f"caricature {path.stem}", _with(Client.visualise, [target], size=side, steps=128))
+    start = {"start": small(CONTENTS[1], side), "height": side // 2, "width": side}
+    yield Asked("tabby from the cat", _with(Client.visualise, [LogProbability(281)], steps=96, **start))
     for index in (99, 963):
         target = [LogProbability(index)]
         yield Asked(f"class {index}, pixels", _with(Client.visualise, target, size=side, pixels=True))
@@ -109,6 +122,13 @@ def styles(side: int) -> Iterator[Asked]:
         yield Asked(f"tubingen, {colours}", _with(Client.style_transfer, tubingen, wave, **options))
     both = [Style(wave, 1), Style(night, 2)]
     yield Asked("tubingen, two styles", _with(Client.style_transfer, tubingen, both, **steps))
+    for scale in (0.5, 2.0):
+        style = Style(night, scale=scale)
+        yield Asked(f"style scale {scale}", _with(Client.style_transfer, tubingen, style, **steps))
+    half = Image.new("L", tubingen.size)
+    half.paste(255, (0, 0, tubingen.width // 2, tubingen.height))
+    yield Asked("left half", _with(Client.style_transfer, tubingen, Style(wave, mask=half), **steps))
+    yield Asked("from grey", _with(Client.style_transfer, tubingen, night, start="grey", **steps))
 
 
 def attacks(_side: int) -> Iterator[Asked]:
