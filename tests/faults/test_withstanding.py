@@ -59,7 +59,7 @@ class Besieged:
             highest = max(highest, self.server.memory())
             self.client.classify(self.picture)
         for connection in connections:
-            connection.__exit__(None, None, None)
+            connection.close()
         return (highest - before) // MIB
 
 

@@ -132,7 +132,7 @@ def test_messages_are_read_as_there_is_room_and_those_that_stall_end(
     assert max(took.values()) > 3 * MIB
     assert all(connection.ended for connection in connections)
     for connection in connections:
-        connection.__exit__(None, None, None)
+        connection.close()
 
 
 def test_a_stream_whose_next_message_does_not_come_is_ended(closed: App, key: tuple[str, Path]) -> None:

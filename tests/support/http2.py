@@ -53,6 +53,10 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, whatever is under way."""
         self._socket.close()
 
     def begin(self, method: str, **headers: str) -> int:

@@ -43,6 +43,7 @@ class Edge:
         largest = settings.max_request_bytes
         self.uploads = Uploads(settings.upload_megabytes << 20, largest, settings.upload_seconds)
         self.replies = Replies(settings.reply_megabytes << 20, settings.reader_seconds)
+        self._by_peer: dict[str, set[Reply]] = {}
         self.under_way = 0
 
     def of_probes(self) -> Self:
@@ -67,9 +68,11 @@ class Edge:
         who, servicer_context = principal(), context.servicer_context
         caller = None if who is ANYBODY else who.tenant
         upload = Upload(self.uploads, caller, servicer_context, deserialize)
-        reply = context.reply = Reply(self.replies, caller, context.method, servicer_context)
+        peer = servicer_context.peer()
+        beside = self._by_peer.setdefault(peer, set())
+        reply = context.reply = Reply(self.replies, caller, context.method, servicer_context, beside)
         self.under_way += 1
-        servicer_context.add_done_callback(partial(self._ended, reply))  # type: ignore[arg-type]
+        servicer_context.add_done_callback(partial(self._ended, reply, peer))  # type: ignore[arg-type]
         try:
             streamed = context.kind.startswith("stream_")
             context.request = aiter(upload) if streamed else await upload.one()
@@ -77,6 +80,8 @@ class Edge:
         finally:
             upload.close()
 
-    def _ended(self, reply: Reply, _: ServicerContext) -> None:
+    def _ended(self, reply: Reply, peer: str, _: ServicerContext) -> None:
         self.under_way -= 1
         reply.sent()
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]

@@ -76,11 +76,24 @@ class Replies:
 
 
 class Reply:
-    """What the reply of one call holds."""
+    """What the reply of one call holds.
 
-    def __init__(self, replies: Replies, caller: str | None, method: str, context: ServicerContext) -> None:
+    Args:
+        replies: where it has room.
+        caller: whose it is; None for one that may take all the room.
+        method: of the call.
+        context: gRPC's own of the call.
+        beside: the replies of all calls of the same connection, which others may share: a proxy's clients.
+    """
+
+    def __init__(
+        self, replies: Replies, caller: str | None, method: str, context: ServicerContext, beside: set[Reply]
+    ) -> None:
         self._replies, self._caller, self._method, self._context = replies, caller, method, context
+        self._beside = beside
+        beside.add(self)
         self._held = 0
+        self._overdue = False
         self._timer: asyncio.TimerHandle | None = None
 
     def at_least(self, size: int) -> None:
@@ -123,14 +136,19 @@ class Reply:
     def sent(self) -> None:
         """Hold nothing more: gRPC has let go of the call."""
         self.at_most(0)
+        self._beside.discard(self)
         if self._timer is not None:
             self._timer.cancel()
 
     def _watch(self, seconds: float) -> None:
         """End the connection after so many seconds, unless gRPC lets go of the call before."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._hang_up)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._hang_up, seconds)
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, seconds: float) -> None:
+        self._overdue = True
+        if not all(reply._overdue for reply in self._beside):  # Somebody is served by this connection.
+            self._watch(seconds)
+            return
         peer = self._context.peer()
         log.warning("%s reads nothing of %s: its connection is ended", peer, self._method)
         hang_up(peer)
