@@ -31,7 +31,8 @@ def options(settings: EdgeSettings, grace: float) -> list[tuple[str, int]]:
         "max_connection_idle": settings.connection_idle,
         "server_handshake_timeout": HANDSHAKE_SECONDS,
         "keepalive_time": settings.keepalive,
-        "keepalive_timeout": settings.keepalive / 2,
+        "keepalive_timeout": settings.keepalive,
+        "http2.ping_timeout": settings.keepalive,
         # A margin, so that who pings just so often is within it.
         "http2.min_ping_interval_without_data": 0.9 * settings.client_pings,
     }

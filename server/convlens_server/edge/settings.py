@@ -24,8 +24,8 @@ class EdgeSettings(BaseSettings):
     """Seconds after which the server ends a connection, so that clients look its name up again and find new
     servers; 0 never does."""
     keepalive: float = Field(default=20.0, ge=1)
-    """Seconds without a sign of a client after which the server asks whether it is still there, and half as
-    many that it waits for the answer: then its calls end."""
+    """Seconds without a sign of a client after which the server asks whether it is still there, and as many
+    that it waits for the answer: then its calls end."""
     client_pings: float = Field(default=5.0, ge=0.1)
     """Least seconds between two keepalive pings that a client may send, with or without a call under way; one
     that keeps pinging sooner is cut off."""
