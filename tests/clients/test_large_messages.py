@@ -1,4 +1,4 @@
-"""A message beyond a limit, of the client or of the server, is told of in our words: field, and what to do."""
+"""A message beyond a limit, of the client or of the server, is told of in our words, with the field."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
-from convlens.errors import ConvLensError, Internal, to_status
+from convlens.errors import ConvLensError, Internal, ResourceExhausted, to_status
 from convlens_server.edge.edge import Edge
 from convlens_server.edge.settings import EdgeSettings
 from convlens_server.identity.principal import current as current_principal
@@ -40,6 +40,8 @@ SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """The names that a client may give a call."""
 JUST_BEFORE: Final = 0.05
 """A call that is cancelled with fewer seconds left has run out of time: the client's clock began earlier."""
+NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
+"""What engines say when they are given no memory: ONNX Runtime, C++, TorchScript, CUDA."""
 KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 Behaviour = Callable[..., Any]
 Serialize = Callable[[Any], bytes]
@@ -189,11 +191,25 @@ async def with_status(context: RequestContext, proceed: Proceed) -> Any:
             context.code = "CANCELLED" if left is None or left > JUST_BEFORE else "DEADLINE_EXCEEDED"
             raise
         status = _status(context, ended)
-    except Exception:
-        log.exception("error %s in %s", context.id, context.method, extra={"request": context.id})
-        text = f"unexpected error; the server's log has it as {context.id}"
-        status = _status(context, Internal(text))
+    except Exception as error:
+        if out_of_memory(error):
+            log.warning("out of memory in %s: %s", context.method, error)
+            text = "there is not enough memory for this call; send fewer or smaller images, or ask for less"
+            status = _status(context, ResourceExhausted(text, reason="OUT_OF_MEMORY"))
+        else:
+            status = _status(context, _unexpected(context))
     return await _abort(context, status)
+
+
+def _unexpected(context: RequestContext) -> ConvLensError:
+    """Write the exception that is handled to the log, under the call's id."""
+    log.exception("error %s in %s", context.id, context.method, extra={"request": context.id})
+    return Internal(f"unexpected error; the server's log has it as {context.id}")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or an engine says that it cannot get memory; engines have no type for it."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 async def refusing(context: RequestContext, proceed: Proceed) -> Any:
