@@ -45,7 +45,8 @@ class App:
     """A server that is listening, until `stop`; `async with await App.start(settings) as app` does both."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        identity = Identity(settings)
+        identity = self._identity = Identity(settings)
+        self._checking: asyncio.Task[None] | None = None
         if identity.open and not settings.open_to_all and not is_loopback(settings.listen):
             remedy = "configure who may call, or set CONVLENS_OPEN_TO_ALL"
             raise FailedPrecondition(f"{settings.listen} is no loopback address: {remedy}")
@@ -100,6 +101,8 @@ class App:
         app.address = f"{host}:{port}"
         await app._health.alive()
         await app._server.start()
+        if not app._identity.open:
+            app._checking = asyncio.create_task(app._identity.keep_checking())
         if app._probes is not None:
             await app._probes.start()
         try:
@@ -146,6 +149,8 @@ class App:
         await self._health.draining()
         self._jobs.stop()
         await self._server.stop(self._settings.grace if grace is None else grace)
+        if self._checking is not None:
+            self._checking.cancel()
         if self._probes is not None:
             await self._probes.stop(None)
         await asyncio.to_thread(self._end_metrics)

@@ -32,7 +32,7 @@ def _current_task() -> asyncio.Task[Any] | None:
         return None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestContext:
     """One call of a client.
 
