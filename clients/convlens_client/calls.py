@@ -21,7 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from convlens import wire
-from convlens.errors import ConvLensError, Unavailable
+from convlens.errors import TOO_LARGE, ConvLensError, Unavailable
 from convlens.v1 import job_pb2, job_pb2_grpc
 from convlens_client.from_proto import from_proto, snapshot
 from convlens_client.results import Array, JobMetadata, Snapshot
@@ -143,6 +143,31 @@ class Asked(Rpc[T]):
     def request(self) -> Message:
         message: Message = self._request
         return message
+
+    def explained(self, error: ConvLensError) -> ConvLensError:
+        if error.reason == TOO_LARGE and not error.field:
+            error.field = _largest_field(self._request)
+            error.message = f"{error.field}: {error.message}"
+            error.args = (error.message,)
+        return super().explained(error)
+
+
+def _largest_field(message: Message) -> str:
+    """The path of the field that takes most of a message, as "images[3].encoded"."""
+    path, value = "", message
+    while isinstance(value, Message) and value.ListFields():
+        sizes = {}
+        for field, content in value.ListFields():
+            items = dict(enumerate(content)) if field.is_repeated else {None: content}
+            for place, item in items.items():
+                name = field.name if place is None else f"{field.name}[{place}]"
+                sizes[f"{path}.{name}".lstrip(".")] = (_size(item), item)
+        path, (_, value) = max(sizes.items(), key=lambda found: found[1][0])
+    return path
+
+
+def _size(value: Any) -> int:
+    return value.ByteSize() if isinstance(value, Message) else len(value) if hasattr(value, "__len__") else 0
 
 
 class Unary(Asked[T]):

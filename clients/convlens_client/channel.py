@@ -19,9 +19,13 @@ OUR_PEM: Final = {"certificate": "CONVLENS_CLIENT_CERTIFICATE", "key": "CONVLENS
 OPTIONS: Final = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),  # Tensors come in pieces of 1 MiB, files in one.
-    # A watcher may hear nothing for minutes: notice that the server has gone, and keep NAT tables alive.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # A watcher may hear nothing for minutes: notice within 25 s that the server has gone, before a call's
+    # deadline, and keep NAT tables alive. Servers allow a ping every 5 s (CONVLENS_CLIENT_PINGS).
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.ping_timeout_ms", 15_000),  # The one that counts; gRPC would wait a minute.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -19,21 +19,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import platformdirs
 
-from convlens.errors import FailedPrecondition, Internal
+from convlens.errors import FailedPrecondition, Internal, Unauthenticated
 from convlens_client.client import Client
+from convlens_client.front import Front, check_identity, command, find_envoy
 
 NEEDED: Final = ("onnxruntime", "redis", "rq", "torch")
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 30.0
 LOG_LINES: Final = 12
 PR_SET_PDEATHSIG: Final = 1
+ENDED_IN_FRONT: Final = ("CONVLENS_TLS_CERTIFICATE", "CONVLENS_TLS_KEY")
+"""Variables of TLS that are Envoy's where it stands in front."""
 SELF: Final = "self"
 """The victim that substitute attacks mean where they name none."""
 
@@ -51,13 +54,18 @@ class Plan:
     device: str = "auto"
     """Device of the workers: "auto", "cpu", "cuda" or "cuda:1"."""
     workers: int = 1
+    public: str = ""
+    """Address for strangers, HOST:PORT, where Envoy listens in front of the server; empty for none."""
 
 
 class Child:
-    """One process with its log; `ready` is what the log says once it can be used."""
+    """One process with its log; `ready` is what the log says once it can be used.
+
+    In its environment, None stands for a variable that it shall not have.
+    """
 
     def __init__(
-        self, name: str, command: list[str], log: Path, ready: str, environment: Mapping[str, str] = {}
+        self, name: str, command: list[str], log: Path, ready: str, environment: Mapping[str, str | None] = {}
     ) -> None:
         self.name = name
         self._log, self._ready = log, re.compile(ready)
@@ -67,7 +75,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={name: value for name, value in (os.environ | environment).items() if value is not None},
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then ends them in order.
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 (a single system call, without locks)
             )
@@ -156,6 +164,9 @@ def running(plan: Plan) -> Iterator[Running]:
         Internal: a child did not start; tells the end of its log.
     """
     _check_libraries()
+    if plan.public:
+        check_identity(os.environ)
+        find_envoy()
     with ExitStack() as cleanup:
         folder = cleanup.enter_context(_locked(plan.data))
         # A socket that only this user can open; in a folder of its own, as paths of sockets must be short.
@@ -163,7 +174,7 @@ def running(plan: Plan) -> Iterator[Running]:
         stack = Stack()
         cleanup.callback(stack.stop)
         address = _start(plan, folder, run / "redis.sock", stack)
-        with Client(address, tls=False) as client:
+        with Client(address, tls=False) as client, suppress(Unauthenticated):
             client.list_models()
         yield Running(address, stack)
 
@@ -175,7 +186,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> None:
         signal.signal(number, lambda received, _: signals.append(received))
     say(f"starting in {plan.data} ...")
     with running(plan) as machine:
-        say(f"ready: ConvLens on {machine.address}, workers: {plan.workers}; Ctrl-C stops all")
+        public = f" and {plan.public}" if plan.public else ""
+        say(f"ready: ConvLens on {machine.address}{public}, workers: {plan.workers}; Ctrl-C stops all")
         machine.stack.watch(lambda: bool(signals))
         say("draining ...")
     say("stopped")
@@ -202,11 +214,14 @@ def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:
     redis.wait_ready()
     environment = _environment(plan, folder, socket)
     python = [sys.executable, "-m"]
-    allowed = environment | _victims(plan.listen)
+    ended = dict.fromkeys(ENDED_IN_FRONT) if plan.public else {}
+    allowed = environment | _victims(plan.listen) | ended
     server = stack.add(
         Child("server", [*python, "convlens_server"], logs / "server.log", r"ready on (\S+)", allowed)
     )
     address = server.wait_ready()[1]
+    if plan.public:
+        _start_front(plan, address, folder, stack)
     environment |= _victims(address)  # With the port that was free, where it was left open.
     workers = [
         stack.add(
@@ -223,6 +238,16 @@ def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:
     for worker in workers:
         worker.wait_ready()
     return address
+
+
+def _start_front(plan: Plan, server: str, folder: Path, stack: Stack) -> None:
+    """Envoy, with what it is told in a file beside the logs."""
+    certificate, key = (Path(path) if (path := os.environ.get(name)) else None for name in ENDED_IN_FRONT)
+    front = Front(plan.public, server, certificate, key)
+    config = folder / "envoy.json"
+    config.write_text(json.dumps(front.configuration(), indent=2))
+    log = folder / "logs" / "envoy.log"
+    stack.add(Child("Envoy", command(config), log, "starting main dispatch loop")).wait_ready()
 
 
 def _redis_command(folder: Path, socket: Path) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from convlens_server.cpus import cpus
+from convlens_server.edge.settings import EdgeSettings
 from convlens_server.identity.settings import IdentitySettings
 from convlens_server.settings import ServerSettings
 from convlens_workers.jobs.settings import JobSettings
@@ -31,6 +32,11 @@ Servers and workers that belong together have the same values of the settings of
 port for each process. The last four settings mean something else for a server than for a worker.
 """
 SERVERS: Final = "## Servers\n\nWhat a server serves, and how much of the machine it takes.\n"
+EDGE: Final = """## What clients may hold of a server
+
+Bounds for connections, requests and replies, each process its own;
+[Serving](../design/serving.md#what-clients-may-hold) adds them up.
+"""
 IDENTITY: Final = """## Who may call a server
 
 Credentials, tenants and their quotas; [Who may call](../guides/credentials.md) explains them together.
@@ -89,6 +95,8 @@ def page() -> str:
             for name in _own(ServerSettings)
             if name not in differing
         ),
+        EDGE,
+        *(_entry(name, {"servers": EdgeSettings}) for name in _own(EdgeSettings)),
         IDENTITY,
         *(_entry(name, {"servers": IdentitySettings}) for name in _own(IdentitySettings)),
         WORKERS,

@@ -22,6 +22,7 @@ RetryInfo; `from_status` and `from_rpc_error` turn it back.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import grpc
@@ -33,6 +34,19 @@ DOMAIN = "convlens"
 UNTAKEN = "CANCELLED"
 """What gRPC says of a CANCELLED that nobody asked for: its server ended before it took the call, see
 https://github.com/grpc/grpc/issues/41785. Who cancels a call of his own is told so in other words."""
+OVER = re.compile(
+    r"(CLIENT: Sent|CLIENT: Received|SERVER: Received) message larger than max \((\d+) vs\. (\d+)\)"
+)
+"""What gRPC says of a message beyond a limit: who found it, its bytes, and the limit."""
+TOO_LARGE = "MESSAGE_SIZE"
+"""The reason of an error about such a message."""
+REMEDIES = {
+    "CLIENT: Sent": "a request may have {most:.4g} MiB; send fewer or smaller images at a time",
+    "SERVER: Received": "the server takes {most:.4g} MiB (its CONVLENS_MAX_REQUEST_BYTES); send fewer or"
+    " smaller images at a time",
+    "CLIENT: Received": "a reply may have {most:.4g} MiB; ask for less at a time",
+}
+"""What to do about it."""
 LONGEST = 1000
 """Bytes of a message: a client takes 8 KiB of trailers, where a message stands up to three times, encoded."""
 
@@ -201,6 +215,10 @@ def _details(error: grpc.RpcError) -> status_pb2.Status | None:
 
 def _bare(error: grpc.RpcError) -> status_pb2.Status:
     code, details = error.code(), error.details()
+    if over := OVER.search(details or ""):
+        size, most = (int(number) / (1 << 20) for number in over.groups()[1:])
+        text = f"a message of {size:.1f} MiB: {REMEDIES[over[1]].format(most=most)}"
+        return to_status(ResourceExhausted(text, reason=TOO_LARGE))
     if (code, details) == (grpc.StatusCode.CANCELLED, UNTAKEN):
         code, details = grpc.StatusCode.UNAVAILABLE, "the server went before it took the call"
     return status_pb2.Status(code=code.value[0], message=details or code.name)

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -20,6 +20,8 @@ from convlens_server.backends.warming import reference, warm
 from convlens_server.cache.caching_executor import CachingExecutor
 from convlens_server.cache.reply_cache import ReplyCache
 from convlens_server.collections.gateway import CollectionGateway
+from convlens_server.edge.connections import options
+from convlens_server.edge.edge import Edge
 from convlens_server.identity import Identity
 from convlens_server.identity.certificates import server_credentials
 from convlens_server.jobs.job_gateway import JobGateway
@@ -38,15 +40,13 @@ from convlens_workers.jobs import JobStore
 
 log = logging.getLogger("convlens.server")
 
-METADATA_BYTES: Final = 16 << 10
-"""The bytes that the headers of a call may have together, its token among them; with more, it is refused."""
-
 
 class App:
     """A server that is listening, until `stop`; `async with await App.start(settings) as app` does both."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        identity = Identity(settings)
+        identity = self._identity = Identity(settings)
+        self._checking: asyncio.Task[None] | None = None
         if identity.open and not settings.open_to_all and not is_loopback(settings.listen):
             remedy = "configure who may call, or set CONVLENS_OPEN_TO_ALL"
             raise FailedPrecondition(f"{settings.listen} is no loopback address: {remedy}")
@@ -66,8 +66,12 @@ class App:
         self._probes: grpc.aio.Server | None = None
         quotas = Quotas(settings)
         middleware = (logged, self._metrics.middleware, traced, with_status, identity.middleware)
-        interceptor = MiddlewareInterceptor(*middleware, quotas.middleware)
-        self._server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+        interceptor = MiddlewareInterceptor(*middleware, quotas.middleware, edge=Edge(settings))
+        # A taken port is an error, not a second server behind it, unless that is asked for.
+        shared = ("grpc.so_reuseport", int(settings.share_port))
+        self._server = grpc.aio.server(
+            interceptors=[interceptor], options=[*options(settings, settings.grace), shared]
+        )
         self._add_services()
 
     def _add_services(self) -> None:
@@ -97,6 +101,8 @@ class App:
         app.address = f"{host}:{port}"
         await app._health.alive()
         await app._server.start()
+        if not app._identity.open:
+            app._checking = asyncio.create_task(app._identity.keep_checking())
         if app._probes is not None:
             await app._probes.start()
         try:
@@ -143,6 +149,8 @@ class App:
         await self._health.draining()
         self._jobs.stop()
         await self._server.stop(self._settings.grace if grace is None else grace)
+        if self._checking is not None:
+            self._checking.cancel()
         if self._probes is not None:
             await self._probes.stop(None)
         await asyncio.to_thread(self._end_metrics)
@@ -158,23 +166,6 @@ class App:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
-
-
-def _options(settings: ServerSettings) -> list[tuple[str, int]]:
-    """Options of the gRPC server; connections end when they are old, their calls after the grace."""
-    options = [
-        ("grpc.max_receive_message_length", settings.max_request_bytes),
-        ("grpc.max_metadata_size", METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-        # A taken port is an error, not a second server behind it, unless that is asked for.
-        ("grpc.so_reuseport", int(settings.share_port)),
-    ]
-    if settings.connection_age:
-        options += [
-            ("grpc.max_connection_age_ms", int(settings.connection_age * 1000)),
-            ("grpc.max_connection_age_grace_ms", int(max(settings.grace, 1.0) * 1000)),
-        ]
-    return options
 
 
 def is_loopback(listen: str) -> bool:

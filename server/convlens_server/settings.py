@@ -8,11 +8,12 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from convlens_server.cpus import cpus
+from convlens_server.edge.settings import EdgeSettings
 from convlens_server.identity.settings import IdentitySettings
 from convlens_workers.jobs.settings import JobSettings, redis_url
 
 
-class ServerSettings(JobSettings, IdentitySettings):
+class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
     """Where the server listens, what it serves, and how much of the machine it takes.
 
     With an empty `redis` the server answers quick calls alone: jobs and collections are FAILED_PRECONDITION.
@@ -49,9 +50,6 @@ class ServerSettings(JobSettings, IdentitySettings):
     health_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
     """Address and port of a health service in plain text for probes, beside the one on `listen`; empty for
     none."""
-    connection_age: float = Field(default=0.0, ge=0)
-    """Seconds after which the server ends a connection, so that clients look its name up again and find new
-    servers; 0 never does."""
     max_waiting: int = Field(default=256, ge=0)
     """Number of calls that may wait for a worker thread; more are refused with RESOURCE_EXHAUSTED, reason
     QUEUE_FULL."""
@@ -96,8 +94,6 @@ class ServerSettings(JobSettings, IdentitySettings):
     indexes: Path | None = None
     """Folder of this server's own search indexes, which can be made again; by default one in the user's cache
     directory."""
-    max_request_bytes: int = Field(default=64 << 20, ge=1 << 16)
-    """Size in bytes of the largest request message."""
     grace: float = Field(default=20.0, ge=0)
     """Seconds that calls in flight have to finish after SIGTERM."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -28,7 +28,7 @@ from convlens.v1 import (
     model_pb2_grpc,
     tensor_pb2,
 )
-from convlens_server.app import METADATA_BYTES
+from convlens_server.edge.connections import METADATA_BYTES
 
 RNG = np.random.default_rng(0)
 

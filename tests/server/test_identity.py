@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from convlens_client.cli import main
 from convlens_server.app import is_loopback
 from convlens_server.identity.keys import ApiKeys, KeyFile, issue
 from convlens_server.identity.settings import IdentitySettings
+from convlens_server.identity.tokens import Tokens
 from convlens_server.services import SERVICES
 
 ISSUER, AUDIENCE = "https://issuer.example", "convlens"
@@ -199,6 +201,45 @@ def test_a_changed_file_of_keys_counts_and_a_broken_one_does_not(tmp_path: Path)
     path.write_text("{")
     time.sleep(1.1)
     assert keys.check(second).tenant == "blue"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "7", "null", '{"keys": 7}', "[" * 100_000, '{"keys": ' + "[" * 100_000, '{"keys": [{"kty": 7}]}'],
+)
+def test_whatever_lies_in_a_file_of_keys_leaves_the_last_good_one(
+    tmp_path: Path, credentials: Credentials, folder: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convlens_server.identity.reloading.POLL_INTERVAL", 0.0)
+    paths = {name: tmp_path / name for name in ("keys.json", "jwks.json")}
+    for name, path in paths.items():
+        path.write_bytes((folder / name).read_bytes())
+    settings = IdentitySettings(jwt_keys=paths["jwks.json"], jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
+    keys, tokens = ApiKeys(paths["keys.json"]), Tokens(paths["jwks.json"], settings)
+    for path in paths.values():
+        path.write_text(text)
+    assert keys.check(credentials.key).tenant == "red"
+    assert tokens.check(credentials.token()).tenant
+
+
+def test_calls_under_way_end_when_their_key_is_withdrawn(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    (first, kept), (second, more) = issue("red"), issue("blue")
+    path.write_text(KeyFile(keys=(kept, more)).model_dump_json())
+    with serving(api_keys=path) as app, grpc.insecure_channel(app.address) as channel:
+        method = channel.stream_stream("/convlens.v1.InspectionService/StreamFeatures")
+        never = threading.Event()
+        calls = [method(iter(never.wait, True), metadata=bearer(key)) for key in (first, second)]
+        time.sleep(0.3)
+        path.write_text(KeyFile(keys=(more,)).model_dump_json())
+        with pytest.raises(grpc.RpcError) as raised:
+            next(calls[0])
+        error = from_rpc_error(raised.value)
+        assert isinstance(error, Unauthenticated)
+        assert error.reason == "BAD_KEY"
+        assert not calls[1].done()
+        calls[1].cancel()
+        never.set()
 
 
 def test_the_command_makes_a_key_that_the_server_takes(

@@ -107,6 +107,24 @@ async def test_an_unexpected_error_is_in_the_log_under_the_id_that_the_client_ge
     assert "a secret of the machine" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory of size 9"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+async def test_who_is_given_no_memory_says_so(failing, error, caplog) -> None:
+    servicer, stub = failing
+    servicer.error = error
+    found = await get(stub)
+    assert isinstance(found, errors.ResourceExhausted)
+    assert (found.reason, found.retry_after) == ("OUT_OF_MEMORY", None)
+    assert "out of memory in /convlens.v1.ModelService/GetModel" in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_good_calls_leave_one_line(failing, caplog) -> None:
     _, stub = failing
     with caplog.at_level(logging.INFO, "convlens.access"):

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import socket
+import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 
 from convlens.text import printable
-from convlens_workers.telemetry.logs import JsonFormatter, TextFormatter, Traced, cut
+from convlens_client import Client
+from convlens_workers.telemetry.logs import (
+    MOST_WAITING,
+    JsonFormatter,
+    TextFormatter,
+    Traced,
+    Unblocking,
+    cut,
+)
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|ERROR) convlens\.access .*")
 EVIL = {
@@ -106,3 +118,54 @@ def test_a_traceback_keeps_its_end() -> None:
     except ValueError:
         made = logging.LogRecord("a", logging.ERROR, "", 0, "m", (), sys.exc_info())
     assert json.loads(JsonFormatter().format(made))["exception"].endswith("the end")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_lines_that_nobody_takes_hold_nobody_up_and_are_counted(kind: str) -> None:
+    ends = [os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "w"), strict=True)]
+    if kind == "socket":
+        for end in ends:
+            end.close()
+        pair = socket.socketpair()
+        ends = [end.makefile(mode) for end, mode in zip(pair, ("rb", "w"), strict=True)]
+        for end in pair:
+            end.close()
+    reader, writer = ends
+    handler = Unblocking(writer)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    count = 4 * MOST_WAITING // 1000
+    for number in range(count):
+        handler.emit(record(f"{number} " + "x" * 990))
+    handler.flush()
+    threading.Timer(0.5, handler.emit, [record("the last")]).start()
+    found, known = [], 0
+    while not found or found[-1] != b"the last\n":
+        found.append(reader.readline())
+        handler.flush()
+    known = sum(line.endswith(b"x\n") for line in found)
+    assert [int(line.split()[0]) for line in found[:known]] == list(range(known))
+    assert found[known:-1] == [f"{count - known} lines were lost: nobody took them\n".encode()]
+    handler.close()
+    writer.close()
+    reader.close()
+
+
+def test_a_server_whose_log_nobody_reads_goes_on_serving() -> None:
+    """Each call writes a line of some 300 bytes; a pipe has room for 65,536."""
+    variables = {"CONVLENS_LISTEN": "127.0.0.1:0", "CONVLENS_REDIS": "", "CONVLENS_WARM": "[]"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convlens_server"],
+        env=os.environ | variables | {"CONVLENS_LOG_LEVEL": "INFO"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[3]
+            with Client(address, timeout=10) as client:
+                for _ in range(400):
+                    client.list_models()
+        finally:
+            process.kill()

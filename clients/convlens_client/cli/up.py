@@ -26,14 +26,24 @@ def up(
         str, typer.Option(envvar="CONVLENS_DEVICE", help="Device of the workers: auto, cpu, cuda or cuda:1.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    public: Annotated[
+        str,
+        typer.Option(help="Address for strangers, where Envoy listens in front; needs CONVLENS_API_KEYS."),
+    ] = "",
 ) -> None:
     """Start Redis, the server and workers on this machine; Ctrl-C drains and stops all.
 
     Example: convlens up --listen 127.0.0.1:8500
+    Example: convlens up --public 0.0.0.0:8443
     """
     from convlens_client.up import Plan, run  # noqa: PLC0415 (what it needs is not on every platform)
 
     plan = Plan(
-        listen=listen, models=models, device=device, workers=workers, **({"data": data} if data else {})
+        listen=listen,
+        models=models,
+        device=device,
+        workers=workers,
+        public=public,
+        **({"data": data} if data else {}),
     )
     run(plan, lambda line: err.print(line, soft_wrap=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 from convlens.errors import PermissionDenied, Unauthenticated
 from convlens_server.identity.certificates import certified
@@ -23,6 +24,9 @@ __all__ = [
     "require_role",
 ]
 
+RECHECK_SECONDS: Final = 1.0
+"""Seconds between two looks at whether the credentials of the calls under way are still right."""
+
 
 class Identity:
     """Credentials are "authorization: Bearer <API key or token>", or the certificate of the connection.
@@ -36,6 +40,7 @@ class Identity:
         self._tokens = Tokens(settings.jwt_keys, settings) if settings.jwt_keys else None
         self._certificates = settings.tls_client_authorities is not None
         self._admins = settings.admins
+        self._under_way: set[RequestContext] = set()
 
     @property
     def open(self) -> bool:
@@ -47,7 +52,23 @@ class Identity:
         caller = ANYBODY if self.open else self._identify(context.servicer_context)
         roles = caller.roles | ({ADMIN} if caller.tenant in self._admins else set())
         current.set(Principal(caller.name, caller.tenant, frozenset(roles)))
-        return await proceed(context)
+        if self.open:
+            return await proceed(context)
+        self._under_way.add(context)
+        try:
+            return await proceed(context)
+        finally:
+            self._under_way.discard(context)
+
+    async def keep_checking(self) -> None:
+        """End calls whose credential has been withdrawn, or has expired, while they last; never returns."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            for context in list(self._under_way):
+                try:
+                    self._identify(context.servicer_context)
+                except Unauthenticated as error:
+                    context.end(error)
 
     def _identify(self, context: ServicerContext) -> Principal:
         presented = [value for key, value in context.invocation_metadata() or () if key == "authorization"]

@@ -42,7 +42,7 @@ class Reloading(Generic[T]):
         try:
             self._value = self._read(self._path.read_bytes())
             log.info("%s has changed, and counts from now on", self._path.name)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # Whatever lies there, and whatever a reader makes of it.
             log.error("%s cannot be used, the last good one stays: %s", self._path.name, type(error).__name__)
         self._seen = state
 

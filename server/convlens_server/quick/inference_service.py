@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.serialised import part_messages
 from convlens.v1 import image_pb2, model_pb2
+from convlens.wire import CHUNK_BYTES
 from convlens_models.manifest import Manifest, Task
 from convlens_models.repository import StoredModel
 from convlens_server.backends.base import F32, Backend
 from convlens_server.backends.models import LoadedModels
 from convlens_server.cache.caching_executor import CachingExecutor
 from convlens_server.quick import images as pictures
-from convlens_server.request.request_context import phase, timed
+from convlens_server.request.request_context import hold, phase, timed
 from convlens_server.request.validation import validate
 from convlens_server.serving.executor import Executor
 from convlens_server.settings import ServerSettings
@@ -105,8 +106,15 @@ class InferenceService:
                     for message in reply:
                         yield message
 
-    def check_values(self, backend: Backend, images: F32, layers: Sequence[str], field: str) -> None:
-        """Raise InvalidArgument, naming `field`, when the values of the layers would take too much memory."""
+    def check_values(
+        self, backend: Backend, images: F32, layers: Sequence[str], field: str, copies: int = 1
+    ) -> None:
+        """Hold the memory for the values of the layers, so many times, until the reply has been read.
+
+        Raises:
+            InvalidArgument: names `field`: a call may not take so much.
+            ResourceExhausted: there is no room now.
+        """
         manifest = backend.stored.manifest
         scale = images.shape[2] * images.shape[3] / manifest.input_size**2
         shapes = [manifest.layer(name, field).shape for name in set(layers)]
@@ -115,6 +123,7 @@ class InferenceService:
         if needed > self.settings.max_value_megabytes << 20:
             allowed = f"at most {self.settings.max_value_megabytes} MiB: fewer layers, images or pixels"
             raise InvalidArgument.of(field, f"values of {needed / (1 << 20):.0f} MiB", allowed)
+        hold(int(copies * needed))
 
 
 def require(manifest: Manifest, task: Task = "classification", path: str = "model") -> None:
@@ -126,5 +135,11 @@ def require(manifest: Manifest, task: Task = "classification", path: str = "mode
 
 
 def parts(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
-    """The tensors as a stream of `reply` messages, which are cut when they are asked for."""
+    """The tensors as a stream of `reply` messages, which are cut when they are asked for.
+
+    Raises:
+        ResourceExhausted: replies that nobody has read leave no room for them.
+    """
+    total = sum(value.nbytes for value in tensors.values())
+    hold(total + 2 * min(total, CHUNK_BYTES))  # A piece is there once more, and in gRPC.
     return timed("encode", part_messages(reply, tensors))

@@ -13,6 +13,8 @@ from typing import Any, Final, Self, TypeVar
 
 import grpc
 
+from convlens.errors import ConvLensError
+
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
@@ -23,7 +25,14 @@ MOST_INTERVALS: Final = 64
 END: Final[Any] = object()
 
 
-@dataclass(slots=True)
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # No loop is running here.
+        return None
+
+
+@dataclass(slots=True, eq=False)
 class RequestContext:
     """One call of a client.
 
@@ -31,7 +40,8 @@ class RequestContext:
         method: "/package.Service/Method".
         servicer_context: gRPC's own context of the call.
         kind: "unary_unary", "unary_stream", "stream_unary" or "stream_stream".
-        request: the message, or the stream of messages, that the client sends.
+        request: the message, or the stream of messages, that the client sends; None until it is read.
+        reply: takes the messages of the reply to the client; None until the request is read.
         id: the call's name in logs and in errors, the same in both.
         started: when the call began, in seconds on the clock of `time.perf_counter`.
         code: the name of the gRPC status that the call has ended with.
@@ -45,6 +55,7 @@ class RequestContext:
     servicer_context: ServicerContext
     kind: str = "unary_unary"
     request: Any = None
+    reply: Any = None
     id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
     code: str = "OK"
@@ -52,12 +63,26 @@ class RequestContext:
     cache: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
+    _task: asyncio.Task[Any] | None = field(default_factory=_current_task)
+    _ended: ConvLensError | None = None
 
     def header(self, name: str) -> str:
         """The client's metadata of that name; "" unless there is exactly one value, of text."""
         metadata = self.servicer_context.invocation_metadata() or ()
         values = [value for key, value in metadata if key == name]
         return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+
+    def end(self, error: ConvLensError) -> None:
+        """Have the call end with an error, wherever it is."""
+        if self._task is not None and self._ended is None and not self._task.done():
+            self._ended = error
+            self._task.cancel()
+
+    def ended(self) -> ConvLensError | None:
+        """The error that `end` was given; the task that it was given for is no longer to be cancelled."""
+        if self._ended is not None and self._task is not None:
+            self._task.uncancel()
+        return self._ended
 
     @property
     def seconds(self) -> float:
@@ -87,6 +112,17 @@ current: ContextVar[RequestContext | None] = ContextVar("request_context", defau
 """The request that this task or thread works for."""
 received: ContextVar[int] = ContextVar("received", default=0)
 """The length in bytes of the request message that this task got last."""
+
+
+def hold(size: int) -> None:
+    """Have the reply of the current call, if there is one, hold so many bytes until it has been read.
+
+    Raises:
+        ResourceExhausted: replies that nobody has read leave no room for it.
+    """
+    context = current.get()
+    if context is not None and context.reply is not None:
+        context.reply.at_least(size)
 
 
 def afterwards(function: Callable[..., object], *args: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from google.longrunning.operations_pb2 import Operation
@@ -21,7 +21,7 @@ from convlens_server.jobs.earlier_job import RESUMABLE, EarlierJob, describe, re
 from convlens_server.jobs.job_gateway import JobGateway
 from convlens_server.jobs.preparation import preparation
 from convlens_server.quick.inference_service import InferenceService, Streamed, require
-from convlens_server.request.request_context import timed
+from convlens_server.request.request_context import hold, timed
 from convlens_server.request.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
@@ -29,6 +29,9 @@ from convlens_workers.jobs.pictures import decode_images
 from convlens_workers.jobs.record import check_tags
 from convlens_workers.jobs.techniques import SPECIFICATIONS
 from convlens_workers.jobs.techniques.base import Resources, Submission
+
+ARTIFACT_BYTES: Final = 8 << 20
+"""What a reader of an artifact holds, however large it is: what was read ahead, and a piece, twice."""
 
 
 class JobServicer(job_pb2_grpc.JobServiceServicer):
@@ -88,6 +91,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         request = validate(request)
         with self._long.room():
             header, pieces = await self._long.store.read(request.name, request.artifact, request.read_offset)
+            hold(min(3 * header.total_bytes, ARTIFACT_BYTES))
             reply, offset = job_pb2.ReadArtifactResponse, request.read_offset
             yield header_message(reply, header)
             async for piece in pieces:

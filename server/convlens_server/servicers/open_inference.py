@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from convlens.errors import ConvLensError, InvalidArgument, NotFound
 from convlens.inference import open_inference_pb2 as pb
@@ -34,6 +34,8 @@ from convlens_server.request.request_context import phase, reads
 from convlens_server.servicers.base import Gateways, InferenceServicer, computed
 
 VALUE, IMAGE_GRADIENT = "value", "image_gradient"
+COPIES: Final = 4
+"""The values of a reply are there as arrays, as bytes, as the message, and in gRPC."""
 
 Metadata = pb.ModelMetadataResponse.TensorMetadata
 Output = pb.ModelInferResponse.InferOutputTensor
@@ -123,7 +125,7 @@ class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInfer
         self, backend: Backend, inputs: Mapping[str, F32], layers: Sequence[str]
     ) -> Mapping[str, F32]:
         expect(inputs, (IMAGE,))
-        self.inference.check_values(backend, inputs[IMAGE], layers, "outputs")
+        self.inference.check_values(backend, inputs[IMAGE], layers, "outputs", COPIES)
         return backend.forward(inputs[IMAGE], layers)
 
     def _backend(self, kind: Kind, number: str) -> Backend:

@@ -41,6 +41,7 @@ RESULTS: Final = ("hit", "miss", "error")
 REASONS: Final = (
     *("QUEUE_FULL", "QUEUE_BYTES", "QUEUE_LONG", "DEADLINE", "STREAMS", "BATCH_QUEUE"),
     *("LONG_CALLS", "JOB_QUEUE_FULL"),
+    *("CALLS", "UPLOAD_BYTES", "REPLY_BYTES", "SLOW_READER", "OUT_OF_MEMORY"),
     *("TENANT_RATE", "TENANT_CALLS", "TENANT_LIMIT"),
 )
 """Reasons that are shown before the first refusal, as methods are before their first call."""

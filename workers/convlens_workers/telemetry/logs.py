@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import select
+import socket
+import stat
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 from opentelemetry import trace
 
@@ -30,6 +36,16 @@ SAID: Final = frozenset(("method", "code", "seconds", "phases"))
 """Fields that the message of a call tells already, and lines of text do not repeat."""
 LONGEST: Final = 2_000
 LONGEST_TRACEBACK: Final = 16_000
+MOST_WAITING: Final = 1 << 20
+"""Bytes of lines that wait for somebody to take them."""
+PIPE_BUF: Final = select.PIPE_BUF
+"""Bytes that a pipe takes as a whole or not at all."""
+LOSS: Final = {
+    "name": "convlens.log",
+    "levelname": "WARNING",
+    "levelno": logging.WARNING,
+    "msg": "%d lines were lost: nobody took them",
+}
 QUIET: Final = ("rq.worker", "opentelemetry.attributes")
 """Loggers that are heard from WARNING on."""
 _encode: Final = json.JSONEncoder(default=str).encode
@@ -78,13 +94,88 @@ class Traced(logging.Filter):
         return True
 
 
+class Unblocking(logging.StreamHandler[TextIO]):
+    """Writes lines as long as somebody takes them: a pipe that nobody reads holds nobody up.
+
+    What does not go out now goes before the next line; beyond `MOST_WAITING` bytes lines are lost, and told
+    of in the line that comes first when there is room. It opens the pipe for itself: others that share it
+    may rely on theirs to block.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._waiting = bytearray()
+        self._lost = 0
+        self._closing = ExitStack()
+        self._write = _unblocking(stream, self._closing)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or have it wait, or lose it."""
+        if self._write is None:
+            super().emit(record)
+            return
+        try:
+            self._send()
+            if len(self._waiting) > MOST_WAITING:
+                self._lost += 1
+                return
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                self._add(logging.makeLogRecord(LOSS | {"args": (lost,)}))
+            self._add(record)
+            self._send()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what waits, as far as somebody takes it."""
+        if self._write is None:
+            super().flush()
+        else:
+            self._send()
+
+    def close(self) -> None:
+        """Write what can be written, and close what was opened for it."""
+        self.flush()
+        self._write = None
+        self._closing.close()
+        super().close()
+
+    def _add(self, record: logging.LogRecord) -> None:
+        self._waiting += self.format(record).encode(errors="backslashreplace") + b"\n"
+
+    def _send(self) -> None:
+        try:
+            while self._waiting and self._write:
+                del self._waiting[: self._write(bytes(self._waiting[:PIPE_BUF]))]
+        except BlockingIOError:
+            pass
+
+
+def _unblocking(stream: TextIO, closing: ExitStack) -> Callable[[bytes], int] | None:
+    """Writes what a stream takes at once, or raises BlockingIOError; None where that cannot be known."""
+    try:
+        descriptor = stream.fileno()
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISSOCK(mode):
+            connection = closing.enter_context(socket.socket(fileno=os.dup(descriptor)))
+            return lambda data: connection.send(data, socket.MSG_DONTWAIT)
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            descriptor = os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            closing.callback(os.close, descriptor)
+            return lambda data: os.write(descriptor, data)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
 def configure(level: str, how: str = "auto", *filters: logging.Filter) -> None:
     """Send everything from `level` on to standard error, through `filters`, which may add fields."""
     text = how == "text" or (how == "auto" and sys.stderr.isatty())
     # Nothing that lines do not show is looked up for them: where the code stands, which thread and process.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Unblocking(sys.stderr)
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     for each in (Traced(), *filters):
         handler.addFilter(each)
