@@ -202,7 +202,7 @@ def test_what_a_job_that_is_gone_on_from_is_reckoned_to_cost(stubs, worker, drea
     worker.store.checkpoint(attempt, worker.artifacts.put(attempt.id, "checkpoints", b"state"))
     time.sleep(0.002)
     worker.succeed(attempt, image=PICTURE)
-    octave = dict(base=name, deepdream={"octaves": 1, "steps": 6})
+    octave = {"base": name, "deepdream": {"octaves": 1, "steps": 6}}
     assert cost(resume=name, deepdream={"steps": 9}) == (pytest.approx(cost(**octave)[0]), 18)
     again = stubs.submit(dream)
     ended(worker, stubs, again)
