@@ -2,9 +2,9 @@
 
     python -m benchmarks.withstanding edge --seconds 300
 
-Attackers come again and again, from a process of their own: strangers who announce 63 MiB and send 62, strangers
-with bombs of gzip, both again with a key, and readers with a key who stop after the first window of a reply of
-28 MB. An ordinary caller of another tenant classifies a picture all the while.
+Attackers come again and again, from a process of their own: strangers who announce 63 MiB and send 62,
+strangers with bombs of gzip, both again with a key, and readers with a key who stop after the first window of
+a reply of 28 MB. An ordinary caller of another tenant classifies a picture all the while.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def stop_reading(connection: Connection, headers: dict[str, str]) -> None:
     data = inspection_pb2.GetActivationsRequest(images=[pixels] * 38, layers=layers).SerializeToString()
     stream = connection.begin(ACTIVATIONS, **headers)
     connection.send(stream, message_head(len(data)) + data, end=True)
-    time.sleep(8)
+    time.sleep(20)
 
 
 ATTACKS: Final[tuple[tuple[Attack, bool], ...]] = (

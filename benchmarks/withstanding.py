@@ -1,5 +1,5 @@
 """What SqueezeNet 1.0 withstands, on photos that it has right, behind defences and against the ensemble; how
-attacks carry from the embedded model to others of a repository and back, on drawings; what a server withstands.
+attacks carry from the embedded model to others of a repository and back, on drawings; what a server stands.
 
 python -m benchmarks.withstanding defences [--photos 20] [--epsilon 1/255] [--steps 40] [--defence jpeg]
 python -m benchmarks.withstanding ensemble [--photos 20] [--epsilon 1/255] [--steps 100] [--queries 5000]
