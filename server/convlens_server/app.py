@@ -95,6 +95,9 @@ class App:
         host, _, _ = settings.listen.rpartition(":")
         try:
             port = app._listen()
+        except ConvLensError:
+            await app.stop(0)
+            raise
         except (RuntimeError, OSError) as error:
             await app.stop(0)
             raise Unavailable(f"cannot listen on {settings.listen}: {error}") from error

@@ -53,16 +53,6 @@ class IdentitySettings(BaseSettings):
     tenant_calls: int = Field(default=0, ge=0)
     """Number of calls that one tenant may have under way on this server process; 0 sets no limit."""
 
-    @field_validator("tls_certificate", "tls_key", "tls_client_authorities", "api_keys", "jwt_keys")
-    @classmethod
-    def _readable(cls, path: Path | None) -> Path | None:
-        try:
-            if path is not None:
-                path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"must be a readable file ({error.strerror})") from error
-        return path
-
     @field_validator("jwt_algorithms")
     @classmethod
     def _asymmetric(cls, names: tuple[str, ...]) -> tuple[str, ...]:
