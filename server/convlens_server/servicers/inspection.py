@@ -73,5 +73,6 @@ class InspectionServicer(InferenceServicer, inspection_pb2_grpc.InspectionServic
         path = f"image[{name!r}]"
         image = validate(request.image, backend.stored.manifest, path).image
         escaped = path.replace("{", "{{").replace("}", "}}")
+        self.inference.expect(backend, [image], field=f"{path}.image")
         pixels = self.inference.batch([image], backend, f"{escaped}.image")
         return {name: features(backend, pixels, options)[0]}
