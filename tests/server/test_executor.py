@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Iterator
-from typing import cast
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from typing import Any, cast
 
 import pytest
 
 from convlens.errors import Cancelled, ResourceExhausted
+from convlens_server.identity.principal import Principal, current
 from convlens_server.request import request_context
 from convlens_server.request.cancellation import interruptible
-from convlens_server.serving.call import LEAST
-from convlens_server.serving.executor import PATIENCE, Executor
+from convlens_server.serving.call import LEAST, expect
+from convlens_server.serving.executor import PACE, PATIENCE, Executor
+from convlens_server.serving.paces import Paces
+from convlens_server.serving.scheduler import QUANTUM
 from convlens_server.settings import ServerSettings
 
 
@@ -159,6 +165,117 @@ def test_cancelled_is_what_a_left_caller_gets() -> None:
     caller.leave()
     with pytest.raises(Cancelled), caller.interrupting(lambda: None):
         pytest.fail("the pass was begun")
+
+
+async def test_a_call_that_turns_out_to_be_long_begins_anew_when_its_turn_comes(executor: Executor) -> None:
+    calling("costly")
+    log, busy = list[str](), Busy()
+
+    def costly(name: str, units: float) -> str:
+        log.append(f"{name} begins")
+        expect("network", units)
+        log.append(name)
+        return name
+
+    await executor.run(costly, "first", 1e6)
+    gate = asyncio.create_task(executor.run(busy))
+    await asyncio.to_thread(busy.started.wait, 10)
+    settings = ServerSettings(lanes=1, redis="")
+    executor._settings = settings  # Room for three.
+    works = [("long", 1e9), ("middle", 1e8), ("short", 1e7)]
+    calls = [asyncio.create_task(executor.run(costly, *work)) for work in works]
+    await asyncio.sleep(0)
+    busy.released.set()
+    assert await asyncio.gather(*calls) == [name for name, _ in works]
+    await gate
+    begun = ["long begins", "middle begins", "short begins"]
+    assert log[2:] == [*begun, "short", begun[1], "middle", begun[0], "long"]
+
+
+async def test_nothing_holds_a_request_once_its_call_has_ended(executor: Executor) -> None:
+    class Request:
+        """Something that counts its references."""
+
+    gc.collect()
+    gc.disable()
+    try:
+        request = Request()
+        gone = weakref.ref(request)
+        await executor.run(lambda request: None, request)
+        assert [item async for item in executor.stream(lambda request: iter([1]), request)] == [1]
+        del request
+        await executor.run(int)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_call_is_begun_only_if_it_can_end_before_its_deadline(executor: Executor) -> None:
+    def costly(seconds: float) -> str:
+        expect("network", seconds / PACE)
+        time.sleep(seconds)
+        return "done"
+
+    calling("costly")
+    for _ in range(6):
+        await executor.run(costly, 0.05)
+    calling("costly", left=0.1)
+    with pytest.raises(ResourceExhausted, match=r"takes some .* s by itself") as raised:
+        await executor.run(costly, 1.0)
+    assert (raised.value.reason, raised.value.retry_after) == ("DEADLINE", None)
+    assert await executor.run(costly, 0.02) == "done"
+    busy = Busy()
+    calling("slow")
+    await executor.run(time.sleep, 0.3)
+    gate = asyncio.create_task(executor.run(busy))
+    await asyncio.to_thread(busy.started.wait, 10)
+    waiting = asyncio.create_task(executor.run(time.sleep, 0.0))  # Expected to take 0.3 s.
+    await asyncio.sleep(0)
+    calling("slow", left=0.4)
+    with pytest.raises(ResourceExhausted, match=r"it would end after some 0.[5-9] s") as raised:
+        await executor.run(int)
+    assert raised.value.reason == "DEADLINE"
+    assert raised.value.retry_after == pytest.approx(0.3, abs=0.25)
+    busy.released.set()
+    await asyncio.gather(gate, waiting)
+
+
+async def test_a_tenant_with_many_calls_takes_its_share_and_no_more(executor: Executor) -> None:
+    executor._settings = ServerSettings(lanes=1, redis="")
+    order, busy = list[str](), Busy()
+
+    def of(tenant: str, work: Callable[..., Any], *args: Any) -> asyncio.Task[Any]:
+        context = copy_context()
+        context.run(current.set, Principal(tenant, tenant))
+        return asyncio.create_task(executor.run(work, *args), context=context)
+
+    def work(tenant: str) -> None:
+        order.append(tenant)
+        time.sleep(2 * QUANTUM)
+
+    gate = of("many", busy)
+    await asyncio.to_thread(busy.started.wait, 10)
+    calls = [of("many", work, "many") for _ in range(5)] + [of("few", work, "few") for _ in range(2)]
+    await asyncio.sleep(2 * QUANTUM)
+    busy.released.set()
+    await asyncio.gather(gate, *calls)
+    assert order[:4] == ["few", "many", "few", "many"]
+
+
+def test_paces_are_learned_and_outliers_count_little() -> None:
+    paces = Paces(1e-9)
+    assert paces.of("a") == pytest.approx(1e-9)
+    paces.learn("a", 1e6, 1.0)  # The first call builds what the others find: a thousand times as long.
+    assert paces.of("a") == pytest.approx(4e-9)
+    for _ in range(30):
+        paces.learn("a", 1e6, 2e-3)
+    assert paces.of("a") == pytest.approx(2e-9, rel=0.1)
+    paces.learn("a", 1e6, 2.0)
+    assert paces.of("a") < 2.5e-9
+    paces.learn("b", 1e6, 1e-5)  # Faster than thought is believed at once.
+    assert paces.of("b") == pytest.approx(1e-11)
+    assert 1e-11 < (paces.of("c") or 0) < 2e-9
+    assert Paces().of("a") is None
 
 
 class Context:
