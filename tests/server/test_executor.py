@@ -19,7 +19,7 @@ from convlens_server.request import request_context
 from convlens_server.request.cancellation import interruptible
 from convlens_server.serving.call import LEAST, expect
 from convlens_server.serving.executor import PACE, PATIENCE, Executor
-from convlens_server.serving.paces import Paces
+from convlens_server.serving.paces import Likes, Paces
 from convlens_server.serving.scheduler import QUANTUM
 from convlens_server.settings import ServerSettings
 
@@ -235,7 +235,7 @@ async def test_a_call_is_begun_only_if_it_can_end_before_its_deadline(executor: 
     with pytest.raises(ResourceExhausted, match=r"it would end after some 0.[5-9] s") as raised:
         await executor.run(int)
     assert raised.value.reason == "DEADLINE"
-    assert raised.value.retry_after == pytest.approx(0.3, abs=0.25)
+    assert raised.value.retry_after == pytest.approx(1.1 * 0.9 - 0.4, abs=0.25)
     busy.released.set()
     await asyncio.gather(gate, waiting)
 
@@ -260,6 +260,19 @@ async def test_a_tenant_with_many_calls_takes_its_share_and_no_more(executor: Ex
     busy.released.set()
     await asyncio.gather(gate, *calls)
     assert order[:4] == ["few", "many", "few", "many"]
+
+
+def test_requests_that_look_alike_are_only_trusted_if_they_are_alike() -> None:
+    likes = Likes()
+    assert likes.of("a") is None
+    for seconds in (1.0, 1.2, 2.0):
+        likes.learn("a", seconds)
+    assert likes.of("a") == pytest.approx(1.0, rel=0.1)
+    likes.learn("a", 100.0)
+    assert likes.of("a") is None
+    for _ in range(300):
+        likes.learn("a", 1.0)
+    assert likes.of("a") == pytest.approx(1.0, rel=0.1)
 
 
 def test_paces_are_learned_and_outliers_count_little() -> None:
@@ -316,11 +329,14 @@ async def test_a_queue_is_long_by_the_time_that_its_calls_take() -> None:
     await executor.run(time.sleep, 0)
     quick = [asyncio.create_task(executor.run(busy)) for _ in range(20)]
     await asyncio.to_thread(busy.started.wait, 10)
-    assert executor.wait < 0.1
+    before = executor.wait
+    assert before < 0.3
     calling("slow")
     slow = [asyncio.create_task(executor.run(busy)) for _ in range(8)]
     await asyncio.sleep(0)
-    assert executor.wait == pytest.approx(PATIENCE * 0.3, abs=0.4)  # Longer, for who takes long himself.
+    assert executor.wait - before == pytest.approx(
+        PATIENCE * 0.3, abs=0.4
+    )  # Longer, for who takes long himself.
     calling("quick")
     assert executor.wait > 1
     quick.append(asyncio.create_task(executor.run(busy)))  # It goes before all slow ones.
@@ -330,7 +346,7 @@ async def test_a_queue_is_long_by_the_time_that_its_calls_take() -> None:
     refused = [outcome for outcome in outcomes if isinstance(outcome, ResourceExhausted)]
     assert outcomes == ["done"] * (8 - len(refused)) + refused
     assert {error.reason for error in refused} == {"QUEUE_LONG"}
-    assert all("calls wait, some 1." in error.message and error.retry_after for error in refused)
+    assert all("calls wait, some " in error.message and error.retry_after for error in refused)
     assert len(refused) in (2, 3)
     assert executor.wait == 0
     executor.close()

@@ -33,7 +33,7 @@ BACK: Final = 3
 """A pass there and back takes about as long as so many there."""
 TURN: Final = 4e8
 """Multiply-adds of a pass on a CPU, some 20 ms, before the next of which its thread lets shorter work by.
-Passes over more images gain 10 to 20%, and make everybody else wait for them."""
+Passes over more images take as long an image, and make everybody else wait for them."""
 GRAPH_BYTES: Final = 1 << 19
 """Bytes that a session takes beside its kernels, about: many for small layers would else weigh nothing."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.serialised import part_messages
 from convlens.v1 import image_pb2, model_pb2
+from convlens.wire import MAX_PIXELS
 from convlens_models.manifest import Manifest, Task
 from convlens_models.preprocess import input_size, source_size
 from convlens_models.repository import StoredModel
@@ -104,7 +105,7 @@ class InferenceService:
         files = sum(
             height * width
             for image, (height, width) in zip(images, sources, strict=True)
-            if image.WhichOneof("source") == "encoded"
+            if image.WhichOneof("source") == "encoded" and height * width <= MAX_PIXELS  # Others fail.
         )
         if files > self.settings.max_decoded_pixels:
             allowed = f"at most {self.settings.max_decoded_pixels} together: fewer, in several calls"

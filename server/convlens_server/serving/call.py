@@ -75,7 +75,9 @@ class Call(Work):
         method: the name of the RPC.
         deadline: when the caller stops waiting, on the clock of `time.monotonic`; infinity: never.
         size: the bytes of the request.
+        looks: what is known of it from outside: its method, and about how large its request is.
         cost: what it costs, once that is known.
+        seen: whether that has been looked at.
         active: whether it waits for a thread, or has one.
         ended: whether its last item has come.
     """
@@ -99,7 +101,9 @@ class Call(Work):
         self.method = request.method if request else ""
         self.deadline = math.inf if left is None else time.monotonic() + left
         self.size = request_context.received.get()
+        self.looks = self.method, self.size.bit_length()
         self.cost: Cost | None = None
+        self.seen = False
         self.active = self.ended = False
         myself = weakref.ref(self)  # The context must not hold what holds it: requests would wait for the GC.
         self.caller = cancellation.Caller(lambda: _give_way(host, myself()))

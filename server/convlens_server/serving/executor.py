@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 from convlens.errors import ResourceExhausted
 from convlens_server.request import request_context
 from convlens_server.serving.call import END, Call, Later
-from convlens_server.serving.paces import Paces
+from convlens_server.serving.paces import ALIKE, Likes, Paces
 from convlens_server.serving.scheduler import Scheduler
 from convlens_server.settings import ServerSettings
 
@@ -31,6 +31,9 @@ SCALING: Final = 0.75
 """A pass on n threads is n to this power as fast as on one, about."""
 PATIENCE: Final = 5.0
 """A call may wait for others so many times as long as it takes itself, if that is longer than the setting."""
+MARGIN: Final = 1.1
+"""A call is begun only if it would end in time even if everything took so many times as long as expected: one
+that ends just too late has cost as much as one that is of use."""
 DOUBT: Final = 4.0
 """A call that nothing is ahead of is tried unless it is expected to take so many times what is left to it."""
 
@@ -60,7 +63,7 @@ class Executor:
         self._settings = settings
         self._on_gpu = on_gpu
         self._streams = 0
-        self._paces, self._calls = Paces(PACE), Paces()
+        self._paces, self._calls, self._likes = Paces(PACE), Paces(), Likes()
         self._costed: set[str] = set()
         self.admitted = 0
         self.busy = 0
@@ -137,10 +140,11 @@ class Executor:
 
     def expect(self, call: Call) -> None:
         """See whether a call whose cost is known now may go on. Raises ResourceExhausted, Later."""
-        new = call.expected is None or call.method not in self._costed
         self._costed.add(call.method)
+        guessed, seen, call.seen = call.expected, call.seen, True
         if call.cost is not None:
             call.expected = call.cost.units * (self._paces.of(call.cost.key) or 0.0)
+        new = not seen and (guessed is None or (call.expected or 0.0) > ALIKE * guessed)
         self._check_end(call, new=new)
         if new and not self.scheduler.is_first(call):
             raise Later
@@ -156,10 +160,11 @@ class Executor:
         self._check_room()
         ahead = 0 if single else self._settings.stream_ahead_megabytes * (1 << 20)
         call = Call(self, begin, single=single, ahead=ahead)
-        if call.method in self._costed:
-            call.expected = None  # It is looked at as soon as a thread comes by.
-        else:
+        if call.method not in self._costed:
             call.expected = self._calls.of(call.method) or 0.0
+        else:  # Where nothing tells, it is looked at as soon as a thread comes by.
+            call.expected = self._likes.of(call.looks)
+        if call.expected is not None:
             self._check_end(call, new=True)
         self.admitted += 1
         try:
@@ -172,6 +177,8 @@ class Executor:
             self._learn(call)
 
     def _learn(self, call: Call) -> None:
+        if call.cost is not None and call.expected is not None:
+            self._likes.learn(call.looks, call.expected)
         if call.ended and call.cost is not None:
             self._paces.learn(*call.cost, call.done)
         elif call.ended and call.method not in self._costed:
@@ -191,19 +198,20 @@ class Executor:
             self._refuse(text, "QUEUE_BYTES", self.wait)
 
     def _check_end(self, call: Call, *, new: bool) -> None:
-        """Refuse a call that would wait too long, or not end before its deadline."""
-        end, own = self.scheduler.end(call), call.remaining / self._speed()
+        """Refuse a call that would wait too long, or end after its deadline; only what is `new` waits."""
+        own = call.remaining / self._speed()
+        end = self.scheduler.end(call) if new else own
         wait, left = end - own, call.deadline - time.monotonic()
-        if new and wait > max(self._settings.max_wait, PATIENCE * own):
+        if wait > max(self._settings.max_wait, PATIENCE * own):
             waiting = max(0, self.busy - self.worker_threads)
             self._refuse(f"{waiting} calls wait, some {wait:.1f} s of work", "QUEUE_LONG", wait)
-        if end <= left or (wait <= 0 and own <= DOUBT * left):
+        if MARGIN * end <= left or (wait <= 0 and own <= DOUBT * left):
             return
         if own > left:
             alone = f"it takes some {own:.1f} s by itself, and its deadline passes in {left:.1f} s"
             self._refuse(alone, "DEADLINE", None)
         text = f"it would end after some {end:.1f} s, its deadline passes in {left:.1f} s"
-        self._refuse(text, "DEADLINE", end - left)
+        self._refuse(text, "DEADLINE", MARGIN * end - left)
 
     def _refuse(self, text: str, reason: str, wait: float | None) -> NoReturn:
         known = self._paces.known or self._calls.known

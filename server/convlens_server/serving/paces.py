@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Final
 
 NEWEST: Final = 0.1
@@ -13,6 +14,12 @@ OUTLIER: Final = math.log(4)
 and somebody else may take the machine for a while."""
 KEYS: Final = 1000
 """The number of keys that are remembered."""
+
+
+ALIKE: Final = 3.0
+"""Times as long as another request may take that looks like it, if nobody need look at it more closely."""
+FORGOTTEN: Final = 1.02
+"""The factor by which the extremes of earlier requests come closer with each further one."""
 
 
 class Paces:
@@ -47,6 +54,26 @@ class Paces:
             self._known.popitem(last=False)
         if self._all[0] is not None:
             self._all = _moved(self._all, measured)
+
+
+class Likes:
+    """The seconds that requests which look alike from outside are found to take, where these are alike."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def of(self, key: Hashable) -> float | None:
+        """The least seconds of late, if the most are not many times as much."""
+        least, most = self._known.get(key, (0.0, math.inf))
+        return least if most <= ALIKE * least else None
+
+    def learn(self, key: Hashable, seconds: float) -> None:
+        """Take in that such a request is to take so many seconds."""
+        least, most = self._known.get(key, (seconds, seconds))
+        self._known[key] = min(seconds, least * FORGOTTEN), max(seconds, most / FORGOTTEN)
+        self._known.move_to_end(key)
+        if len(self._known) > KEYS:
+            self._known.popitem(last=False)
 
 
 def _moved(before: tuple[float | None, int], measured: float) -> tuple[float, int]:

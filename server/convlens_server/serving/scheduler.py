@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 AGEING: Final = 0.1
@@ -113,10 +114,10 @@ class Scheduler:
         self._closed = False
 
     def add(self, work: Work) -> None:
-        """Have a thread take the work; after `close`, nobody does."""
+        """Have a thread take the work. Raises RuntimeError after `close`."""
         with self._changed:
             if self._closed:
-                return
+                raise RuntimeError("the scheduler is closed")
             self._queue(work, self._clock())
             if len(self._waiting) > self._idle and len(self._threads) < self.lanes:
                 name = f"worker_{len(self._threads)}"
@@ -167,9 +168,10 @@ class Scheduler:
             for lane in self._running:
                 self._charge(lane)
             ahead: dict[str, float] = defaultdict(float)
+            urgency = self._urgency(work, now)
             for other in (*self._waiting, *(each for lane in self._running for each in lane.stack)):
                 if other is not work and (
-                    other.tenant != work.tenant or self._urgency(other, now) <= self._urgency(work, now)
+                    other.tenant != work.tenant or self._urgency(other, now) <= urgency
                 ):
                     ahead[other.tenant] += other.remaining
             mine = ahead.pop(work.tenant, 0.0) + work.remaining
@@ -241,11 +243,13 @@ class Scheduler:
         work.since = since
         self._waiting.append(work)
         self._changed.notify()
-        for lane in self._running:
-            self._charge(lane)
-        everything = (*self._waiting, *(each for lane in self._running for each in lane.stack))
-        active = {each.tenant for each in everything if each is not work}
-        if work.tenant not in active:  # Who was away has not saved up for it: he begins with the least.
+        running = [each for lane in self._running for each in lane.stack]
+        everything = chain(running, self._waiting)
+        if not any(each.tenant == work.tenant for each in everything if each is not work):
+            # Who was away has not saved up for it: he begins with the least.
+            for lane in self._running:
+                self._charge(lane)
+            active = {each.tenant for each in (*running, *self._waiting) if each is not work}
             had = [self._had[tenant] for tenant in active]
             self._least = max(self._least, min(had) if had else max(self._had.values(), default=0.0))
             self._had[work.tenant] = max(self._had.pop(work.tenant, 0.0), self._least)
