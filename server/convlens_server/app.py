@@ -64,7 +64,7 @@ class App:
         self._metrics = Metrics()
         self._end_metrics: Callable[[], None] = lambda: None
         self._probes: grpc.aio.Server | None = None
-        quotas = Quotas(settings)
+        quotas = Quotas(settings, waits_for_others=self.executor.scheduler.waits_for_others)
         middleware = (logged, self._metrics.middleware, traced, with_status, identity.middleware)
         interceptor = MiddlewareInterceptor(*middleware, quotas.middleware, edge=Edge(settings))
         # A taken port is an error, not a second server behind it, unless that is asked for.
