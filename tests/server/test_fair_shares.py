@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from benchmarks.overload_server import replay
 from support.replies import error_of, tensors_of
 from support.server_thread import serving
 
@@ -31,6 +32,7 @@ from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.measures.certificate import AttackGoal, certify
 from convlens_models.repository import ModelRepository
 from convlens_server.app import App
+from convlens_server.backends import onnx_backend
 from convlens_server.backends.base import F32
 from convlens_server.backends.models import LoadedModels
 from convlens_server.backends.providers import Compute
@@ -168,10 +170,12 @@ def test_decoding_stops_when_the_caller_has_left() -> None:
 
 
 @pytest.mark.slow
-def test_of_eight_calls_with_six_times_the_time_of_one_most_succeed() -> None:
+def test_of_eight_calls_with_six_times_the_time_of_one_most_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes take a fixed time, so that what else the machine does counts little."""
+    monkeypatch.setattr(onnx_backend, "_run", replay)
     with serving(threads=2, lanes=2) as app, grpc.insecure_channel(app.address) as channel:
         stub = attribution_pb2_grpc.AttributionServiceStub(channel)
-        asked = asking(smoothgrad={"samples": 80})
+        asked = asking(smoothgrad={"samples": 20})
         for call in [stub.Attribute(asked) for _ in range(3)]:
             list(call)  # Sessions for one thread and for two are built, and the pace is known.
         took = []
@@ -197,8 +201,8 @@ def test_of_eight_calls_with_six_times_the_time_of_one_most_succeed() -> None:
     print([(code, round(seconds / max(took), 2)) for code, seconds in outcomes])
     codes = Counter(code for code, _ in outcomes)
     assert codes["OK"] >= 5
-    assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}
-    assert all(seconds < max(took) for code, seconds in outcomes if code != "OK")
+    assert codes["RESOURCE_EXHAUSTED"] >= 8 - codes["OK"] - 1  # One may be on the edge.
+    assert all(seconds < max(took) / 2 for code, seconds in outcomes if code == "RESOURCE_EXHAUSTED")
 
 
 class Counting:
