@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from support.faults import checkpointed, resumed, still_works, submit
 from support.front_end import FrontEnd
 from support.job_plane import dream, opened, running, sha256, undisturbed, until
 from support.redis_server import RedisServer
+from support.refusals import REFUSALS, rows
 from support.worker_process import Spawn, WorkerProcess, eventually
 
-from convlens.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from convlens.errors import DeadlineExceeded, Unavailable
 from convlens.v1 import job_pb2
 from convlens_client import Client, requests
 from convlens_client.calls import Rpc
@@ -50,17 +52,6 @@ def tiny(steps: int = 2) -> Rpc:
     return requests.submit(dream(steps).deepdream, model="tiny")
 
 
-@contextmanager
-def full(server: RedisServer) -> Iterator[None]:
-    """Redis with no memory left."""
-    with redis.Redis.from_url(server.url) as admin:
-        admin.config_set("maxmemory", "1")
-        try:
-            yield
-        finally:
-            admin.config_set("maxmemory", "0")
-
-
 async def test_redis_paused(
     client: Client, shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer, tiny_models: Path
 ) -> None:
@@ -90,38 +81,59 @@ async def test_redis_paused(
     assert sha256(record) == undisturbed(tiny_models, request)
 
 
-async def test_redis_full(
-    client: Client, shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer, tiny_models: Path
+@pytest.mark.parametrize("code", rows(quick=["OOM", "READONLY"]))
+async def test_a_job_ends_while_redis_refuses(
+    code: str,
+    client: Client,
+    shared: JobStore,
+    worker: WorkerProcess,
+    shared_redis: RedisServer,
+    tiny_models: Path,
 ) -> None:
-    """Nothing new is taken; what runs ends, and its end is written when there is room again."""
-    request = dream(300)
+    """No new job is taken; what runs ends, and its end is written when Redis takes writes again."""
+    refusal, request = REFUSALS[code], dream(150)
     operation = client.submit(request.deepdream, model="tiny")
     await until(shared, operation.name, running)
     id_ = operation.name.removeprefix("operations/")
-    with full(shared_redis):
-        with pytest.raises(ResourceExhausted) as raised:
+    with refusal.provoked(shared_redis):
+        with pytest.raises(refusal.kind, match=refusal.says) as raised:
             client.run(impatient(tiny()))
         assert raised.value.retry_after
-        assert client.operation(operation.name).metadata.state == "RUNNING"
 
         def ended() -> bool:
             lines = (line for line in worker.lines() if line.get("operation") == id_)
             return any("attempt ended" in str(line["message"]) for line in lines)
 
         eventually(ended, 30, worker.describe)
-        assert client.operation(operation.name).metadata.state == "RUNNING"
     record = await shared.wait(operation.name, 30)
     assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 1)
     assert sha256(record) == undisturbed(tiny_models, request)
+    assert worker.process.poll() is None
 
 
-async def test_redis_full_while_workers_are_idle(
-    shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer
+@pytest.mark.parametrize("code", rows(quick=["NOREPLICAS"]))
+async def test_idle_workers_stay_while_redis_refuses(
+    code: str, shared: JobStore, worker: WorkerProcess, shared_redis: RedisServer
 ) -> None:
-    with full(shared_redis):
+    refusal, said = REFUSALS[code], len(worker.lines())
+    with refusal.provoked(shared_redis):
         time.sleep(2.5)
     assert await still_works(shared)
     assert worker.process.poll() is None
+    assert any(re.search(refusal.says, str(line["message"])) for line in worker.lines()[said:])
+
+
+@pytest.mark.slow
+async def test_a_worker_that_starts_while_redis_refuses_waits(
+    store: JobStore, spawn: Spawn, shared_redis: RedisServer
+) -> None:
+    with REFUSALS["MISCONF"].provoked(shared_redis):
+        worker = spawn().ready()
+        time.sleep(1.0)
+    assert await still_works(store)
+    with redis.Redis.from_url(shared_redis.url) as client:
+        assert any(b"rq:worker:" in name for name in client.smembers("rq:workers"))
+    assert worker.terminate() == 0
 
 
 @contextmanager

@@ -92,7 +92,9 @@ def test_a_submitted_job_is_resolved_for_the_worker(stubs, worker, dream, manife
     assert (metadata.state, metadata.technique) == (QUEUED, "deepdream")
     assert (metadata.model.name, metadata.model.version) == ("patterns", manifest.version)
     assert metadata.model_digest == manifest.digest
-    request = worker.request(worker.take())
+    attempt = worker.take()
+    assert attempt.models == {f"patterns/{manifest.version}": manifest.digest}
+    request = worker.request(attempt)
     assert request.model.version == manifest.version
     assert (request.seed, request.deepdream.steps, request.deepdream.octaves) == (7, 3, 4)
     assert request.deepdream.image == dream().deepdream.image

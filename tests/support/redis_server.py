@@ -33,8 +33,9 @@ def free_port() -> int:
 class RedisServer:
     """One redis-server process with an append-only file, which survives `kill` and `start`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: object) -> None:
         self.folder = folder
+        self._options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,8 +50,10 @@ class RedisServer:
             "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "noeviction",
+            **{name.replace("_", "-"): value for name, value in self._options.items()},
         }
-        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        values = {name: value if isinstance(value, tuple) else (value,) for name, value in options.items()}
+        arguments = [part for name, given in values.items() for part in (f"--{name}", *map(str, given))]
         self._process = subprocess.Popen([redis_binary(), *arguments], stdout=subprocess.DEVNULL)
         with redis.Redis.from_url(self.url) as client:
             for _ in range(200):

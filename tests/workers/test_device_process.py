@@ -13,10 +13,12 @@ import pytest
 import torch
 from google.rpc.status_pb2 import Status
 from support.job_plane import dream
+from support.tiny_model import NAME
 from torch import Tensor
 
-from convlens.errors import FailedPrecondition, ResourceExhausted, from_status
+from convlens.errors import ConvLensError, DataLoss, FailedPrecondition, ResourceExhausted, from_status
 from convlens.v1 import job_pb2
+from convlens_models.repository import ModelRepository
 from convlens_workers import device_process, techniques
 from convlens_workers.jobs import ArtifactStore
 from convlens_workers.messages import (
@@ -44,9 +46,12 @@ class DeviceProcessInThread:
         self.store = ArtifactStore(artifacts.as_uri())
 
     def start(self, technique: Technique) -> None:
-        self._patch.setitem(techniques.TECHNIQUES, "deepdream", technique)
+        self.patch("deepdream", technique)
         digest = self.store.put(ID, "request", dream(1).SerializeToString(deterministic=True))
         self.tell(Start(ID, digest, ()))
+
+    def patch(self, name: str, technique: Technique) -> None:
+        self._patch.setitem(techniques.TECHNIQUES, name, technique)
 
     def tell(self, message: Start | Stop) -> None:
         self._ours.send(message)
@@ -115,6 +120,60 @@ def test_a_job_of_a_newer_server_is_refused(running: DeviceProcessInThread, inne
     assert isinstance(failed, Failed)
     error = from_status(Status.FromString(failed.status))
     assert (type(error), error.reason) == (FailedPrecondition, "WORKER_TOO_OLD")
+
+
+def bound(models: Path) -> dict[str, str]:
+    """To the small network, and the one that every repository has."""
+    manifests = (ModelRepository(models).get(name).manifest for name in (NAME, "patterns"))
+    return {f"{manifest.name}/{manifest.version}": manifest.digest for manifest in manifests}
+
+
+def ended(running: DeviceProcessInThread, bound: dict[str, str]) -> Finished | ConvLensError:
+    """How a job that is bound to those networks ends."""
+    request = running.store.put(ID, "request", dream(1).SerializeToString(deterministic=True))
+    running.tell(Start(ID, request, (), bound))
+    (*_, end) = running.until(Finished, Failed)
+    assert isinstance(end, Finished | Failed)
+    return from_status(Status.FromString(end.status)) if isinstance(end, Failed) else end
+
+
+@pytest.mark.parametrize("changed", [f"{NAME}/1", "patterns/1"])
+def test_a_job_is_done_by_the_networks_that_the_server_saw_or_not_at_all(
+    running: DeviceProcessInThread, tiny_models: Path, changed: str
+) -> None:
+    """Its own, and others that it names."""
+    known = bound(tiny_models)
+    running.patch("deepdream", good)
+    assert isinstance(ended(running, known), Finished)
+    error = ended(running, known | {changed: "f" * 64})
+    assert isinstance(error, FailedPrecondition)
+    assert (error.reason, error.field) == ("MODEL_CHANGED", "model")
+    assert "f" * 64 in str(error)
+    assert known[changed] in str(error)
+
+
+def test_weights_that_are_overwritten_in_place_are_noticed(
+    running: DeviceProcessInThread, tiny_models: Path
+) -> None:
+    """Before a job, though they are loaded, and during one; the right ones serve again."""
+    weights = ModelRepository(tiny_models).get(NAME).file("weights.safetensors")
+    right = weights.read_bytes()
+
+    def overwriting(task: Task, state: object) -> Generator[Step, None, Results]:
+        yield step()
+        weights.write_bytes(right[:-4] + bytes(4))
+        return {"image": torch.ones(3)}
+
+    known = bound(tiny_models)
+    try:
+        running.patch("deepdream", overwriting)
+        assert isinstance(ended(running, known), DataLoss)
+        running.patch("deepdream", good)
+        assert isinstance(ended(running, known), DataLoss)
+        assert isinstance(ended(running, {}), DataLoss)
+    finally:
+        weights.write_bytes(right)
+    assert isinstance(ended(running, known), Finished)
 
 
 def test_out_of_memory_is_a_typed_error_and_the_process_still_good(running: DeviceProcessInThread) -> None:

@@ -17,6 +17,7 @@ import redis
 from rq.exceptions import StopRequested
 
 from convlens.errors import ConvLensError, InvalidArgument
+from convlens_workers.jobs.redis_errors import LOST, Meaning, answer
 from convlens_workers.jobs.settings import read
 from convlens_workers.settings import WorkerSettings
 from convlens_workers.supervisor import Supervisor
@@ -70,16 +71,18 @@ def arguments() -> argparse.Namespace:
 
 
 def redis_answers(url: str, timeout: float = REDIS_TIMEOUT) -> bool:
-    """Whether Redis answers within `timeout` seconds."""
+    """Whether Redis answers within `timeout` seconds; one that only refuses for a while does."""
     until = time.monotonic() + timeout
     with redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=2.0) as client:
         while True:
             try:
                 warn_of_eviction(client)
-            except redis.RedisError as error:
-                log.warning("Redis does not answer: %s", error)
-            else:
                 return True
+            except redis.RedisError as error:
+                row = answer(error)
+                if row not in (None, LOST) and row.meaning is not Meaning.OPERATOR:
+                    return True
+                log.warning("Redis does not answer: %s", row.says.format(said=error) if row else error)
             if time.monotonic() > until:
                 return False
             time.sleep(1.0)

@@ -89,7 +89,8 @@ class AttemptRunner:
         attempt = self.attempt
         with spanning(attempt, self.process.device) as self._span:
             self.metrics.began()
-            self.process.send(messages.Start(attempt.id, attempt.request, attempt.checkpoints))
+            start = (attempt.id, attempt.request, attempt.checkpoints, dict(attempt.models))
+            self.process.send(messages.Start(*start))
             end = self._follow()
             name, why = type(end).__name__, end.reason if isinstance(end, Died) else ""
             extra = {"operation": attempt.id, "attempt": attempt.number, "why": why}

@@ -11,6 +11,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
 from multiprocessing.connection import Connection
@@ -25,6 +26,7 @@ from convlens.errors import (
     ConvLensError,
     FailedPrecondition,
     Internal,
+    NotFound,
     ResourceExhausted,
     Unavailable,
     to_status,
@@ -117,6 +119,7 @@ class DeviceProcess:
         data = self._retrying(lambda: self._store.get(start.operation, "request", start.request))
         request = understood(data)
         technique = request.WhichOneof("technique") or ""
+        self._networks.bind(start.models)
         network, manifest = self._networks.get(request.model)
         params, device = getattr(request, technique), self._device
         manifest = SPECIFICATIONS[technique].seen(params, manifest)
@@ -142,7 +145,10 @@ class DeviceProcess:
                 request.save_every,
                 estimate.until,
             )
-            return runner.run(steps)
+            results = runner.run(steps)
+        with suppress(NotFound):  # A version that is gone meanwhile has not changed what was computed.
+            self._networks.bind(start.models)
+        return results
 
     def _save(self, operation: str, origin: Origin, state: State) -> str | None:
         try:

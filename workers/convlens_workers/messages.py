@@ -22,11 +22,15 @@ class Configure:
 
 @dataclass(frozen=True)
 class Start:
-    """To the device process: run a job. `request` and `checkpoints` are SHA-256 of stored objects."""
+    """To the device process: run a job. `request` and `checkpoints` are SHA-256 of stored objects.
+
+    `models` are the digests, by "name/version", of the networks that the job is bound to.
+    """
 
     operation: str
     request: str
     checkpoints: tuple[str, ...]
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

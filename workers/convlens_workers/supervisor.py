@@ -1,8 +1,11 @@
 """The supervisor: an RQ worker that gives each job to its device process, and survives what may happen.
 
 Of RQ it takes the queue, the registration and the heartbeat. It overrules RQ where jobs are safer otherwise:
-no fork for each job, no commands by pub/sub, no sweep of RQ's registries (ours is `WorkerJobStore.sweep`), no
-end when Redis is away.
+no fork for each job, no commands by pub/sub, no sweep of RQ's registries (ours is `WorkerJobStore.sweep`).
+
+RQ's loop ends when Redis refuses a command. Here nothing that Redis refuses ends a worker: what RQ only notes
+for its own lists is left out (`_unless_refused`), jobs are asked for until Redis gives one, and a running job
+goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -10,13 +13,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from functools import wraps
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
-from redis import Redis, exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import exceptions
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
@@ -26,29 +27,48 @@ from rq.worker import WorkerStatus
 
 from convlens_workers.attempt import AttemptRunner
 from convlens_workers.device_process_handle import DeviceProcessHandle
-from convlens_workers.jobs import redis_errors
 from convlens_workers.jobs.artifacts import ArtifactStore
+from convlens_workers.jobs.connection import connect_worker
 from convlens_workers.jobs.job import QueuedJob
+from convlens_workers.jobs.redis_errors import AWAY, redis_errors
 from convlens_workers.jobs.worker_job_store import WorkerJobStore
 from convlens_workers.maintenance import Maintenance
 from convlens_workers.messages import Configure
 from convlens_workers.metrics import Metrics
 from convlens_workers.settings import WorkerSettings
 
-AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.OutOfMemoryError)
-WORKER_TTL = 20
+WORKER_TTL: Final = 20
+PAUSE: Final = 1.0
+"""Seconds between tries at a Redis that refuses what the worker needs."""
 
 log = logging.getLogger(__name__)
+
+
+def _unless_refused(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of RQ's that changes nothing but what RQ tells of workers: left out where Redis refuses it."""
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except exceptions.RedisError as error:
+            log.debug("%s left out: %s", method.__name__, error)
+
+    return call
 
 
 class Supervisor(Worker):
     """Takes jobs from one queue, one at a time; imports no torch."""
 
     job_class = QueuedJob
-    max_connection_wait_time = 1.0
+    max_connection_wait_time = PAUSE
+
+    set_state = _unless_refused(Worker.set_state)
+    check_for_suspension = _unless_refused(Worker.check_for_suspension)
+    register_death = _unless_refused(Worker.register_death)
 
     def __init__(self, settings: WorkerSettings) -> None:
-        connection = Redis.from_url(settings.redis, socket_connect_timeout=2.0)
+        connection = connect_worker(settings.redis, socket_connect_timeout=2.0)
         super().__init__(
             [Queue(settings.queue, connection=connection, job_class=QueuedJob, serializer=JSONSerializer)],
             connection=connection,
@@ -56,9 +76,9 @@ class Supervisor(Worker):
             serializer=JSONSerializer,
         )
         self._settings = settings
+        self._registered = False
         self._artifacts = ArtifactStore(settings.artifacts_url())
-        retry = Retry(NoBackoff(), 1)  # Pooled connections outlive a Redis.
-        quick = Redis.from_url(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0, retry=retry)
+        quick = connect_worker(settings.redis, socket_connect_timeout=1.0, socket_timeout=2.0)
         self._store = WorkerJobStore(quick, settings, settings.lease)
         self._metrics = Metrics(self._store, lambda: self.device_process.pid)
         self._end_metrics: Callable[[], None] = lambda: None
@@ -92,31 +112,55 @@ class Supervisor(Worker):
         """Claim the job, run it in the device process, and write its end."""
         self.set_state(WorkerStatus.BUSY)  # From here on a signal lets the job be given back.
         self.device_process.ensure()
-        attempt = None
-        with suppress(*redis_errors.AWAY):  # The sweep brings the job back.
-            attempt = self._store.claim(job.id, self.device_process.device)
-        if attempt is not None:
-            AttemptRunner(
-                attempt,
-                process=self.device_process,
-                store=self._store,
-                artifacts=self._artifacts,
-                settings=self._settings,
-                draining=lambda: self.draining,
-                metrics=self._metrics,
-            ).run()
+        try:
+            self._attempt(job)
+        except AWAY as error:  # The sweep brings the job back.
+            log.warning("%s", error, extra={"operation": job.id})
+        except exceptions.RedisError:  # The same; and nobody follows what the device process does.
+            log.exception("attempt given up", extra={"operation": job.id})
+            self.device_process.kill()
         if not self.draining:
             self.device_process.ensure()
         self.set_state(WorkerStatus.IDLE)
 
+    def _attempt(self, job: Job) -> None:
+        attempt = self._store.claim(job.id, self.device_process.device)
+        if attempt is None:
+            return
+        AttemptRunner(
+            attempt,
+            process=self.device_process,
+            store=self._store,
+            artifacts=self._artifacts,
+            settings=self._settings,
+            draining=lambda: self.draining,
+            metrics=self._metrics,
+        ).run()
+
     def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[Job, Queue] | None:
-        """As RQ's, but a full Redis is waited for as one that is away."""
+        """As RQ's, but whatever Redis refuses is asked for again, until a signal ends the worker."""
         while True:
             try:
-                return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
-            except exceptions.OutOfMemoryError as error:
-                log.warning("Redis is full: %s", error)
-                time.sleep(self.max_connection_wait_time)
+                with redis_errors():
+                    return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+            except (*AWAY, exceptions.RedisError) as error:
+                log.warning("%s; trying again", error)
+                time.sleep(PAUSE)
+
+    @_unless_refused
+    def register_birth(self) -> None:
+        """As RQ's; of this name there are only notes of this worker's own, made before it was registered."""
+        self.connection.delete(self.key)
+        super().register_birth()  # type: ignore[no-untyped-call]
+        self._registered = True
+
+    @_unless_refused
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """As RQ's; a worker whose registration was refused is registered instead."""
+        if self._registered:
+            super().heartbeat(*args, **kwargs)
+        else:
+            self.register_birth()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """On SIGTERM and SIGINT: end now when idle, else after a checkpoint; a second one changes nothing."""
@@ -131,8 +175,7 @@ class Supervisor(Worker):
         self._maintenance.stop()
         self._end_metrics()
         self.device_process.kill()
-        with suppress(*AWAY):
-            self.register_death()  # type: ignore[no-untyped-call]
+        self.register_death()
 
     def run_maintenance_tasks(self) -> None:
         """RQ's sweeps are unfenced, and find nothing of ours: the thread does what is needed."""
@@ -143,18 +186,3 @@ class Supervisor(Worker):
 
     def unsubscribe(self) -> None:
         """Do nothing: `subscribe` has not subscribed."""
-
-    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
-        """As RQ's, but Redis may be away."""
-        with suppress(*AWAY):
-            super().heartbeat(*args, **kwargs)
-
-    def set_state(self, *args: Any, **kwargs: Any) -> None:
-        """As RQ's, but Redis may be away."""
-        with suppress(*AWAY):
-            super().set_state(*args, **kwargs)
-
-    def check_for_suspension(self, *args: Any, **kwargs: Any) -> None:
-        """As RQ's, but Redis may be away."""
-        with suppress(*AWAY):
-            super().check_for_suspension(*args, **kwargs)

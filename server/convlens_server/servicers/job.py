@@ -25,6 +25,7 @@ from convlens_server.request.request_context import hold, timed
 from convlens_server.request.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
+from convlens_workers.jobs.models import digests
 from convlens_workers.jobs.pictures import decode_images
 from convlens_workers.jobs.record import check_tags
 from convlens_workers.jobs.techniques import SPECIFICATIONS
@@ -61,17 +62,18 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             await run(specification.prepare, job, await preparation(self._collections, job))
         reckoned = await run(resumed.reckoned if resumed else reckoned_of, job)
         _own_collection(job.params)
+        bound = await run(digests, resolved, job.resources.repository)
+        bound[f"{job.manifest.name}/{job.manifest.version}"] = digest
+        facts: Any = {"payload": sent, "model_digest": digest, "reckoned": reckoned, "models": bound}
         record = await store.submit(
             resolved,
-            model_digest=digest,
-            payload=sent,
-            reckoned=reckoned,
             resumable=specification.grows is not None,
             resumed=resumed.record if resumed else None,
+            **facts,
         )
         with suppress(ResourceExhausted):  # The job itself does all that its helpers do not.
             for helper in specification.helpers(resolved, record.name):
-                await store.submit(helper, model_digest=digest, payload=sent, reckoned=reckoned)
+                await store.submit(helper, **facts)
         return to_operation(record)
 
     async def WatchJob(  # noqa: N802

@@ -48,7 +48,8 @@ class Queries:
                 pipe.hget(scripts.OPERATION + id_, "payload")
                 pipe.llen(f"rq:queue:{queue}")
                 pipe.hgetall(scripts.SPEEDS + queue)
-                known, waiting, speeds = await pipe.execute()
+                pipe.delete(scripts.NOTHING)
+                known, waiting, speeds, _ = await pipe.execute()
         return Outlook(known, waiting, speeds)
 
     async def record(self, id_: str) -> JobRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -75,6 +75,7 @@ _BESIDE: Final[dict[str, Callable[[bytes], Any]]] = {
     "ran": lambda raw: int(raw) / 1000,
     "tenant": bytes.decode,
     "trace": bytes.decode,
+    "models": json.loads,
 }
 
 
@@ -102,6 +103,8 @@ class JobRecord:
     """Name of the tenant whose job it is; "" where there are no tenants."""
     trace: str = ""
     """W3C traceparent of the call that submitted it; "" where there was none."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Digests by "name/version" of the networks that it is bound to."""
 
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:

@@ -30,6 +30,9 @@ INDEX: Final = "convlens:operations"
 CHANGED: Final = "convlens:changed"
 SPEEDS: Final = "convlens:throughput:jobs:"
 WORKERS: Final = "convlens:swept:by:"
+NOTHING: Final = "convlens:nothing"
+"""A key that is never there: to delete it changes nothing, but is refused where writes are. With too few
+replicas Redis 6.2 takes scripts all the same."""
 
 # ARGV[1..5] of every script; see `context`.
 _PRELUDE: Final = """
@@ -43,7 +46,7 @@ local WORKERS = 'convlens:swept:by:' .. queue
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
 local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
-                tenant=1, cost=1, claimed=1, ran=1, trace=1, ended_by=1}
+                tenant=1, cost=1, claimed=1, ran=1, trace=1, ended_by=1, models=1}
 
 local function record(id) return 'convlens:operation:' .. id end
 local function field(id, name) return redis.call('HGET', record(id), name) end

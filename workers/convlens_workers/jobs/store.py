@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from itertools import count
+from types import MappingProxyType
 from typing import Any, Final
 
 from google.rpc.status_pb2 import Status
@@ -79,9 +80,9 @@ class JobStore:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        """Ask Redis for a sign of life."""
+        """Ask Redis whether it takes writes, without one."""
         with redis_errors():
-            await self._redis.ping()
+            await self._redis.delete(scripts.NOTHING)
 
     async def submit(
         self,
@@ -92,6 +93,7 @@ class JobStore:
         reckoned: Reckoned = UNKNOWN,
         resumable: bool = False,
         resumed: JobRecord | None = None,
+        models: Mapping[str, str] = MappingProxyType({}),
     ) -> JobRecord:
         """Queue a job, once for each request id.
 
@@ -103,6 +105,7 @@ class JobStore:
             reckoned: of what there is to do.
             resumable: whether its last checkpoint is kept, for another job to go on from.
             resumed: the job from whose last checkpoint this one goes on.
+            models: digests by "name/version" of the networks that it is bound to.
 
         Raises:
             AlreadyExists: the request id was used with another payload.
@@ -129,6 +132,7 @@ class JobStore:
                 "trace": traceparent(),
                 "tags": json.dumps(dict(request.tags)),
                 "resumable": int(resumable),
+                "models": json.dumps(dict(models)),
             }
             if resumed is not None:
                 fields["checkpoints"] = await self._take_over(resumed, id_)

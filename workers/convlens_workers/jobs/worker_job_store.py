@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from convlens.errors import ConvLensError, to_status
@@ -46,6 +46,8 @@ class Attempt:
     """Pictures on the way that earlier attempts have stored."""
     resumable: bool = False
     """Whether another job may go on from this one once it has ended."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Digests by "name/version" of the networks that the job is bound to."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class WorkerJobStore:
         metadata, request, checkpoints = record.metadata, record.request, record.checkpoints
         waited = (metadata.start_time.ToMilliseconds() - metadata.create_time.ToMilliseconds()) / 1000
         known = (metadata.technique, waited, record.trace, tuple(metadata.artifacts), metadata.resumable)
-        return Attempt(id_, token, metadata.attempt, request, checkpoints, record.ran, *known)
+        return Attempt(
+            id_, token, metadata.attempt, request, checkpoints, record.ran, *known, models=record.models
+        )
 
     def update(
         self, attempt: Attempt, fields: Mapping[str, str | int | bytes] | None = None, preview: bytes = b""
