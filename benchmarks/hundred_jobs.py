@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.smallest_change import DATA, NAME, repository
 from convlens.errors import ConvLensError
-from convlens_client import Caricature, Channel, Client, LogProbability, Operation, Style
+from convlens_client import Caricature, Channel, ClassScore, Client, Operation, Style
 from convlens_client.cli.outcomes import write_outcome
 from convlens_client.contact_sheet import Tile, contact_sheet
 from convlens_client.up import Plan, running
@@ -79,7 +79,7 @@ def visualisations(side: int) -> Iterator[Asked]:
     classes = [1, 99, 250, 291, 417, 508, 645, 859, 963, 980]
     for index in classes:
         options = {"size": side, "steps": 192}
-        yield Asked(f"class {index}", _with(Client.visualise, [LogProbability(index)], **options))
+        yield Asked(f"class {index}", _with(Client.visualise, [ClassScore(index)], **options))
     for layer, channel in product(("features.3", "features.7", "features.12"), (3, 17, 40)):
         target = Channel(layer, channel)
         yield Asked(f"{layer}:{channel}", _with(Client.visualise, [target], size=side, steps=128))
@@ -87,9 +87,9 @@ def visualisations(side: int) -> Iterator[Asked]:
         target = Caricature("features.7", small(path, side))
         yield Asked(f"caricature {path.stem}", _with(Client.visualise, [target], size=side, steps=128))
     start = {"start": small(CONTENTS[1], side), "height": side // 2, "width": side}
-    yield Asked("tabby from the cat", _with(Client.visualise, [LogProbability(281)], steps=96, **start))
+    yield Asked("tabby from the cat", _with(Client.visualise, [ClassScore(281)], steps=96, **start))
     for index in (99, 963):
-        target = [LogProbability(index)]
+        target = [ClassScore(index)]
         yield Asked(f"class {index}, pixels", _with(Client.visualise, target, size=side, pixels=True))
 
 

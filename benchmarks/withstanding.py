@@ -1,9 +1,10 @@
-"""What SqueezeNet 1.0 withstands, on photos that it has right, behind defences and against the ensemble; and
-how attacks carry from the embedded model to others of a repository and back, on drawings.
+"""What SqueezeNet 1.0 withstands, on photos that it has right, behind defences and against the ensemble; how
+attacks carry from the embedded model to others of a repository and back, on drawings; what a server stands.
 
 python -m benchmarks.withstanding defences [--photos 20] [--epsilon 1/255] [--steps 40] [--defence jpeg]
 python -m benchmarks.withstanding ensemble [--photos 20] [--epsilon 1/255] [--steps 100] [--queries 5000]
 python -m benchmarks.withstanding transfer --models FOLDER [--epsilon 8/255] [--steps 20]
+python -m benchmarks.withstanding edge [--seconds 300]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from google.protobuf.message import Message
 
+from benchmarks.edge import edge
 from benchmarks.smallest_change import DATA, NAME, finished, repository
 from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_client.cli.common import number
@@ -43,13 +45,17 @@ Run = Callable[[str, Message], Results]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("defences", "ensemble", "transfer"))
+    parser.add_argument("what", choices=("defences", "ensemble", "transfer", "edge"))
     parser.add_argument("--epsilon", type=lambda text: number(text, "epsilon"), default=1 / 255)
     parser.add_argument("--defence", choices=DEFENCES)
     parser.add_argument("--models", type=Path, help="repository of the models beside the embedded one")
     for name, default in (("photos", 20), ("steps", None), ("targets", 9), ("queries", 5000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--seconds", type=float, default=300.0)
     options = parser.parse_args()
+    if options.what == "edge":
+        edge(options)
+        return
     if options.what == "transfer":
         transfer(options)
         return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from convlens.containers import Picture, stripped
-from convlens.errors import DataLoss, InvalidArgument
+from convlens.errors import ConvLensError, DataLoss, InvalidArgument
 from convlens.v1 import tensor_pb2
 
 T = TypeVar("T", bound=np.generic)
@@ -51,6 +52,23 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+LARGE_TURN: Final = 0.05
+"""Seconds after which the decoding of a large picture that waits for another one pauses again."""
+
+
+class Pause(Protocol):
+    """Is called between the pieces of what takes long; raises what ends it."""
+
+    def __call__(self, *, holding: bool = False) -> None:
+        """Pause; `holding` says that a lock is held."""
+
+
+def _go_on(*, holding: bool = False) -> None:
+    """Do nothing: nobody waits."""
+
+
+pausing: ContextVar[Pause] = ContextVar("pausing", default=_go_on)
+"""The pauses of this thread: a server stops there for callers who have left, and lets others through."""
 _one_large = Lock()
 NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -189,7 +207,8 @@ def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXE
     """RGB pixels (H, W, 3) in 0..255 of a PNG, JPEG or WebP file; the size is checked before pixels are made.
 
     Transparency is laid over white; EXIF orientation is applied. Nothing else that a file says about its
-    picture is read. Large pictures are decoded one after the other, whoever asks.
+    picture is read. Large pictures are decoded one after the other, whoever asks; between the pieces of the
+    work `pausing` is called.
 
     Raises:
         InvalidArgument: not one of the formats, truncated, animated, empty, or more than `max_pixels` pixels.
@@ -202,13 +221,29 @@ def decode_image(data: bytes, field: str = "encoded", max_pixels: int = MAX_PIXE
             raise InvalidArgument.of(field, shown, f"at most {max_pixels} pixels")
         if picture.frames != 1:
             raise InvalidArgument.of(field, f"{picture.frames} frames", "a picture of one frame")
-        with _one_large if pixels > LARGE_PIXELS else nullcontext():
+        with _turn(pixels):
             return _decoded(picture)
-    except InvalidArgument:
+    except ConvLensError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like on damaged files.
         allowed = f"a whole {', '.join(FORMATS)} file ({error})"
         raise InvalidArgument.of(field, f"{len(data)} bytes", allowed) from error
+
+
+@contextmanager
+def _turn(pixels: int) -> Iterator[None]:
+    """The turn of a picture of so many pixels to be decoded: at once, or alone among large ones."""
+    pause = pausing.get()
+    pause()
+    if pixels <= LARGE_PIXELS:
+        yield
+        return
+    while not _one_large.acquire(timeout=LARGE_TURN):
+        pause()
+    try:
+        yield
+    finally:
+        _one_large.release()
 
 
 def _decoded(picture: Picture) -> NDArray[np.uint8]:
@@ -221,6 +256,7 @@ def _decoded(picture: Picture) -> NDArray[np.uint8]:
         pixels = np.empty((height, width, 3), np.uint8)
         rows = max(1, BAND_PIXELS // width)
         for top in range(0, height, rows):
+            pausing.get()(holding=True)
             bottom = min(height, top + rows)
             pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom))))
     return np.ascontiguousarray(UPRIGHT[picture.orientation](pixels))

@@ -64,7 +64,7 @@ class App:
         self._metrics = Metrics()
         self._end_metrics: Callable[[], None] = lambda: None
         self._probes: grpc.aio.Server | None = None
-        quotas = Quotas(settings)
+        quotas = Quotas(settings, waits_for_others=self.executor.scheduler.waits_for_others)
         middleware = (logged, self._metrics.middleware, traced, with_status, identity.middleware)
         interceptor = MiddlewareInterceptor(*middleware, quotas.middleware, edge=Edge(settings))
         # A taken port is an error, not a second server behind it, unless that is asked for.
@@ -95,6 +95,9 @@ class App:
         host, _, _ = settings.listen.rpartition(":")
         try:
             port = app._listen()
+        except ConvLensError:
+            await app.stop(0)
+            raise
         except (RuntimeError, OSError) as error:
             await app.stop(0)
             raise Unavailable(f"cannot listen on {settings.listen}: {error}") from error

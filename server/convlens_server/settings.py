@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal, Self
 
@@ -57,8 +58,20 @@ class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
     """MiB that the requests of all calls that wait or compute may hold together; a call that would wait
     beyond that is refused with RESOURCE_EXHAUSTED, reason QUEUE_BYTES."""
     max_wait: float = Field(default=5.0, gt=0)
-    """Seconds that a call may be expected to wait for a worker thread; one that would wait longer is refused
-    with RESOURCE_EXHAUSTED, reason QUEUE_LONG."""
+    """Seconds that a call may be expected to wait for others, or five times as long as it takes itself, if
+    that is longer; one that would wait longer is refused with RESOURCE_EXHAUSTED, reason QUEUE_LONG."""
+    tenant_weights: dict[str, float] = Field(default_factory=dict)
+    """Shares of tenants in the worker threads while several have work for them, as a JSON object of numbers
+    above 0; a tenant that is not named has 1."""
+    max_call_cost: float = Field(default=5e13, gt=0)
+    """Number of multiply-adds that one quick call may take, as estimated before it begins; a larger one is
+    refused with INVALID_ARGUMENT, which names the field to lower."""
+    max_decoded_pixels: int = Field(default=500_000_000, ge=64)
+    """Number of pixels that the picture files of one quick call may have together, before they are
+    resized."""
+    stream_ahead_megabytes: float = Field(default=4.0, ge=0)
+    """MiB of a streamed reply below which its next part is computed before its reader has taken what there
+    is; 0 computes each part when the one before has been taken."""
     max_streams: int = Field(default=256, ge=1)
     """Number of replies that may be streamed at the same time; more are refused with RESOURCE_EXHAUSTED,
     reason STREAMS."""
@@ -104,6 +117,13 @@ class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
         if self.cache_seconds and not (self.cache_redis or self.redis):
             raise ValueError("CONVLENS_CACHE_SECONDS needs CONVLENS_REDIS or CONVLENS_CACHE_REDIS")
         return self
+
+    @field_validator("tenant_weights")
+    @classmethod
+    def _weights_are_shares(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(not 0 < weight < math.inf for weight in weights.values()):
+            raise ValueError(f"{weights}: weights must be numbers above 0")
+        return weights
 
     @model_validator(mode="after")
     def _processes_know_their_port(self) -> Self:

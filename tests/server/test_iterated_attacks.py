@@ -149,7 +149,7 @@ def test_the_loop_is_foolboxs(foolbox, backend, photos, case: Case) -> None:
     images, classes = (values[:1] for values in photos)
     goal = AttackGoal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
     exact = Exact(backend.stored)
-    ours = ATTACKS[case.technique](exact, images.astype(np.float64), goal, case.params).adversarial
+    ours = ATTACKS[case.technique].compute(exact, images.astype(np.float64), goal, case.params).adversarial
     theirs, succeeded = by_foolbox(foolbox, exact.network, images.astype(np.float64), goal, case)
     assert agreement(ours, theirs).min() >= 0.99
     assert list(goal.met(predicted(backend, ours.astype(np.float32)))) == succeeded
@@ -161,7 +161,7 @@ def test_agrees_with_foolbox_photo_by_photo(foolbox, backend, photos, case: Case
     """The same success on each photo; the same pixels where Foolbox's float32 agrees with its own float64."""
     images, classes = photos
     goal = AttackGoal(case.targeted, np.full_like(classes, 281) if case.targeted else classes)
-    ours = ATTACKS[case.technique](backend, images, goal, case.params).adversarial
+    ours = ATTACKS[case.technique].compute(backend, images, goal, case.params).adversarial
     network = load_network(backend.stored)
     theirs, succeeded = by_foolbox(foolbox, network, images, goal, case)
     exact, _ = by_foolbox(foolbox, network.double(), images.astype(np.float64), goal, case)
@@ -177,7 +177,7 @@ def test_success_grows_with_epsilon_and_steps(backend, photos, norm) -> None:
 
     def successes(epsilon: float, steps: int) -> int:
         params = attack_pb2.Pgd(norm=norm, epsilon=epsilon, steps=steps, start_at_image=True, restarts=1)
-        found = ATTACKS["pgd"](backend, images, goal, params).adversarial
+        found = ATTACKS["pgd"].compute(backend, images, goal, params).adversarial
         return int(goal.met(predicted(backend, found)).sum())
 
     base = 8 / 255 if norm == LINF else 2.0
@@ -193,7 +193,7 @@ def test_targeted_pgd_reaches_the_class(backend, photos) -> None:
     images = photos[0][:2]
     goal = AttackGoal(True, np.full(len(images), 281))
     params = attack_pb2.Pgd(steps=10, restarts=1)
-    found = ATTACKS["pgd"](backend, images, goal, params).adversarial
+    found = ATTACKS["pgd"].compute(backend, images, goal, params).adversarial
     assert goal.met(predicted(backend, found)).all()
 
 
@@ -202,7 +202,7 @@ def test_pgd_leaves_an_undefended_network_nothing(backend, data: Path) -> None:
     """Below 2% of 100 photographs that SqueezeNet had right."""
     images, classes = right(backend, sorted((data / "photos").iterdir()), 100)
     params = attack_pb2.Pgd(epsilon=8 / 255, step_size=2 / 255, steps=10, restarts=1)
-    found = ATTACKS["pgd"](backend, images, AttackGoal(False, classes), params).adversarial
+    found = ATTACKS["pgd"].compute(backend, images, AttackGoal(False, classes), params).adversarial
     assert np.abs(found - images).max() <= 8 / 255 + 1e-6
     assert (predicted(backend, found) == classes).mean() < 0.02
 
@@ -219,6 +219,6 @@ def test_l2_noise_is_uniform_in_the_ball() -> None:
 def test_epsilon_above_the_range_of_pixels_is_refused(backend, photos) -> None:
     images, classes = photos
     with pytest.raises(InvalidArgument, match=r"pgd\.epsilon.*between 0 and 1"):
-        ATTACKS["pgd"](
+        ATTACKS["pgd"].compute(
             backend, images, AttackGoal(False, classes), attack_pb2.Pgd(epsilon=8, steps=1, restarts=1)
         )

@@ -289,7 +289,7 @@ def visualisation(root: Path, name: str, side: int, **target: Any) -> Submission
     objectives = [{"terms": [{"target": target}]}]
     params = job_pb2.FeatureVisualisation(objectives=objectives, size=side)
     repository = ModelRepository(root)
-    manifest = repository.get(name).manifest
+    manifest = SPECIFICATION.seen(params, repository.get(name).manifest)
     return Submission("feature_visualisation", params, manifest, resources=Resources(repository))
 
 
@@ -305,9 +305,9 @@ def test_units_of_visualisations_are_the_networks_at_that_size(
 
 
 def test_visualisations_of_what_has_no_value_at_a_size_are_refused(root: Path) -> None:
-    """A module pools to the size of its head; a file cannot."""
-    SPECIFICATION.check(visualisation(root, "ours", 61, class_score={"index": 1}))
-    with pytest.raises(InvalidArgument, match="size = 61: must be 48, the one size that foreign accepts"):
-        SPECIFICATION.check(visualisation(root, "foreign", 61, class_score={"index": 1}))
-    with pytest.raises(InvalidArgument, match="size = 8: must be larger, as features"):
+    for name, why in (("ours", "head; targets in layers before it take any"), ("foreign", "graph")):
+        allowed = f"61 x 61 pixels for {name}': must be 48 x 48, the one size of its {why}"
+        with pytest.raises(InvalidArgument, match=allowed):
+            SPECIFICATION.check(visualisation(root, name, 61, class_score={"index": 1}))
+    with pytest.raises(InvalidArgument, match="8 x 8 pixels for ours': must be larger, as features"):
         SPECIFICATION.check(visualisation(root, "ours", 8, channel={"layer": LAST}))

@@ -15,7 +15,6 @@ WRONG = {
     "WARM": ("patterns", "CONVLENS_WARM: must be JSON"),
     "JWT_ALGORITHMS": ('["HS256"]', "CONVLENS_JWT_ALGORITHMS = ['HS256']: must be some of"),
     "TLS_KEY": (__file__, "CONVLENS_TLS_CERTIFICATE and CONVLENS_TLS_KEY go together"),
-    "API_KEYS": ("/none/keys.json", "CONVLENS_API_KEYS = '/none/keys.json': must be a readable file"),
     "REDIS": ("http://:hunter2@redis", "CONVLENS_REDIS: must begin with redis://"),
     "REDIS ": ("redis://:hunter2@redis:port", "CONVLENS_REDIS: must name its port by a number"),
     "CACHE_REDIS": (":hunter2@redis", "CONVLENS_CACHE_REDIS: must begin with redis://"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -273,6 +273,47 @@ async def test_a_tenant_has_so_many_calls_at_once() -> None:
     done.set()
     await asyncio.gather(*running)
     await call_of("red", quotas)
+
+
+async def test_who_is_kept_waiting_by_others_is_not_told_that_it_is_his_quota() -> None:
+    settings, others = ServerSettings(tenant_calls=1, redis=""), True
+    quotas = Quotas(settings, waits_for_others=lambda tenant: tenant == "red" and others)
+    done = asyncio.Event()
+    running = asyncio.create_task(call_of("red", quotas, done.wait()))
+    await asyncio.sleep(0)
+    for reason, text in (("QUEUE_FULL", "busy with others"), ("TENANT_CALLS", "the most it may")):
+        with pytest.raises(ResourceExhausted, match=text) as raised:
+            await call_of("red", quotas)
+        assert (raised.value.reason, raised.value.retry_after) == (reason, 1.0)
+        others = False
+    done.set()
+    await running
+
+
+async def test_items_of_a_stream_count_as_calls_and_wait_for_their_turn() -> None:
+    now, sleeps = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        sleeps.append(seconds)
+        now += seconds
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(13):
+            yield number
+
+    quotas = Quotas(ServerSettings(tenant_rate=1.0, redis=""), lambda: now, sleep=sleep)
+    token = current.set(Principal("red", "red"))
+    context = request_context.RequestContext("m", cast("Any", None), "stream_stream", items())
+
+    async def proceed(context: request_context.RequestContext) -> list[int]:
+        return [item async for item in context.request]
+
+    assert await quotas.middleware(context, proceed) == list(range(13))
+    assert sleeps == pytest.approx([1, 1, 1])  # Ten at once, and then one a second.
+    with pytest.raises(ResourceExhausted, match="1 calls a second"):
+        await quotas.middleware(context, proceed)
+    current.reset(token)
 
 
 async def test_a_tenant_makes_so_many_calls_a_second() -> None:

@@ -29,6 +29,11 @@ Sizes = tuple[int | None, int, int]
 
 LARGE: Final = 3 * 2_000_000
 """Numbers in a batch beyond which memory is given back after the pass; to fault it in again is slow."""
+BACK: Final = 3
+"""A pass there and back takes about as long as so many there."""
+TURN: Final = 4e8
+"""Multiply-adds of a pass on a CPU, some 20 ms, before the next of which its thread lets shorter work by.
+Passes over more images take as long an image, and make everybody else wait for them."""
 GRAPH_BYTES: Final = 1 << 19
 """Bytes that a session takes beside its kernels, about: many for small layers would else weigh nothing."""
 
@@ -62,7 +67,11 @@ class OnnxBackend:
         self._graph = opened(stored.forward())
 
     def forward(self, images: F32, layers: Sequence[str]) -> dict[str, F32]:
-        """The value of each layer, from one pass."""
+        """The value of each layer, from one pass, or from several over some of the images each."""
+        turns = self._turns(images, 1)
+        if len(turns) > 1:
+            found = [self.forward(images[turn], layers) for turn in turns]
+            return {layer: np.concatenate([values[layer] for values in found]) for layer in layers}
         tensors = [self._tensor(layer) for layer in layers]
         wanted, sizes = tuple(sorted(set(tensors))), self._static_sizes(images)
 
@@ -76,6 +85,11 @@ class OnnxBackend:
 
     def gradient(self, images: F32, layer: str, cotangent: F32, rule: ReluRule) -> tuple[F32, F32]:
         """The layer's value, and the gradient of <value, cotangent> to the images."""
+        turns = self._turns(images, BACK)
+        if len(turns) > 1:
+            pairs = [self.gradient(images[turn], layer, cotangent[turn], rule) for turn in turns]
+            value, gradient = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            return value, gradient
         tensor, sizes = self._tensor(layer), self._static_sizes(images)
 
         def build() -> onnx.ModelProto:
@@ -88,6 +102,11 @@ class OnnxBackend:
 
     def inner_gradient(self, images: F32, layer: str, cotangent: F32, wrt: str) -> tuple[F32, F32, F32]:
         """The values of `layer` and `wrt`, and the gradient of <value, cotangent> to the latter."""
+        turns = self._turns(images, BACK)
+        if len(turns) > 1:
+            rows = [self.inner_gradient(images[turn], layer, cotangent[turn], wrt) for turn in turns]
+            value, at, gradient = (np.concatenate(column) for column in zip(*rows, strict=True))
+            return value, at, gradient
         tensor, inner, sizes = self._tensor(layer), self._tensor(wrt), self._static_sizes(images)
 
         def build() -> onnx.ModelProto:
@@ -106,6 +125,20 @@ class OnnxBackend:
         """Drop the sessions; what still runs on this backend builds its own, which go when it goes."""
         shared, self._sessions = self._sessions, LruCache(math.inf)
         shared.discard(lambda key: key[0] is self)
+
+    def _turns(self, images: F32, times: int) -> list[slice]:
+        """Ranges of the images that one pass takes each: on a CPU few, so that it is short, on a GPU all.
+
+        Args:
+            times: the cost of the pass, as so many passes forward.
+        """
+        count, _, height, width = images.shape
+        if self._compute.on_gpu:
+            return [slice(0, count)]
+        manifest = self.stored.manifest
+        cost = times * manifest.multiply_adds * height * width / manifest.input_size**2
+        size = max(1, int(TURN / max(1.0, cost)))
+        return [slice(start, start + size) for start in range(0, max(1, count), size)]
 
     def _tensor(self, layer: str) -> str:
         return self.stored.manifest.layer(layer).tensor

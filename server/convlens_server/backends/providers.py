@@ -44,6 +44,11 @@ class Compute:
         batching = settings.batching == "on" or (settings.batching == "auto" and on_gpu(providers))
         return cls(threads, providers, settings.device.startswith("cuda"), batching)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether passes run on a GPU."""
+        return on_gpu(self.providers)
+
     def check(self, session: ort.InferenceSession) -> ort.InferenceSession:
         """The session. Raises FailedPrecondition when it has fallen back from what is demanded."""
         first = self.providers[0][0]

@@ -85,7 +85,7 @@ class CachingExecutor:
                 recorder.add(reply.SerializeToString())
                 yield reply
             else:
-                yield recorder.passing(reply)
+                yield Recorded(recorder, reply)
         if key and recorder.room >= 0:
             # Another version may have come meanwhile, and computed this.
             self._replies.put(key, pack(recorder.messages), lambda: self._digest(request) == digest)
@@ -152,8 +152,18 @@ class Recorder:
         if self.room >= 0:
             self.messages.append(message)
 
-    def passing(self, messages: Iterator[bytes]) -> Iterator[bytes]:
-        """The same messages, each kept as it passes."""
-        for message in messages:
-            self.add(message)
-            yield message
+
+class Recorded:
+    """The messages of a part of a reply, each kept as it passes; `nbytes` as the part itself says."""
+
+    def __init__(self, recorder: Recorder, messages: Iterator[bytes]) -> None:
+        self._recorder, self._messages = recorder, messages
+        self.nbytes = getattr(messages, "nbytes", 0)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        message = next(self._messages)
+        self._recorder.add(message)
+        return message

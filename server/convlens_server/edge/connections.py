@@ -14,8 +14,8 @@ from convlens_server.edge.settings import EdgeSettings
 
 METADATA_BYTES: Final = 16 << 10
 """The bytes that the headers of a call may have together, its token among them; with more, it is refused."""
-LOOKAHEAD_BYTES: Final = 16 << 10
-"""The bytes that gRPC takes of a stream before anybody has asked for its message."""
+LOOKAHEAD_BYTES: Final = (1 << 16) - 1
+"""The bytes that gRPC takes of a stream before anybody asks for its message; HTTP/2 begins with as many."""
 HANDSHAKE_SECONDS: Final = 10
 """Seconds that a client has for the handshakes of TLS and HTTP/2."""
 IDENTITY_ALONE: Final = 1

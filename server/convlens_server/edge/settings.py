@@ -15,7 +15,7 @@ class EdgeSettings(BaseSettings):
 
     max_connections: int = Field(default=256, ge=1, le=65536)
     """Number of connections that the server takes at the same time; a further one is closed at once."""
-    connection_streams: int = Field(default=256, ge=1, le=65536)
+    connection_streams: int = Field(default=100, ge=1, le=65536)
     """Number of calls that one connection may have under way; gRPC's clients let further ones wait for a
     place."""
     connection_idle: float = Field(default=600.0, ge=1)

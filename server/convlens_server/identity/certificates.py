@@ -13,7 +13,7 @@ from convlens_server.request.request_context import ServicerContext
 def server_credentials(settings: IdentitySettings) -> grpc.ServerCredentials | None:
     """Credentials that follow their files: a handshake uses what lies there then, if it can be read.
 
-    None where the settings name no certificate. Raises OSError when a file cannot be read now.
+    None where the settings name no certificate. Raises FailedPrecondition when a file cannot be read now.
     """
     if settings.tls_certificate is None:
         return None

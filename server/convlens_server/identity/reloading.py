@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from convlens.errors import FailedPrecondition
+
 T = TypeVar("T")
 
 POLL_INTERVAL: Final = 1.0
@@ -17,14 +19,21 @@ log = logging.getLogger("convlens.identity")
 
 
 class Reloading(Generic[T]):
-    """A value that `read` makes of a file, anew when it has changed; a bad file leaves the old value."""
+    """A value that `read` makes of a file, anew when it has changed; a bad file leaves the old value.
+
+    Raises:
+        FailedPrecondition: there is no such file at first, or it cannot be read.
+    """
 
     def __init__(self, path: Path, read: Callable[[bytes], T]) -> None:
         self._path = path
         self._read = read
         self._seen = self._state()
         self._polled = time.monotonic()
-        self._value = read(path.read_bytes())
+        try:
+            self._value = read(path.read_bytes())
+        except OSError as error:
+            raise FailedPrecondition(f"{path} cannot be read: {error.strerror}") from error
 
     @property
     def value(self) -> T:

@@ -48,20 +48,10 @@ class IdentitySettings(BaseSettings):
     """Whether the server takes calls without credentials on an address that other machines can reach, because
     something in front of it asks for them."""
     tenant_rate: float = Field(default=0.0, ge=0)
-    """Calls a second that one tenant may make of this server process, averaged over ten seconds; 0 sets no
-    limit."""
+    """Calls a second that one tenant may make of this server process, averaged over ten seconds, where each
+    item of a stream that a client sends counts as a call and waits until it may; 0 sets no limit."""
     tenant_calls: int = Field(default=0, ge=0)
     """Number of calls that one tenant may have under way on this server process; 0 sets no limit."""
-
-    @field_validator("tls_certificate", "tls_key", "tls_client_authorities", "api_keys", "jwt_keys")
-    @classmethod
-    def _readable(cls, path: Path | None) -> Path | None:
-        try:
-            if path is not None:
-                path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"must be a readable file ({error.strerror})") from error
-        return path
 
     @field_validator("jwt_algorithms")
     @classmethod

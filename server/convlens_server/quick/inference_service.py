@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 from numpy.typing import NDArray
@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.serialised import part_messages
 from convlens.v1 import image_pb2, model_pb2
-from convlens.wire import CHUNK_BYTES
+from convlens.wire import CHUNK_BYTES, MAX_PIXELS
 from convlens_models.manifest import Manifest, Task
+from convlens_models.preprocess import input_size, source_size
 from convlens_models.repository import StoredModel
 from convlens_server.backends.base import F32, Backend
 from convlens_server.backends.models import LoadedModels
 from convlens_server.cache.caching_executor import CachingExecutor
+from convlens_server.quick import costs
 from convlens_server.quick import images as pictures
 from convlens_server.request.request_context import hold, phase, timed
 from convlens_server.request.validation import validate
+from convlens_server.serving.call import expect
 from convlens_server.serving.executor import Executor
 from convlens_server.settings import ServerSettings
 
@@ -64,16 +67,74 @@ class InferenceService:
         return validate(request, backend.stored.manifest), backend
 
     def admit_images(
-        self, request: R, reads: Callable[[R, Manifest], Iterable[str]] = lambda *_: ()
+        self,
+        request: R,
+        passes: costs.PassesOf = costs.once,
+        reads: Callable[[R, Manifest], Iterable[str]] = lambda *_: (),
     ) -> tuple[R, Backend, F32]:
         """As `admit`, with the pictures in the field `images`, (N, 3, H, W) in [0, 1]; blocks.
 
         Args:
+            passes: gives what the request makes of each picture.
             reads: the layers that the checked request reads; none: the whole network, head and all.
+
+        Raises:
+            ResourceExhausted: it would not end in time.
+            InvalidArgument: it takes more than a call may; names the field to lower.
         """
         request, backend = self.admit(request)
-        layers = reads(request, backend.stored.manifest)
-        return request, backend, self.batch(request.images, backend, layers)  # type: ignore[attr-defined]
+        images = request.images  # type: ignore[attr-defined]
+        self.expect(backend, images, passes, request)
+        return request, backend, self.batch(images, backend, reads(request, backend.stored.manifest))
+
+    def expect(
+        self,
+        backend: Backend,
+        images: Sequence[image_pb2.Image],
+        passes: costs.PassesOf = costs.once,
+        request: Message | None = None,
+        *,
+        field: str = "images",
+        default: Literal["short_side", "keep"] = "short_side",
+    ) -> None:
+        """Say what a call costs, from what its pictures claim to be, before any of them is decoded.
+
+        Args:
+            images: its pictures, which `field` names.
+            passes: gives what the request makes of each.
+            default: as for `to_input`.
+
+        Raises:
+            ResourceExhausted, InvalidArgument: as `admit_images`.
+        """
+        manifest, sources = backend.stored.manifest, [source_size(image) for image in images]
+        files = sum(
+            height * width
+            for image, (height, width) in zip(images, sources, strict=True)
+            if image.WhichOneof("source") == "encoded" and height * width <= MAX_PIXELS  # Others fail.
+        )
+        if files > self.settings.max_decoded_pixels:
+            allowed = f"at most {self.settings.max_decoded_pixels} together: fewer, in several calls"
+            raise InvalidArgument.of(field, f"{files} pixels before resizing", allowed)
+        size = input_size(images[0], manifest, sources[0], default)
+        made = passes(request, manifest, size)
+        self.expect_passes(manifest, len(images), size, made, request=request, files=files)
+
+    def expect_passes(
+        self,
+        manifest: Manifest,
+        count: int,
+        size: tuple[int, int],
+        passes: costs.Passes,
+        *,
+        request: Message | None = None,
+        files: int = 0,
+    ) -> None:
+        """As `expect`, for `count` pictures of a height and width, made from files of so many pixels."""
+        image = manifest.multiply_adds * math.prod(size) / manifest.input_size**2
+        if count * image * sum(passes.values()) > self.settings.max_call_cost:
+            raise _too_much(request, passes, count * image, self.settings.max_call_cost)
+        expect(manifest.name, count * image * sum(passes.values()) + costs.DECODED * files)
 
     def batch(
         self,
@@ -134,12 +195,39 @@ def require(manifest: Manifest, task: Task = "classification", path: str = "mode
         )
 
 
+def _too_much(request: Message | None, passes: costs.Passes, a_pass: float, most: float) -> InvalidArgument:
+    """The error of a call that takes too much; it names the number that most of it follows from."""
+    field = max(passes, key=passes.__getitem__)
+    value = costs.value_at(request, field) if field else None
+    takes = f"the call takes {a_pass * sum(passes.values()):.2g} multiply-adds, {most:.2g} at most"
+    if isinstance(value, int):
+        return InvalidArgument.of(field, value, f"lower, or the rest in other calls: {takes}")
+    return InvalidArgument(f"images: must be fewer, in several calls: {takes}", field="images")
+
+
+class Parts:
+    """The tensors of a part of a reply, as an iterator over messages, which are cut when they are asked for.
+
+    Attributes:
+        nbytes: what the tensors hold meanwhile.
+    """
+
+    def __init__(self, messages: Iterator[bytes], nbytes: int) -> None:
+        self._messages, self.nbytes = messages, nbytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._messages)
+
+
 def parts(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
-    """The tensors as a stream of `reply` messages, which are cut when they are asked for.
+    """The tensors as a stream of `reply` messages.
 
     Raises:
         ResourceExhausted: replies that nobody has read leave no room for them.
     """
     total = sum(value.nbytes for value in tensors.values())
     hold(total + 2 * min(total, CHUNK_BYTES))  # A piece is there once more, and in gRPC.
-    return timed("encode", part_messages(reply, tensors))
+    return Parts(timed("encode", part_messages(reply, tensors)), total)

@@ -45,7 +45,7 @@ def measure(
     points = []
     for epsilon in _series(request.epsilons, norm, ball.diagonal(images)):
         params.epsilon = epsilon
-        attacked = ATTACKS[name](backend, images, goal, params)
+        attacked = ATTACKS[name].compute(backend, images, goal, params)
         noise = drawn(ball.surface, streams(seed, images), images, epsilon)
         blocked = ~attacked.tensors["gradient_sign"].any(axis=(1, 2, 3))
         point = attack_pb2.RobustnessPoint(
@@ -60,6 +60,11 @@ def measure(
     raised = alarms(points, len(images), classes, ball.diagonal(images))
     raised.saturated_gradients = bool(saturated.any())
     yield attack_pb2.MeasureRobustnessResponse(alarms=raised)
+
+
+def series_length(request: attack_pb2.MeasureRobustnessRequest) -> int:
+    """The number of points of a valid request."""
+    return len(request.epsilons) or max(len(LINF), len(L2) + 1)
 
 
 def alarms(

@@ -11,9 +11,14 @@ from convlens.errors import Cancelled
 
 
 class Caller:
-    """Someone who waits for a piece of work; `leave` may be called by another thread at any moment."""
+    """Someone who waits for a piece of work; `leave` may be called by another thread at any moment.
 
-    def __init__(self) -> None:
+    Args:
+        give_way: runs shorter work of others in this thread, if there is some.
+    """
+
+    def __init__(self, give_way: Callable[[], None] = lambda: None) -> None:
+        self._give_way = give_way
         self._lock = Lock()
         self._left = False
         self._interrupts: list[Callable[[], None]] = []
@@ -24,6 +29,17 @@ class Caller:
             self._left = True
             for interrupt in self._interrupts:
                 interrupt()
+
+    def pause(self, *, holding: bool = False) -> None:
+        """Let others through; `holding` says that a lock is held which their work might need.
+
+        Raises:
+            Cancelled: the caller has left.
+        """
+        if not self._left and not holding:
+            self._give_way()
+        if self._left:
+            raise Cancelled("the caller has left")
 
     @contextmanager
     def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
@@ -45,10 +61,14 @@ current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
 @contextmanager
 def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
-    """`Caller.interrupting` for the current caller, and nothing where there is none."""
+    """`Caller.interrupting` for the current caller, once others have been let through; or nothing.
+
+    This is where every pass of a network begins. No lock may be held here that other work might need.
+    """
     caller = current.get()
     if caller is None:
         yield
         return
+    caller.pause()
     with caller.interrupting(interrupt):
         yield

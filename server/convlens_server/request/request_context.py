@@ -49,6 +49,7 @@ class RequestContext:
         cache: what the reply cache did for the call: "hit", "miss" or "error"; "" where it was not asked.
         phases: seconds spent in "queue", "cache", "decode", "compute" and "encode".
         intervals: the first stretches of these phases: name, begin and end on the clock of `started`.
+        away: seconds for which its threads have worked for others in between, which are of the phase "queue".
     """
 
     method: str
@@ -63,6 +64,7 @@ class RequestContext:
     cache: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
+    away: float = 0.0
     _task: asyncio.Task[Any] | None = field(default_factory=_current_task)
     _ended: ConvLensError | None = None
 
@@ -131,21 +133,32 @@ def afterwards(function: Callable[..., object], *args: object) -> None:
 
 
 class phase:  # noqa: N801 - used as a function is.
-    """Counts the seconds within the block as a phase of the current call, if there is one."""
+    """Counts the seconds within the block, but for those of others, as a phase of the current call."""
 
-    __slots__ = ("_began", "_name")
+    __slots__ = ("_away", "_began", "_name")
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __enter__(self) -> Self:
+        context = current.get()
+        self._away = context.away if context else 0.0
         self._began = time.perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        add(self._name, time.perf_counter() - self._began)
+        seconds, context = time.perf_counter() - self._began, current.get()
+        if context is not None:
+            add(self._name, max(0.0, seconds - (context.away - self._away)))
+
+
+def gave_way(seconds: float) -> None:
+    """Put seconds in which this thread has worked for others down to the queue."""
+    if context := current.get():
+        context.away += seconds
+        add("queue", seconds)
 
 
 def timed(name: str, items: Iterable[T]) -> Iterator[T]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from convlens.v1 import attack_pb2, attack_pb2_grpc
 from convlens_models.manifest import PROBABILITIES
 from convlens_models.measures.certificate import certify
+from convlens_server.quick import costs
 from convlens_server.quick.inference_service import Replies, parts
 from convlens_server.quick.robustness import measure
 from convlens_server.servicers.base import InferenceServicer, streamed
@@ -19,11 +20,11 @@ class AttackServicer(InferenceServicer, attack_pb2_grpc.AttackServiceServicer):
     @streamed
     def Attack(self, request: attack_pb2.AttackRequest) -> Replies:
         """Perturb each image, and certify what that has changed."""
-        request, backend, images = self.inference.admit_images(request)
+        request, backend, images = self.inference.admit_images(request, costs.attack)
         before = backend.forward(images, [PROBABILITIES])[PROBABILITIES]
         goal = resolve_goal(request, before.argmax(axis=1))
         name = request.WhichOneof("technique") or ""
-        attacked = ATTACKS[name](backend, images, goal, getattr(request, name))
+        attacked = ATTACKS[name].compute(backend, images, goal, getattr(request, name))
         certificates = certify(
             lambda batch: backend.forward(batch, [PROBABILITIES])[PROBABILITIES],
             backend.stored.manifest.labels,
@@ -40,5 +41,5 @@ class AttackServicer(InferenceServicer, attack_pb2_grpc.AttackServiceServicer):
     @streamed
     def MeasureRobustness(self, request: attack_pb2.MeasureRobustnessRequest) -> Replies:
         """Measure the accuracy that an attack leaves, epsilon by epsilon."""
-        request, backend, images = self.inference.admit_images(request)
+        request, backend, images = self.inference.admit_images(request, costs.robustness)
         yield from measure(backend, images, request)

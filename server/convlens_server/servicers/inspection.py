@@ -34,7 +34,7 @@ class InspectionServicer(InferenceServicer, inspection_pb2_grpc.InspectionServic
     @streamed
     def GetActivations(self, request: inspection_pb2.GetActivationsRequest) -> Replies:
         """Send the values of layers."""
-        request, backend, images = self.inference.admit_images(request, lambda asked, _: asked.layers)
+        request, backend, images = self.inference.admit_images(request, reads=lambda asked, _: asked.layers)
         self.inference.check_values(backend, images, request.layers, "layers")
         yield parts(inspection_pb2.GetActivationsResponse, activations(backend, images, request))
 
@@ -73,5 +73,6 @@ class InspectionServicer(InferenceServicer, inspection_pb2_grpc.InspectionServic
         path = f"image[{name!r}]"
         image = validate(request.image, backend.stored.manifest, path).image
         escaped = path.replace("{", "{{").replace("}", "}}")
+        self.inference.expect(backend, [image], field=f"{path}.image")
         pixels = self.inference.batch([image], backend, [options.layer], f"{escaped}.image")
         return {name: features(backend, pixels, options)[0]}

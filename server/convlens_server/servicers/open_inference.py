@@ -32,6 +32,7 @@ from convlens_server.quick.input_tensors import (
 from convlens_server.request.raw_request import Kind, RawRequest, reference
 from convlens_server.request.request_context import phase, reads
 from convlens_server.servicers.base import Gateways, InferenceServicer, computed
+from convlens_server.techniques.base import BOTH_WAYS
 
 VALUE, IMAGE_GRADIENT = "value", "image_gradient"
 COPIES: Final = 4
@@ -107,6 +108,9 @@ class OpenInferenceServicer(InferenceServicer, open_inference_pb2_grpc.GRPCInfer
             layers = layers_read(kind, backend.stored.manifest, parameters, wanted)
             manifest = backend.stored.manifest.read_at(layers)
             check_image(inputs, manifest, self.inference.settings.max_batch_pixels)
+        count, _, *size = inputs[IMAGE].shape
+        passes = {"": float(BOTH_WAYS if kind.ending else 1)}
+        self.inference.expect_passes(backend.stored.manifest, count, (size[0], size[1]), passes)
         if kind.ending:
             outputs = _gradient(backend, inputs, layers[0], parameters, wanted)
         else:

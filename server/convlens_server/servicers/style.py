@@ -17,6 +17,7 @@ class StyleServicer(InferenceServicer, style_pb2_grpc.StyleServiceServicer):
     def Stylise(self, request: style_pb2.StyliseRequest) -> Replies:
         """Render one image in the style of the network."""
         request, backend = self.inference.admit(request, "style")
+        self.inference.expect(backend, [request.image], field="image", default="keep")
         image = to_input(request.image, backend.stored.manifest, "keep", "image")
         stylised = stylise(backend, image, request.tile)
         yield parts(style_pb2.StyliseResponse, {"image": stylised[None]})

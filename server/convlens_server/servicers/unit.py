@@ -6,6 +6,7 @@ from __future__ import annotations
 from convlens.v1 import unit_pb2, unit_pb2_grpc
 from convlens_models.measures.receptive_field import theoretical_size
 from convlens_server.backends.base import F32
+from convlens_server.quick import costs
 from convlens_server.quick.inference_service import Replies, parts
 from convlens_server.request.validation import validate
 from convlens_server.servicers.base import InferenceServicer, streamed
@@ -20,7 +21,8 @@ class UnitServicer(InferenceServicer, unit_pb2_grpc.UnitServiceServicer):
     @streamed
     def GetUnitPatterns(self, request: unit_pb2.GetUnitPatternsRequest) -> Replies:
         """Show what excites a unit in each image."""
-        request, backend, images = self.inference.admit_images(request, lambda asked, _: [asked.layer])
+        reads = [request.layer]
+        request, backend, images = self.inference.admit_images(request, costs.back, lambda *_: reads)
         patterns = unit_patterns(backend, images, request.layer, request.channel)
         result = unit_pb2.UnitPatternsResult(hits=[pattern.hit for pattern in patterns])
         yield unit_pb2.GetUnitPatternsResponse(result=result)
@@ -32,7 +34,10 @@ class UnitServicer(InferenceServicer, unit_pb2_grpc.UnitServiceServicer):
     @streamed
     def GetDiscrepancyMaps(self, request: unit_pb2.GetDiscrepancyMapsRequest) -> Replies:
         """Send maps of the pixels that a unit looks at."""
-        request, backend, images = self.inference.admit_images(request, lambda asked, _: [asked.layer])
+        reads = [request.layer]
+        request, backend, images = self.inference.admit_images(
+            request, costs.discrepancy_maps, lambda *_: reads
+        )
         params = validate(request.discrepancy, path="discrepancy")  # Defaults, where there is none.
         measured = discrepancy(backend, images, request.layer, request.channel, params)
         layer, size = backend.stored.manifest.layer(request.layer), (images.shape[2], images.shape[3])

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from convlens.errors import ResourceExhausted
-from convlens_server.request import cancellation, request_context
+from convlens_server.request import request_context
+from convlens_server.serving.call import END, Call, Later
+from convlens_server.serving.paces import ALIKE, Likes, Paces
+from convlens_server.serving.scheduler import Scheduler
 from convlens_server.settings import ServerSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-END: Final[Any] = object()
 FIRST_RETRY: Final = 1.0
 """Seconds after which to come back to a server that does not know yet how long its calls take."""
 SOONEST_RETRY: Final = 0.05
 """Least seconds after which a refused call is told to come back."""
-NEWEST: Final = 0.1
-"""Weight of the latest piece of work in the average over those of its method."""
 THREADS_ON_GPU: Final = 32
 """Twice the images that a pass takes unless a manifest says otherwise: one batch runs, the next one forms."""
+PACE: Final = 1 / 3e10
+"""Seconds a multiply-add on one thread, before any was measured."""
+SCALING: Final = 0.75
+"""A pass on n threads is n to this power as fast as on one, about."""
+PATIENCE: Final = 5.0
+"""A call may wait for others so many times as long as it takes itself, if that is longer than the setting."""
+MARGIN: Final = 1.1
+"""A call is begun only if it would end in time even if everything took so many times as long as expected: one
+that ends just too late has cost as much as one that is of use."""
+DOUBT: Final = 4.0
+"""A call that nothing is ahead of is tried unless it is expected to take so many times what is left to it."""
 
 
 class Executor:
-    """A pool of worker threads that admits a call if its turn will come soon.
+    """Worker threads that admit a call if it will end soon enough.
 
     What waits is work that a thread could do now: a stream whose reader rests holds no thread and no place in
     the queue. When a caller leaves (cancels, or passes its deadline), its work is taken out of the queue, or
-    interrupted in the network's current pass.
+    interrupted in the network's current pass. The scheduler tells in which order calls are computed.
 
     Args:
         settings: say how many threads there are, and how many calls, seconds and bytes may wait for them.
@@ -43,6 +51,7 @@ class Executor:
 
     Attributes:
         worker_threads: the number of threads.
+        scheduler: hands the calls' work to the threads.
         admitted: the number of calls that have begun and not ended.
         busy: the number of those calls that compute, or wait for a thread.
         held: the bytes of the requests of the busy calls.
@@ -50,12 +59,12 @@ class Executor:
 
     def __init__(self, settings: ServerSettings, *, on_gpu: bool = False) -> None:
         self.worker_threads = worker_threads(settings, on_gpu=on_gpu)
-        self._pool = ThreadPoolExecutor(self.worker_threads, thread_name_prefix="worker")
+        self.scheduler = Scheduler(self.worker_threads, settings.tenant_weights, speed=self._speed)
         self._settings = settings
         self._on_gpu = on_gpu
         self._streams = 0
-        self._recent: dict[str, float] = {}
-        self._ahead = 0.0
+        self._paces, self._calls, self._likes = Paces(PACE), Paces(), Likes()
+        self._costed: set[str] = set()
         self.admitted = 0
         self.busy = 0
         self.held = 0
@@ -64,35 +73,39 @@ class Executor:
         """The result of `function`, computed in a worker thread.
 
         Raises:
-            ResourceExhausted: too many calls wait, or its turn would come too late; says when to come back.
+            ResourceExhausted: too many calls wait, or it would not end in time; says when to come back.
         """
-        with self._admission() as caller:
-            return await self._in_thread(caller, partial(function, *args, **kwargs))
+        work = partial(function, *args, **kwargs)
+        with self._admission(lambda: work, single=True) as call:
+            result: R = await call.read()
+            return result
 
     async def stream(
         self, function: Callable[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs
     ) -> AsyncGenerator[R]:
-        """The items of a generator, each computed in a worker thread once the one before it has been taken.
+        """The items of a generator, computed in worker threads, as far ahead of the reader as settings let.
 
         Raises:
             ResourceExhausted: as `run`, at the beginning; or too many streams are open.
         """
         if self._streams >= self._settings.max_streams:
-            self._refuse(f"{self._streams} streams are open", "STREAMS")
-        with self._admission() as caller:
+            self._refuse(f"{self._streams} streams are open", "STREAMS", self.wait)
+
+        def begin() -> Callable[[], Any]:
+            return partial(next, function(*args, **kwargs), END)
+
+        with self._admission(begin, single=False) as call:
             self._streams += 1
             try:
-                items = function(*args, **kwargs)
-                while (item := await self._in_thread(caller, partial(next, items, END))) is not END:
+                while (item := await call.read()) is not END:
                     yield item
             finally:
                 self._streams -= 1
 
     @property
     def wait(self) -> float:
-        """Seconds until work that came now would have its turn, as far as recent calls can tell."""
-        waiting = max(0, self.busy - self.worker_threads)
-        return waiting * self._ahead / (self.busy * self.worker_threads) if waiting else 0.0
+        """Seconds until what waits would have been worked off, as far as recent calls can tell."""
+        return self.scheduler.backlog / self.worker_threads
 
     def threads(self) -> int:
         """The CPU threads that a pass may use now: all for a caller who is alone, fewer the more there are.
@@ -106,79 +119,103 @@ class Executor:
 
     def close(self) -> None:
         """Drop what waits, and let what computes finish."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for work in self.scheduler.close():
+            if isinstance(work, Call):
+                work.drop()
 
-    async def _in_thread(self, caller: cancellation.Caller, work: Callable[[], R]) -> R:
-        context = copy_context()
-        context.run(cancellation.current.set, caller)
-        submitted, began = time.perf_counter(), 0.0
-
-        def begin() -> R:
-            nonlocal began
-            began = time.perf_counter()
-            request_context.add("queue", began - submitted)
-            return work()
-
-        with self._expected() as measured:
-            try:
-                # Cancelling this future takes the work out of the pool's queue if no thread has it yet.
-                return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, begin)
-            finally:
-                if began:
-                    measured(time.perf_counter() - began)
-
-    @contextmanager
-    def _expected(self) -> Iterator[Callable[[float], None]]:
-        """Count a piece of work as long as its method's recent ones; yields what takes its real seconds."""
-        context = request_context.current.get()
-        method = context.method if context else ""
-        expected, size = self._recent.get(method, 0.0), request_context.received.get()
-
-        def measured(seconds: float) -> None:
-            before = self._recent.get(method, seconds)
-            self._recent[method] = before + NEWEST * (seconds - before)
-
+    def add(self, call: Call) -> None:
+        """Have a thread take the call's work."""
+        call.active = True
         self.busy += 1
-        self.held += size
-        self._ahead += expected
-        try:
-            yield measured
-        finally:
+        self.held += call.size
+        call.queued()
+        self.scheduler.add(call)
+
+    def rest(self, call: Call) -> None:
+        """The call's work neither waits nor runs any more."""
+        if call.active:
+            call.active = False
             self.busy -= 1
-            self.held -= size
-            self._ahead = self._ahead - expected if self.busy else 0.0
+            self.held -= call.size
+
+    def expect(self, call: Call) -> None:
+        """See whether a call whose cost is known now may go on. Raises ResourceExhausted, Later."""
+        self._costed.add(call.method)
+        guessed, seen, call.seen = call.expected, call.seen, True
+        if call.cost is not None:
+            call.expected = call.cost.units * (self._paces.of(call.cost.key) or 0.0)
+        new = not seen and (guessed is None or (call.expected or 0.0) > ALIKE * guessed)
+        self._check_end(call, new=new)
+        if new and not self.scheduler.is_first(call):
+            raise Later
+
+    def give_way(self, call: Call) -> None:
+        """Run what is shorter than this call, in its thread."""
+        if seconds := self.scheduler.give_way(call):
+            request_context.gave_way(seconds)
 
     @contextmanager
-    def _admission(self) -> Iterator[cancellation.Caller]:
+    def _admission(self, begin: Callable[[], Callable[[], Any]], *, single: bool) -> Iterator[Call]:
         # Only the event loop comes here, so the counts need no lock.
-        self._check()
+        self._check_room()
+        ahead = 0 if single else self._settings.stream_ahead_megabytes * (1 << 20)
+        call = Call(self, begin, single=single, ahead=ahead)
+        if call.method not in self._costed:
+            call.expected = self._calls.of(call.method) or 0.0
+        else:  # Where nothing tells, it is looked at as soon as a thread comes by.
+            call.expected = self._likes.of(call.looks)
+        if call.expected is not None:
+            self._check_end(call, new=True)
         self.admitted += 1
-        caller = cancellation.Caller()
         try:
-            yield caller
+            yield call
         finally:
             self.admitted -= 1
-            caller.leave()
+            call.caller.leave()
+            self.scheduler.remove(call)
+            self.rest(call)
+            self._learn(call)
 
-    def _check(self) -> None:
+    def _learn(self, call: Call) -> None:
+        if call.cost is not None and call.expected is not None:
+            self._likes.learn(call.looks, call.expected)
+        if call.ended and call.cost is not None:
+            self._paces.learn(*call.cost, call.done)
+        elif call.ended and call.method not in self._costed:
+            self._calls.learn(call.method, 1, call.done)
+
+    def _speed(self) -> float:
+        return float(self.threads() ** SCALING)
+
+    def _check_room(self) -> None:
         """Refuse a call that should not wait: the sooner it knows, the less is lost."""
         settings, waiting = self._settings, self.busy - self.worker_threads
         if waiting >= settings.max_waiting:
-            self._refuse(f"{self.busy} calls are computing or waiting", "QUEUE_FULL")
+            self._refuse(f"{self.busy} calls are computing or waiting", "QUEUE_FULL", self.wait)
         held = self.held + request_context.received.get()
         if waiting >= 0 and held > settings.max_waiting_megabytes * (1 << 20):
             text = f"requests of {self.held / (1 << 20):.1f} MiB are computing or waiting"
-            self._refuse(text, "QUEUE_BYTES")
-        if self.wait > settings.max_wait:
-            self._refuse(f"{waiting} calls wait, some {self.wait:.1f} s of work", "QUEUE_LONG")
-        context = request_context.current.get()
-        left = context.servicer_context.time_remaining() if context else None
-        if left is not None and self.wait > left:
-            text = f"its turn would come after some {self.wait:.1f} s, its deadline passes in {left:.1f} s"
-            self._refuse(text, "DEADLINE")
+            self._refuse(text, "QUEUE_BYTES", self.wait)
 
-    def _refuse(self, text: str, reason: str) -> NoReturn:
-        delay = max(SOONEST_RETRY, self.wait) if self._recent else FIRST_RETRY
+    def _check_end(self, call: Call, *, new: bool) -> None:
+        """Refuse a call that would wait too long, or end after its deadline; only what is `new` waits."""
+        own = call.remaining / self._speed()
+        end = self.scheduler.end(call) if new else own
+        wait, left = end - own, call.deadline - time.monotonic()
+        if wait > max(self._settings.max_wait, PATIENCE * own):
+            waiting = max(0, self.busy - self.worker_threads)
+            self._refuse(f"{waiting} calls wait, some {wait:.1f} s of work", "QUEUE_LONG", wait)
+        if MARGIN * end <= left or (wait <= 0 and own <= DOUBT * left):
+            return
+        if own > left:
+            alone = f"it takes some {own:.1f} s by itself, and its deadline passes in {left:.1f} s"
+            self._refuse(alone, "DEADLINE", None)
+        text = f"it would end after some {end:.1f} s, its deadline passes in {left:.1f} s"
+        self._refuse(text, "DEADLINE", MARGIN * end - left)
+
+    def _refuse(self, text: str, reason: str, wait: float | None) -> NoReturn:
+        known = self._paces.known or self._calls.known
+        delay = FIRST_RETRY if not known else None if wait is None else max(SOONEST_RETRY, wait)
         raise ResourceExhausted(text, reason=reason, retry_after=delay)
 
 

@@ -8,14 +8,15 @@ and stops what nobody waits for any more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from convlens_models.measures.certificate import AttackGoal
 from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.techniques.parts.targets import Target
 
 __all__ = [
+    "BOTH_WAYS",
     "F32",
     "F64",
     "Attack",
@@ -24,6 +25,7 @@ __all__ = [
     "Attributed",
     "Attribution",
     "Backend",
+    "Cost",
     "Target",
     "Technique",
 ]
@@ -67,16 +69,39 @@ class Attacked(NamedTuple):
     queries: int
 
 
+class Cost(NamedTuple):
+    """What a technique costs an image.
+
+    Attributes:
+        passes: gives the forward passes of its size that its valid parameters and its height and width make;
+            one there and back counts as `BOTH_WAYS`.
+        grows: the parameter that makes them more, if there is one.
+    """
+
+    passes: Callable[[Any, tuple[int, int]], float]
+    grows: str = ""
+
+
 class Attribution(NamedTuple):
     """A row of the table of attributions.
 
     Attributes:
         compute: the technique.
+        cost: what it costs.
         sensitivity: whether the map's signs say in which direction a pixel counts, rather than whether.
     """
 
     compute: Technique[Target, Attributed]
+    cost: Cost
     sensitivity: bool = False
 
 
-Attack = Technique[AttackGoal, Attacked]
+class Attack(NamedTuple):
+    """A row of the table of attacks: the technique, and what it costs."""
+
+    compute: Technique[AttackGoal, Attacked]
+    cost: Cost
+
+
+BOTH_WAYS: Final = 3
+"""The way back through a network is about twice the way there."""

@@ -5,6 +5,7 @@ Zeiler, Fergus: Visualizing and understanding convolutional networks (2014), arX
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -39,6 +40,11 @@ def occlusion(backend: Backend, images: F32, target: Target, params: attribution
     left = [_mean_left(backend, image, target.of(i), squares, params.fill) for i, image in enumerate(images)]
     falls = value[:, None, None, None] - np.stack(left)[:, None]
     return Attributed(value, falls.astype(np.float32))
+
+
+def number_of_squares(params: attribution_pb2.Occlusion, size: tuple[int, int]) -> int:
+    """The number of squares that an image of this height and width is covered by, one after the other."""
+    return math.prod(len(_starts(extent, params.window, params.stride)) for extent in size)
 
 
 def _mean_left(backend: Backend, image: F32, target: Target, squares: Sequence[Square], fill: float) -> F64:

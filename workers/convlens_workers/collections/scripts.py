@@ -35,7 +35,7 @@ _SCRIPTS: Final = {
     #    | 'taken' (the name is another image's) and how often the name wished for was
     "add": """
         local key, digest, name = KEYS[1], ARGV[2], ARGV[3]
-        if redis.call('EXISTS', key) == 0 or redis.call('HEXISTS', key, 'deleting') == 1 then
+        if redis.call('EXISTS', key) == 0 or redis.call('HGET', key, 'deleting') then
           return {'gone'}
         end
         local known = redis.call('HGET', key .. ':images', digest)
@@ -52,7 +52,7 @@ _SCRIPTS: Final = {
     # id, then keys and feature sets -> 1, or 0 when there is no such collection
     "describe": """
         local key = KEYS[1]
-        if redis.call('EXISTS', key) == 0 or redis.call('HEXISTS', key, 'deleting') == 1 then return 0 end
+        if redis.call('EXISTS', key) == 0 or redis.call('HGET', key, 'deleting') then return 0 end
         redis.call('HSET', key .. ':features', unpack(ARGV, 2))
         return 1
     """,
