@@ -15,6 +15,7 @@ import redis
 from support.faults import checkpointed, resumed, still_works, submit
 from support.front_end import FrontEnd
 from support.job_plane import dream, opened, running, sha256, undisturbed, until
+from support.machine import start_up, stop_up
 from support.redis_server import RedisServer
 from support.refusals import REFUSALS, rows
 from support.worker_process import Spawn, WorkerProcess, eventually
@@ -137,14 +138,37 @@ async def test_a_worker_that_starts_while_redis_refuses_waits(
 
 
 @contextmanager
-def small_disk(place: Path) -> Iterator[None]:
-    """A disk of 4 MB at `place`."""
+def small_disk(place: Path, megabytes: int = 4) -> Iterator[None]:
+    """A disk of its own at `place`."""
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True)
     try:
         yield
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_all_on_one_machine_with_a_full_disk_keeps_quick_calls(tmp_path: Path) -> None:
+    """Jobs are refused, nothing ends, and what is ended starts again."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, 24):
+        machine = start_up(disk)
+        with pytest.raises(OSError, match="No space"):
+            (disk / "ballast").write_bytes(bytes(32 << 20))
+        with Client(machine.address, tls=False) as client:
+            for _ in range(3):
+                with pytest.raises(Unavailable):
+                    client.run(impatient(requests.submit(dream(2).deepdream, model="patterns")))
+                assert [model.name for model in client.list_models()] == ["patterns"]
+                time.sleep(1.5)
+        assert machine.poll() is None
+        assert stop_up(machine)[0] == 0
+        machine = start_up(disk)
+        with Client(machine.address, tls=False) as client:
+            assert client.get_model("patterns").name == "patterns"
+        assert stop_up(machine)[0] == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")

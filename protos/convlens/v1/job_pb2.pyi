@@ -2001,7 +2001,7 @@ class QueueStats(_message.Message):
     @_builtins.property
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """By what happened: submitted, succeeded, failed, cancelled, retried (after a crash), drained (given back by a worker
-        that ended), given_up (crashed too often).
+        that ended), given_up (crashed too often). Where there are tenants, to the caller's jobs.
         """
 
     @_builtins.property

@@ -109,7 +109,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJobStats(self, request, context):
-        """Tells how the queues stand.
+        """Tells how the queues stand; lengths and speeds are those of all callers' jobs, counters those of the caller's tenant.
         Errors: UNAVAILABLE (Redis away, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -60,7 +60,7 @@ class JobServiceStub:
     Errors: NOT_FOUND (operation), UNAVAILABLE (Redis away, with RetryInfo).
     """
     GetJobStats: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobStatsRequest, _job_pb2.GetJobStatsResponse]
-    """Tells how the queues stand.
+    """Tells how the queues stand; lengths and speeds are those of all callers' jobs, counters those of the caller's tenant.
     Errors: UNAVAILABLE (Redis away, with RetryInfo).
     """
 
@@ -95,7 +95,7 @@ class JobServiceAsyncStub(JobServiceStub):
     Errors: NOT_FOUND (operation), UNAVAILABLE (Redis away, with RetryInfo).
     """
     GetJobStats: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobStatsRequest, _job_pb2.GetJobStatsResponse]  # type: ignore[assignment]
-    """Tells how the queues stand.
+    """Tells how the queues stand; lengths and speeds are those of all callers' jobs, counters those of the caller's tenant.
     Errors: UNAVAILABLE (Redis away, with RetryInfo).
     """
 
@@ -157,7 +157,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.GetJobStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.GetJobStatsResponse, _abc.Awaitable[_job_pb2.GetJobStatsResponse]]:
-        """Tells how the queues stand.
+        """Tells how the queues stand; lengths and speeds are those of all callers' jobs, counters those of the caller's tenant.
         Errors: UNAVAILABLE (Redis away, with RetryInfo).
         """
 
