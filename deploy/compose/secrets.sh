@@ -13,13 +13,16 @@ fi
 random() { od -An -v -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 mkdir -m 0700 "$folder"
-redis=$(random 32)
-cat > "$folder/redis_users.conf" <<END
-user default off
-user convlens on >$redis ~* &* +@all -@dangerous +info +config|get +client|list
-user probe on nopass resetkeys resetchannels -@all +ping
-END
-printf 'redis://convlens:%s@redis:6379/0' "$redis" > "$folder/convlens_redis"
+rules=$(dirname "$0")/../kubernetes/base/redis
+mkdir "$folder/passwords"
+for user in frontend worker autoscaler; do  # Nobody gets to know the last: there is no autoscaler here.
+    random 32 > "$folder/passwords/$user"
+done
+sh "$rules/render-users.sh" "$rules/users.acl" "$folder/passwords" > "$folder/redis_users.conf"
+for user in frontend worker; do
+    printf 'redis://%s:%s@redis:6379/0' "$user" "$(cat "$folder/passwords/$user")" > "$folder/redis_$user"
+done
+rm -r "$folder/passwords"
 random 24 > "$folder/grafana_password"
 
 id=$(random 6)

@@ -175,15 +175,25 @@ def connected(port: int, **credentials: str) -> redis.Redis:
 
 
 def test_redis_keeps_jobs_and_knows_its_users(secrets, redis_port):
-    url = (secrets[0] / "convlens_redis").read_text()
-    password = re.fullmatch(r"redis://convlens:([0-9a-f]{64})@redis:6379/0", url)[1]
-    with connected(redis_port, username="convlens", password=password) as ours:
-        assert ours.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        assert ours.config_get("appendonly") == {"appendonly": "yes"}
-        assert ours.set("rq:queue:x", 1)
-        for forbidden in (("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "0"), ("ACL", "LIST"), ("SHUTDOWN",)):
-            with pytest.raises(NoPermissionError):
-                ours.execute_command(*forbidden)
+    assert (FILE["services"]["server"]["secrets"][0], FILE["services"]["worker"]["secrets"][0]) == tuple(
+        {"source": f"redis_{user}", "target": "convlens_redis"} for user in ("frontend", "worker")
+    )
+    for user in ("frontend", "worker"):
+        url = (secrets[0] / f"redis_{user}").read_text()
+        password = re.fullmatch(rf"redis://{user}:([0-9a-f]{{64}})@redis:6379/0", url)[1]
+        with connected(redis_port, username=user, password=password) as ours:
+            assert ours.hset("convlens:operation:x", "state", 1) == 1
+            assert ours.delete("convlens:operation:x") == 1
+            for forbidden in (
+                ("FLUSHALL",),
+                ("CONFIG", "SET", "maxmemory", "0"),
+                ("ACL", "LIST"),
+                ("SHUTDOWN",),
+                ("SET", "elsewhere", "1"),
+                ("KEYS", "*"),
+            ):
+                with pytest.raises(NoPermissionError):
+                    ours.execute_command(*forbidden)
     with connected(redis_port, username="probe", password="any") as probe:
         assert probe.ping()
         with pytest.raises(NoPermissionError):
@@ -203,6 +213,8 @@ print(JobSettings().redis)
 
 def test_settings_come_from_files_unless_the_environment_says_otherwise(secrets):
     folder, _ = secrets
+    url = (folder / "redis_worker").read_text()
+    (folder / "convlens_redis").write_text(url)
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={"CONVLENS_SECRETS": str(folder)},
@@ -210,7 +222,7 @@ def test_settings_come_from_files_unless_the_environment_says_otherwise(secrets)
         text=True,
         check=True,
     )
-    assert found.stdout.split() == [(folder / "convlens_redis").read_text(), "redis://there/0"]
+    assert found.stdout.split() == [url, "redis://there/0"]
 
 
 def test_the_dashboard_is_one():

@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
+from convlens.errors import DataLoss
 from convlens_workers.attempt import AttemptRunner
 from convlens_workers.device_process_handle import DeviceProcessHandle
 from convlens_workers.jobs.artifacts import ArtifactStore
@@ -114,7 +115,7 @@ class Supervisor(Worker):
         self.device_process.ensure()
         try:
             self._attempt(job)
-        except AWAY as error:  # The sweep brings the job back.
+        except (*AWAY, DataLoss) as error:  # The sweep brings the job back, or gives it up.
             log.warning("%s", error, extra={"operation": job.id})
         except exceptions.RedisError:  # The same; and nobody follows what the device process does.
             log.exception("attempt given up", extra={"operation": job.id})

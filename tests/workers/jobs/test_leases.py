@@ -209,3 +209,21 @@ async def test_two_checkpoints_are_kept(store: JobStore, worker: WorkerByHand) -
     dropped = [worker.store.checkpoint(attempt, digest) for digest in ("a", "b", "b", "c", "b")]
     assert dropped == ["", "", "", "a", ""]
     assert (await store.get(name)).checkpoints == ("b", "c")
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_step_of_redis_clock_loses_no_job_of_a_dead_worker(
+    hours: int, store: JobStore, worker: WorkerByHand, settings: JobSettings
+) -> None:
+    """What Redis keeps is as if its clock had been changed by hours: requeued within two leases."""
+    await submit(store)
+    attempt = worker.take()
+    worker.store.sweep()
+    shift = -hours * 3_600_000
+    with redis.Redis.from_url(settings.redis) as client:
+        client.zincrby("convlens:leases:convlens", shift, attempt.id)
+        client.incrby("convlens:swept:convlens", shift)
+        for name in client.zrange("convlens:swept:by:convlens", 0, -1):
+            client.zincrby("convlens:swept:by:convlens", shift, name)
+    assert await sweep_until_overdue(worker) == [attempt.id]
+    assert (await store.stats())[0].workers == 1

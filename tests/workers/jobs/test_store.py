@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support.worker_by_hand import WorkerByHand
 
 from convlens.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -157,4 +159,78 @@ async def test_redis_away_is_unavailable(tmp_path: Path) -> None:
         with pytest.raises(Unavailable) as raised:
             await call
         assert raised.value.retry_after is not None
+    await store.close()
+
+
+async def commands(settings: JobSettings, listed: Callable[[], Awaitable[object]]) -> int:
+    """How many commands Redis gets by that, those of its scripts too."""
+    with redis.Redis.from_url(settings.redis) as client:
+        seen = [sum(each["calls"] for each in client.info("commandstats").values())]
+        await listed()
+        seen.append(sum(each["calls"] for each in client.info("commandstats").values()))
+    return int(seen[1] - seen[0])
+
+
+async def test_a_list_reads_no_jobs_of_others(settings: JobSettings) -> None:
+    """One page of one job costs the same beside 3,000 of another tenant; also of those of older servers."""
+    store = JobStore.open(settings.model_copy(update={"queue_limit": 10_000}))
+    ana, bob = store.of("ana"), store.of("bob")
+    with redis.Redis.from_url(settings.redis) as client:
+        pipe = client.pipeline(transaction=False)
+        for number in range(3000):
+            id_ = f"{number:032x}"
+            pipe.hset(f"convlens:operation:{id_}", mapping={"state": 3, "tenant": "bob", "create_time": 1})
+            pipe.zadd("convlens:operations", {f"{9 * 10**12 + number}-{id_}": 0})
+        pipe.execute()
+        mine = await submit(ana, "mine")
+        assert len((await bob.list(page_size=10))[0]) == 10
+        assert client.zcard("convlens:index:bob") == 3000
+    listed, token = await ana.list(page_size=1)
+    assert ([record.name for record in listed], bool(token)) == ([mine], True)
+    assert await ana.list(page_size=1, page_token=token) == ([], "")
+    assert await commands(settings, lambda: ana.list(page_size=1)) < 8
+    assert await commands(settings, lambda: ana.list(page_size=1, wanted=parse_filter("state=FAILED"))) < 12
+    await store.close()
+
+
+async def test_a_record_that_cannot_be_read_harms_no_other(
+    store: JobStore, settings: JobSettings, worker: WorkerByHand
+) -> None:
+    broken, whole = await submit(store), await submit(store)
+    with redis.Redis.from_url(settings.redis) as client:
+        client.hset("convlens:operation:" + broken.removeprefix("operations/"), "losses", "{")
+    assert [record.name for record in (await store.list())[0]] == [whole]
+    with pytest.raises(DataLoss, match="losses"):
+        await store.get(broken)
+    with pytest.raises(DataLoss, match="losses"):
+        worker.take()
+
+
+async def test_indexes_do_not_outgrow_their_jobs(settings: JobSettings) -> None:
+    """Nobody lists; those that expire leave with what is submitted."""
+    store = JobStore.open(settings.model_copy(update={"queue_limit": 10_000})).of("ana")
+    with redis.Redis.from_url(settings.redis) as client:
+        for _ in range(3):
+            for _ in range(40):
+                await submit(store)
+            for key in client.scan_iter("convlens:operation:*"):
+                client.delete(key)
+        for _ in range(20):
+            await submit(store)
+        assert [client.zcard(key) for key in ("convlens:operations", "convlens:index:ana")] == [20, 20]
+    await store.close()
+
+
+async def test_counters_are_those_of_whoever_asks(settings: JobSettings) -> None:
+    store = JobStore.open(settings)
+    ana, bob = store.of("ana"), store.of("bob")
+    await ana.cancel(await submit(ana))
+    await submit(bob)
+    counters = [dict((await each.stats())[0].counters) for each in (ana, bob, store.of("eve"), store)]
+    assert counters == [
+        {"submitted": 1, "cancelled": 1},
+        {"submitted": 1},
+        {},
+        {"submitted": 2, "cancelled": 1},
+    ]
     await store.close()

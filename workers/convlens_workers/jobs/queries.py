@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from convlens.errors import InvalidArgument, NotFound
+from convlens.errors import DataLoss, InvalidArgument, NotFound
 from convlens.v1 import job_pb2
 from convlens_workers.jobs import scripts
 from convlens_workers.jobs.record import JobRecord
@@ -17,6 +18,9 @@ def check_page_token(token: str, form: re.Pattern[str]) -> None:
     """Raise InvalidArgument unless a page token is empty or has the form that the list gives."""
     if token and not form.fullmatch(token):
         raise InvalidArgument.of("page_token", token, "the next_page_token of a page before")
+
+
+log = logging.getLogger(__name__)
 
 
 class Outlook(NamedTuple):
@@ -40,6 +44,7 @@ class Queries:
     def __init__(self, redis: Any, queues: Sequence[str]) -> None:
         self._redis = redis
         self._queues = queues
+        self._whole = False
 
     async def before_submit(self, id_: str, queue: str) -> Outlook:
         """What is known about an id and a queue before a job is put there."""
@@ -75,14 +80,23 @@ class Queries:
         events = [(key.decode(), JobRecord.from_fields(id_, event)) for key, event in entries]
         return events, _known(id_, fields)
 
-    async def page(self, before: str, count: int) -> list[tuple[str, JobRecord | None]]:
+    async def whole(self) -> bool:
+        """Whether the indexes of tenants hold all their jobs, those of older servers too."""
+        if not self._whole:
+            with redis_errors():
+                self._whole = bool(await self._redis.hget(scripts.INDEXED, scripts.WHOLE))
+        return self._whole
+
+    async def page(self, before: str, count: int, tenant: str) -> list[tuple[str, JobRecord | None]]:
         """Up to `count` jobs older than the index entry `before` ("" none), newest first, without previews.
 
-        Each comes with its index entry; those that have expired come as None, and leave the index.
+        They are the tenant's; of "" those of all. Each comes with its index entry. Those that have expired
+        are None, and leave the index; those whose record cannot be read are None, and are logged.
         """
+        index = scripts.TENANT_INDEX + tenant if tenant else scripts.INDEX
         with redis_errors():
             highest = f"({before}" if before else "+"
-            members = await self._redis.zrevrangebylex(scripts.INDEX, highest, "-", 0, count)
+            members = await self._redis.zrevrangebylex(index, highest, "-", 0, count)
             entries = [member.decode() for member in members]
             async with self._redis.pipeline(transaction=False) as pipe:
                 for entry in entries:
@@ -90,7 +104,7 @@ class Queries:
                 rows = await pipe.execute() if entries else []
             gone = [entry for entry, fields in zip(entries, rows, strict=True) if not fields]
             if gone:
-                await self._redis.zrem(scripts.INDEX, *gone)
+                await self._redis.zrem(index, *gone)
         return [(entry, _without_preview(entry, row)) for entry, row in zip(entries, rows, strict=True)]
 
 
@@ -106,4 +120,8 @@ def _id(entry: str) -> str:
 
 def _without_preview(entry: str, fields: dict[bytes, bytes]) -> JobRecord | None:
     fields.pop(b"preview", None)
-    return JobRecord.from_fields(_id(entry), fields) if fields else None
+    try:
+        return JobRecord.from_fields(_id(entry), fields) if fields else None
+    except DataLoss as error:
+        log.error("left out of a list: %s", error)
+        return None

@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from google.longrunning.operations_pb2 import Operation
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
-from convlens.errors import InvalidArgument, NotFound
+from convlens.errors import DataLoss, InvalidArgument, NotFound
 from convlens.v1 import job_pb2, model_pb2
 
 PREFIX: Final = "operations/"
@@ -80,7 +81,14 @@ _BESIDE: Final[dict[str, Callable[[bytes], Any]]] = {
 
 
 def _values(table: Mapping[str, Callable[[bytes], Any]], fields: Mapping[bytes, bytes]) -> dict[str, Any]:
-    return {name: read(fields[name.encode()]) for name, read in table.items() if name.encode() in fields}
+    values = {}
+    for name, read in table.items():
+        if name.encode() in fields:
+            try:
+                values[name] = read(fields[name.encode()])
+            except (ValueError, DecodeError) as error:
+                raise DataLoss(f"the record is damaged: {name} cannot be read") from error
+    return values
 
 
 @dataclass(frozen=True)
@@ -108,9 +116,12 @@ class JobRecord:
 
     @classmethod
     def from_fields(cls, operation_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
-        """The record of a Redis hash."""
-        metadata = _values(_METADATA, {name: raw for name, raw in fields.items() if raw != b""})
-        return cls(operation_id, job_pb2.JobMetadata(**metadata), **_values(_BESIDE, fields))
+        """The record of a Redis hash. Raises DataLoss for one that cannot be read."""
+        try:
+            values = _values(_METADATA, {name: raw for name, raw in fields.items() if raw != b""})
+            return cls(operation_id, job_pb2.JobMetadata(**values), **_values(_BESIDE, fields))
+        except (DataLoss, TypeError, ValueError) as error:
+            raise DataLoss(f"{PREFIX}{operation_id}: {error}") from error
 
     @property
     def name(self) -> str:

@@ -5,12 +5,15 @@ Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list
     convlens:operation:<id>   hash    the record: fields of JobMetadata, request, result, error, token, ...
     convlens:events:<id>      stream  snapshots of the record, one an event, capped
     convlens:operations       zset    index of all jobs, members "<create time in ms>-<id>", all of score 0
+    convlens:index:<tenant>   zset    the same of a tenant's jobs
+    convlens:indexed          hash    how far each index was looked through lately, see `look_through`
     convlens:leases:<queue>   zset    id -> when its lease ends (ms); jobs that a worker has taken
     convlens:swept:<queue>    string  when the last sweep ran (ms)
     convlens:swept:by:<queue> zset    worker that sweeps -> until when it counts as alive (ms)
     convlens:changed          channel id of each job that changed, to wake watchers
     convlens:tenant:<tenant>  set     ids of the tenant's jobs that have not finished
     convlens:counters:<queue> hash    how often what happened: submitted, succeeded, failed, retried, ...
+    convlens:counters:of:<tenant>:<queue> hash  the same to a tenant's jobs
     convlens:throughput:jobs:<queue> hash  "<device> <technique>" -> multiply-adds a second of its last jobs
 
 The clock is Redis's. An attempt holds a token; when the record has another one, or none, the attempt is stale
@@ -27,6 +30,10 @@ from convlens_workers.jobs.settings import JobSettings
 OPERATION: Final = "convlens:operation:"
 EVENTS: Final = "convlens:events:"
 INDEX: Final = "convlens:operations"
+TENANT_INDEX: Final = "convlens:index:"
+INDEXED: Final = "convlens:indexed"
+WHOLE: Final = "whole"
+"""Field of INDEXED: jobs that older servers had put into the index of all alone are in those of tenants."""
 CHANGED: Final = "convlens:changed"
 SPEEDS: Final = "convlens:throughput:jobs:"
 WORKERS: Final = "convlens:swept:by:"
@@ -55,7 +62,11 @@ local function now()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
-local function count(what) redis.call('HINCRBY', 'convlens:counters:' .. queue, what, 1) end
+local function count(what, id)
+  redis.call('HINCRBY', 'convlens:counters:' .. queue, what, 1)
+  local owner = field(id, 'tenant') or ''
+  if owner ~= '' then redis.call('HINCRBY', 'convlens:counters:of:' .. owner .. ':' .. queue, what, 1) end
+end
 local function tenant(id) return 'convlens:tenant:' .. (field(id, 'tenant') or '') end
 local function learn(id, ended)
   local cost, claimed = tonumber(field(id, 'cost') or 0), tonumber(field(id, 'claimed') or ended)
@@ -78,6 +89,23 @@ local function emit(id, preview)
   redis.call('PUBLISH', 'convlens:changed', id)
 end
 
+local function index(tenant) return tenant == '' and 'convlens:operations' or 'convlens:index:' .. tenant end
+
+-- The next `many` entries of an index: of jobs that are gone they leave it, and a tenant's are in its own.
+local function look_through(key, many)
+  local last = redis.call('HGET', 'convlens:indexed', key)
+  local entries = redis.call('ZRANGEBYLEX', key, last and '(' .. last or '-', '+', 'LIMIT', 0, many)
+  for _, entry in ipairs(entries) do
+    local job = string.sub(entry, 15)
+    if redis.call('EXISTS', record(job)) == 0 then redis.call('ZREM', key, entry)
+    else redis.call('ZADD', index(field(job, 'tenant') or ''), 0, entry) end
+  end
+  if #entries == many then redis.call('HSET', 'convlens:indexed', key, entries[many]); return false end
+  redis.call('HDEL', 'convlens:indexed', key)
+  if key == 'convlens:operations' then redis.call('HSET', 'convlens:indexed', 'whole', 1) end
+  return true
+end
+
 -- Keeps the newest checkpoint of a job that another one may go on from; gives those to drop.
 local function left(id)
   local all = field(id, 'checkpoints') or ''
@@ -93,7 +121,7 @@ local function finish(id, state, name, value)
   local checkpoints = left(id)
   local token = field(id, 'token')
   if token then redis.call('HSET', record(id), 'ended_by', token) end
-  count(COUNTER[state])
+  count(COUNTER[state], id)
   if state == SUCCEEDED then learn(id, ended) end
   redis.call('SREM', tenant(id), id)
   redis.call('HSET', record(id), 'state', state, 'end_time', ended, 'expire_time', ended + ttl, name, value)
@@ -113,9 +141,9 @@ local function requeue(id, crashed, max_crashes)
   local time = now()
   redis.call('HINCRBY', record(id), 'ran', time - tonumber(field(id, 'claimed') or time))
   redis.call('HDEL', record(id), 'claimed')
-  count(crashed and 'retried' or 'drained')
+  count(crashed and 'retried' or 'drained', id)
   if crashed and redis.call('HINCRBY', record(id), 'crashes', 1) >= tonumber(max_crashes) then
-    count('given_up')
+    count('given_up', id)
     return finish(id, FAILED, 'error', gave_up)
   end
   redis.call('ZREM', LEASES, id)
@@ -147,8 +175,11 @@ _SCRIPTS: Final = {
         redis.call('HSET', record(id), 'state', QUEUED, 'payload', payload, 'create_time', created,
                    'queue', queue, 'tenant', ARGV[9], 'queue_position', ahead, unpack(ARGV, 12 + n))
         redis.call('SADD', theirs, id)
-        count('submitted')
-        redis.call('ZADD', 'convlens:operations', 0, string.format('%013d-%s', created, id))
+        count('submitted', id)
+        for _, key in ipairs(ARGV[9] == '' and {index('')} or {index(''), index(ARGV[9])}) do
+          redis.call('ZADD', key, 0, string.format('%013d-%s', created, id))
+          look_through(key, 10)  -- So no index grows beyond the jobs that there are by more than a tenth.
+        end
         redis.call('SADD', 'rq:queues', QUEUE)
         redis.call('RPUSH', QUEUE, id)
         emit(id)
@@ -219,10 +250,18 @@ _SCRIPTS: Final = {
           redis.call('ZREM', WORKERS, gone)
         end
         local pause = time - tonumber(redis.call('GET', 'convlens:swept:' .. queue) or 0)
-        if pause < interval then return {} end
+        if pause >= 0 and pause < interval then return {} end
         redis.call('SET', 'convlens:swept:' .. queue, time)
         for _, taken in ipairs(redis.call('LRANGE', TAKEN, 0, -1)) do
           redis.call('ZADD', LEASES, 'NX', time + lease, taken)
+        end
+        if pause < 0 then
+          -- The clock has stepped back: no lease lasts longer than a term from now.
+          for _, key in ipairs({LEASES, WORKERS}) do
+            for _, each in ipairs(redis.call('ZRANGEBYSCORE', key, time + lease, '+inf')) do
+              redis.call('ZADD', key, time + lease, each)
+            end
+          end
         end
         local overdue = redis.call('ZRANGEBYSCORE', LEASES, '-inf', time)
         if pause > lease / 2 then
@@ -247,15 +286,20 @@ _SCRIPTS: Final = {
         if state == RUNNING and redis.call('HSET', record(id), 'cancel_requested', '1') == 1 then emit(id) end
         return ''
     """,
-    # '' -> jobs that wait, jobs that run, age of the next one in ms, counters, speeds, live workers; changes
-    # nothing
+    # '', tenant or '' -> jobs that wait, jobs that run, age of the next one in ms, counters (the tenant's, or
+    # all), speeds, live workers; changes nothing
     "stats": """
         local first = redis.call('LINDEX', QUEUE, 0)
         local created = first and field(first, 'create_time')
         local alive = redis.call('ZRANGEBYSCORE', WORKERS, now(), '+inf')
+        local of = ARGV[7] == '' and '' or 'of:' .. ARGV[7] .. ':'
         return {redis.call('LLEN', QUEUE), redis.call('ZCARD', LEASES), created and now() - created or 0,
-                redis.call('HGETALL', 'convlens:counters:' .. queue),
+                redis.call('HGETALL', 'convlens:counters:' .. of .. queue),
                 redis.call('HGETALL', 'convlens:throughput:jobs:' .. queue), #alive}
+    """,
+    # '', how many entries -> '1' once the index of all was looked through to its end
+    "index": """
+        return look_through('convlens:operations', tonumber(ARGV[7])) and '1' or '0'
     """,
     # id -> -1 no such job, 0 it has not finished, 1 removed
     "delete": """
@@ -263,7 +307,9 @@ _SCRIPTS: Final = {
         if not state then return -1 end
         if state == QUEUED or state == RUNNING then return 0 end
         local created = field(id, 'create_time')
-        redis.call('ZREM', 'convlens:operations', string.format('%013d-%s', created, id))
+        for _, key in ipairs({index(''), index(field(id, 'tenant') or '')}) do
+          redis.call('ZREM', key, string.format('%013d-%s', created, id))
+        end
         redis.call('DEL', record(id), 'convlens:events:' .. id)
         return 1
     """,

@@ -44,6 +44,10 @@ QUEUE_FULL_RETRY: Final = 10.0
 READ_AGAIN: Final = 5.0
 """Seconds after which a watcher reads the record again, told of a change or not."""
 PAGE: Final = 50
+MOST_READ: Final = 500
+"""Records that a list reads at once."""
+LOOKED_THROUGH: Final = 1000
+"""Entries of the index of all jobs that are put into those of tenants at once, after an upgrade."""
 UNKNOWN: Final = Reckoned()
 ALL: Final = Filter()
 
@@ -154,9 +158,9 @@ class JobStore:
         return request
 
     async def stats(self) -> list[job_pb2.QueueStats]:
-        """Lengths, counters and throughput of the queues."""
+        """Lengths, counters and throughput of the queues; a tenant gets counters of its own jobs."""
         return [
-            to_stats(await self._call("stats", "", queue=queue), queue, priority)
+            to_stats(await self._call("stats", "", self._tenant, queue=queue), queue, priority)
             for priority, queue in self._queues.items()
         ]
 
@@ -173,17 +177,21 @@ class JobStore:
             InvalidArgument: the page token is malformed.
         """
         check_page_token(page_token, ENTRY)
+        while self._tenant and not await self._queries.whole():
+            await self._call("index", "", LOOKED_THROUGH)
         records: list[JobRecord] = []
+        read = page_size
         while True:
-            page = await self._queries.page(page_token, page_size)
+            page = await self._queries.page(page_token, read, self._tenant)
             for entry, record in page:
                 page_token = entry
                 if record is not None and record.tenant == self._tenant and wanted.takes(record):
                     records.append(record)
                 if len(records) == page_size:
                     return records, page_token
-            if len(page) < page_size:
+            if len(page) < read:
                 return records, ""
+            read = min(2 * read, MOST_READ)  # Few are wanted: what a filter lets through may be far apart.
 
     async def cancel(self, name: str) -> None:
         """Ask for the end of a job: at once when it waits, within a second when it runs, no effect later.

@@ -150,7 +150,7 @@ class WorkerJobStore:
 
     def stats(self) -> job_pb2.QueueStats:
         """Lengths, counters and throughput of this worker's queue."""
-        return to_stats(self._call("stats", ""), self._queue, job_pb2.PRIORITY_UNSPECIFIED)
+        return to_stats(self._call("stats", "", ""), self._queue, job_pb2.PRIORITY_UNSPECIFIED)
 
     def may_tidy(self) -> bool:
         """Whether this worker is the one that tidies up in this hour."""
