@@ -33,8 +33,9 @@ def up(
 ) -> None:
     """Start Redis, the server and workers on this machine; Ctrl-C drains and stops all.
 
+    With --public 0.0.0.0:8443, strangers may call there.
+
     Example: convlens up --listen 127.0.0.1:8500
-    Example: convlens up --public 0.0.0.0:8443
     """
     from convlens_client.up import Plan, run  # noqa: PLC0415 (what it needs is not on every platform)
 

@@ -24,6 +24,7 @@ from convlens_server.request.raw_request import RawRequest
 from convlens_server.request.request_context import current
 from convlens_server.request.validation import validate
 from convlens_server.serving.executor import Executor
+from convlens_server.serving.parts import Parts
 from convlens_workers.jobs.pictures import find_images
 
 P = ParamSpec("P")
@@ -85,7 +86,7 @@ class CachingExecutor:
                 recorder.add(reply.SerializeToString())
                 yield reply
             else:
-                yield Recorded(recorder, reply)
+                yield recorder.part(reply)
         if key and recorder.room >= 0:
             # Another version may have come meanwhile, and computed this.
             self._replies.put(key, pack(recorder.messages), lambda: self._digest(request) == digest)
@@ -152,18 +153,16 @@ class Recorder:
         if self.room >= 0:
             self.messages.append(message)
 
+    def part(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+        """The messages of a part of a reply; cut now, where there may be room for all of them.
 
-class Recorded:
-    """The messages of a part of a reply, each kept as it passes; `nbytes` as the part itself says."""
-
-    def __init__(self, recorder: Recorder, messages: Iterator[bytes]) -> None:
-        self._recorder, self._messages = recorder, messages
-        self.nbytes = getattr(messages, "nbytes", 0)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        message = next(self._messages)
-        self._recorder.add(message)
-        return message
+        Whoever reads them may do so long after the work that they follow from has ended.
+        """
+        size = getattr(messages, "nbytes", 0)
+        if size > self.room:
+            self.room = -1
+            return messages
+        cut = list(messages)
+        for message in cut:
+            self.add(message)
+        return Parts(iter(cut), size)

@@ -27,6 +27,7 @@ from convlens_server.request.request_context import hold, phase, timed
 from convlens_server.request.validation import validate
 from convlens_server.serving.call import expect
 from convlens_server.serving.executor import Executor
+from convlens_server.serving.parts import Parts
 from convlens_server.settings import ServerSettings
 
 P = ParamSpec("P")
@@ -117,6 +118,8 @@ class InferenceService:
             allowed = f"at most {self.settings.max_decoded_pixels} together: fewer, in several calls"
             raise InvalidArgument.of(field, f"{files} pixels before resizing", allowed)
         size = input_size(images[0], manifest, sources[0], default)
+        if min(size) < 1:
+            return  # It is no picture, as decoding will tell.
         made = passes(request, manifest, size)
         self.expect_passes(manifest, len(images), size, made, request=request, files=files)
 
@@ -203,23 +206,6 @@ def _too_much(request: Message | None, passes: costs.Passes, a_pass: float, most
     if isinstance(value, int):
         return InvalidArgument.of(field, value, f"lower, or the rest in other calls: {takes}")
     return InvalidArgument(f"images: must be fewer, in several calls: {takes}", field="images")
-
-
-class Parts:
-    """The tensors of a part of a reply, as an iterator over messages, which are cut when they are asked for.
-
-    Attributes:
-        nbytes: what the tensors hold meanwhile.
-    """
-
-    def __init__(self, messages: Iterator[bytes], nbytes: int) -> None:
-        self._messages, self.nbytes = messages, nbytes
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._messages)
 
 
 def parts(reply: type[Message], tensors: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
