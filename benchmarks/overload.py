@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +37,8 @@ MASKS: Final = 30
 PATIENCE: Final = 6.0
 """The deadline of a long call, as so many times what it takes alone; a short one has `SHORT_DEADLINE`."""
 SHORT_DEADLINE: Final = 1.0
+CONNECTIONS: Final = 8
+"""Callers are many: a connection bounds its streams, also those that were given up and are not yet ended."""
 PARTS: Final = ("protos", "models", "workers", "server", "clients")
 
 PICTURE: Final = image_pb2.Image(
@@ -68,18 +71,19 @@ class Server:
     """A server process of one checkout, and calls to it."""
 
     def __init__(self, address: str) -> None:
-        self.channel = grpc.aio.insecure_channel(address)
-        self.classify = inspection_pb2_grpc.InspectionServiceStub(self.channel).Classify
-        self.attribute = attribution_pb2_grpc.AttributionServiceStub(self.channel).Attribute
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(address, own) for _ in range(CONNECTIONS)]
+        self.classify = cycle([inspection_pb2_grpc.InspectionServiceStub(it).Classify for it in channels])
+        self.attribute = cycle([attribution_pb2_grpc.AttributionServiceStub(it).Attribute for it in channels])
 
     async def call(self, request: Any, timeout: float | None = None) -> tuple[str, float]:
         """The code that a call ended with, and its seconds."""
         began = time.perf_counter()
         try:
             if isinstance(request, inspection_pb2.ClassifyRequest):
-                await self.classify(request, timeout=timeout)
+                await next(self.classify)(request, timeout=timeout)
             else:
-                async for _ in self.attribute(request, timeout=timeout):
+                async for _ in next(self.attribute)(request, timeout=timeout):
                     pass
         except grpc.RpcError as error:
             return error.code().name, time.perf_counter() - began
@@ -191,7 +195,7 @@ async def beside(server: Server, count: int) -> tuple[float, float]:
     """p99 in ms of Classify by itself, and while four calls of RISE hold the server."""
 
     async def p99() -> float:
-        seconds, until = [], time.perf_counter() + 10
+        seconds, until = list[float](), time.perf_counter() + 10
         while len(seconds) < count and time.perf_counter() < until:
             seconds.append((await server.call(SHORT, 5.0))[1])
             await asyncio.sleep(0.005)

@@ -14,14 +14,14 @@ import psutil
 
 
 class FrontEnd:
-    """`convlens-server` on a free port with the given settings; ready when made."""
+    """`convlens-server`, or another program, on a free port with the given settings; ready when made."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *program: str, **settings: object) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CONVLENS_")}
         given = {"listen": "127.0.0.1:0", "lanes": 1, "threads": 1, "log_level": "WARNING", **settings}
         variables = {f"CONVLENS_{name.upper()}": str(value) for name, value in given.items()}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "convlens_server"],
+            [sys.executable, *(program or ("-m", "convlens_server"))],
             env=kept | variables | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,

@@ -84,18 +84,21 @@ class Connection:
             if not piece:
                 if time.monotonic() > until:
                     break
-                self.pump(0.05)
+                self.pump(0.05, once=True)
                 continue
             last = end and sent + len(piece) == len(data)
             self._send(_frame(DATA, END_STREAM if last else 0, stream, piece))
             for which in (0, stream):
                 self._room[which] -= len(piece)
             sent += len(piece)
-            self.pump(0)
         return sent
 
-    def pump(self, seconds: float, *, window: int = 0) -> None:
-        """Take what comes within the time, and let the server send `window` bytes more on the connection."""
+    def pump(self, seconds: float, *, window: int = 0, once: bool = False) -> None:
+        """Take what comes within the time, and let the server send `window` bytes more on the connection.
+
+        Args:
+            once: return as soon as anything has come.
+        """
         if window:
             self._send(_frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", window)))
         until = time.monotonic() + seconds
@@ -112,6 +115,8 @@ class Connection:
             self.closed = not came
             self._buffer += came
             self._take()
+            if once:
+                return
 
     def _take(self) -> None:
         while len(self._buffer) >= 9:

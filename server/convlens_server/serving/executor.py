@@ -141,10 +141,10 @@ class Executor:
     def expect(self, call: Call) -> None:
         """See whether a call whose cost is known now may go on. Raises ResourceExhausted, Later."""
         self._costed.add(call.method)
-        guessed, seen, call.seen = call.expected, call.seen, True
-        if call.cost is not None:
-            call.expected = call.cost.units * (self._paces.of(call.cost.key) or 0.0)
-        new = not seen and (guessed is None or (call.expected or 0.0) > ALIKE * guessed)
+        guessed, found, seen, call.seen = call.expected, self._found(call), call.seen, True
+        if guessed is None or not guessed / ALIKE <= found <= ALIKE * guessed:
+            call.expected = found  # Else it stays: what has begun would seem longer than those behind it.
+        new = not seen and (guessed is None or found > ALIKE * guessed)
         self._check_end(call, new=new)
         if new and not self.scheduler.is_first(call):
             raise Later
@@ -177,12 +177,16 @@ class Executor:
             self._learn(call)
 
     def _learn(self, call: Call) -> None:
-        if call.cost is not None and call.expected is not None:
-            self._likes.learn(call.looks, call.expected)
+        if call.cost is not None:
+            self._likes.learn(call.looks, self._found(call))
         if call.ended and call.cost is not None:
             self._paces.learn(*call.cost, call.done)
         elif call.ended and call.method not in self._costed:
             self._calls.learn(call.method, 1, call.done)
+
+    def _found(self, call: Call) -> float:
+        """Seconds that a call takes by its cost."""
+        return call.cost.units * (self._paces.of(call.cost.key) or 0.0) if call.cost else 0.0
 
     def _speed(self) -> float:
         return float(self.threads() ** SCALING)
@@ -198,18 +202,22 @@ class Executor:
             self._refuse(text, "QUEUE_BYTES", self.wait)
 
     def _check_end(self, call: Call, *, new: bool) -> None:
-        """Refuse a call that would wait too long, or end after its deadline; only what is `new` waits."""
+        """Refuse a call that would wait too long, or end after its deadline; only what is `new` waits.
+
+        One that has come to its turn too late leaves it to those that wait behind it.
+        """
         own = call.remaining / self._speed()
         end = self.scheduler.end(call) if new else own
         wait, left = end - own, call.deadline - time.monotonic()
         if wait > max(self._settings.max_wait, PATIENCE * own):
             waiting = max(0, self.busy - self.worker_threads)
             self._refuse(f"{waiting} calls wait, some {wait:.1f} s of work", "QUEUE_LONG", wait)
-        if MARGIN * end <= left or (wait <= 0 and own <= DOUBT * left):
+        alone = wait <= 0 and (new or not self.scheduler.waiting)
+        if MARGIN * end <= left or (alone and own <= DOUBT * left):
             return
-        if own > left:
-            alone = f"it takes some {own:.1f} s by itself, and its deadline passes in {left:.1f} s"
-            self._refuse(alone, "DEADLINE", None)
+        if own > left and new:
+            text = f"it takes some {own:.1f} s by itself, and its deadline passes in {left:.1f} s"
+            self._refuse(text, "DEADLINE", None)
         text = f"it would end after some {end:.1f} s, its deadline passes in {left:.1f} s"
         self._refuse(text, "DEADLINE", MARGIN * end - left)
 

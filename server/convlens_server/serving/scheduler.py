@@ -16,10 +16,10 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final
 
 AGEING: Final = 0.1
@@ -75,6 +75,40 @@ class Work(ABC):
         """Seconds that it is expected to take yet."""
         return max((self.expected or 0.0) - self.done, OVERDUE * self.done)
 
+    @property
+    def place(self) -> float:
+        """The smaller it is, the sooner the work should run; while it waits it stays, as all ages alike."""
+        return -math.inf if self.expected is None else self.remaining + AGEING * self.since
+
+
+class Line:
+    """Works that wait, in the order of their places, which are noted as each call that comes sums them up."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self._places: list[float] = []
+        self._remaining: list[float] = []
+
+    def add(self, work: Work) -> None:
+        """Put it behind those of the same place."""
+        place = work.place
+        index = bisect_right(self._places, place)
+        self.works.insert(index, work)
+        self._places.insert(index, place)
+        self._remaining.insert(index, work.remaining)
+
+    def remove(self, work: Work) -> None:
+        """Take it out."""
+        index = self.works.index(work)
+        del self.works[index], self._places[index], self._remaining[index]
+
+    def remaining(self, place: float = math.inf) -> float:
+        """Seconds that the works are expected to take yet, up to a place."""
+        return sum(self._remaining[: bisect_right(self._places, place)])
+
+
+EMPTY: Final = Line()
+
 
 @dataclass(eq=False)
 class Lane:
@@ -103,7 +137,9 @@ class Scheduler:
     ) -> None:
         self.lanes = lanes
         self._weights, self._clock, self._speed = weights or {}, clock, speed
-        self._waiting: list[Work] = []
+        self._lines: dict[tuple[str, bool], Line] = {}
+        """What waits, by its tenant and whether it was begun; none of them is empty."""
+        self._waiting = 0
         self._running: list[Lane] = []
         self._had: dict[str, float] = {}
         self._least = 0.0
@@ -119,7 +155,7 @@ class Scheduler:
             if self._closed:
                 raise RuntimeError("the scheduler is closed")
             self._queue(work, self._clock())
-            if len(self._waiting) > self._idle and len(self._threads) < self.lanes:
+            if self._waiting > self._idle and len(self._threads) < self.lanes:
                 name = f"worker_{len(self._threads)}"
                 self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
                 self._threads[-1].start()
@@ -127,10 +163,10 @@ class Scheduler:
     def remove(self, work: Work) -> bool:
         """Take the work out of the queue; False if it is not there, but runs, rests or has ended."""
         with self._changed:
-            if work not in self._waiting:
-                return False
-            self._waiting.remove(work)
-            return True
+            waits = work in self._line(work).works
+            if waits:
+                self._take(work)
+            return waits
 
     def give_way(self, work: Work) -> float:
         """Run what is shorter than `work`, whose thread this is; gives the seconds that it took.
@@ -155,7 +191,7 @@ class Scheduler:
         lane: Lane = self._mine.lane
         with self._changed:
             self._charge(lane)
-            others = [*self._waiting, *lane.stack[:-1]]
+            others = [*self._heads(), *lane.stack[:-1]]
             return not any(self._goes_before(other, work) for other in others)
 
     def end(self, work: Work) -> float:
@@ -164,15 +200,14 @@ class Scheduler:
         Its own tenant's work that goes before it, its own, and what other tenants may have meanwhile.
         """
         with self._changed:
-            now = self._clock()
             for lane in self._running:
                 self._charge(lane)
             ahead: dict[str, float] = defaultdict(float)
-            urgency = self._urgency(work, now)
-            for other in (*self._waiting, *(each for lane in self._running for each in lane.stack)):
-                if other is not work and (
-                    other.tenant != work.tenant or self._urgency(other, now) <= urgency
-                ):
+            place = work.place
+            for (tenant, _), line in self._lines.items():
+                ahead[tenant] += line.remaining(place if tenant == work.tenant else math.inf)
+            for other in self._on_lanes():
+                if other is not work and (other.tenant != work.tenant or other.place <= place):
                     ahead[other.tenant] += other.remaining
             mine = ahead.pop(work.tenant, 0.0) + work.remaining
             equal = mine / self._weight(work.tenant) + self._had.get(work.tenant, 0.0)
@@ -183,22 +218,28 @@ class Scheduler:
             return ((mine - work.remaining + others) / self.lanes + work.remaining) / self._speed()
 
     @property
+    def waiting(self) -> int:
+        """The number of works that wait."""
+        return self._waiting
+
+    @property
     def backlog(self) -> float:
         """Seconds of computation that all works which wait are expected to take yet."""
         with self._changed:
-            return sum(work.remaining for work in self._waiting) / self._speed()
+            return sum(line.remaining() for line in self._lines.values()) / self._speed()
 
     def waits_for_others(self, tenant: str) -> bool:
         """Whether work of this tenant waits while a thread works for another one."""
         with self._changed:
-            waits = any(work.tenant == tenant for work in self._waiting)
+            waits = any(who == tenant for who, _ in self._lines)
             return waits and any(lane.stack and lane.stack[-1].tenant != tenant for lane in self._running)
 
     def close(self) -> list[Work]:
         """Let what runs finish, and give back what waited."""
         with self._changed:
             self._closed = True
-            dropped, self._waiting = self._waiting, []
+            dropped = [work for line in self._lines.values() for work in line.works]
+            self._lines, self._waiting = {}, 0
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -241,50 +282,66 @@ class Scheduler:
 
     def _queue(self, work: Work, since: float) -> None:
         work.since = since
-        self._waiting.append(work)
+        if not any(who == work.tenant for who in self._active()):
+            self._welcome(work.tenant)
+        self._lines.setdefault((work.tenant, work.begun), Line()).add(work)
+        self._waiting += 1
         self._changed.notify()
-        running = [each for lane in self._running for each in lane.stack]
-        everything = chain(running, self._waiting)
-        if not any(each.tenant == work.tenant for each in everything if each is not work):
-            # Who was away has not saved up for it: he begins with the least.
-            for lane in self._running:
-                self._charge(lane)
-            active = {each.tenant for each in (*running, *self._waiting) if each is not work}
-            had = [self._had[tenant] for tenant in active]
-            self._least = max(self._least, min(had) if had else max(self._had.values(), default=0.0))
-            self._had[work.tenant] = max(self._had.pop(work.tenant, 0.0), self._least)
-            if len(self._had) > REMEMBERED + len(active):
-                del self._had[next(tenant for tenant in self._had if tenant not in active)]
+
+    def _welcome(self, tenant: str) -> None:
+        """Who was away has not saved up for it: he begins with the least."""
+        for lane in self._running:
+            self._charge(lane)
+        active = set(self._active())
+        had = [self._had[each] for each in active]
+        self._least = max(self._least, min(had) if had else max(self._had.values(), default=0.0))
+        self._had[tenant] = max(self._had.pop(tenant, 0.0), self._least)
+        if len(self._had) > REMEMBERED + len(active):
+            del self._had[next(each for each in self._had if each not in active and each != tenant)]
 
     def _next(self, shorter_than: Work | None = None) -> Work | None:
         """Take the work out of the queue that is to run next, of those that go before another one."""
-        now = self._clock()
         fits = [
-            work for work in self._waiting if shorter_than is None or self._goes_before(work, shorter_than)
+            work for work in self._heads() if shorter_than is None or self._goes_before(work, shorter_than)
         ]
         if not fits:
             return None
         least = min(self._had[work.tenant] for work in fits)
 
-        def place(work: Work) -> tuple[bool, bool, float]:
-            return self._had[work.tenant] > least + QUANTUM, not work.begun, self._urgency(work, now)
+        def order(work: Work) -> tuple[bool, bool, float]:
+            return self._had[work.tenant] > least + QUANTUM, not work.begun, work.place
 
-        first = min(fits, key=place)
-        self._waiting.remove(first)
+        first = min(fits, key=order)
+        self._take(first)
         return first
 
     def _goes_before(self, one: Work, other: Work) -> bool:
         """Whether one work is shorter, and its tenant has not had more than the other's."""
         if self._had[one.tenant] > self._had[other.tenant] + QUANTUM and one.tenant != other.tenant:
             return False
-        now = self._clock()
-        return self._urgency(one, now) < self._urgency(other, now)
+        return one.place < other.place
 
-    def _urgency(self, work: Work, now: float) -> float:
-        """The smaller it is, the sooner the work should run."""
-        if work.expected is None:
-            return -math.inf
-        return work.remaining - AGEING * (now - work.since)
+    def _line(self, work: Work) -> Line:
+        return self._lines.get((work.tenant, work.begun), EMPTY)
+
+    def _take(self, work: Work) -> None:
+        line = self._line(work)
+        line.remove(work)
+        self._waiting -= 1
+        if not line.works:
+            del self._lines[work.tenant, work.begun]
+
+    def _heads(self) -> Iterator[Work]:
+        """Of each tenant's works that wait the first that was begun, and the first that was not."""
+        return (line.works[0] for line in self._lines.values())
+
+    def _on_lanes(self) -> Iterator[Work]:
+        return (work for lane in self._running for work in lane.stack)
+
+    def _active(self) -> Iterator[str]:
+        """The tenants of what waits and of what runs; some come more than once."""
+        yield from (tenant for tenant, _ in self._lines)
+        yield from (work.tenant for work in self._on_lanes())
 
     def _weight(self, tenant: str) -> float:
         return self._weights.get(tenant, 1.0)
