@@ -409,3 +409,27 @@ async def test_a_stream_whose_reader_rests_holds_nobody() -> None:
     assert [[item async for item in stream] for stream in resting] == [[2], [2]]
     assert [item async for item in executor.stream(iter, [7])] == [7]
     executor.close()
+
+
+async def test_what_was_found_to_cost_a_little_more_does_not_let_its_equals_by(executor: Executor) -> None:
+    calling("costly")
+    log, busy = list[str](), Busy()
+
+    def costly(name: str, units: float) -> None:
+        expect("network", units)
+        log.append(name)
+        with interruptible(lambda: None):  # Here shorter work would run on top of it.
+            time.sleep(0.02)
+        log.append(name)
+
+    for _ in range(3):
+        await executor.run(costly, "before", 6e8)
+    gate = asyncio.create_task(executor.run(busy))
+    await asyncio.to_thread(busy.started.wait, 10)
+    executor._settings = ServerSettings(lanes=1, redis="")
+    log.clear()
+    calls = [asyncio.create_task(executor.run(costly, name, 1.5 * 6e8)) for name in "abc"]
+    await asyncio.sleep(0)
+    busy.released.set()
+    await asyncio.gather(gate, *calls)
+    assert "".join(log) == "aabbcc"
