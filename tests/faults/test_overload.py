@@ -46,7 +46,7 @@ async def test_twice_the_sustainable_load(program: tuple[str, ...], measured: fl
     print(f"told to come back after {min(seen.refused):.2f} to {max(seen.refused):.2f} s")
     print(f"at most {early} MiB in the first half, {late} MiB in the second")
     assert not seen.others
-    assert got > 0.9 * min(peak, again)
+    assert got > 0.75 * min(peak, again)
     assert seen.refused
     assert all(delay is not None and 0 < delay < 4 * MAX_WAIT for delay in seen.refused)
     assert seen.latency(99) < 8 * MAX_WAIT
