@@ -36,6 +36,7 @@ CONTENTS = sorted((DATA / "contents").iterdir())
 STYLES = sorted((DATA / "styles").iterdir())
 TEXTURES = sorted((DATA / "textures").iterdir())
 LABELS = [int(photo.name[:4]) for photo in PHOTOS]
+NAMES = [line.split("\t")[-1] for line in (DATA / "models" / "imagenet_labels.tsv").read_text().splitlines()]
 
 
 class Asked(NamedTuple):
@@ -50,6 +51,13 @@ def small(path: Path, side: int) -> Image.Image:
     picture = Image.open(path).convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
+
+
+def cut(path: Path, side: int) -> Image.Image:
+    """The middle of a texture as it is: one that is shrunk has other grains."""
+    picture = Image.open(path).convert("RGB")
+    left, top = ((extent - side) // 2 for extent in picture.size)
+    return picture.crop((left, top, left + side, top + side))
 
 
 def dreams(side: int) -> Iterator[Asked]:
@@ -79,7 +87,7 @@ def visualisations(side: int) -> Iterator[Asked]:
     classes = [1, 99, 250, 291, 417, 508, 645, 859, 963, 980]
     for index in classes:
         options = {"size": side, "steps": 192}
-        yield Asked(f"class {index}", _with(Client.visualise, [ClassScore(index)], **options))
+        yield Asked(NAMES[index], _with(Client.visualise, [ClassScore(index)], **options))
     for layer, channel in product(("features.3", "features.7", "features.12"), (3, 17, 40)):
         target = Channel(layer, channel)
         yield Asked(f"{layer}:{channel}", _with(Client.visualise, [target], size=side, steps=128))
@@ -90,7 +98,7 @@ def visualisations(side: int) -> Iterator[Asked]:
     yield Asked("tabby from the cat", _with(Client.visualise, [ClassScore(281)], steps=96, **start))
     for index in (99, 963):
         target = [ClassScore(index)]
-        yield Asked(f"class {index}, pixels", _with(Client.visualise, target, size=side, pixels=True))
+        yield Asked(f"{NAMES[index]}, pixels", _with(Client.visualise, target, size=side, pixels=True))
 
 
 def textures(side: int) -> Iterator[Asked]:
@@ -98,8 +106,8 @@ def textures(side: int) -> Iterator[Asked]:
     for path, adam in product(TEXTURES, (False, True)):
         options = {"adam": adam, "height": side, "width": side, "steps": 120}
         name = f"texture {path.stem}: {'Adam' if adam else 'L-BFGS'}"
-        yield Asked(name, _with(Client.texture, small(path, side), **options))
-    pebbles = small(DATA / "textures" / "pebbles.jpg", side)
+        yield Asked(name, _with(Client.texture, cut(path, side), **options))
+    pebbles = cut(DATA / "textures" / "pebbles.jpg", side)
     for seed in (1, 2, 3):
         yield Asked(f"pebbles, seed {seed}", _with(Client.texture, pebbles, seed=seed, steps=120))
     yield Asked("pebbles, seamless", _with(Client.texture, pebbles, seamless=True, steps=120))
