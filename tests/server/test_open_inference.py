@@ -150,6 +150,7 @@ BAD = [
     ({"raw": b""}, "inputs[0] = '0 values'"),
     ({"raw": b"\0" * 7}, "inputs[0] = '1.75 values'"),
     ({"listed": True}, "inputs[0] = '0 values'"),
+    ({"shape": [3, 96, 96], "raw": bytes(4 * 3 * 96 * 96)}, "(N, 3, H, W) of 15 to 4096 pixels a side"),
     ({"raw": np.full((2, 3, 96, 96), np.nan, np.float32).tobytes()}, "finite and within [0, 1]"),
     ({"raw": np.full((2, 3, 96, 96), 2, np.float32).tobytes()}, "finite and within [0, 1]"),
     ({"model_version": "one"}, "model_version = 'one'"),
