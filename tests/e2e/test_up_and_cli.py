@@ -157,7 +157,8 @@ def test_ctrl_c_cancels_a_dream(machine, client, photo):
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
-        _until(lambda: any(job.metadata.state == "RUNNING" for job in client.operations()))
+        # Some steps later the command has the job's name, too, and listens to Ctrl-C.
+        _until(lambda: any(job.metadata.step > 2 and not job.metadata.final for job in client.operations()))
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=30)
     assert process.returncode == 130
