@@ -224,7 +224,7 @@ async def eight(server: Server) -> str:
 
 
 async def compare(servers: Mapping[str, Server], seconds: float) -> str:
-    """The tables."""
+    """The tables of goodput and latency, in Markdown, of all servers beside perfect lanes."""
     after = list(servers.values())[-1]
     for server in servers.values():
         for request in (SHORT, RISE):

@@ -13,13 +13,12 @@ from typing import Any, cast
 
 import pytest
 
-from convlens.errors import Cancelled, ResourceExhausted
+from convlens.errors import ResourceExhausted
 from convlens_server.identity.principal import Principal, current
 from convlens_server.request import request_context
 from convlens_server.request.cancellation import interruptible
 from convlens_server.serving.call import LEAST, expect
 from convlens_server.serving.executor import PACE, PATIENCE, Executor
-from convlens_server.serving.paces import Likes, Paces
 from convlens_server.serving.scheduler import QUANTUM
 from convlens_server.settings import ServerSettings
 
@@ -158,15 +157,6 @@ async def test_a_stream_that_is_left_stops_and_makes_room(executor: Executor) ->
     assert executor.admitted == 0
 
 
-def test_cancelled_is_what_a_left_caller_gets() -> None:
-    from convlens_server.request.cancellation import Caller
-
-    caller = Caller()
-    caller.leave()
-    with pytest.raises(Cancelled), caller.interrupting(lambda: None):
-        pytest.fail("the pass was begun")
-
-
 async def test_a_call_that_turns_out_to_be_long_begins_anew_when_its_turn_comes(executor: Executor) -> None:
     calling("costly")
     log, busy = list[str](), Busy()
@@ -260,35 +250,6 @@ async def test_a_tenant_with_many_calls_takes_its_share_and_no_more(executor: Ex
     busy.released.set()
     await asyncio.gather(gate, *calls)
     assert order[:4] == ["few", "many", "few", "many"]
-
-
-def test_requests_that_look_alike_are_only_trusted_if_they_are_alike() -> None:
-    likes = Likes()
-    assert likes.of("a") is None
-    for seconds in (1.0, 1.2, 2.0):
-        likes.learn("a", seconds)
-    assert likes.of("a") == pytest.approx(1.0, rel=0.1)
-    likes.learn("a", 100.0)
-    assert likes.of("a") is None
-    for _ in range(300):
-        likes.learn("a", 1.0)
-    assert likes.of("a") == pytest.approx(1.0, rel=0.1)
-
-
-def test_paces_are_learned_and_outliers_count_little() -> None:
-    paces = Paces(1e-9)
-    assert paces.of("a") == pytest.approx(1e-9)
-    paces.learn("a", 1e6, 1.0)  # The first call builds what the others find: a thousand times as long.
-    assert paces.of("a") == pytest.approx(4e-9)
-    for _ in range(30):
-        paces.learn("a", 1e6, 2e-3)
-    assert paces.of("a") == pytest.approx(2e-9, rel=0.1)
-    paces.learn("a", 1e6, 2.0)
-    assert paces.of("a") < 2.5e-9
-    paces.learn("b", 1e6, 1e-5)  # Faster than thought is believed at once.
-    assert paces.of("b") == pytest.approx(1e-11)
-    assert 1e-11 < (paces.of("c") or 0) < 2e-9
-    assert Paces().of("a") is None
 
 
 class Context:

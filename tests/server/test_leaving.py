@@ -14,6 +14,7 @@ from support.server_thread import serving
 from convlens import errors, wire
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
 from convlens_server.app import App
+from convlens_server.request.cancellation import Caller
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,10 @@ def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> No
     _, found = tensors_of([first, *call])
     assert [value.shape for value in found.values()] == [(1, 40, 512, 512)] * 2
     assert settled(narrow)
+
+
+def test_cancelled_is_what_a_left_caller_gets() -> None:
+    caller = Caller()
+    caller.leave()
+    with pytest.raises(errors.Cancelled), caller.interrupting(lambda: None):
+        pytest.fail("the pass was begun")

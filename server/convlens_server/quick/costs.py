@@ -28,7 +28,7 @@ PassesOf = Callable[[Any, Manifest, Size], Passes]
 
 
 def once(*_: object) -> Passes:
-    """One forward pass."""
+    """The passes of a request that runs each image through the network once, forward."""
     return {"": 1}
 
 

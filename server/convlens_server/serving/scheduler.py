@@ -98,7 +98,7 @@ class Line:
         self._remaining.insert(index, work.remaining)
 
     def remove(self, work: Work) -> None:
-        """Take it out."""
+        """Take a work out of the line of its tenant."""
         index = self.works.index(work)
         del self.works[index], self._places[index], self._remaining[index]
 

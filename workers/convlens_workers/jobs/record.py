@@ -162,7 +162,7 @@ class Reckoned(NamedTuple):
     cost: float = 0.0
     """Multiply-adds of the whole job."""
     steps: int = 0
-    """Steps in all."""
+    """Steps of the whole job, as `JobMetadata.total_steps` counts them."""
 
 
 class Filter(NamedTuple):

@@ -19,7 +19,7 @@ from torch import Tensor
 from convlens.errors import FailedPrecondition
 
 QUALITY: Final = 85
-"""Of WebP."""
+"""Quality of the pictures of an animated WebP, from 0 to 100."""
 H264: Final = {"crf": "18", "preset": "medium", "threads": "1"}
 """On one thread: the bytes then do not depend on the number of cores."""
 BT709, LIMITED = 1, 1
