@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 import redis
-from support.jobs import CANCELLED, FAILED, IMAGE, QUEUED, RUNNING, request, submit
+from support.jobs import CANCELLED, FAILED, IMAGE, QUEUED, RUNNING, SUCCEEDED, request, submit
 from support.worker_by_hand import WorkerByHand
 
 from convlens.errors import Unavailable
+from convlens.v1 import job_pb2
 from convlens_workers.jobs import JobSettings, JobStore
 
 
@@ -26,8 +27,9 @@ async def test_stale_token_cannot_write(store: JobStore, worker: WorkerByHand) -
     record = await store.get(name)
     assert (record.metadata.state, record.metadata.step, record.checkpoints) == (RUNNING, 0, ())
     worker.succeed(fresh, image=IMAGE)
-    assert not worker.offer(fresh, image=IMAGE)
-    assert (await store.get(name)).metadata.attempt == 2
+    assert worker.store.fail(fresh, Unavailable("late")) == [], "told again what it was told, not taken down"
+    record = await store.get(name)
+    assert (record.metadata.state, record.metadata.attempt) == (SUCCEEDED, 2)
 
 
 @pytest.mark.parametrize("end", ["succeed", "requeue", "sweep"])
@@ -49,7 +51,7 @@ async def test_a_cancelled_job_ends_in_nothing_else(end: str, store: JobStore, w
     record = await store.get(name)
     assert record.metadata.state == CANCELLED
     await store.cancel(name)
-    assert not worker.offer(attempt, image=IMAGE)
+    worker.offer(attempt, image=IMAGE)
     assert await store.get(name) == record
 
 
@@ -206,9 +208,28 @@ async def test_what_an_ended_job_leaves_behind(
 async def test_two_checkpoints_are_kept(store: JobStore, worker: WorkerByHand) -> None:
     name = await submit(store)
     attempt = worker.take()
-    dropped = [worker.store.checkpoint(attempt, digest) for digest in ("a", "b", "b", "c", "b")]
-    assert dropped == ["", "", "", "a", ""]
+    dropped = [worker.store.checkpoint(attempt, digest) for digest in ("a", "b", "b", "c", "c", "b")]
+    assert dropped == ["", "", "", "a", "a", ""]
     assert (await store.get(name)).checkpoints == ("b", "c")
+
+
+@pytest.mark.parametrize("end", ["succeed", "requeue"])
+async def test_who_did_not_get_the_reply_is_told_again_what_to_drop(
+    end: str, store: JobStore, worker: WorkerByHand
+) -> None:
+    await submit(store)
+    attempt = worker.take()
+    for digest in ("a", "b"):
+        worker.store.checkpoint(attempt, digest)
+    if end == "requeue":
+        await store.cancel(f"operations/{attempt.id}")
+    for _ in range(2):
+        told = (
+            worker.store.succeed(attempt, job_pb2.JobResult())
+            if end == "succeed"
+            else worker.store.requeue(attempt, crashed=False)
+        )
+        assert told == ["b", "a"]
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

@@ -52,8 +52,8 @@ local LEASES = 'convlens:leases:' .. queue
 local WORKERS = 'convlens:swept:by:' .. queue
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
-local HIDDEN = {token=1, checkpoints=1, crashes=1, payload=1, request=1, result=1, preview=1, queue=1,
-                tenant=1, cost=1, claimed=1, ran=1, trace=1, ended_by=1, models=1}
+local HIDDEN = {token=1, checkpoints=1, dropping=1, crashes=1, payload=1, request=1, result=1, preview=1,
+                queue=1, tenant=1, cost=1, claimed=1, ran=1, trace=1, ended_by=1, models=1}
 
 local function record(id) return 'convlens:operation:' .. id end
 local function field(id, name) return redis.call('HGET', record(id), name) end
@@ -106,6 +106,17 @@ local function look_through(key, many)
   return true
 end
 
+-- The checkpoints to drop; remembered for who did not get the reply and asks again.
+local function dropping(id, digests)
+  redis.call('HSET', record(id), 'dropping', digests)
+  return digests
+end
+
+-- What the attempt has been told when it ended the job; nothing to one that is stale.
+local function told(id, token)
+  return field(id, 'ended_by') == token and field(id, 'dropping')
+end
+
 -- Keeps the newest checkpoint of a job that another one may go on from; gives those to drop.
 local function left(id)
   local all = field(id, 'checkpoints') or ''
@@ -118,7 +129,7 @@ end
 
 local function finish(id, state, name, value)
   local ended = now()
-  local checkpoints = left(id)
+  local checkpoints = dropping(id, left(id))
   local token = field(id, 'token')
   if token then redis.call('HSET', record(id), 'ended_by', token) end
   count(COUNTER[state], id)
@@ -217,9 +228,9 @@ _SCRIPTS: Final = {
     "checkpoint": """
         if field(id, 'token') ~= ARGV[7] then return false end
         local newest, older = string.match(field(id, 'checkpoints') or '', '(%S*)%s*(%S*)')
-        if newest == ARGV[8] then return '' end
+        if newest == ARGV[8] then return field(id, 'dropping') or '' end
         redis.call('HSET', record(id), 'checkpoints', ARGV[8] .. ' ' .. newest, 'crashes', 0)
-        return older == ARGV[8] and '' or older
+        return dropping(id, older == ARGV[8] and '' or older)
     """,
     # id, token, digest of a last checkpoint or '', artifacts or '' -> checkpoints to drop, or nothing when
     # the job has not ended under this attempt, is gone, or is not resumable; its state stays
@@ -233,13 +244,13 @@ _SCRIPTS: Final = {
     """,
     # id, token, state, 'result' or 'error', its bytes -> checkpoints to drop, or nothing when stale
     "finish": """
-        if field(id, 'token') ~= ARGV[7] then return false end
+        if field(id, 'token') ~= ARGV[7] then return told(id, ARGV[7]) end
         if field(id, 'cancel_requested') == '1' then return finish(id, CANCELLED, 'error', cancelled) end
         return finish(id, ARGV[8], ARGV[9], ARGV[10])
     """,
     # id, token, '1' after a crash, most crashes -> checkpoints to drop, or nothing when stale
     "requeue": """
-        if field(id, 'token') ~= ARGV[7] then return false end
+        if field(id, 'token') ~= ARGV[7] then return told(id, ARGV[7]) end
         return requeue(id, ARGV[8] == '1', ARGV[9])
     """,
     # '', lease in ms, interval in ms, most crashes -> ids that were taken away from their workers
