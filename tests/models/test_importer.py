@@ -129,8 +129,8 @@ UNFIT = {
         },
         "the head has 2 layers; what is built otherwise comes in by --torch",
     ),
-    "a prefix, and a key too few": (
-        lambda state: {f"net.{key}": value for key, value in without(state, "classifier.weight").items()},
+    "a prefix before other names": (
+        lambda state: {f"net.x{key}": value for key, value in state.items()},
         "the head's key 'classifier.weight' is missing; all keys of the file begin with 'net.'",
     ),
 }
