@@ -44,6 +44,7 @@ def add_onnx(
     input_range: InputRange = "0..1",
     bgr: bool = False,
     input_size: int | None = None,
+    one_size: bool = False,
 ) -> Manifest:
     """Add an ONNX classifier to the repository in the folder `root`, as the newest version of `name`.
 
@@ -54,6 +55,7 @@ def add_onnx(
         input_range: values of black and white that mean and deviation refer to.
         bgr: the network's first channel is blue.
         input_size: side of the images, in pixels; None: what the graph says, else 224.
+        one_size: the graph is right at `input_size` alone, whatever it takes.
 
     Raises:
         InvalidArgument: unusable name or file, another layout, an opset or operator that cannot be
@@ -71,11 +73,11 @@ def add_onnx(
         parameters = _move_weights(model, folder)
         classes = verify.check_classifier(model, folder, output, size)
         _check_batch(model, folder, output, size)
-        dynamic = _any_size(model, folder, output, size)
+        dynamic = not one_size and _any_size(model, folder, output, size)
         canonicalise.open_size(model, None if dynamic else size)
         onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
         described = _layers(model, values, size)
-        if not dynamic:
+        if not (dynamic or one_size):
             proven = open_layers(model, folder, described, size, Original(file, mean, std, bgr))
             described = tuple(
                 layer.model_copy(update={"any_size": layer.name in proven}) for layer in described

@@ -93,9 +93,7 @@ def with_head(state: Mapping[str, Tensor], head: str) -> Mapping[str, Tensor]:
         state = {key.replace(start, f"{head}.", 1): value for key, value in state.items()}
     if weight not in state:
         found = f" has {len(inner)} layers" if inner else f"'s key {weight!r} is missing{_prefixed(state)}"
-        text = (
-            f"{FIELD}: the head{found}; what is built otherwise comes in by --torch MODULE:FACTORY"
-        )
+        text = f"{FIELD}: the head{found}; what is built otherwise comes in by --torch MODULE:FACTORY"
         raise InvalidArgument(text, field=FIELD)
     return {bias: torch.zeros(len(state[weight])), **state}
 
