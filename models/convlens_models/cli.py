@@ -156,8 +156,9 @@ def _summary(manifest: Manifest, root: Path) -> str:
     facts = f"{len(manifest.labels)} classes, {len(manifest.layers)} layers,"
     if manifest.task == "style":
         facts = "a style network,"
+    told = "".join(f"\n  {note}" for note in manifest.notes)
     return (
         f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
         f"{facts} {manifest.parameters:,} parameters, "
-        f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
+        f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}{told}"
     )

@@ -12,15 +12,17 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, checker, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, checker, helper, inliner, numpy_helper
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
+from convlens_models.importing import constants, notes, upgrade
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
 
-OPSET: Final = 18
+STEPS: Final = (upgrade.upgrade, constants.fold)
+"""What brings every file to one form, in this order: each changes a model in place and tells of it."""
 RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
 LONGEST_NAME: Final = 1024
 MOST_AXES: Final = 8
@@ -42,17 +44,12 @@ def read(path: Path) -> onnx.ModelProto:
         _check_bounds(model)
         checker.check_model(model)
         model = inliner.inline_local_functions(model) if model.functions else model
-        opset = surgery.opset(model)
-        if opset < autodiff.OPSETS.start:
-            model = version_converter.convert_version(model, OPSET)
+        notes.put(model, [note for step in STEPS for note in step(model)])
     except InvalidArgument:
         raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
         first = str(error).strip().split("\n")[0]
         raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
-    if opset not in autodiff.OPSETS and opset >= autodiff.OPSETS.start:
-        allowed = f"at most {autodiff.OPSETS.stop - 1}"
-        raise InvalidArgument.of("model.opset", opset, allowed)
     return model
 
 
@@ -101,7 +98,6 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
     graph = model.graph
     source = input_name(model)
     output = _only([info.name for info in graph.output], "outputs")
-    _constants_to_initializers(graph)
     _free_batch(graph)
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
@@ -173,19 +169,6 @@ def _only(names: list[str], what: str) -> str:
     if len(names) != 1:
         raise InvalidArgument.of(f"model.{what}", names, "one value: an image in, the classes' scores out")
     return names[0]
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Constant nodes with a tensor become initializers, so that all weights are of one kind."""
-    rest = []
-    for node in graph.node:
-        value = node.attribute[0] if node.op_type == "Constant" else None
-        if value is None or value.name != "value":
-            rest.append(node)
-        else:
-            graph.initializer.append(value.t)
-            graph.initializer[-1].name = node.output[0]
-    replace(graph.node, rest)
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:

@@ -16,7 +16,7 @@ from convlens_models import tensors
 from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
-from convlens_models.importing import canonicalise, publish, verify
+from convlens_models.importing import canonicalise, notes, publish, verify
 from convlens_models.importing.labels import load_classes
 from convlens_models.importing.open_layers import Original, open_layers
 from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
@@ -95,6 +95,7 @@ def add_onnx(
             output=output,
             parameters=parameters,
             multiply_adds=layers.multiply_adds(model, size),
+            notes=notes.of(model),
             files={},
         )
         return publish.publish(folder, root, manifest)
