@@ -15,6 +15,13 @@ from convlens_models.manifest import Manifest, Rgb
 from convlens_models.repository import default_root
 
 
+class Layout(StrEnum):
+    """Where an ONNX network has its channels: before the rows and columns, or behind them."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
 class InputRange(StrEnum):
     """Pixel values of black and white that an ONNX network speaks of."""
 
@@ -37,7 +44,7 @@ Weights = Annotated[
         "Of fast_style: ours, or those of TransformerNet in pytorch/examples."
     ),
 ]
-Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file, NCHW float32.")]
+Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file.")]
 Labels = Annotated[
     Path | None, typer.Option(help="Class names: one a line, or TSV: name last, WordNet id before it.")
 ]
@@ -54,7 +61,17 @@ Mean = Annotated[
     ),
 ]
 Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="What it wants to be divided by; likewise.")]
-Range = Annotated[InputRange, typer.Option(help="ONNX: pixel values of the network, --mean and --std.")]
+Range = Annotated[
+    InputRange | None,
+    typer.Option(
+        help="ONNX: pixel values of the network, --mean and --std; by default 0..255 where the file takes "
+        "whole numbers, else 0..1."
+    ),
+]
+ChannelsAt = Annotated[
+    Layout | None,
+    typer.Option("--layout", help="ONNX: where the channels are; by default as the shape of the input says."),
+]
 Bgr = Annotated[bool, typer.Option("--bgr", help="ONNX: blue comes first (--mean and --std stay R,G,B).")]
 Size = Annotated[
     int | None,
@@ -78,14 +95,15 @@ def add(
     torchscript: TorchScript = False,
     mean: Mean = None,
     std: Std = None,
-    input_range: Range = InputRange.UNIT,
+    input_range: Range = None,
     bgr: Bgr = False,
     input_size: Size = None,
+    layout: ChannelsAt = None,
     models: Models = None,
 ) -> None:
     """Add a network to the model repository: ARCH with --weights, or --onnx with --name."""
     root = models or default_root()
-    of_onnx = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
+    of_onnx = {"input_range": input_range, "bgr": bgr, "input_size": input_size, "layout": layout}
     of_arch = {"arch": arch, "weights": weights, "torchscript": torchscript}
     try:
         normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
@@ -99,7 +117,8 @@ def add(
     except (ConvLensError, OSError) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(printable(_summary(manifest, root)))
+    for line in (_summary(manifest, root), *(f"  {note}" for note in manifest.notes)):
+        typer.echo(printable(line))
 
 
 def _add_architecture(
@@ -134,7 +153,7 @@ def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
     for option, value in options.items():
-        if value and value != InputRange.UNIT:
+        if value:
             shown = option.upper() if option == "arch" else f"--{option.replace('_', '-')}"
             raise InvalidArgument(f"{shown} {why}")
 
@@ -143,9 +162,11 @@ def _triple(option: str, text: str | None) -> Rgb | None:
     if text is None:
         return None
     try:
-        red, green, blue = (float(part) for part in text.split(","))
+        parts = [float(part) for part in text.split(",")]
+        red, green, blue = parts * 3 if len(parts) == 1 else parts
     except ValueError:
-        raise InvalidArgument.of(option, text, "three numbers, such as 0.485,0.456,0.406") from None
+        allowed = "three numbers, such as 0.485,0.456,0.406, or one for all"
+        raise InvalidArgument.of(option, text, allowed) from None
     return red, green, blue
 
 
@@ -156,9 +177,8 @@ def _summary(manifest: Manifest, root: Path) -> str:
     facts = f"{len(manifest.labels)} classes, {len(manifest.layers)} layers,"
     if manifest.task == "style":
         facts = "a style network,"
-    told = "".join(f"\n  {note}" for note in manifest.notes)
     return (
         f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
         f"{facts} {manifest.parameters:,} parameters, "
-        f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}{told}"
+        f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
     )

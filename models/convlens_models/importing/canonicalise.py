@@ -18,10 +18,12 @@ from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
-from convlens_models.importing import constants, notes, upgrade
+from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
+from convlens_models.importing.inputs import Layout
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.vjp.marks import MARKED
 
-STEPS: Final = (upgrade.upgrade, constants.fold)
+STEPS: Final = (upgrade.upgrade, constants.fold, quantised.to_floats, precision.single)
 """What brings every file to one form, in this order: each changes a model in place and tells of it."""
 RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
 LONGEST_NAME: Final = 1024
@@ -33,24 +35,50 @@ INNER: Final = ".inner"
 SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The model of a file, weights included.
+def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.ModelProto:
+    """The model of a file, weights included, as one of float32 that takes an image (N, 3, H, W).
+
+    Args:
+        layout: of its input; None: as its shape says.
+        white: the value of alpha, where the input has a fourth channel.
 
     Raises:
-        InvalidArgument: unreadable, not valid ONNX, or of an opset that cannot be raised to a supported one.
+        InvalidArgument: unreadable, not valid ONNX, or of an opset or input that cannot be brought there.
+    """
+    model = load(path)
+    marks = {*MARKED, surgery.HIDDEN}
+    for node in model.graph.node:
+        if node.doc_string in marks:
+            node.ClearField("doc_string")
+    try:
+        taken = inputs.form(model, layout)
+        told = [note for step in STEPS for note in step(model)]
+        notes.put(model, [*told, *inputs.adapt(model, taken, white)])
+    except onnx.shape_inference.InferenceError as error:
+        raise _invalid(path, error) from error
+    return model
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model of a file as it is, weights included, local functions written out.
+
+    Raises:
+        InvalidArgument: unreadable, or not valid ONNX.
     """
     try:
         model = onnx.load(path)
         _check_bounds(model)
         checker.check_model(model)
-        model = inliner.inline_local_functions(model) if model.functions else model
-        notes.put(model, [note for step in STEPS for note in step(model)])
+        return inliner.inline_local_functions(model) if model.functions else model
     except InvalidArgument:
         raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
-        first = str(error).strip().split("\n")[0]
-        raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
-    return model
+        raise _invalid(path, error) from error
+
+
+def _invalid(path: Path, error: Exception) -> InvalidArgument:
+    first = str(error).strip().split("\n")[0]
+    return InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})")
 
 
 def _check_bounds(model: onnx.ModelProto) -> None:
@@ -109,7 +137,8 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
     del graph.value_info[:]
     open_size(model, None)
     logits = _add_heads(model, logits)
-    return logits, [node.output[0] for node in graph.node[len(nodes) :]]
+    unnamed = {*MARKED, surgery.HIDDEN}
+    return logits, [node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed]
 
 
 def _add_heads(model: onnx.ModelProto, logits: str) -> str:
