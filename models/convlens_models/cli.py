@@ -15,6 +15,13 @@ from convlens_models.manifest import Manifest, Rgb
 from convlens_models.repository import default_root
 
 
+class Layout(StrEnum):
+    """Where an ONNX network has its channels: before the rows and columns, or behind them."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
 class InputRange(StrEnum):
     """Pixel values of black and white that an ONNX network speaks of."""
 
@@ -38,7 +45,7 @@ Weights = Annotated[
         "pytorch/examples."
     ),
 ]
-Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file, NCHW float32.")]
+Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file.")]
 Torch = Annotated[
     str | None,
     typer.Option(
@@ -66,7 +73,15 @@ Mean = Annotated[
 ]
 Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="What it wants to be divided by; likewise.")]
 Range = Annotated[
-    InputRange, typer.Option(help="ONNX, PyTorch: pixel values of the network, --mean and --std.")
+    InputRange | None,
+    typer.Option(
+        help="ONNX, PyTorch: pixel values of the network, --mean and --std; by default 0..255 where a file "
+        "takes whole numbers, else 0..1."
+    ),
+]
+ChannelsAt = Annotated[
+    Layout | None,
+    typer.Option("--layout", help="ONNX: where the channels are; by default as the shape of the input says."),
 ]
 Bgr = Annotated[
     bool, typer.Option("--bgr", help="ONNX, PyTorch: blue comes first (--mean and --std stay R,G,B).")
@@ -96,31 +111,35 @@ def add(
     torchscript: TorchScript = False,
     mean: Mean = None,
     std: Std = None,
-    input_range: Range = InputRange.UNIT,
+    input_range: Range = None,
     bgr: Bgr = False,
     input_size: Size = None,
+    layout: ChannelsAt = None,
     models: Models = None,
 ) -> None:
     """Add a network to the model repository: ARCH with --weights, --onnx with --name, or --torch."""
     root = models or default_root()
     of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
+    of_onnx = {"layout": layout}
     of_arch = {"arch": arch, "torchscript": torchscript}
     try:
         normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
         shared = {"labels": labels, "name": name, **normalisation}
         if onnx is not None:
             _refuse({**of_arch, "weights": weights, "torch": torch}, "cannot go with --onnx")
-            manifest = _add_onnx(root, onnx, shared | of_file)
+            manifest = _add_onnx(root, onnx, shared | of_file | of_onnx)
         elif torch is not None:
-            _refuse(of_arch, "cannot go with --torch")
+            _refuse(of_arch | of_onnx, "cannot go with --torch")
             manifest = _add_torch(root, torch, shared | of_file | {"weights": weights})
         else:
             _refuse(of_file, "needs --onnx or --torch")
+            _refuse(of_onnx, "needs --onnx")
             manifest = _add_architecture(root, arch, weights, shared | {"torchscript": torchscript})
     except (ConvLensError, OSError) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(printable(_summary(manifest, root)))
+    for line in (_summary(manifest, root), *(f"  {note}" for note in manifest.notes)):
+        typer.echo(printable(line))
 
 
 def _add_architecture(
@@ -164,7 +183,7 @@ def _add_torch(root: Path, factory: str, options: dict[str, Any]) -> Manifest:
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
     for option, value in options.items():
-        if value and value != InputRange.UNIT:
+        if value:
             shown = option.upper() if option == "arch" else f"--{option.replace('_', '-')}"
             raise InvalidArgument(f"{shown} {why}")
 
@@ -173,9 +192,11 @@ def _triple(option: str, text: str | None) -> Rgb | None:
     if text is None:
         return None
     try:
-        red, green, blue = (float(part) for part in text.split(","))
+        parts = [float(part) for part in text.split(",")]
+        red, green, blue = parts * 3 if len(parts) == 1 else parts
     except ValueError:
-        raise InvalidArgument.of(option, text, "three numbers, such as 0.485,0.456,0.406") from None
+        allowed = "three numbers, such as 0.485,0.456,0.406, or one for all"
+        raise InvalidArgument.of(option, text, allowed) from None
     return red, green, blue
 
 

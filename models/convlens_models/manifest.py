@@ -87,6 +87,7 @@ class Manifest(BaseModel):
         output: name of the layer that holds the logits, of shape (classes,).
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
+        notes: what the import did to the file that a caller should know, one sentence each.
         batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
             when the model is loaded next.
         parent: the version that its training went on from, as "name/version"; empty where it began anew.
@@ -114,6 +115,7 @@ class Manifest(BaseModel):
     output: str
     parameters: int
     multiply_adds: int
+    notes: tuple[str, ...] = ()
     files: dict[str, Sha256]
     batching: Batching | None = None
     parent: str = ""
@@ -177,8 +179,9 @@ class Manifest(BaseModel):
         # So that versions which are older than these fields keep their digest.
         if self.task == "classification":
             del content["task"]
-        if not self.class_ids:
-            del content["class_ids"]
+        for name in ("class_ids", "notes"):
+            if not content[name]:
+                del content[name]
         for layer in content["layers"]:
             if not layer["any_size"]:
                 del layer["any_size"]

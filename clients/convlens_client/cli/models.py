@@ -123,5 +123,7 @@ def _summary(model: Model) -> None:
     out.print(f"{model.parameters:,} parameters, {model.multiply_adds / 1e6:,.0f} M multiply-adds")
     if model.parent:
         out.print(f"trained on from {model.parent}")
+    for note in model.notes:
+        out.print(note)
     out.print(f"sha256 {model.digest}")
     out.print()

@@ -53,6 +53,7 @@ class Model:
     task: str
     parent: str
     class_ids: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from convlens_models.manifest import INPUT, Layer
 from convlens_models.vjp import operator_of
 from convlens_models.vjp.fields import EVERYTHING, Field
 from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule, known_sizes
+from convlens_models.vjp.marks import DETACHED
 from convlens_models.vjp.window import slides, windows
 
 Fields = tuple[Field, Field]  # Along the rows and the columns of the image.
@@ -51,6 +52,8 @@ def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, Fields]:
     builder = _builder(model, size, size)
     fields: dict[str, Fields] = {INPUT: (Field(axis=-2), Field(axis=-1))}
     for proto in builder.graph.node:
+        if proto.doc_string == DETACHED:  # A scale that follows from all of the image is a number of its own.
+            continue
         node = Node(proto)
         inputs = [(index, fields[name]) for index, name in enumerate(node.inputs) if name in fields]
         if inputs:

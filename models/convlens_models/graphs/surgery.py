@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.manifest import INPUT
 
+HIDDEN: Final = "convlens: a step that no file has"
+"""In the doc string of a node: what it makes is no layer."""
 FACTOR: Final = "average_pool_factor"
 LEAST: Final = "average_pool_least"
 LEAST_SQUARE: Final = 1e-12
@@ -159,6 +161,12 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the values that the graph declares; unknown extents are 0."""
     infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos}
+
+
+def hidden(node: onnx.NodeProto) -> onnx.NodeProto:
+    """`node`, whose values are then no layers."""
+    node.doc_string = HIDDEN
+    return node
 
 
 def replace(field: Any, items: Iterable[Any]) -> None:

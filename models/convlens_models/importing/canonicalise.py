@@ -12,15 +12,19 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, checker, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, checker, helper, inliner, numpy_helper
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
+from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
+from convlens_models.importing.inputs import Layout
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.vjp.marks import MARKED
 
-OPSET: Final = 18
+STEPS: Final = (upgrade.upgrade, constants.fold, quantised.to_floats, precision.single)
+"""What brings every file to one form, in this order: each changes a model in place and tells of it."""
 RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
 LONGEST_NAME: Final = 1024
 MOST_AXES: Final = 8
@@ -31,29 +35,50 @@ INNER: Final = ".inner"
 SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The model of a file, weights included.
+def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.ModelProto:
+    """The model of a file, weights included, as one of float32 that takes an image (N, 3, H, W).
+
+    Args:
+        layout: of its input; None: as its shape says.
+        white: the value of alpha, where the input has a fourth channel.
 
     Raises:
-        InvalidArgument: unreadable, not valid ONNX, or of an opset that cannot be raised to a supported one.
+        InvalidArgument: unreadable, not valid ONNX, or of an opset or input that cannot be brought there.
+    """
+    model = load(path)
+    marks = {*MARKED, surgery.HIDDEN}
+    for node in model.graph.node:
+        if node.doc_string in marks:
+            node.ClearField("doc_string")
+    try:
+        taken = inputs.form(model, layout)
+        told = [note for step in STEPS for note in step(model)]
+        notes.put(model, [*told, *inputs.adapt(model, taken, white)])
+    except onnx.shape_inference.InferenceError as error:
+        raise _invalid(path, error) from error
+    return model
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model of a file as it is, weights included, local functions written out.
+
+    Raises:
+        InvalidArgument: unreadable, or not valid ONNX.
     """
     try:
         model = onnx.load(path)
         _check_bounds(model)
         checker.check_model(model)
-        model = inliner.inline_local_functions(model) if model.functions else model
-        opset = surgery.opset(model)
-        if opset < autodiff.OPSETS.start:
-            model = version_converter.convert_version(model, OPSET)
+        return inliner.inline_local_functions(model) if model.functions else model
     except InvalidArgument:
         raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
-        first = str(error).strip().split("\n")[0]
-        raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
-    if opset not in autodiff.OPSETS and opset >= autodiff.OPSETS.start:
-        allowed = f"at most {autodiff.OPSETS.stop - 1}"
-        raise InvalidArgument.of("model.opset", opset, allowed)
-    return model
+        raise _invalid(path, error) from error
+
+
+def _invalid(path: Path, error: Exception) -> InvalidArgument:
+    first = str(error).strip().split("\n")[0]
+    return InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})")
 
 
 def _check_bounds(model: onnx.ModelProto) -> None:
@@ -101,7 +126,6 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
     graph = model.graph
     source = input_name(model)
     output = _only([info.name for info in graph.output], "outputs")
-    _constants_to_initializers(graph)
     _free_batch(graph)
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
@@ -113,7 +137,8 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, 
     del graph.value_info[:]
     open_size(model, None)
     logits = _add_heads(model, logits)
-    return logits, [node.output[0] for node in graph.node[len(nodes) :]]
+    unnamed = {*MARKED, surgery.HIDDEN}
+    return logits, [node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed]
 
 
 def _add_heads(model: onnx.ModelProto, logits: str) -> str:
@@ -173,19 +198,6 @@ def _only(names: list[str], what: str) -> str:
     if len(names) != 1:
         raise InvalidArgument.of(f"model.{what}", names, "one value: an image in, the classes' scores out")
     return names[0]
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Constant nodes with a tensor become initializers, so that all weights are of one kind."""
-    rest = []
-    for node in graph.node:
-        value = node.attribute[0] if node.op_type == "Constant" else None
-        if value is None or value.name != "value":
-            rest.append(node)
-        else:
-            graph.initializer.append(value.t)
-            graph.initializer[-1].name = node.output[0]
-    replace(graph.node, rest)
 
 
 def _free_batch(graph: onnx.GraphProto) -> None:

@@ -53,7 +53,7 @@ def add_torch(
     *,
     mean: Rgb | None = None,
     std: Rgb | None = None,
-    input_range: InputRange = "0..1",
+    input_range: InputRange | None = None,
     bgr: bool = False,
     input_size: int | None = None,
 ) -> Manifest:
@@ -97,7 +97,7 @@ def add_module(
     root: Path,
     mean: Rgb | None = None,
     std: Rgb | None = None,
-    input_range: InputRange = "0..1",
+    input_range: InputRange | None = None,
     bgr: bool = False,
     input_size: int | None = None,
 ) -> Manifest:

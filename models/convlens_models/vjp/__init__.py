@@ -10,6 +10,7 @@ from typing import Final
 from onnx import NodeProto
 
 from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
+from .marks import MARKED
 from .operator import Operator
 
 OPERATORS: Final[dict[str, Operator]] = {
@@ -22,4 +23,6 @@ UNKNOWN: Final = Operator()
 
 def operator_of(node: NodeProto) -> Operator:
     """The row of a node's operator; `UNKNOWN`, which sees everything, for what is not in the table."""
+    if node.doc_string in MARKED:
+        return MARKED[node.doc_string]
     return OPERATORS.get(node.op_type, UNKNOWN) if node.domain in ("", "ai.onnx") else UNKNOWN
