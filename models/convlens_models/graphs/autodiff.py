@@ -113,7 +113,7 @@ def _tap(graph: onnx.GraphProto, value: str) -> str:
 
 
 def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) -> str:
-    """Append the gradient nodes; the name of the gradient of `source`."""
+    """Append the gradient nodes; the name of the gradient of `source`, zeros where nothing comes back."""
     gradients: dict[str, list[str]] = {layer: [_start(builder, layer)]}
     for proto in reversed(builder.graph.node):
         node = Node(proto, active)
@@ -124,7 +124,8 @@ def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) 
         for index, gradient in enumerate(rule(builder, node, cotangents) if rule else ()):
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
-    return builder.whole(total(builder, gradients[source]))
+    gradient = total(builder, gradients.get(source, []))
+    return builder.whole(gradient) if gradient else builder.op("Expand", 0.0, builder.sizes(source))
 
 
 def _start(builder: GraphBuilder, layer: str) -> str:

@@ -16,6 +16,7 @@ from onnx import TensorProto, checker, helper, inliner, numpy_helper, version_co
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
+from convlens_models.graphs.functions import written_out
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
@@ -45,6 +46,7 @@ def read(path: Path) -> onnx.ModelProto:
         opset = surgery.opset(model)
         if opset < autodiff.OPSETS.start:
             model = version_converter.convert_version(model, OPSET)
+        model = written_out(model)
     except InvalidArgument:
         raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
