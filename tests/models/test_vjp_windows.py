@@ -215,7 +215,7 @@ def test_average_pool(geometry: Geometry, include: bool) -> None:
 
 
 def attention_over_channels(pair: Pair) -> None:
-    """ECA (Wang et al. 2020, arXiv:1910.03151): a convolution along the channels' means, then poolings too."""
+    """Along the channels' means, as ECA convolves them (Wang et al. 2020, arXiv:1910.03151)."""
     mean = pair.op("GlobalAveragePool", "image", ref=lambda x: x.mean((2, 3), keepdim=True))
     row = pair.op("Reshape", mean, pair.const(np.array([0, 1, -1])), ref=lambda x, _: x.reshape(-1, 1, 6))
     kernel, bias = (pair.const(RANDOM.standard_normal(s).astype(np.float32)) for s in ((3, 1, 3), 3))

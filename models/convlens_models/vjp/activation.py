@@ -11,7 +11,11 @@ from .elementary import SLOPES, STEPS, Slope
 from .fields import Sees, across_axis, pointwise
 from .graph_builder import GraphBuilder, Node, ReluRule
 from .layouts import layout_of
-from .operator import Operator
+from .operator import Opened, Operator
+from .rectifiers import always, by_attribute, from_zero, rectifier
+
+SELU_ALPHA: Final = 1.67326319217681884765625
+SELU_GAMMA: Final = 1.05070102214813232421875
 
 Formula = Callable[[GraphBuilder, Node, str, str, str], str]
 
@@ -45,7 +49,7 @@ def elu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
 
 def selu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     """gamma g where x > 0, else g (y + alpha gamma)."""
-    alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
+    alpha, gamma = node.get("alpha", SELU_ALPHA), node.get("gamma", SELU_GAMMA)
     inside = t.positive(x)
     outside = t.mul(t.sub(1.0, inside), t.add(y, alpha * gamma))
     return t.mul(g, t.add(t.mul(inside, gamma), outside))
@@ -129,11 +133,29 @@ def _sloped(slope: Slope) -> Operator:
     return _row(lambda t, node, x, y, g: t.mul(g, slope(t, node, x, y)))
 
 
-OPERATORS: Final = {
+ROWS: Final = {
     **{kind: _row(formula) for kind, formula in POINTWISE.items()},
     **{kind: _sloped(slope) for kind, slope in SLOPES.items()},
     **dict.fromkeys(STEPS, _row(lambda *_: "")),
     "LogSoftmax": _row(log_softmax, across_axis(-1)),
-    "Relu": _row(relu, by_channel=True),
+    "Relu": _row(relu, by_channel=True)._replace(opened=always()),
     "Softmax": _row(softmax, across_axis(-1)),
+}
+RECTIFIERS: Final[dict[str, Opened]] = {
+    "Celu": always(),
+    "Clip": from_zero,
+    "Elu": always(),
+    "Gelu": always(),
+    "HardSigmoid": by_attribute("alpha", 0.2),
+    "HardSwish": always(),
+    "LeakyRelu": always(),
+    "Mish": always(),
+    "PRelu": always(),
+    "Selu": by_attribute("gamma", SELU_GAMMA),
+    "Softplus": always(),
+    "Swish": always(),
+    "ThresholdedRelu": always(),
+}
+OPERATORS: Final = {
+    kind: rectifier(row, RECTIFIERS[kind]) if kind in RECTIFIERS else row for kind, row in ROWS.items()
 }

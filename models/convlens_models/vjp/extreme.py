@@ -16,6 +16,7 @@ from .arithmetic import operands
 from .fields import across_axis, pointwise
 from .graph_builder import GraphBuilder, Node
 from .operator import Operator
+from .rectifiers import from_zero, rectifier
 from .reduce import lifted, over_axes, sees
 
 
@@ -47,7 +48,8 @@ def _is(t: GraphBuilder, value: str, y: str) -> str:
 
 
 OPERATORS: Final = {
-    **dict.fromkeys(("Max", "Min"), Operator(extreme, pointwise)),
+    "Max": rectifier(Operator(extreme, pointwise), from_zero),
+    "Min": Operator(extreme, pointwise),
     **dict.fromkeys(("ReduceMax", "ReduceMin"), Operator(reduce_extreme, sees)),
     "TopK": Operator(top_k, across_axis(-1)),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -52,6 +53,15 @@ class GraphBuilder:
         self._cache: dict[tuple[Any, ...], str] = {}
         self.pieces: dict[str, Pieces] = {}
         self._joined: dict[str, str] = {}
+
+    @contextmanager
+    def under(self, rule: ReluRule) -> Iterator[None]:
+        """Within it, gradients follow another ReLU rule."""
+        self.rule, outer = rule, self.rule
+        try:
+            yield
+        finally:
+            self.rule = outer
 
     # What is known about values
 
