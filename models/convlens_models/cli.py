@@ -120,7 +120,7 @@ def add(
     """Add a network to the model repository: ARCH with --weights, --onnx with --name, or --torch."""
     root = models or default_root()
     of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
-    of_onnx = {"layout": layout}
+    of_onnx: dict[str, object] = {"layout": layout}
     of_arch = {"arch": arch, "torchscript": torchscript}
     try:
         normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
@@ -129,7 +129,7 @@ def add(
             _refuse({**of_arch, "weights": weights, "torch": torch}, "cannot go with --onnx")
             manifest = _add_onnx(root, onnx, shared | of_file | of_onnx)
         elif torch is not None:
-            _refuse(of_arch | of_onnx, "cannot go with --torch")
+            _refuse({**of_arch, **of_onnx}, "cannot go with --torch")
             manifest = _add_torch(root, torch, shared | of_file | {"weights": weights})
         else:
             _refuse(of_file, "needs --onnx or --torch")
