@@ -22,6 +22,7 @@ PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
 Task = Literal["classification", "style"]
+OutputKind = Literal["scores", "probabilities", "log-probabilities", "sigmoid", "multilabel"]
 Rgb = tuple[float, float, float]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -85,6 +86,8 @@ class Manifest(BaseModel):
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
+        output_kind: what the file gave that the network came from. Probabilities are the softmax of the
+            logits, but for "multilabel": its classes are independent, and each has the sigmoid of its own.
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
         batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
@@ -112,6 +115,7 @@ class Manifest(BaseModel):
     layers: tuple[Layer, ...]
     dream_layers: tuple[str, ...] = ()
     output: str
+    output_kind: OutputKind = "scores"
     parameters: int
     multiply_adds: int
     files: dict[str, Sha256]
@@ -154,6 +158,11 @@ class Manifest(BaseModel):
         return max(1, self.input_size - (min(layer.shape[1:]) - 1) * layer.stride)
 
     @property
+    def independent(self) -> bool:
+        """Whether each class has a probability of its own, so that a picture may be of several or none."""
+        return self.output_kind == "multilabel"
+
+    @property
     def why_one_size(self) -> str:
         """What a message tells of the only size that images may have."""
         size = f"the one size that {self.name} accepts"
@@ -179,6 +188,8 @@ class Manifest(BaseModel):
             del content["task"]
         if not self.class_ids:
             del content["class_ids"]
+        if self.output_kind == "scores":
+            del content["output_kind"]
         for layer in content["layers"]:
             if not layer["any_size"]:
                 del layer["any_size"]

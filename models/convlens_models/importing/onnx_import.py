@@ -19,7 +19,7 @@ from convlens_models.graphs.normalisation import check_normalisation
 from convlens_models.importing import canonicalise, publish, verify
 from convlens_models.importing.labels import load_classes
 from convlens_models.importing.open_layers import Original, open_layers
-from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
+from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, OutputKind, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
 InputRange = Literal["0..1", "0..255"]
@@ -44,16 +44,20 @@ def add_onnx(
     input_range: InputRange = "0..1",
     bgr: bool = False,
     input_size: int | None = None,
+    output: str | None = None,
+    output_kind: OutputKind | None = None,
 ) -> Manifest:
     """Add an ONNX classifier to the repository in the folder `root`, as the newest version of `name`.
 
     Args:
-        file: one float32 input (N, 3, H, W), one output (N, classes): logits, or their softmax.
+        file: one float32 input (N, 3, H, W), one output (N, classes) that is of an `OutputKind`.
         mean, std: what the network expects to be subtracted and divided by, in units of `input_range`, in the
             order red, green, blue; None: ImageNet's for "0..1", nothing for "0..255".
         input_range: values of black and white that mean and deviation refer to.
         bgr: the network's first channel is blue.
         input_size: side of the images, in pixels; None: what the graph says, else 224.
+        output: name of the output to take, where the file has several.
+        output_kind: what the output is; None: what graph and values tell.
 
     Raises:
         InvalidArgument: unusable name or file, another layout, an opset or operator that cannot be
@@ -65,7 +69,10 @@ def add_onnx(
     mean, std = _over(mean, white), _over(std, white)
     model = canonicalise.read(file)
     size = _size(canonicalise.declared_size(model), input_size)
-    output, values = canonicalise.adopt(model, mean, std, bgr)
+    head, values = canonicalise.adopt(
+        model, mean, std, bgr, size=size, output=output, output_kind=output_kind
+    )
+    output = head.logits
     autodiff.check(model)
     with publish.staging(root) as folder:
         parameters = _move_weights(model, folder)
@@ -93,6 +100,7 @@ def add_onnx(
             layers=described,
             dream_layers=_dream_layers(described),
             output=output,
+            output_kind=head.kind,
             parameters=parameters,
             multiply_adds=layers.multiply_adds(model, size),
             files={},

@@ -73,9 +73,9 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
         if newest and newest.digest == sealed.digest:
             return newest
         final = sealed.model_copy(update={"version": version})
-        unsaid = (
-            None if final.parent else {"parent"}
-        )  # Servers that are older than the field read the others.
+        # Servers that are older than these fields read what has none of them.
+        unsaid = {"parent"} if not final.parent else set()
+        unsaid |= {"output_kind"} if final.output_kind == "scores" else set()
         (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=unsaid) + "\n")
         target = root / manifest.name / str(version)
         target.parent.mkdir(exist_ok=True)
