@@ -67,7 +67,7 @@ HALF = [
     node("Cast", ["half"], "end", to=TensorProto.FLOAT),
 ]
 TAILS = {
-    "scores": Tail([node("Identity", ["fc"], "end")], [], "scores", "end"),
+    "scores": Tail([node("Identity", ["fc"], "end")], [], "scores", "fc"),
     "softmax": Tail([node("Softmax", ["fc"], "end", axis=1)], [], "probabilities", "fc"),
     "reshape": Tail([SOFTMAX, node("Reshape", ["p", "shape"], "end")], [SHAPE], "probabilities", "fc"),
     "flatten": Tail([SOFTMAX, node("Flatten", ["p"], "end")], [], "probabilities", "fc"),
@@ -111,7 +111,7 @@ TAILS = {
     "sigmoids": Tail([node("Sigmoid", ["fc"], "end")], [], "multilabel", "fc"),
     "sigmoids by hand": Tail(SIGMOID_BY_HAND, [ONE], "multilabel", "fc"),
     "sigmoids to come": Tail(
-        [node("Identity", ["fc"], "end")], [], "multilabel", "end", {"output_kind": "multilabel"}
+        [node("Identity", ["fc"], "end")], [], "multilabel", "fc", {"output_kind": "multilabel"}
     ),
     "squashed scores, as told": Tail(
         [node("HardSigmoid", ["fc"], "end")], [], "multilabel", "end.logit", {"output_kind": "multilabel"}

@@ -79,10 +79,10 @@ TRAINING = {"style": picture(), "name": "painter", "folder": "ours"}
 FIELD = {"collection": "c", "layer": LAYER, "channel": 1, "discrepancy": {}}
 ALONE = {"models": [{"name": "patterns"}]}
 COMPARING: dict[str, dict[str, Any]] = {
-    "attack_ensemble": {"labels": [1]},
-    "transfer_matrix": {"labels": [1], "models": [{"name": "independent"}]},
+    "attack_ensemble": {"labels": [1, 2]},
+    "transfer_matrix": {"labels": [1, 2], "models": [{"name": "independent"}]},
     "substitute": {"held_out": [picture()]},
-    "printed_photo": {"labels": [1]},
+    "printed_photo": {"labels": [1, 2]},
 }
 """What compares classes, which must exclude each other."""
 
@@ -274,7 +274,7 @@ BAD = (
     BadJob("defence_attack", {**several(3), **DEFENCE, "labels": [1]}, "labels", "3 items, one an image"),
     BadJob("attack_ensemble", {**several(3), "labels": [1]}, "labels", "3 items"),
     *(
-        BadJob(technique, {**several(1), **fields}, "", "which must exclude each other", "independent")
+        BadJob(technique, {**several(2), **fields}, "", "which must exclude each other", "independent")
         for technique, fields in COMPARING.items()
     ),
     BadJob("attack_ensemble", {**several(1), "labels": [1], "epsilon": 1.5}, "epsilon", "L-infinity"),
