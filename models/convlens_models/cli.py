@@ -11,7 +11,7 @@ import typer
 
 from convlens.errors import ConvLensError, InvalidArgument
 from convlens.text import printable
-from convlens_models.manifest import Manifest, Rgb
+from convlens_models.manifest import ONNX, Manifest, OutputKind, Rgb
 from convlens_models.repository import default_root
 
 
@@ -92,6 +92,16 @@ Size = Annotated[
         min=8, max=4096, help="ONNX, PyTorch: side of the images; by default what the network says, else 224."
     ),
 ]
+Output = Annotated[
+    str | None, typer.Option(metavar="NAME", help="ONNX: the output to take, of a file with several.")
+]
+Kind = Annotated[
+    OutputKind | None,
+    typer.Option(
+        help="ONNX, PyTorch: what the output is, where graph and values do not tell: scores; probabilities, or their "
+        "logarithms; of one number the sigmoid; of many independent classes the sigmoids (multilabel)."
+    ),
+]
 Models = Annotated[
     Path | None,
     typer.Option(
@@ -115,12 +125,14 @@ def add(
     bgr: Bgr = False,
     input_size: Size = None,
     layout: ChannelsAt = None,
+    output: Output = None,
+    output_kind: Kind = None,
     models: Models = None,
 ) -> None:
     """Add a network to the model repository: ARCH with --weights, --onnx with --name, or --torch."""
     root = models or default_root()
-    of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
-    of_onnx: dict[str, object] = {"layout": layout}
+    of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size, "output_kind": output_kind}
+    of_onnx: dict[str, object] = {"layout": layout, "output": output}
     of_arch = {"arch": arch, "torchscript": torchscript}
     try:
         normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
@@ -200,6 +212,13 @@ def _triple(option: str, text: str | None) -> Rgb | None:
     return red, green, blue
 
 
+def _output(manifest: Manifest) -> str:
+    """What the output of an ONNX file was found to be, and where the scores are."""
+    if manifest.architecture != ONNX:
+        return ""
+    return f"output: {manifest.output_kind}, scores in {manifest.output}, "
+
+
 def _summary(manifest: Manifest, root: Path) -> str:
     folder = root / manifest.name / str(manifest.version)
     others = f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
@@ -210,5 +229,6 @@ def _summary(manifest: Manifest, root: Path) -> str:
     return (
         f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
         f"{facts} {manifest.parameters:,} parameters, "
+        f"{_output(manifest)}"
         f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
     )

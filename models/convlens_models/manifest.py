@@ -21,7 +21,11 @@ INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
+LATER: Final = ("task", "class_ids", "parent", "notes", "output_kind")
+"""Fields that the first manifests did not have."""
+
 Task = Literal["classification", "style"]
+OutputKind = Literal["scores", "probabilities", "log-probabilities", "sigmoid", "multilabel"]
 Rgb = tuple[float, float, float]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -85,6 +89,8 @@ class Manifest(BaseModel):
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
+        output_kind: what the file gave that the network came from. Probabilities are the softmax of the
+            logits, but for "multilabel": its classes are independent, and each has the sigmoid of its own.
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
         notes: what the import did to the file that a caller should know, one sentence each.
@@ -113,6 +119,7 @@ class Manifest(BaseModel):
     layers: tuple[Layer, ...]
     dream_layers: tuple[str, ...] = ()
     output: str
+    output_kind: OutputKind = "scores"
     parameters: int
     multiply_adds: int
     notes: tuple[str, ...] = ()
@@ -156,6 +163,11 @@ class Manifest(BaseModel):
         return max(1, self.input_size - (min(layer.shape[1:]) - 1) * layer.stride)
 
     @property
+    def independent(self) -> bool:
+        """Whether each class has a probability of its own, so that a picture may be of several or none."""
+        return self.output_kind == "multilabel"
+
+    @property
     def why_one_size(self) -> str:
         """What a message tells of the only size that images may have."""
         size = f"the one size that {self.name} accepts"
@@ -163,6 +175,12 @@ class Manifest(BaseModel):
         if not taking:
             return f"{size}: none of its layers is known to take others"
         return f"{size} where its head is read, from {self.layers[taking[-1] + 1].name} on"
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The fields that came later and say nothing here: digests and files are as they were before them."""
+        fields = type(self).model_fields
+        return {name for name in LATER if getattr(self, name) == fields[name].default}
 
     def sealed(self) -> Self:
         """This manifest with its digest filled in."""
@@ -176,12 +194,8 @@ class Manifest(BaseModel):
 
     def _digest(self) -> str:
         content = self.model_dump(mode="json", exclude={"name", "version", "parent", "batching", "digest"})
-        # So that versions which are older than these fields keep their digest.
-        if self.task == "classification":
-            del content["task"]
-        for name in ("class_ids", "notes"):
-            if not content[name]:
-                del content[name]
+        for name in self.unsaid & content.keys():  # So that versions which are older keep their digest.
+            del content[name]
         for layer in content["layers"]:
             if not layer["any_size"]:
                 del layer["any_size"]

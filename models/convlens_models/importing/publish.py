@@ -74,8 +74,7 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
             return newest
         final = sealed.model_copy(update={"version": version})
         # Servers that are older than these fields read what has none of them.
-        unsaid = {name for name in ("parent", "notes") if not getattr(final, name)}
-        (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=unsaid) + "\n")
+        (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=final.unsaid) + "\n")
         target = root / manifest.name / str(version)
         target.parent.mkdir(exist_ok=True)
         try:

@@ -26,7 +26,7 @@ from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/model.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"b\n\x08ModelRef\x12%\n\x04name\x18\x01 \x01(\tB\x17\x82\x80\x19\x13\x11\x00\x00\x00\x00\x00\x00P@*\x08patterns\x12#\n\x07version\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\n\n\x08_version\"\xc0\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ninput_size\x18\x05 \x01(\x05\x12\x14\n\x0c\x64ynamic_size\x18\x06 \x01(\x08\x12\x0c\n\x04mean\x18\x07 \x03(\x02\x12\x0b\n\x03std\x18\x08 \x03(\x02\x12\x0e\n\x06labels\x18\t \x03(\t\x12\"\n\x06layers\x18\n \x03(\x0b\x32\x12.convlens.v1.Layer\x12\x11\n\tclass_ids\x18\x0f \x03(\t\x12\x12\n\nparameters\x18\x0b \x01(\x03\x12\x15\n\rmultiply_adds\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x0c\n\x04task\x18\x0e \x01(\t\x12\x0e\n\x06parent\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x14 \x03(\t\"\xa3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x17\n\x0freceptive_field\x18\x05 \x01(\x05\x12\x13\n\x0bhas_weights\x18\x06 \x01(\x08\x12\x1d\n\x15receptive_field_start\x18\x07 \x01(\x02\x12\x12\n\nleast_side\x18\x08 \x01(\x05\"\x93\x01\n\x11ListModelsRequest\x12\x37\n\tpage_size\x18\x01 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00I@H\x00\x88\x01\x01\x12!\n\npage_token\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@\x12\x14\n\x0c\x61ll_versions\x18\x03 \x01(\x08\x42\x0c\n\n_page_size\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.convlens.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x0fGetModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.convlens.v1.Model\"Y\n\x11GetFiltersRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x1e\n\x05layer\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\"=\n\x12GetFiltersResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart2\xf7\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.convlens.v1.ListModelsRequest\x1a\x1f.convlens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.convlens.v1.GetModelRequest\x1a\x1d.convlens.v1.GetModelResponse\x12O\n\nGetFilters\x12\x1e.convlens.v1.GetFiltersRequest\x1a\x1f.convlens.v1.GetFiltersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/model.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"b\n\x08ModelRef\x12%\n\x04name\x18\x01 \x01(\tB\x17\x82\x80\x19\x13\x11\x00\x00\x00\x00\x00\x00P@*\x08patterns\x12#\n\x07version\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\n\n\x08_version\"\xd5\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ninput_size\x18\x05 \x01(\x05\x12\x14\n\x0c\x64ynamic_size\x18\x06 \x01(\x08\x12\x0c\n\x04mean\x18\x07 \x03(\x02\x12\x0b\n\x03std\x18\x08 \x03(\x02\x12\x0e\n\x06labels\x18\t \x03(\t\x12\"\n\x06layers\x18\n \x03(\x0b\x32\x12.convlens.v1.Layer\x12\x11\n\tclass_ids\x18\x0f \x03(\t\x12\x12\n\nparameters\x18\x0b \x01(\x03\x12\x15\n\rmultiply_adds\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x0c\n\x04task\x18\x0e \x01(\t\x12\x0e\n\x06parent\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x14 \x03(\t\x12\x13\n\x0boutput_kind\x18\x11 \x01(\t\"\xa3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x17\n\x0freceptive_field\x18\x05 \x01(\x05\x12\x13\n\x0bhas_weights\x18\x06 \x01(\x08\x12\x1d\n\x15receptive_field_start\x18\x07 \x01(\x02\x12\x12\n\nleast_side\x18\x08 \x01(\x05\"\x93\x01\n\x11ListModelsRequest\x12\x37\n\tpage_size\x18\x01 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00I@H\x00\x88\x01\x01\x12!\n\npage_token\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@\x12\x14\n\x0c\x61ll_versions\x18\x03 \x01(\x08\x42\x0c\n\n_page_size\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.convlens.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x0fGetModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.convlens.v1.Model\"Y\n\x11GetFiltersRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x1e\n\x05layer\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\"=\n\x12GetFiltersResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart2\xf7\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.convlens.v1.ListModelsRequest\x1a\x1f.convlens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.convlens.v1.GetModelRequest\x1a\x1d.convlens.v1.GetModelResponse\x12O\n\nGetFilters\x12\x1e.convlens.v1.GetFiltersRequest\x1a\x1f.convlens.v1.GetFiltersResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELREF']._serialized_start=92
   _globals['_MODELREF']._serialized_end=190
   _globals['_MODEL']._serialized_start=193
-  _globals['_MODEL']._serialized_end=513
-  _globals['_LAYER']._serialized_start=516
-  _globals['_LAYER']._serialized_end=679
-  _globals['_LISTMODELSREQUEST']._serialized_start=682
-  _globals['_LISTMODELSREQUEST']._serialized_end=829
-  _globals['_LISTMODELSRESPONSE']._serialized_start=831
-  _globals['_LISTMODELSRESPONSE']._serialized_end=912
-  _globals['_GETMODELREQUEST']._serialized_start=914
-  _globals['_GETMODELREQUEST']._serialized_end=969
-  _globals['_GETMODELRESPONSE']._serialized_start=971
-  _globals['_GETMODELRESPONSE']._serialized_end=1024
-  _globals['_GETFILTERSREQUEST']._serialized_start=1026
-  _globals['_GETFILTERSREQUEST']._serialized_end=1115
-  _globals['_GETFILTERSRESPONSE']._serialized_start=1117
-  _globals['_GETFILTERSRESPONSE']._serialized_end=1178
-  _globals['_MODELSERVICE']._serialized_start=1181
-  _globals['_MODELSERVICE']._serialized_end=1428
+  _globals['_MODEL']._serialized_end=534
+  _globals['_LAYER']._serialized_start=537
+  _globals['_LAYER']._serialized_end=700
+  _globals['_LISTMODELSREQUEST']._serialized_start=703
+  _globals['_LISTMODELSREQUEST']._serialized_end=850
+  _globals['_LISTMODELSRESPONSE']._serialized_start=852
+  _globals['_LISTMODELSRESPONSE']._serialized_end=933
+  _globals['_GETMODELREQUEST']._serialized_start=935
+  _globals['_GETMODELREQUEST']._serialized_end=990
+  _globals['_GETMODELRESPONSE']._serialized_start=992
+  _globals['_GETMODELRESPONSE']._serialized_end=1045
+  _globals['_GETFILTERSREQUEST']._serialized_start=1047
+  _globals['_GETFILTERSREQUEST']._serialized_end=1136
+  _globals['_GETFILTERSRESPONSE']._serialized_start=1138
+  _globals['_GETFILTERSRESPONSE']._serialized_end=1199
+  _globals['_MODELSERVICE']._serialized_start=1202
+  _globals['_MODELSERVICE']._serialized_end=1449
 # @@protoc_insertion_point(module_scope)

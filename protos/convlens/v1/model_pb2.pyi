@@ -70,6 +70,7 @@ class Model(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_KIND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the repository."""
     version: _builtins.int
@@ -92,6 +93,12 @@ class Model(_message.Message):
     """What it is for: "classification", or "style" for a network that StyleService runs."""
     parent: _builtins.str
     """Version that its training went on from, as "name/version"; empty where it began anew."""
+    output_kind: _builtins.str
+    """What the output was of the file that it came from: "scores", "probabilities", "log-probabilities", "sigmoid" (one number,
+    of which two classes were made) or "multilabel". Probabilities are the softmax of the scores; of "multilabel" the sigmoid
+    of each, as its classes are independent: a picture may be of several or of none. Empty for networks that are no
+    classifiers.
+    """
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per-channel mean that the graph subtracts from RGB in [0, 1]."""
@@ -140,10 +147,11 @@ class Model(_message.Message):
         task: _builtins.str = ...,
         parent: _builtins.str = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        output_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "notes", b"notes", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "notes", b"notes", "output_kind", b"output_kind", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import model_pb2, model_pb2_grpc
+from convlens_models.manifest import Manifest
 from convlens_server.quick.inference_service import Replies, parts
 from convlens_server.request.validation import validate
 from convlens_server.servicers.base import InferenceServicer, computed, mirror, streamed
@@ -24,7 +26,7 @@ class ModelServicer(InferenceServicer, model_pb2_grpc.ModelServiceServicer):
         manifests = [m for m in repository.list(request.all_versions) if (m.name, -m.version) > after]
         page, more = manifests[: request.page_size], len(manifests) > request.page_size
         return model_pb2.ListModelsResponse(
-            models=[mirror(model_pb2.Model, manifest, layers=()) for manifest in page],
+            models=[_described(manifest, ()) for manifest in page],
             next_page_token=f"{page[-1].name}/{page[-1].version}" if more else "",
         )
 
@@ -41,7 +43,7 @@ class ModelServicer(InferenceServicer, model_pb2_grpc.ModelServiceServicer):
             )
             for layer in manifest.layers
         ]
-        return model_pb2.GetModelResponse(model=mirror(model_pb2.Model, manifest, layers=layers))
+        return model_pb2.GetModelResponse(model=_described(manifest, layers))
 
     @streamed
     def GetFilters(self, request: model_pb2.GetFiltersRequest) -> Replies:
@@ -49,6 +51,11 @@ class ModelServicer(InferenceServicer, model_pb2_grpc.ModelServiceServicer):
         stored = self.inference.stored(request.model)
         request = validate(request, stored.manifest)
         yield parts(model_pb2.GetFiltersResponse, filters(stored, request.layer))
+
+
+def _described(manifest: Manifest, layers: Sequence[model_pb2.Layer]) -> model_pb2.Model:
+    kind = manifest.output_kind if manifest.task == "classification" else ""
+    return mirror(model_pb2.Model, manifest, layers=layers, output_kind=kind)
 
 
 def _position(page_token: str) -> tuple[str, int]:
