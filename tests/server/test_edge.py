@@ -409,13 +409,15 @@ def test_a_reader_who_stops_is_told_why_and_loses_the_connection_in_the_end(
 ) -> None:
     """A window of the size of its first message, and no word after it."""
     data = activations()
-    with caplog.at_level(logging.WARNING), Connection(open_to_all.address) as connection:
+    with caplog.at_level(logging.DEBUG), Connection(open_to_all.address) as connection:
         stream = connection.begin(ACTIVATIONS)
         connection.send(stream, message_head(len(data)) + data, end=True)
         assert until(lambda: ended(connection))
         assert connection.closed
         assert connection.received <= 1 << 16
+        assert until(lambda: "the caller has left: " in caplog.text)
     assert "reads nothing of " + ACTIVATIONS in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_reader_who_goes_on_late_gets_the_error(open_to_all: App) -> None:
