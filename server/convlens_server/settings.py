@@ -53,7 +53,7 @@ class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
     none."""
     max_waiting: int = Field(default=256, ge=0)
     """Number of calls that may wait for a worker thread; more are refused with RESOURCE_EXHAUSTED, reason
-    QUEUE_FULL."""
+    QUEUE_FULL. A caller leaves as many places to others as it has, as with all limits of this kind."""
     max_waiting_megabytes: int = Field(default=256, ge=1)
     """MiB that the requests of all calls that wait or compute may hold together; a call that would wait
     beyond that is refused with RESOURCE_EXHAUSTED, reason QUEUE_BYTES."""

@@ -38,6 +38,12 @@ def principal() -> Principal:
     return current.get() or ANYBODY
 
 
+def sharer() -> str | None:
+    """Whose the current call is among those who share a room: its tenant's; None may have all of it."""
+    who = principal()
+    return None if who is ANYBODY else who.tenant
+
+
 def owner() -> str:
     """The tenant of the current call as names of stored things have it: "" or 16 hexadecimal digits."""
     tenant = principal().tenant
