@@ -20,6 +20,7 @@ from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
 from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
 from convlens_models.importing.inputs import Layout
+from convlens_models.importing.layout import channels_first
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
 from convlens_models.vjp.marks import MARKED
 
@@ -54,6 +55,8 @@ def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.M
         taken = inputs.form(model, layout)
         told = [note for step in STEPS for note in step(model)]
         notes.put(model, [*told, *inputs.adapt(model, taken, white)])
+        if taken.last:
+            channels_first(model)
     except onnx.shape_inference.InferenceError as error:
         raise _invalid(path, error) from error
     return model
