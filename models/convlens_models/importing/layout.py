@@ -34,7 +34,7 @@ class Draft:
     """The graph while transpositions move."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = surgery.inferred(model)
         self.sizes = surgery.shapes(inferred)
         self.graph = model.graph
         self.nodes = list[onnx.NodeProto]()

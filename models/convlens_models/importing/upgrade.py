@@ -35,7 +35,7 @@ def upgrade(model: onnx.ModelProto) -> list[str]:
         raise InvalidArgument.of("model.opset", opset, allowed)
     surgery.replace(model.graph.input, read_inputs(model.graph))
     if opset < autodiff.OPSETS.start:
-        sizes = surgery.shapes(onnx.shape_inference.infer_shapes(model))
+        sizes = surgery.shapes(surgery.inferred(model))
         for graph in graphs(model.graph):
             _raise(graph, opset, sizes)
         for entry in model.opset_import:
