@@ -40,15 +40,26 @@ Arch = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of ARCH, keys as torchvision's: .safetensors, .pth or .pt; no code in it runs. "
-        "Of fast_style: ours, or those of TransformerNet in pytorch/examples."
+        help="Weights of ARCH, keys as torchvision's, or of the factory's network: .safetensors, .pth or "
+        ".pt, a checkpoint too; no code in it runs. Of fast_style: ours, or those of TransformerNet in "
+        "pytorch/examples."
     ),
 ]
 Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file.")]
+Torch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FACTORY",
+        help="Instead of ARCH: what builds the network in PyTorch, such as my.nets:build, "
+        "'timm:resnet50d(num_classes=10)' or torchvision:resnet34; its code runs, in a process of its own.",
+    ),
+]
 Labels = Annotated[
     Path | None, typer.Option(help="Class names: one a line, or TSV: name last, WordNet id before it.")
 ]
-Name = Annotated[str | None, typer.Option(help="Name in the repository; by default that of ARCH.")]
+Name = Annotated[
+    str | None, typer.Option(help="Name in the repository; by default that of ARCH, or of the factory.")
+]
 TorchScript = Annotated[
     bool, typer.Option("--torchscript", help="Also store model.ts, and run the model by TorchScript.")
 ]
@@ -64,18 +75,22 @@ Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="What it wants to
 Range = Annotated[
     InputRange | None,
     typer.Option(
-        help="ONNX: pixel values of the network, --mean and --std; by default 0..255 where the file takes "
-        "whole numbers, else 0..1."
+        help="ONNX, PyTorch: pixel values of the network, --mean and --std; by default 0..255 where a file "
+        "takes whole numbers, else 0..1."
     ),
 ]
 ChannelsAt = Annotated[
     Layout | None,
     typer.Option("--layout", help="ONNX: where the channels are; by default as the shape of the input says."),
 ]
-Bgr = Annotated[bool, typer.Option("--bgr", help="ONNX: blue comes first (--mean and --std stay R,G,B).")]
+Bgr = Annotated[
+    bool, typer.Option("--bgr", help="ONNX, PyTorch: blue comes first (--mean and --std stay R,G,B).")
+]
 Size = Annotated[
     int | None,
-    typer.Option(min=8, max=4096, help="ONNX: side of the images; by default what the file says, else 224."),
+    typer.Option(
+        min=8, max=4096, help="ONNX, PyTorch: side of the images; by default what the network says, else 224."
+    ),
 ]
 Models = Annotated[
     Path | None,
@@ -90,6 +105,7 @@ def add(
     *,
     weights: Weights = None,
     onnx: Onnx = None,
+    torch: Torch = None,
     labels: Labels = None,
     name: Name = None,
     torchscript: TorchScript = False,
@@ -101,19 +117,24 @@ def add(
     layout: ChannelsAt = None,
     models: Models = None,
 ) -> None:
-    """Add a network to the model repository: ARCH with --weights, or --onnx with --name."""
+    """Add a network to the model repository: ARCH with --weights, --onnx with --name, or --torch."""
     root = models or default_root()
-    of_onnx = {"input_range": input_range, "bgr": bgr, "input_size": input_size, "layout": layout}
-    of_arch = {"arch": arch, "weights": weights, "torchscript": torchscript}
+    of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
+    of_onnx: dict[str, object] = {"layout": layout}
+    of_arch = {"arch": arch, "torchscript": torchscript}
     try:
         normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
         shared = {"labels": labels, "name": name, **normalisation}
-        if onnx is None:
+        if onnx is not None:
+            _refuse({**of_arch, "weights": weights, "torch": torch}, "cannot go with --onnx")
+            manifest = _add_onnx(root, onnx, shared | of_file | of_onnx)
+        elif torch is not None:
+            _refuse({**of_arch, **of_onnx}, "cannot go with --torch")
+            manifest = _add_torch(root, torch, shared | of_file | {"weights": weights})
+        else:
+            _refuse(of_file, "needs --onnx or --torch")
             _refuse(of_onnx, "needs --onnx")
             manifest = _add_architecture(root, arch, weights, shared | {"torchscript": torchscript})
-        else:
-            _refuse(of_arch, "cannot go with --onnx")
-            manifest = _add_onnx(root, onnx, shared | of_onnx)
     except (ConvLensError, OSError) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
@@ -125,7 +146,9 @@ def _add_architecture(
     root: Path, arch: str | None, weights: Path | None, options: dict[str, Any]
 ) -> Manifest:
     if arch is None or weights is None:
-        raise InvalidArgument("give ARCH and --weights FILE, or --onnx FILE and --name NAME")
+        raise InvalidArgument(
+            "give ARCH and --weights FILE, --onnx FILE and --name NAME, or --torch MODULE:FACTORY"
+        )
     if arch == "fast_style":
         return _add_style(root, weights, options)
     from convlens_models.importing.importer import add_architecture  # noqa: PLC0415
@@ -149,6 +172,13 @@ def _add_onnx(root: Path, file: Path, options: dict[str, Any]) -> Manifest:
     from convlens_models.importing.onnx_import import add_onnx  # noqa: PLC0415
 
     return isolated("--onnx", MEGABYTES, SECONDS, add_onnx, root, file, **options)
+
+
+def _add_torch(root: Path, factory: str, options: dict[str, Any]) -> Manifest:
+    from convlens_models.importing.from_torch import add_torch  # noqa: PLC0415
+    from convlens_models.importing.isolation import MEGABYTES, SECONDS, isolated  # noqa: PLC0415
+
+    return isolated("--torch", MEGABYTES, SECONDS, add_torch, root, factory, **options)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

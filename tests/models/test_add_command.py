@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_one_is_one_line(tmp_path: Path, weights: Path):
 
 
 MISTAKES = {
-    "nothing": ((), "give ARCH and --weights FILE, or --onnx FILE and --name NAME"),
+    "nothing": ((), "give ARCH and --weights FILE, --onnx FILE and --name NAME, or --torch MODULE:FACTORY"),
     "no weights": (("patterns",), "give ARCH and --weights FILE"),
     "unknown architecture": (("vgg11", "--weights", "WEIGHTS"), "architecture = 'vgg11': must be one of"),
     "onnx without a name": (("--onnx", "x.onnx"), "--onnx needs --name NAME"),

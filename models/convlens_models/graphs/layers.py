@@ -125,7 +125,8 @@ def _fitting(model: onnx.ModelProto, height: int, width: int) -> GraphBuilder | 
         builder = _builder(model, height, width)
     except onnx.shape_inference.InferenceError:
         return None
-    nodes = [Node(proto) for proto in builder.graph.node if operator_of(proto).sees is slides]
+    sliding = (Node(proto) for proto in builder.graph.node if operator_of(proto).sees is slides)
+    nodes = [node for node in sliding if len(builder.dims(node.inputs[0]) or ()) == len("NCHW")]
     fits = all(axis.fits(node.get("ceil_mode", 0)) for node in nodes for axis in windows(builder, node))
     return builder if fits else None
 

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.manifest import INPUT
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
+from convlens_models.vjp.rectifiers import from_zero
 
 HIDDEN: Final = "convlens: a step that no file has"
 """In the doc string of a node: what it makes is no layer."""
@@ -18,6 +20,7 @@ FACTOR: Final = "average_pool_factor"
 LEAST: Final = "average_pool_least"
 LARGE: Final = 1 << 16
 """Bytes of a tensor from which on the inference of shapes does without its numbers."""
+SLOPE: Final = "leaky_slope"
 LEAST_SQUARE: Final = 1e-12
 """Mean square of a window, below which its root has no gradient: that of zero is infinite."""
 
@@ -141,14 +144,31 @@ def flattened(model: onnx.ModelProto, values: Sequence[str], name: str) -> onnx.
 
 
 def leaky(model: onnx.ModelProto, slope: float) -> onnx.ModelProto:
-    """`model` whose ReLUs let `slope` of what is below zero through."""
+    """`model` whose ReLUs and ReLU6 let `slope` of what they cut off through."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
+    part.graph.initializer.append(numpy_helper.from_array(np.array(slope, np.float32), SLOPE))
+    known, nodes = GraphBuilder(part.graph, ReluRule.GRADIENT), list[onnx.NodeProto]()
     for node in part.graph.node:
+        clips = node.op_type == "Clip" and from_zero(known, Node(node))
         if node.op_type == "Relu":
             node.op_type = "LeakyRelu"
             node.attribute.append(helper.make_attribute("alpha", slope))
+        nodes += _leaky_clip(node) if clips else [node]
+    replace(part.graph.node, nodes)
     return part
+
+
+def _leaky_clip(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """c + slope (x - c) of what a Clip makes of x."""
+    x, y = node.input[0], node.output[0]
+    node.output[0], rest, part = (f"{y}/{name}" for name in ("clipped", "rest", "leak"))
+    return [
+        node,
+        helper.make_node("Sub", [x, node.output[0]], [rest], name=rest),
+        helper.make_node("Mul", [rest, SLOPE], [part], name=part),
+        helper.make_node("Add", [node.output[0], part], [y], name=y),
+    ]
 
 
 def average_pooled(model: onnx.ModelProto, factor: float = 1.0, power: int = 1) -> onnx.ModelProto:

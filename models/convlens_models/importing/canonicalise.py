@@ -17,6 +17,7 @@ from onnx import TensorProto, checker, helper, inliner, numpy_helper
 from convlens.errors import InvalidArgument
 from convlens_models import tensors
 from convlens_models.graphs import autodiff, surgery
+from convlens_models.graphs.functions import written_out
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
 from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
@@ -55,9 +56,11 @@ def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.M
     try:
         taken = inputs.form(model, layout)
         told = [note for step in STEPS for note in step(model)]
-        notes.put(model, [*told, *inputs.adapt(model, taken, white)])
+        told += inputs.adapt(model, taken, white)
         if taken.last:
             channels_first(model)
+        model = written_out(model)
+        notes.put(model, told)
     except onnx.shape_inference.InferenceError as error:
         raise _invalid(path, error) from error
     return model

@@ -45,6 +45,7 @@ def add_onnx(
     input_range: InputRange | None = None,
     bgr: bool = False,
     input_size: int | None = None,
+    one_size: bool = False,
     layout: Layout | None = None,
 ) -> Manifest:
     """Add an ONNX classifier to the repository in the folder `root`, as the newest version of `name`.
@@ -58,6 +59,7 @@ def add_onnx(
             take whole numbers, else "0..1".
         bgr: the network's first channel is blue.
         input_size: side of the images, in pixels; None: what the graph says, else 224.
+        one_size: the graph is right at `input_size` alone, whatever it takes.
         layout: whether channels come first or last in the file; None: as the shape of its input says.
 
     Raises:
@@ -79,11 +81,11 @@ def add_onnx(
         parameters = _move_weights(model, folder)
         classes = verify.check_classifier(model, folder, output, size)
         _check_batch(model, folder, output, size)
-        dynamic = _any_size(model, folder, output, size)
+        dynamic = not one_size and _any_size(model, folder, output, size)
         canonicalise.open_size(model, None if dynamic else size)
         onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
         described = _layers(model, values, size)
-        if not dynamic:
+        if not (dynamic or one_size):
             original = Original(canonicalise.read(file, layout, white), mean, std, bgr)
             proven = open_layers(model, folder, described, size, original)
             described = tuple(

@@ -9,14 +9,40 @@ from typing import Final
 
 from onnx import NodeProto
 
-from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
+from . import (
+    activation,
+    arithmetic,
+    conv,
+    einsum,
+    extreme,
+    linear,
+    normalisation,
+    pool,
+    positions,
+    reduce,
+    resize,
+    shape,
+)
 from .marks import MARKED
 from .operator import Operator
 
+FAMILIES: Final = (
+    activation,
+    arithmetic,
+    conv,
+    einsum,
+    extreme,
+    linear,
+    normalisation,
+    pool,
+    positions,
+    reduce,
+    resize,
+    shape,
+)
+
 OPERATORS: Final[dict[str, Operator]] = {
-    kind: row
-    for family in (activation, arithmetic, conv, linear, normalisation, pool, reduce, shape)
-    for kind, row in family.OPERATORS.items()
+    kind: row for family in FAMILIES for kind, row in family.OPERATORS.items()
 }
 UNKNOWN: Final = Operator()
 
