@@ -98,8 +98,9 @@ Output = Annotated[
 Kind = Annotated[
     OutputKind | None,
     typer.Option(
-        help="ONNX, PyTorch: what the output is, where graph and values do not tell: scores; probabilities or "
-        "their logarithms; of one number the sigmoid; of many independent classes the sigmoids (multilabel)."
+        help="ONNX, PyTorch: what the output is, where graph and values do not tell: scores; probabilities, "
+        "or their logarithms; of one number the sigmoid; of many independent classes the sigmoids "
+        "(multilabel)."
     ),
 ]
 Models = Annotated[

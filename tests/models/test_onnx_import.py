@@ -370,17 +370,47 @@ def test_arguments_that_are_refused(case: str, tmp_path: Path):
         add_onnx(**given)
 
 
-def test_external_data_outside_the_folder_of_the_file_is_refused(tmp_path: Path):
-    (tmp_path / "inside").mkdir()
-    path = tmp_path / "inside" / "foreign.onnx"
+def outside(folder: Path) -> str:
+    (folder / "data.bin").rename(folder.parent / "data.bin")
+    return "../data.bin"
+
+
+def linked(folder: Path) -> str:
+    outside(folder)
+    (folder / "link.bin").symlink_to(folder.parent / "data.bin")
+    return "link.bin"
+
+
+def cut_short(folder: Path) -> str:
+    whole = (folder / "data.bin").read_bytes()
+    (folder / "data.bin").write_bytes(whole[:-10])
+    return "data.bin"
+
+
+BESIDE = "must be a file in the folder of the model"
+ELSEWHERE = {
+    "outside": (outside, BESIDE),
+    "absolute": (lambda folder: str(folder / ".." / "inside" / ".." / "data.bin"), BESIDE),
+    "a link that leads outside": (linked, BESIDE),
+    "absent": (lambda folder: "nothing.bin", BESIDE),
+    "a folder": (lambda folder: ".", BESIDE),
+    "cut short": (cut_short, r"bytes from \d+ on of data.bin'?: must be within its \d+ bytes"),
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_external_data_must_lie_whole_beside_the_file(case: str, tmp_path: Path):
+    (folder := tmp_path / "inside").mkdir()
+    path = folder / "foreign.onnx"
     onnx.save(classifier(), path, save_as_external_data=True, location="data.bin", size_threshold=0)
-    (tmp_path / "inside" / "data.bin").rename(tmp_path / "data.bin")
+    move, message = ELSEWHERE[case]
+    location = move(folder)
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         for item in tensor.external_data:
-            item.value = "../data.bin" if item.key == "location" else item.value
+            item.value = location if item.key == "location" else item.value
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(InvalidArgument, match="valid ONNX"):
+    with pytest.raises(InvalidArgument, match=message):
         add_onnx(tmp_path / "m", path, "x")
 
 

@@ -86,7 +86,7 @@ def gradient_name(wrt: str) -> str:
 def check(forward: onnx.ModelProto) -> None:
     """Raise InvalidArgument where a node that the image reaches has no rule; names all of them."""
     _check_opset(forward)
-    builder = GraphBuilder(onnx.shape_inference.infer_shapes(forward).graph, ReluRule.GRADIENT)
+    builder = GraphBuilder(surgery.inferred(forward).graph, ReluRule.GRADIENT)
     _refuse_missing_rules(builder, _active(builder, INPUT))
 
 

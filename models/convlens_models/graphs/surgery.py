@@ -18,9 +18,41 @@ HIDDEN: Final = "convlens: a step that no file has"
 """In the doc string of a node: what it makes is no layer."""
 FACTOR: Final = "average_pool_factor"
 LEAST: Final = "average_pool_least"
+LARGE: Final = 1 << 16
+"""Bytes of a tensor from which on the inference of shapes does without its numbers."""
 SLOPE: Final = "leaky_slope"
 LEAST_SQUARE: Final = 1e-12
 """Mean square of a window, below which its root has no gradient: that of zero is infinite."""
+
+
+def inferred(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+    """`model` with the shapes of its values, so far as they follow; of large tensors without their numbers.
+
+    What has more than 2 GB cannot be written as one message, as the inference of shapes needs it.
+
+    Raises:
+        onnx.shape_inference.InferenceError: `options` ask for strictness, and a node contradicts its inputs.
+    """
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.functions.extend(model.functions)
+    graph = model.graph
+    light.graph.name = graph.name or "graph"
+    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, name).extend(getattr(graph, name))
+    light.graph.initializer.extend(map(outlined, graph.initializer))
+    found: onnx.ModelProto = onnx.shape_inference.infer_shapes(light, **options)
+    return found
+
+
+def outlined(tensor: TensorProto) -> TensorProto:
+    """`tensor`; of a large one name, type and sizes alone, as if its numbers lay elsewhere."""
+    if len(tensor.raw_data) <= LARGE:
+        return tensor
+    outline = TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
+    )
+    outline.external_data.add(key="location", value="elsewhere")
+    return outline
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, checker, helper, inliner, numpy_helper
 
 from convlens.errors import InvalidArgument
+from convlens_models import tensors
 from convlens_models.graphs import autodiff, surgery
 from convlens_models.graphs.functions import written_out
 from convlens_models.graphs.normalisation import normalisation
@@ -22,6 +23,7 @@ from convlens_models.graphs.surgery import replace
 from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
 from convlens_models.importing.head import Head, choose_output, settle
 from convlens_models.importing.inputs import Layout
+from convlens_models.importing.layout import channels_first
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind, Rgb
 from convlens_models.vjp.marks import MARKED
 
@@ -55,6 +57,8 @@ def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.M
         taken = inputs.form(model, layout)
         told = [note for step in STEPS for note in step(model)]
         told += inputs.adapt(model, taken, white)
+        if taken.last:
+            channels_first(model)
         model = written_out(model)
         notes.put(model, told)
     except onnx.shape_inference.InferenceError as error:
@@ -62,17 +66,24 @@ def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.M
     return model
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """The model of a file as it is, weights included, local functions written out.
+def load(path: Path, weights: bool = True) -> onnx.ModelProto:
+    """The model of a file as it is, local functions written out.
+
+    Args:
+        weights: whether to read those that lie in files of their own, too.
 
     Raises:
-        InvalidArgument: unreadable, or not valid ONNX.
+        InvalidArgument: unreadable, not valid ONNX, or with weights in files that are not there.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         _check_bounds(model)
-        checker.check_model(model)
-        return inliner.inline_local_functions(model) if model.functions else model
+        _check_external(model, path)
+        checker.check_model(path)
+        model = inliner.inline_local_functions(model) if model.functions else model
+        if weights:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        return model
     except InvalidArgument:
         raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
@@ -82,6 +93,23 @@ def load(path: Path) -> onnx.ModelProto:
 def _invalid(path: Path, error: Exception) -> InvalidArgument:
     first = str(error).strip().split("\n")[0]
     return InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})")
+
+
+def _check_external(model: onnx.ModelProto, path: Path) -> None:
+    """Raise InvalidArgument unless the weights that lie in other files lie beside the model, whole."""
+    folder = path.resolve().parent
+    for tensor in tensors.tensors_of(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        where = {item.key: item.value for item in tensor.external_data}
+        file = (folder / where.get("location", "")).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            allowed = "a file in the folder of the model, where it was exported to"
+            raise InvalidArgument.of(f"model.{tensor.name}", where.get("location", ""), allowed)
+        span, size = [where.get(key, "0") for key in ("offset", "length")], file.stat().st_size
+        if not all(map(str.isdecimal, span)) or sum(map(int, span)) > size:
+            shown = f"{span[1]} bytes from {span[0]} on of {file.name}"
+            raise InvalidArgument.of(f"model.{tensor.name}", shown, f"within its {size} bytes")
 
 
 def _check_bounds(model: onnx.ModelProto) -> None:

@@ -197,9 +197,10 @@ def _sizes(
     image = model.graph.input[0]
     kind = image.type.tensor_type.elem_type
     image = helper.make_tensor_value_info(image.name, kind, shape)
-    graph = helper.make_graph(nodes, "before", [image], [], model.graph.initializer)
+    known = list(map(surgery.outlined, model.graph.initializer))
+    graph = helper.make_graph(nodes, "before", [image], [], known)
     part = helper.make_model(graph, opset_imports=model.opset_import)
-    return surgery.shapes(onnx.shape_inference.infer_shapes(part, data_prop=True))
+    return surgery.shapes(surgery.inferred(part, data_prop=True))
 
 
 def _told(node: onnx.NodeProto, size: tuple[int, ...]) -> NDArray[np.int64]:

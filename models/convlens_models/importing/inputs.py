@@ -57,14 +57,21 @@ class Form(NamedTuple):
         return np.ascontiguousarray(planes, helper.tensor_dtype_to_np_dtype(self.kind))
 
 
+def read_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no weights, which old files list too; of several, those that a node reads."""
+    weights = {tensor.name for tensor in graph.initializer}
+    images = [info for info in graph.input if info.name not in weights]
+    read = {name for node in graph.node for name in node.input}
+    return [info for info in images if info.name in read] if len(images) > 1 else images
+
+
 def form(model: onnx.ModelProto, layout: Layout | None = None) -> Form:
-    """What the model's one input takes; None: `layout` is told by its shape, and where that is open, NCHW.
+    """What the model's one input takes; None: its shape says the layout, and where that is open, it is NCHW.
 
     Raises:
         InvalidArgument: several inputs or none, or one that takes no image, or none of this layout.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    images = [info for info in model.graph.input if info.name not in weights]
+    images = read_inputs(model.graph)
     if len(images) != 1:
         names = [info.name for info in images]
         raise InvalidArgument.of("model.inputs", names, "one value: an image in, the classes' scores out")

@@ -71,7 +71,7 @@ def add_onnx(
             differentiated (with the node's name), a batch that cannot be freed, or a wrong number of labels.
     """
     publish.check_name(name)
-    taken = inputs.form(canonicalise.load(file), layout)
+    taken = inputs.form(canonicalise.load(file, weights=False), layout)
     _check_options(taken, {"mean": mean, "std": std, "input_range": input_range, "bgr": bgr})
     default_mean, default_std, white = NORMALISATION[input_range or ("0..255" if taken.whole else "0..1")]
     mean, std = check_normalisation(mean or default_mean, std or default_std)

@@ -64,7 +64,7 @@ class Draft:
         self.graph = model.graph
         self.nodes = list[onnx.NodeProto]()
         self.kinds = dict[str, int]()
-        self.sizes = surgery.shapes(onnx.shape_inference.infer_shapes(model))
+        self.sizes = surgery.shapes(surgery.inferred(model))
         self.opset = surgery.opset(model)
         self.makers = {value: node.op_type for node in model.graph.node for value in node.output}
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}

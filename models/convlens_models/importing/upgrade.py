@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
+from convlens_models.importing.inputs import read_inputs
 
 OLDEST: Final = 7
 TARGET: Final = 17
@@ -32,10 +33,9 @@ def upgrade(model: onnx.ModelProto) -> list[str]:
     if not OLDEST <= (opset := surgery.opset(model)) < autodiff.OPSETS.stop:
         allowed = f"from {OLDEST} to {autodiff.OPSETS.stop - 1}: export the network again with such an opset"
         raise InvalidArgument.of("model.opset", opset, allowed)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    surgery.replace(model.graph.input, [info for info in model.graph.input if info.name not in weights])
+    surgery.replace(model.graph.input, read_inputs(model.graph))
     if opset < autodiff.OPSETS.start:
-        sizes = surgery.shapes(onnx.shape_inference.infer_shapes(model))
+        sizes = surgery.shapes(surgery.inferred(model))
         for graph in graphs(model.graph):
             _raise(graph, opset, sizes)
         for entry in model.opset_import:
