@@ -9,8 +9,8 @@ the alpha of a hard sigmoid):
 
 Both papers (Springenberg et al. 2015, arXiv:1412.6806; Zeiler and Fergus 2014, arXiv:1311.2901) define them
 for ReLU, whose f'(x) is [x > 0], and say nothing of others; Captum and TorchRay change ReLU alone, and
-TorchRay warns that others need more. Here the slope stands in the place of ReLU's mask. Sigmoid, Tanh and their
-like are no rectifiers, and send their gradient under every rule.
+TorchRay warns that others need more. Here the slope stands in the place of ReLU's mask. Sigmoid, Tanh and
+their like are no rectifiers, and send their gradient under every rule.
 
 A rectifier may be several nodes: see `gated`.
 """
