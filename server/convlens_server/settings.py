@@ -104,6 +104,12 @@ class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
     """Number of images that one collection may have."""
     max_image_bytes: int = Field(default=32 << 20, ge=1)
     """Size in bytes of the largest image file that a collection takes."""
+    max_model_megabytes: int = Field(default=2048, ge=0)
+    """MiB that the files of a network may have together that an administrator sends; 0 takes none."""
+    import_megabytes: int = Field(default=16 << 10, ge=512)
+    """MiB that the process may take that proves such a network, on Linux."""
+    import_seconds: float = Field(default=900.0, gt=0)
+    """Seconds that it may take."""
     indexes: Path | None = None
     """Folder of this server's own search indexes, which can be made again; by default one in the user's cache
     directory."""

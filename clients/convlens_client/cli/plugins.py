@@ -8,17 +8,18 @@ client lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isfunction
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
 from convlens.errors import FailedPrecondition
+from convlens_client.cli import adding
 
 GROUP = "convlens.commands"
 ORDER = "convlens.order"
@@ -29,6 +30,21 @@ EXAMPLES = {
 }
 HELP = {"add": "Add a network to the repository.", "new": "Make an API key."}
 EXTRAS = {"models": "export", "keys": "server"}
+
+
+class Elsewhere(NamedTuple):
+    """The same command on a server: whether arguments mean it, what is run then, what help tells of it."""
+
+    asked: Callable[[Sequence[str]], bool]
+    run: Callable[..., None]
+    note: str
+
+
+ELSEWHERE = {
+    "models add": Elsewhere(
+        adding.asks_server, adding.add, ". To a server: convlens models add --server HOST:PORT --help"
+    )
+}
 
 
 class Ordered(TyperCommand):
@@ -61,8 +77,13 @@ def mount(groups: Mapping[str, typer.Typer]) -> None:
 def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        elsewhere = ELSEWHERE.get(f"{point.name} {point.attr}")
         try:
-            app.command(epilog=f"Example: {EXAMPLES[point.name]}")(point.load())
+            if elsewhere and elsewhere.asked(context.args):
+                app.command()(elsewhere.run)
+            else:
+                note = elsewhere.note if elsewhere else ""
+                app.command(epilog=f"Example: {EXAMPLES[point.name]}{note}")(point.load())
             app(context.args, prog_name=context.command_path)
         except ImportError as error:
             command, missing = context.command_path, error.name or error

@@ -350,3 +350,212 @@ class GetFiltersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetFiltersResponse: _TypeAlias = GetFiltersResponse  # noqa: Y015
+
+@_typing.final
+class AddModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    PUBLISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___NewModel:
+        """What is added; sent once, first, and not acknowledged."""
+
+    @_builtins.property
+    def piece(self) -> Global___ModelPiece:
+        """A piece of a file; of each file in order."""
+
+    @_builtins.property
+    def publish(self) -> Global___Publish:
+        """All pieces are there; sent once, last."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___NewModel | None = ...,
+        piece: Global___ModelPiece | None = ...,
+        publish: Global___Publish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "piece", b"piece", "publish", b"publish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "piece", b"piece", "publish", b"publish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["model", "piece", "publish"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___AddModelRequest: _TypeAlias = AddModelRequest  # noqa: Y015
+
+@_typing.final
+class AddModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    stored: _builtins.int
+    """Bytes of the piece's file that are stored."""
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """The version that was published, without its layers."""
+
+    def __init__(
+        self,
+        *,
+        stored: _builtins.int = ...,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "stored", b"stored"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["stored", "model"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___AddModelResponse: _TypeAlias = AddModelResponse  # noqa: Y015
+
+@_typing.final
+class NewModel(_message.Message):
+    """A network as its owner has it: an ONNX file, or weights of an architecture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    INPUT_RANGE_FIELD_NUMBER: _builtins.int
+    BGR_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_KIND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name in the repository: 1 to 64 of a-z, 0-9, ".", "_" and "-"."""
+    architecture: _builtins.str
+    """Architecture whose weights the file holds, as torchvision names them; empty for an ONNX file."""
+    labels: _builtins.str
+    """Class names, one a line, or TSV: name last, WordNet id before it; empty: "class 0", ..."""
+    input_range: _builtins.str
+    """ONNX: pixel values of black and white that the network, mean and std speak of: "0..1", the default, or "0..255"."""
+    bgr: _builtins.bool
+    """ONNX: blue comes first."""
+    input_size: _builtins.int
+    """ONNX: side of the images in pixels; absent: as the file says, else 224."""
+    output: _builtins.str
+    """ONNX: name of the output to take, of a file with several."""
+    output_kind: _builtins.str
+    """ONNX: what the output is, as `Model.output_kind` has it; empty: as graph and values tell."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
+        """The network's file first; then those that an ONNX file names as its external data."""
+
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What the network wants subtracted, R, G, B; none: as "convlens models add" has it."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What it wants to be divided by; likewise."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        files: _abc.Iterable[Global___ModelFile] | None = ...,
+        architecture: _builtins.str = ...,
+        labels: _builtins.str = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+        input_range: _builtins.str = ...,
+        bgr: _builtins.bool = ...,
+        input_size: _builtins.int | None = ...,
+        output: _builtins.str = ...,
+        output_kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "input_size", b"input_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "architecture", b"architecture", "bgr", b"bgr", "files", b"files", "input_range", b"input_range", "input_size", b"input_size", "labels", b"labels", "mean", b"mean", "name", b"name", "output", b"output", "output_kind", b"output_kind", "std", b"std"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input_size: _TypeAlias = _typing.Literal["input_size"]  # noqa: Y015
+    _WhichOneofArgType__input_size: _TypeAlias = _typing.Literal["_input_size", b"_input_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_size) -> _WhichOneofReturnType__input_size | None: ...
+
+Global___NewModel: _TypeAlias = NewModel  # noqa: Y015
+
+@_typing.final
+class ModelFile(_message.Message):
+    """A file that is sent in pieces."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name without a folder: 1 to 255 of A-Z, a-z, 0-9, ".", "_" and "-", first none of the last three."""
+    bytes: _builtins.int
+    """Size."""
+    digest: _builtins.str
+    """SHA-256 of the file, as lower-case hex."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelFile: _TypeAlias = ModelFile  # noqa: Y015
+
+@_typing.final
+class ModelPiece(_message.Message):
+    """Bytes of one of the files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    file: _builtins.int
+    """Which of `NewModel.files`, from 0."""
+    offset: _builtins.int
+    """Where in the file the piece begins, in bytes."""
+    data: _builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "file", b"file", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPiece: _TypeAlias = ModelPiece  # noqa: Y015
+
+@_typing.final
+class Publish(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Publish: _TypeAlias = Publish  # noqa: Y015
