@@ -22,6 +22,7 @@ PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
 Task = Literal["classification", "style"]
+Interpolation = Literal["bilinear", "bicubic"]
 Rgb = tuple[float, float, float]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -41,6 +42,8 @@ class Layer(BaseModel):
         weight: key of the layer's kernel in `weights.safetensors`, if it has one.
         any_size: whether the import of a graph of one size has proven that the layer, which comes before the
             head, is computed at every size.
+        receptive_field_starts: `receptive_field_start` of images whose side leaves the remainder 0, 1, ...
+            when divided by `stride`; empty where it is the same for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +57,7 @@ class Layer(BaseModel):
     receptive_field_start: float
     weight: str | None = None
     any_size: bool = False
+    receptive_field_starts: tuple[float, ...] = ()
 
 
 class Batching(BaseModel):
@@ -83,6 +87,7 @@ class Manifest(BaseModel):
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
+        interpolation: how pictures are brought to size, always with antialiasing.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
         dream_layers: layers that DeepDream amplifies unless told otherwise.
@@ -107,6 +112,7 @@ class Manifest(BaseModel):
     dynamic_size: bool
     mean: Rgb
     std: Rgb
+    interpolation: Interpolation = "bilinear"
     labels: tuple[str, ...]
     class_ids: tuple[str, ...] = ()
     layers: tuple[Layer, ...]
@@ -179,7 +185,10 @@ class Manifest(BaseModel):
             del content["task"]
         if not self.class_ids:
             del content["class_ids"]
+        if self.interpolation == "bilinear":
+            del content["interpolation"]
         for layer in content["layers"]:
-            if not layer["any_size"]:
-                del layer["any_size"]
+            for field in ("any_size", "receptive_field_starts"):
+                if not layer[field]:
+                    del layer[field]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,7 @@ class Layer:
     has_weights: bool
     receptive_field_start: float
     least_side: int
+    receptive_field_starts: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Model:
     task: str
     parent: str
     class_ids: tuple[str, ...] = ()
+    interpolation: str = "bilinear"
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/model.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"b\n\x08ModelRef\x12%\n\x04name\x18\x01 \x01(\tB\x17\x82\x80\x19\x13\x11\x00\x00\x00\x00\x00\x00P@*\x08patterns\x12#\n\x07version\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\n\n\x08_version\"\xb1\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ninput_size\x18\x05 \x01(\x05\x12\x14\n\x0c\x64ynamic_size\x18\x06 \x01(\x08\x12\x0c\n\x04mean\x18\x07 \x03(\x02\x12\x0b\n\x03std\x18\x08 \x03(\x02\x12\x0e\n\x06labels\x18\t \x03(\t\x12\"\n\x06layers\x18\n \x03(\x0b\x32\x12.convlens.v1.Layer\x12\x11\n\tclass_ids\x18\x0f \x03(\t\x12\x12\n\nparameters\x18\x0b \x01(\x03\x12\x15\n\rmultiply_adds\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x0c\n\x04task\x18\x0e \x01(\t\x12\x0e\n\x06parent\x18\x10 \x01(\t\"\xa3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x17\n\x0freceptive_field\x18\x05 \x01(\x05\x12\x13\n\x0bhas_weights\x18\x06 \x01(\x08\x12\x1d\n\x15receptive_field_start\x18\x07 \x01(\x02\x12\x12\n\nleast_side\x18\x08 \x01(\x05\"\x93\x01\n\x11ListModelsRequest\x12\x37\n\tpage_size\x18\x01 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00I@H\x00\x88\x01\x01\x12!\n\npage_token\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@\x12\x14\n\x0c\x61ll_versions\x18\x03 \x01(\x08\x42\x0c\n\n_page_size\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.convlens.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x0fGetModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.convlens.v1.Model\"Y\n\x11GetFiltersRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x1e\n\x05layer\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\"=\n\x12GetFiltersResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart2\xf7\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.convlens.v1.ListModelsRequest\x1a\x1f.convlens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.convlens.v1.GetModelRequest\x1a\x1d.convlens.v1.GetModelResponse\x12O\n\nGetFilters\x12\x1e.convlens.v1.GetFiltersRequest\x1a\x1f.convlens.v1.GetFiltersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/model.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"{\n\x08ModelRef\x12>\n\x04name\x18\x01 \x01(\tB0\x82\x80\x19,\x11\x00\x00\x00\x00\x00\x00P@*!efficientnet_lite0, else patterns\x12#\n\x07version\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\n\n\x08_version\"\xc8\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ninput_size\x18\x05 \x01(\x05\x12\x14\n\x0c\x64ynamic_size\x18\x06 \x01(\x08\x12\x0c\n\x04mean\x18\x07 \x03(\x02\x12\x0b\n\x03std\x18\x08 \x03(\x02\x12\x0e\n\x06labels\x18\t \x03(\t\x12\"\n\x06layers\x18\n \x03(\x0b\x32\x12.convlens.v1.Layer\x12\x11\n\tclass_ids\x18\x0f \x03(\t\x12\x12\n\nparameters\x18\x0b \x01(\x03\x12\x15\n\rmultiply_adds\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x0c\n\x04task\x18\x0e \x01(\t\x12\x0e\n\x06parent\x18\x10 \x01(\t\x12\x15\n\rinterpolation\x18\x12 \x01(\t\"\xc3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x17\n\x0freceptive_field\x18\x05 \x01(\x05\x12\x13\n\x0bhas_weights\x18\x06 \x01(\x08\x12\x1d\n\x15receptive_field_start\x18\x07 \x01(\x02\x12\x12\n\nleast_side\x18\x08 \x01(\x05\x12\x1e\n\x16receptive_field_starts\x18\t \x03(\x02\"\x93\x01\n\x11ListModelsRequest\x12\x37\n\tpage_size\x18\x01 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00I@H\x00\x88\x01\x01\x12!\n\npage_token\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@\x12\x14\n\x0c\x61ll_versions\x18\x03 \x01(\x08\x42\x0c\n\n_page_size\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.convlens.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x0fGetModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.convlens.v1.Model\"Y\n\x11GetFiltersRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x1e\n\x05layer\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\"=\n\x12GetFiltersResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart2\xf7\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.convlens.v1.ListModelsRequest\x1a\x1f.convlens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.convlens.v1.GetModelRequest\x1a\x1d.convlens.v1.GetModelResponse\x12O\n\nGetFilters\x12\x1e.convlens.v1.GetFiltersRequest\x1a\x1f.convlens.v1.GetFiltersResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'convlens.v1.model_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELREF'].fields_by_name['name']._loaded_options = None
-  _globals['_MODELREF'].fields_by_name['name']._serialized_options = b'\202\200\031\023\021\000\000\000\000\000\000P@*\010patterns'
+  _globals['_MODELREF'].fields_by_name['name']._serialized_options = b'\202\200\031,\021\000\000\000\000\000\000P@*!efficientnet_lite0, else patterns'
   _globals['_MODELREF'].fields_by_name['version']._loaded_options = None
   _globals['_MODELREF'].fields_by_name['version']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\360?'
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -44,23 +44,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETFILTERSREQUEST'].fields_by_name['layer']._loaded_options = None
   _globals['_GETFILTERSREQUEST'].fields_by_name['layer']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000p@8\001'
   _globals['_MODELREF']._serialized_start=92
-  _globals['_MODELREF']._serialized_end=190
-  _globals['_MODEL']._serialized_start=193
-  _globals['_MODEL']._serialized_end=498
-  _globals['_LAYER']._serialized_start=501
-  _globals['_LAYER']._serialized_end=664
-  _globals['_LISTMODELSREQUEST']._serialized_start=667
-  _globals['_LISTMODELSREQUEST']._serialized_end=814
-  _globals['_LISTMODELSRESPONSE']._serialized_start=816
-  _globals['_LISTMODELSRESPONSE']._serialized_end=897
-  _globals['_GETMODELREQUEST']._serialized_start=899
-  _globals['_GETMODELREQUEST']._serialized_end=954
-  _globals['_GETMODELRESPONSE']._serialized_start=956
-  _globals['_GETMODELRESPONSE']._serialized_end=1009
-  _globals['_GETFILTERSREQUEST']._serialized_start=1011
-  _globals['_GETFILTERSREQUEST']._serialized_end=1100
-  _globals['_GETFILTERSRESPONSE']._serialized_start=1102
-  _globals['_GETFILTERSRESPONSE']._serialized_end=1163
-  _globals['_MODELSERVICE']._serialized_start=1166
-  _globals['_MODELSERVICE']._serialized_end=1413
+  _globals['_MODELREF']._serialized_end=215
+  _globals['_MODEL']._serialized_start=218
+  _globals['_MODEL']._serialized_end=546
+  _globals['_LAYER']._serialized_start=549
+  _globals['_LAYER']._serialized_end=744
+  _globals['_LISTMODELSREQUEST']._serialized_start=747
+  _globals['_LISTMODELSREQUEST']._serialized_end=894
+  _globals['_LISTMODELSRESPONSE']._serialized_start=896
+  _globals['_LISTMODELSRESPONSE']._serialized_end=977
+  _globals['_GETMODELREQUEST']._serialized_start=979
+  _globals['_GETMODELREQUEST']._serialized_end=1034
+  _globals['_GETMODELRESPONSE']._serialized_start=1036
+  _globals['_GETMODELRESPONSE']._serialized_end=1089
+  _globals['_GETFILTERSREQUEST']._serialized_start=1091
+  _globals['_GETFILTERSREQUEST']._serialized_end=1180
+  _globals['_GETFILTERSRESPONSE']._serialized_start=1182
+  _globals['_GETFILTERSRESPONSE']._serialized_end=1243
+  _globals['_MODELSERVICE']._serialized_start=1246
+  _globals['_MODELSERVICE']._serialized_end=1493
 # @@protoc_insertion_point(module_scope)
