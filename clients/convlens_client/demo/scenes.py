@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,6 +29,15 @@ EPSILON: Final = 8 / 255
 DREAM_SIDE: Final = 400
 SALIENCY: Final = ("gradient", "guided_backprop", "deconvnet")
 PREVIEWS: Final = 4
+NAMED: Final = 12
+"""Classes that the card names, at most about."""
+KNOWN: Final = {
+    "efficientnet_lite0": "The default network where the extra imagenet is installed: small, and trained on "
+    "the million photos of ImageNet, in {} classes.",
+    "patterns": "The network that comes with ConvLens. It has only ever seen drawings that a program made, in "
+    "{} classes, and never a photo. The extra imagenet brings one for photos.",
+}
+"""What networks have seen, by architecture."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,10 @@ def card(stage: Stage) -> Section:
         "Weights": f"{model.parameters:,}",
         "Work": f"{model.multiply_adds / 1e6:,.0f} million multiply-adds an image",
         "Layers": f"{len(model.layers)} that can be looked into",
-        "Classes": f"{len(model.labels)}: {', '.join(model.labels)}",
+        "Classes": f"{len(model.labels)}: {', '.join(_some(model.labels))}",
         "Files": f"sha256 {model.digest}",
     }
-    text = (
-        f"The network that comes with ConvLens. It has only ever seen drawings that a program made, in "
-        f"{len(model.labels)} classes, and never a photo."
-    )
+    text = KNOWN.get(model.architecture, KNOWN["patterns"]).format(len(model.labels))
     return Section("The network", text, rows=list(facts.items()), milliseconds=times)
 
 
@@ -95,8 +101,8 @@ def classify(stage: Stage) -> Section:
     ]
     figure = stage.show("classify.png", "photos with their classes", rendering.sheet(pictures, 170))
     text = (
-        "Photos, cut to the size of the network's input, with the two best classes of each. Where a photo "
-        "holds one of the patterns the network finds it; elsewhere it has to guess, as no class fits."
+        "Photos, cut to the size of the network's input, with the two best classes of each. A network that "
+        "has no class for what it sees has to guess."
     )
     return Section("What it takes photos for", text, [figure], milliseconds=times)
 
@@ -171,7 +177,7 @@ def attack(stage: Stage) -> Section:
 
 def dream(stage: Stage) -> Section:
     """A DeepDream, followed to its end."""
-    photo = stage.photos[-1].fit(DREAM_SIDE)
+    photo = stage.photos[0].fit(DREAM_SIDE)
     start = time.perf_counter()
     operation = stage.client.deepdream(photo, model=stage.model.name)
     seen = list(_told(operation.watch()))
@@ -203,6 +209,12 @@ SCENES: Final[dict[str, Scene]] = {
 }
 
 
+def _some(labels: Sequence[str]) -> list[str]:
+    """The labels, or some of them where they are many."""
+    shown = labels[:: max(1, len(labels) // NAMED)]
+    return [*shown, *["..."] * (len(shown) < len(labels))]
+
+
 def _timed(call: Callable[[], T]) -> tuple[T, dict[str, float]]:
     """What a call returns, and how long it took, at first and again."""
     times = {}
@@ -220,7 +232,7 @@ def _clarity(certificate: Certificate) -> tuple[bool, float]:
 
 def _depths(model: Model) -> list[Layer]:
     """A layer with maps early in the network, one in the middle and one late."""
-    layers = [layer for layer in model.layers if layer.kind == "Relu" and len(layer.shape) == 3]
+    layers = [layer for layer in model.layers if layer.kind in ("Relu", "Relu6") and len(layer.shape) == 3]
     return [layers[0], layers[len(layers) // 2], layers[-1]]
 
 

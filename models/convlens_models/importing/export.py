@@ -184,7 +184,7 @@ def _write_module(node: fx.Node, layer: nn.Module, writer: _Writer) -> None:
     keys = [f"{path}.{key}" for key in KEYS if isinstance(getattr(layer, key, None), torch.Tensor)]
     writer.add(kind, [source, *fixed, *keys], path, **attributes)
     writer.values[node] = path
-    writer.layers[path] = None
+    writer.layers[path] = KINDS.get(type(layer))
 
 
 def _write_function(node: fx.Node, blocks: list[str], writer: _Writer) -> None:
@@ -275,6 +275,8 @@ MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
     nn.Hardtanh: lambda _: ("Clip", {}),
     nn.Linear: lambda _: ("Gemm", {"transB": 1}),
 }
+KINDS: Final[dict[type[nn.Module], str]] = {nn.ReLU6: "Relu6"}
+"""What layers are called whose operator does not say it."""
 CONSTANTS: Final[dict[type[nn.Module], Callable[[Any], list[NDArray[Any]]]]] = {
     nn.ReflectionPad2d: _pads,
     nn.Upsample: _scales,
