@@ -34,8 +34,8 @@ NAMED: Final = 12
 KNOWN: Final = {
     "efficientnet_lite0": "The default network where the extra imagenet is installed: small, and trained on "
     "the million photos of ImageNet, in {} classes.",
-    "patterns": "The network that comes with ConvLens. It has only ever seen drawings that a program made, in "
-    "{} classes, and never a photo. The extra imagenet brings one for photos.",
+    "patterns": "The network that comes with ConvLens. It has only ever seen drawings that a program "
+    "made, in {} classes, and never a photo. The extra imagenet brings one for photos.",
 }
 """What networks have seen, by architecture."""
 
