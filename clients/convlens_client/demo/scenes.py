@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 EPSILON: Final = 8 / 255
 DREAM_SIDE: Final = 400
+DREAM: Final = "dream.png"
 SALIENCY: Final = ("gradient", "guided_backprop", "deconvnet")
 PREVIEWS: Final = 4
 NAMED: Final = 12
@@ -187,7 +188,7 @@ def dream(stage: Stage) -> Section:
     if np.abs(dreamt.astype(int) - photo).mean() < 1:
         raise Internal("the dream changed nothing")
     figures = [
-        stage.show("dream.png", "the dream", dreamt),
+        stage.show(DREAM, "the dream", dreamt),
         stage.show("dream-steps.png", "on the way", rendering.sheet(_previews(photo, seen), 150)),
     ]
     last = seen[-1]
@@ -198,6 +199,27 @@ def dream(stage: Stage) -> Section:
     return Section("What it dreams of", text, figures, milliseconds=times)
 
 
+def overview(stage: Stage) -> Section:
+    """The first photo, what its class rests on, an adversarial image and the dream, side by side."""
+    photo, model = stage.photo, stage.model.name
+    start = time.perf_counter()
+    saliency = stage.client.attribute(photo, "guided_backprop", model=model)
+    attacked = stage.client.attack(photo, epsilon=EPSILON, model=model)
+    times = {"both calls": (time.perf_counter() - start) * 1e3}
+    before, after = (getattr(attacked.certificates[0], name) for name in ("before", "after_encoding"))
+    with Image.open(stage.folder / DREAM) as image:
+        dreamt = Photo("", np.asarray(image)).square(stage.model.input_size)
+    tiles = [
+        (percent(before), photo),
+        ("guided backprop", rendering.signed(saliency.map[0])),
+        (f"attacked: {percent(after)}", rendering.photo(attacked.adversarial[0])),
+        ("a dream", dreamt),
+    ]
+    figure = stage.show("overview.jpg", "photo, saliency, attack and dream", rendering.sheet(tiles, 260))
+    text = f"The same photo four times, on {model}; ConvLens's README begins with this picture."
+    return Section("At a glance", text, [figure], milliseconds=times)
+
+
 SCENES: Final[dict[str, Scene]] = {
     "the model's card": card,
     "first-layer filters": filters,
@@ -206,6 +228,7 @@ SCENES: Final[dict[str, Scene]] = {
     "three saliency maps": saliency,
     "an adversarial image": attack,
     "a DeepDream": dream,
+    "all at a glance": overview,
 }
 
 
