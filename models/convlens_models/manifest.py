@@ -21,11 +21,12 @@ INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
-LATER: Final = ("task", "class_ids", "parent", "notes", "output_kind")
+LATER: Final = ("task", "class_ids", "parent", "notes", "output_kind", "interpolation")
 """Fields that the first manifests did not have."""
 
 Task = Literal["classification", "style"]
 OutputKind = Literal["scores", "probabilities", "log-probabilities", "sigmoid", "multilabel"]
+Interpolation = Literal["bilinear", "bicubic"]
 Rgb = tuple[float, float, float]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -45,6 +46,8 @@ class Layer(BaseModel):
         weight: key of the layer's kernel in `weights.safetensors`, if it has one.
         any_size: whether the import of a graph of one size has proven that the layer, which comes before the
             head, is computed at every size.
+        receptive_field_starts: `receptive_field_start` of images whose side leaves the remainder 0, 1, ...
+            when divided by `stride`; empty where it is the same for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +61,7 @@ class Layer(BaseModel):
     receptive_field_start: float
     weight: str | None = None
     any_size: bool = False
+    receptive_field_starts: tuple[float, ...] = ()
 
 
 class Batching(BaseModel):
@@ -87,6 +91,7 @@ class Manifest(BaseModel):
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
+        interpolation: how pictures are brought to size, always with antialiasing.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
         output_kind: what the file gave that the network came from. Probabilities are the softmax of the
@@ -114,6 +119,7 @@ class Manifest(BaseModel):
     dynamic_size: bool
     mean: Rgb
     std: Rgb
+    interpolation: Interpolation = "bilinear"
     labels: tuple[str, ...]
     class_ids: tuple[str, ...] = ()
     layers: tuple[Layer, ...]
@@ -197,6 +203,7 @@ class Manifest(BaseModel):
         for name in self.unsaid & content.keys():  # So that versions which are older keep their digest.
             del content[name]
         for layer in content["layers"]:
-            if not layer["any_size"]:
-                del layer["any_size"]
+            for field in ("any_size", "receptive_field_starts"):
+                if not layer[field]:
+                    del layer[field]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

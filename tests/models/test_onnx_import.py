@@ -155,7 +155,7 @@ def positions() -> onnx.ModelProto:
 
 
 def padding() -> onnx.ModelProto:
-    """Pads depend on the size: gradients of open sizes have no rule for that."""
+    """Pads depend on the size."""
     return with_linear_head(
         [node("Conv", ["relu", "wide"], "last", auto_pad="SAME_UPPER", strides=[2, 2])], "last"
     )
@@ -165,7 +165,7 @@ TRUNKS = {
     "convolutions": (lambda: with_linear_head(BEFORE_THE_HEAD, "last"), ["conv", "relu", "deep", "last"]),
     "a constant cut": (slicing, ["conv", "relu"]),
     "a constant of each position": (positions, ["conv", "relu"]),
-    "pads that depend on the size": (padding, []),
+    "pads that depend on the size": (padding, ["conv", "relu", "last"]),
 }
 
 

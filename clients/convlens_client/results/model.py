@@ -20,6 +20,7 @@ class Layer:
     has_weights: bool
     receptive_field_start: float
     least_side: int
+    receptive_field_starts: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Model:
     class_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     output_kind: str = ""
+    interpolation: str = "bilinear"
 
     @property
     def independent(self) -> bool:

@@ -28,7 +28,9 @@ class ModelRef(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name in the repository; empty means the embedded default, "patterns"."""
+    """Name in the repository; empty means "efficientnet_lite0" where the repository has it, and else "patterns", which is
+    embedded.
+    """
     version: _builtins.int
     """Version; absent means the newest."""
     def __init__(
@@ -71,6 +73,7 @@ class Model(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     OUTPUT_KIND_FIELD_NUMBER: _builtins.int
+    INTERPOLATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the repository."""
     version: _builtins.int
@@ -99,6 +102,8 @@ class Model(_message.Message):
     of each, as its classes are independent: a picture may be of several or of none. Empty for networks that are no
     classifiers.
     """
+    interpolation: _builtins.str
+    """How pictures are brought to its input size, with antialiasing: "bilinear" or "bicubic"."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per-channel mean that the graph subtracts from RGB in [0, 1]."""
@@ -148,10 +153,11 @@ class Model(_message.Message):
         parent: _builtins.str = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         output_kind: _builtins.str = ...,
+        interpolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "notes", b"notes", "output_kind", b"output_kind", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "interpolation", b"interpolation", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "notes", b"notes", "output_kind", b"output_kind", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,6 +177,7 @@ class Layer(_message.Message):
     HAS_WEIGHTS_FIELD_NUMBER: _builtins.int
     RECEPTIVE_FIELD_START_FIELD_NUMBER: _builtins.int
     LEAST_SIDE_FIELD_NUMBER: _builtins.int
+    RECEPTIVE_FIELD_STARTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as "features.3"."""
     kind: _builtins.str
@@ -191,6 +198,12 @@ class Layer(_message.Message):
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of one image's value at the input size, without the batch axis: (C, H, W) or (C)."""
 
+    @_builtins.property
+    def receptive_field_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """`receptive_field_start` along an axis of an image whose side leaves the remainder 0, 1, ... when divided by `stride`, where
+        the network's padding follows from the size; empty where it is the same for all sizes.
+        """
+
     def __init__(
         self,
         *,
@@ -202,10 +215,11 @@ class Layer(_message.Message):
         has_weights: _builtins.bool = ...,
         receptive_field_start: _builtins.float = ...,
         least_side: _builtins.int = ...,
+        receptive_field_starts: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "least_side", b"least_side", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "least_side", b"least_side", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "receptive_field_starts", b"receptive_field_starts", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
