@@ -266,6 +266,7 @@ def test_normalisation_defaults():
     defaults = {name: plan.mean for name, plan in ARCHITECTURES.items()}
     assert defaults.pop("googlenet") == defaults.pop("inception_v3") == (0.5, 0.5, 0.5)
     assert defaults.pop("patterns") == (0.5, 0.5, 0.5)
+    assert {defaults.pop(f"efficientnet_lite{size}") for size in range(3)} == {(127 / 255,) * 3}
     assert set(defaults.values()) == {(0.485, 0.456, 0.406)}
 
 

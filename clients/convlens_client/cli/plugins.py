@@ -46,7 +46,7 @@ class Elsewhere(NamedTuple):
 
 
 ELSEWHERE = {
-    "models add": Elsewhere(
+    "models.add": Elsewhere(
         adding.asks_server, adding.add, ". To a server: convlens models add --server HOST:PORT --help"
     )
 }
@@ -88,7 +88,7 @@ def _group(point: EntryPoint) -> str:
 def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        elsewhere = ELSEWHERE.get(f"{point.name} {point.attr}")
+        elsewhere = ELSEWHERE.get(point.name)
         try:
             if elsewhere and elsewhere.asked(context.args):
                 app.command()(elsewhere.run)
