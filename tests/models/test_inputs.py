@@ -157,6 +157,18 @@ def test_double_precision_is_computed_in_single(tmp_path: Path):
     )
 
 
+def test_weights_that_are_stored_in_less_are_weights(tmp_path: Path):
+    """A file may keep its weights in bfloat16 and cast them."""
+    model = classifier(end="", size=("N", 3, 32, 32))
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "conv.weight")
+    value = numpy_helper.to_array(kernel)
+    kernel.CopyFrom(helper.make_tensor("few", TensorProto.BFLOAT16, value.shape, value.ravel()))
+    model.graph.node.insert(0, node("Cast", ["few"], "conv.weight", to=TensorProto.FLOAT))
+    manifest = logits_equal_the_file(tmp_path, model)
+    assert not manifest.notes
+    assert manifest.layer("conv").weight == "conv.weight"
+
+
 def beyond() -> onnx.ModelProto:
     model = in_precision(np.float64, TensorProto.DOUBLE)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "fc.bias")

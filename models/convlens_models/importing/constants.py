@@ -52,6 +52,9 @@ def fold(model: onnx.ModelProto) -> list[str]:
         _inline(graph, branches[0], _condition(model, branches[0]))
         _to_initializers(graph)
         _fold_constants(model)
+    read = set(_read(graph.node)) | {info.name for info in graph.output}
+    if any(tensor.name not in read for tensor in graph.initializer):
+        surgery.replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
     return []
 
 
