@@ -8,10 +8,13 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Final
 
 import redis
 
 from convlens_client.up import find_redis
+
+LAST_PORT: Final = 65_535
 
 
 def redis_binary() -> str:
@@ -20,10 +23,13 @@ def redis_binary() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that nobody listens on, and so low that a cluster can listen on the port 10,000 above it, too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port + 10_000 <= LAST_PORT:
+            return port
 
 
 class RedisServer:
