@@ -122,7 +122,7 @@ class Front:
             },
             "http_filters": [_named("envoy.filters.http.router", "filters.http.router.v3.Router")],
         }
-        chain = {"filters": [_manager(**manager)], "transport_socket_connect_timeout": "10s"}
+        chain: dict[str, Any] = {"filters": [_manager(**manager)], "transport_socket_connect_timeout": "10s"}
         if self.certificate and self.key:
             chain["transport_socket"] = self._tls(self.certificate, self.key)
         return {
