@@ -78,7 +78,7 @@ def external(name: str, entry: Entry, location: str) -> onnx.TensorProto:
 
 def check_external(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
     """Raise DataLoss when external data of `model` is not within the files of `sizes` (name to bytes)."""
-    for tensor in _tensors(model):
+    for tensor in tensors_of(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         where = {item.key: item.value for item in tensor.external_data}
@@ -92,7 +92,7 @@ def check_external(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
             raise DataLoss(f"external data of {tensor.name!r} lies outside the model: {where}")
 
 
-def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+def tensors_of(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
     """Every tensor of a model, wherever it is: initializers, attributes, subgraphs, functions."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import typer
-from support.foreign_onnx import classifier, save
+from support.foreign_onnx import classifier, node, save, weight
 from support.networks import random_module, save_weights
 from typer.testing import CliRunner
 
@@ -41,6 +42,28 @@ def test_an_architecture_with_all_options(tmp_path: Path, weights: Path):
     assert (manifest.engine, manifest.labels) == ("torchscript", ("a", "b", "c"))
 
 
+def test_what_was_done_to_a_file_is_told(tmp_path: Path):
+    path = save(grey_and_last(), tmp_path)
+    result = run(
+        tmp_path, "--onnx", path, "--name", "mine", "--layout", "nhwc", "--mean", "0.5", "--std", "0.25"
+    )
+    assert result.exit_code == 0, result.output
+    manifest = ModelRepository(tmp_path / "models").get("mine").manifest
+    assert (manifest.mean, manifest.std) == ((0.5,) * 3, (0.25,) * 3)
+    told = " ".join(result.output.split())
+    assert len(manifest.notes) == 2
+    assert all(note in told for note in manifest.notes)
+
+
+def grey_and_last() -> onnx.ModelProto:
+    model = classifier([node("MaxPool", ["relu"], "middle", kernel_shape=[2, 2])], size=("N", 32, 32, 1))
+    first = model.graph.node[0]
+    first.input[0] = "turned"
+    model.graph.node.insert(0, node("Transpose", ["data"], "turned", perm=[0, 3, 1, 2]))
+    model.graph.initializer[0].CopyFrom(weight("conv.weight", 8, 1, 3, 3))
+    return model
+
+
 def test_an_onnx_file_with_all_options(tmp_path: Path):
     path = save(classifier(size=("N", 3, "H", "W")), tmp_path)
     options = (
@@ -71,7 +94,7 @@ def test_a_folder_that_cannot_be_one_is_one_line(tmp_path: Path, weights: Path):
 
 
 MISTAKES = {
-    "nothing": ((), "give ARCH and --weights FILE, or --onnx FILE and --name NAME"),
+    "nothing": ((), "give ARCH and --weights FILE, --onnx FILE and --name NAME, or --torch MODULE:FACTORY"),
     "no weights": (("patterns",), "give ARCH and --weights FILE"),
     "unknown architecture": (("vgg11", "--weights", "WEIGHTS"), "architecture = 'vgg11': must be one of"),
     "onnx without a name": (("--onnx", "x.onnx"), "--onnx needs --name NAME"),

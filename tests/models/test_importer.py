@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from convlens_models.architectures import ARCHITECTURES
 from convlens_models.graphs import surgery
 from convlens_models.importing import verify
 from convlens_models.importing.importer import add_architecture, load_module
+from convlens_models.importing.weights import STATE_KEYS, load_state
 from convlens_models.manifest import INPUT
 from convlens_models.preprocess import to_input
 from convlens_models.repository import MANIFEST, ModelRepository
@@ -90,6 +92,57 @@ def test_weights_as_pth_and_as_checkpoint_and_as_half_are_the_same(tmp_path: Pat
     assert {value.dtype.name for value in stored.values()} == {"float32"}
 
 
+WRAPPINGS = {
+    "DataParallel": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "torch.compile and Lightning": lambda state: {
+        f"model._orig_mod.{key}": value for key, value in state.items()
+    },
+    "a dropout before the head": lambda state: {
+        key.replace("classifier", "classifier.1"): value for key, value in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("key", [None, *STATE_KEYS])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_checkpoints_as_people_have_them(wrapping: str, key: str | None, tmp_path: Path, weights: Path):
+    state = load_file(weights)
+    wrapped = WRAPPINGS[wrapping](state)
+    optimiser = torch.optim.Adam([torch.zeros(2, requires_grad=True)]).state_dict()
+    torch.save({key: wrapped, "epoch": 3, "optimizer": optimiser} if key else wrapped, tmp_path / "a.pt")
+    module = load_module(ARCHITECTURES["patterns"], load_state(tmp_path / "a.pt"))
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+
+
+def test_a_head_without_a_bias_has_one_of_zeros(weights: Path):
+    module = load_module(ARCHITECTURES["patterns"], without(load_file(weights), "classifier.bias"))
+    assert module.classifier.bias.tolist() == [0, 0, 0]
+
+
+UNFIT = {
+    "a head of two layers": (
+        lambda state: {
+            **without(without(state, "classifier.weight"), "classifier.bias"),
+            "classifier.0.weight": torch.zeros(8, 4),
+            "classifier.2.weight": torch.zeros(3, 8),
+        },
+        "the head has 2 layers; what is built otherwise comes in by --torch",
+    ),
+    "a prefix before other names": (
+        lambda state: {f"net.x{key}": value for key, value in state.items()},
+        "the head's key 'classifier.weight' is missing; all keys of the file begin with 'net.'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_checkpoints_that_do_not_fit_say_why(case: str, weights: Path):
+    change, message = UNFIT[case]
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        load_module(ARCHITECTURES["patterns"], change(load_file(weights)))
+
+
 class Attack:
     def __reduce__(self):
         return (print, ("this must not run",))
@@ -105,8 +158,8 @@ STATES = {
         r"key 'features.conv2.bias' of shape \[48\] is missing",
     ),
     "missing head": (
-        lambda state: without(state, "classifier.bias"),
-        r"key 'classifier.bias' of shape \[classes\] is missing",
+        lambda state: without(state, "classifier.weight"),
+        r"the head's key 'classifier.weight' is missing",
     ),
     "unexpected key": (
         lambda state: {**state, "extra.weight": torch.zeros(2)},
@@ -182,10 +235,11 @@ def test_the_digest_is_that_of_before_where_no_identifiers_are_known(tmp_path: P
     manifest = add_architecture(tmp_path, "patterns", weights)
     named = manifest.model_copy(update={"class_ids": ("n00000001", "", "")})
     content = manifest.model_dump(mode="json")
-    for name in ("name", "version", "batching", "digest", "task", "class_ids", "parent"):
+    later = ("task", "class_ids", "parent", "notes", "output_kind", "interpolation")
+    for name in ("name", "version", "batching", "digest", *later):
         del content[name]
     for layer in content["layers"]:
-        del layer["any_size"]
+        del layer["any_size"], layer["receptive_field_starts"]
     assert manifest.digest == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     assert named.sealed().digest != manifest.digest
 
@@ -212,6 +266,7 @@ def test_normalisation_defaults():
     defaults = {name: plan.mean for name, plan in ARCHITECTURES.items()}
     assert defaults.pop("googlenet") == defaults.pop("inception_v3") == (0.5, 0.5, 0.5)
     assert defaults.pop("patterns") == (0.5, 0.5, 0.5)
+    assert {defaults.pop(f"efficientnet_lite{size}") for size in range(3)} == {(127 / 255,) * 3}
     assert set(defaults.values()) == {(0.485, 0.456, 0.406)}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support import operators
 from support.pair import Pair
 
 from convlens_models.vjp import OPERATORS
@@ -287,8 +288,17 @@ def test_rule_equals_float64_autograd(case: Rule) -> None:
         assert gradient < TOLERANCE, sizes
 
 
+@pytest.mark.parametrize("case", operators.CASES, ids=lambda case: case.name)
+def test_rule_of_a_further_operator_equals_float64_autograd(case: operators.Case) -> None:
+    pair = case.build()
+    for sizes, (value, gradient) in pair.errors(pair.nodes[-1].output[0]).items():
+        assert value < TOLERANCE, sizes
+        assert gradient < TOLERANCE, sizes
+
+
 def test_every_rule_is_tested() -> None:
     elsewhere = {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}  # test_vjp_windows.py
-    assert {case.name.split(":")[0] for case in RULES_TESTED} | elsewhere == {
+    cases = [*RULES_TESTED, *operators.CASES]
+    assert {case.name.split(":")[0] for case in cases} | elsewhere == {
         kind for kind, row in OPERATORS.items() if row.gradient
     }

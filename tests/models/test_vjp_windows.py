@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from convlens.errors import InvalidArgument
 from convlens_models.graphs.autodiff import ReluRule, differentiate
 
 TOLERANCE = 1e-5
+RANDOM = np.random.default_rng(5)
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
@@ -210,3 +212,67 @@ def test_average_pool(geometry: Geometry, include: bool) -> None:
     attributes |= {"ceil_mode": int(geometry.ceil), "count_include_pad": int(include)}
     pair.op("AveragePool", "image", ref=reference, **attributes)
     check(pair)
+
+
+def attention_over_channels(pair: Pair) -> None:
+    """Along the channels' means, as ECA convolves them (Wang et al. 2020, arXiv:1910.03151)."""
+    mean = pair.op("GlobalAveragePool", "image", ref=lambda x: x.mean((2, 3), keepdim=True))
+    row = pair.op("Reshape", mean, pair.const(np.array([0, 1, -1])), ref=lambda x, _: x.reshape(-1, 1, 6))
+    kernel, bias = (pair.const(RANDOM.standard_normal(s).astype(np.float32)) for s in ((3, 1, 3), 3))
+    wide = pair.op(
+        "Conv", row, kernel, bias, pads=[2, 1], strides=[2],
+        ref=lambda x, w, b: F.conv1d(F.pad(x, (2, 1)), w, b, 2),
+    )  # fmt: skip
+    back = pair.const(RANDOM.standard_normal((3, 2, 3)).astype(np.float32))
+    long = pair.op(
+        "ConvTranspose", wide, back, strides=[2], output_padding=[1],
+        ref=lambda x, w: F.conv_transpose1d(x, w, stride=2, output_padding=1),
+    )  # fmt: skip
+    most = pair.op(
+        "MaxPool", long, kernel_shape=[3], strides=[2], pads=[1, 1], ref=lambda x: F.max_pool1d(x, 3, 2, 1)
+    )
+    pair.op("AveragePool", most, kernel_shape=[2], ref=lambda x: F.avg_pool1d(x, 2, 1))
+
+
+def normalisation_over_channels(pair: Pair) -> None:
+    """Local response normalisation as PyTorch's newer exporter writes it."""
+    square = pair.op("Mul", "image", "image", ref=torch.mul)
+    apart = pair.op("Unsqueeze", square, pair.const(np.array([1])), ref=lambda x, _: x[:, None])
+    pads = pair.const(np.array([0, 0, 1, 0, 0, 0, 0, 1, 0, 0]))
+    padded = pair.op("Pad", apart, pads, ref=lambda x, _: F.pad(x, (0, 0, 0, 0, 1, 1)))
+    mean = pair.op(
+        "AveragePool", padded, kernel_shape=[3, 1, 1], strides=[1, 1, 1],
+        ref=lambda x: F.avg_pool3d(x, (3, 1, 1), 1),
+    )  # fmt: skip
+    joined = pair.op("Squeeze", mean, pair.const(np.array([1])), ref=lambda x, _: x[:, 0])
+    pair.op("Mul", "image", joined, ref=torch.mul)
+
+
+def volume_with_a_trivial_axis(pair: Pair) -> None:
+    """As lambda networks have it (Bello 2021, arXiv:2102.08602)."""
+    apart = pair.op("Unsqueeze", "image", pair.const(np.array([1])), ref=lambda x, _: x[:, None])
+    kernel = pair.const(RANDOM.standard_normal((4, 1, 3, 1, 2)).astype(np.float32))
+    pair.op(
+        "Conv", apart, kernel, pads=[1, 0, 0, 1, 0, 1], strides=[2, 1, 1],
+        ref=lambda x, w: F.conv3d(F.pad(x, (0, 1, 0, 0, 1, 1)), w, stride=(2, 1, 1)),
+    )  # fmt: skip
+
+
+def pool_of_infinite_pads(pair: Pair) -> None:
+    """As TensorFlow's SAME pads come out of some exporters."""
+    lowest = pair.const(np.array(-np.inf, np.float32))
+    pads = pair.const(np.array([0, 0, 1, 1, 0, 0, 2, 1]))
+    padded = pair.op("Pad", "image", pads, lowest, ref=lambda x, *_: F.pad(x, (1, 1, 1, 2), value=-torch.inf))
+    near = pair.op("MaxPool", padded, kernel_shape=[3, 3], ref=lambda x: F.max_pool2d(x, 3, 1))
+    pair.op("MaxPool", near, kernel_shape=[2, 2], strides=[2, 2], ref=lambda x: F.max_pool2d(x, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [attention_over_channels, normalisation_over_channels, pool_of_infinite_pads, volume_with_a_trivial_axis],
+)
+def test_windows_as_they_come_out_of_exporters(build: Callable[[Pair], None]) -> None:
+    pair = Pair(RANDOM.standard_normal((2, 6, 7, 8)).astype(np.float32) - 1)
+    build(pair)
+    for sizes, errors in pair.errors().items():
+        assert max(errors) < TOLERANCE, sizes

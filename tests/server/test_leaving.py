@@ -12,6 +12,7 @@ import pytest
 from grpc._cython import cygrpc
 from support.replies import error_of, tensors_of
 from support.server_thread import serving
+from support.worker_process import eventually
 
 from convlens import errors, wire
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
@@ -98,6 +99,7 @@ def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> No
     request = inspection_pb2.GetActivationsRequest(images=LONG.images, layers=layers)
     call = inspection_pb2_grpc.InspectionServiceStub(channel).GetActivations(request)
     first = next(call)
+    eventually(lambda: not narrow.executor.busy)
     time.sleep(1.5)  # A reader that reads takes a fifth of that.
     assert (narrow.executor.admitted, narrow.executor.busy) == (1, 0)
     stub = attribution_pb2_grpc.AttributionServiceStub(channel)

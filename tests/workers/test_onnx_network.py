@@ -146,9 +146,18 @@ def test_any_classifier_has_gradients(tmp_path: Path) -> None:
     assert gradients.any()
 
 
-def test_a_silent_unit_gets_a_gradient_only_when_redirected(tmp_path: Path) -> None:
-    """Behind a ReLU that is closed everywhere the usual gradient is 0; values stay as they are."""
+@pytest.mark.parametrize("kind", ["Relu", "Clip"])
+def test_a_silent_unit_gets_a_gradient_only_when_redirected(tmp_path: Path, kind: str) -> None:
+    """Behind a ReLU or ReLU6 that is closed everywhere the usual gradient is 0; values stay as they are."""
     model = classifier()
+    if kind == "Clip":
+        (relu,) = (node for node in model.graph.node if node.op_type == "Relu")
+        relu.op_type = kind
+        relu.input.extend(["zero", "six"])
+        bounds = {"zero": 0, "six": 6}
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.array(value, np.float32), name) for name, value in bounds.items()
+        )
     (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "conv.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(8, -99, np.float32), "conv.bias"))
     add_onnx(tmp_path / "m", save(model, tmp_path), "silent")

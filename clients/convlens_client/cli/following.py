@@ -117,8 +117,8 @@ def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None 
     Ctrl-C cancels the job. `name` is what the file is called where `--out` names none; with `--json`, nothing
     is written then. `draw` takes the place of what the table of outcomes draws.
     """
-    unserved(given, operation)
     if given.no_wait:
+        unserved(given, operation)
         if not given.emitted(operation.state):
             out.print(operation.name)
             err.print(
@@ -128,6 +128,7 @@ def finish(given: Shared, operation: Operation, name: str, *, draw: Draw | None 
         return
     path = given.file(name, unasked=not given.json)
     with cancelling(operation) as interrupted:
+        unserved(given, operation)
         metadata = follow(operation, given.json, writing(operation, path) if path else lambda _: None)
     if metadata.state != "SUCCEEDED":
         tell_how_to_go_on(metadata, operation.name, str(given.out or name))

@@ -10,21 +10,25 @@ the gradient is that of an inner value instead of the image, as Grad-CAM needs i
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import onnx
 from onnx import TensorProto, helper
 
-from convlens.errors import InvalidArgument
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.graphs import surgery
 from convlens_models.graphs.surgery import cut, static
 from convlens_models.manifest import INPUT
 from convlens_models.vjp import operator_of
 from convlens_models.vjp.forward import simplify
+from convlens_models.vjp.gated import GATES, Gated, gated
 from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule, not_differentiable
 from convlens_models.vjp.layouts import SparseChannels, total
+from convlens_models.vjp.rectifiers import positive_part
 
-__all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name"]
+__all__ = ["COTANGENT", "IMAGE_GRADIENT", "ReluRule", "check", "differentiate", "gradient_name", "rules"]
 
 COTANGENT: Final = "cotangent"
 IMAGE_GRADIENT: Final = "image_gradient"
@@ -44,7 +48,7 @@ def differentiate(
         forward: has the one input "image" [N, 3, H, W]. Its initializers are taken over as they are, those in
             external files too: their bytes are not read.
         layer: a value of the graph.
-        rule: what a ReLU sends back.
+        rule: what a ReLU sends back; of other rectifiers see `vjp.rectifiers`.
         shape: batch (None: any), height and width to fix, which makes a faster graph; None leaves all open.
         wrt: what to differentiate by. A value inside the graph becomes an output too, and its gradient is
             called `gradient_name(wrt)`.
@@ -52,8 +56,11 @@ def differentiate(
     Raises:
         InvalidArgument: the layer does not exist or does not depend on `wrt`, or a node between the two
             has no rule; the message names it.
+        FailedPrecondition: the rule changes nothing in this network: it has no rectifier.
     """
     _check_opset(forward)
+    if rule != ReluRule.GRADIENT and rule not in rules(forward):
+        raise _without_rectifier(forward, ReluRule(rule))
     values = [layer] if wrt == INPUT else [layer, wrt]
     part = cut(forward, values)
     source = wrt if wrt == INPUT else _tap(part.graph, _original(part.graph, wrt))
@@ -79,8 +86,31 @@ def gradient_name(wrt: str) -> str:
 def check(forward: onnx.ModelProto) -> None:
     """Raise InvalidArgument where a node that the image reaches has no rule; names all of them."""
     _check_opset(forward)
-    builder = GraphBuilder(onnx.shape_inference.infer_shapes(forward).graph, ReluRule.GRADIENT)
+    builder = GraphBuilder(surgery.inferred(forward).graph, ReluRule.GRADIENT)
     _refuse_missing_rules(builder, _active(builder, INPUT))
+
+
+def rules(forward: onnx.ModelProto) -> Sequence[ReluRule]:
+    """The ReLU rules that mean something in a network: without a rectifier only the gradient."""
+    builder = GraphBuilder(forward.graph, ReluRule.GRADIENT)
+    active, units = _active(builder, INPUT), gated(builder)
+    for proto in builder.graph.node:
+        opened = operator_of(proto).opened
+        rectifies = proto.output[0] in units or (opened and opened(builder, Node(proto)))
+        if rectifies and proto.output[0] in active:
+            return list(ReluRule)
+    return [ReluRule.GRADIENT]
+
+
+def _without_rectifier(forward: onnx.ModelProto, rule: ReluRule) -> FailedPrecondition:
+    kinds = Counter(node.op_type for node in forward.graph.node if node.op_type in GATES | {"Sin", "Cos"})
+    found = ", ".join(f"{kind} ({count} nodes)" for kind, count in sorted(kinds.items())) or "none at all"
+    return FailedPrecondition(
+        f"{rule} changes what rectifiers send back (ReLU, ReLU6, GELU, SiLU and their like), and this network"
+        f" has none: its activations are {found}; ask for its gradient",
+        field="rule",
+        reason="NO_RECTIFIER",
+    )
 
 
 def _inferred(model: onnx.ModelProto, shape: tuple[int | None, int, int] | None) -> onnx.ModelProto:
@@ -113,18 +143,45 @@ def _tap(graph: onnx.GraphProto, value: str) -> str:
 
 
 def _backward(builder: GraphBuilder, layer: str, active: set[str], source: str) -> str:
-    """Append the gradient nodes; the name of the gradient of `source`."""
-    gradients: dict[str, list[str]] = {layer: [_start(builder, layer)]}
-    for proto in reversed(builder.graph.node):
+    """Append the gradient nodes; the name of the gradient of `source`, zeros where nothing comes back."""
+    units = {} if builder.rule is ReluRule.GRADIENT else gated(builder)
+    gradients = {layer: [_start(builder, layer)]}
+    _sweep(builder, builder.graph.node, gradients, active, units)
+    gradient = total(builder, gradients.get(source, []))
+    return builder.whole(gradient) if gradient else builder.op("Expand", 0.0, builder.sizes(source))
+
+
+def _sweep(
+    builder: GraphBuilder,
+    nodes: Sequence[onnx.NodeProto],
+    gradients: dict[str, list[str]],
+    active: set[str],
+    units: Mapping[str, Gated],
+) -> None:
+    """Go back through the nodes, and add what they send back to `gradients`, by value."""
+    for proto in reversed(nodes):
         node = Node(proto, active)
         if not any(gradients.get(value) for value in node.outputs):
             continue
         cotangents = [total(builder, gradients.get(value, [])) for value in node.outputs]
+        if (unit := units.get(node.outputs[0])) and unit.x in active:
+            gradients.setdefault(unit.x, []).append(_through(builder, unit, cotangents[0], active))
+            continue
         rule = operator_of(proto).gradient
         for index, gradient in enumerate(rule(builder, node, cotangents) if rule else ()):
             if gradient and node.wants(index):
                 gradients.setdefault(node.inputs[index], []).append(gradient)
-    return builder.whole(total(builder, gradients[source]))
+
+
+def _through(builder: GraphBuilder, unit: Gated, g: str, active: set[str]) -> str:
+    """What a rectifier of several nodes sends back, by the definitions of `vjp.rectifiers`."""
+    g = positive_part(builder, g)
+    if builder.rule is ReluRule.DECONVNET:
+        return builder.mul(g, unit.opened(builder))
+    gradients = {unit.y: [g]}
+    with builder.under(ReluRule.GRADIENT):
+        _sweep(builder, unit.nodes, gradients, active, {})
+    return positive_part(builder, total(builder, gradients[unit.x]))
 
 
 def _start(builder: GraphBuilder, layer: str) -> str:

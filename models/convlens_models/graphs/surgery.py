@@ -11,11 +11,48 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.manifest import INPUT
+from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
+from convlens_models.vjp.rectifiers import from_zero
 
+HIDDEN: Final = "convlens: a step that no file has"
+"""In the doc string of a node: what it makes is no layer."""
 FACTOR: Final = "average_pool_factor"
 LEAST: Final = "average_pool_least"
+LARGE: Final = 1 << 16
+"""Bytes of a tensor from which on the inference of shapes does without its numbers."""
+SLOPE: Final = "leaky_slope"
 LEAST_SQUARE: Final = 1e-12
 """Mean square of a window, below which its root has no gradient: that of zero is infinite."""
+
+
+def inferred(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+    """`model` with the shapes of its values, so far as they follow; of large tensors without their numbers.
+
+    What has more than 2 GB cannot be written as one message, as the inference of shapes needs it.
+
+    Raises:
+        onnx.shape_inference.InferenceError: `options` ask for strictness, and a node contradicts its inputs.
+    """
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.functions.extend(model.functions)
+    graph = model.graph
+    light.graph.name = graph.name or "graph"
+    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, name).extend(getattr(graph, name))
+    light.graph.initializer.extend(map(outlined, graph.initializer))
+    found: onnx.ModelProto = onnx.shape_inference.infer_shapes(light, **options)
+    return found
+
+
+def outlined(tensor: TensorProto) -> TensorProto:
+    """`tensor`; of a large one name, type and sizes alone, as if its numbers lay elsewhere."""
+    if len(tensor.raw_data) <= LARGE:
+        return tensor
+    outline = TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
+    )
+    outline.external_data.add(key="location", value="elsewhere")
+    return outline
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -107,14 +144,31 @@ def flattened(model: onnx.ModelProto, values: Sequence[str], name: str) -> onnx.
 
 
 def leaky(model: onnx.ModelProto, slope: float) -> onnx.ModelProto:
-    """`model` whose ReLUs let `slope` of what is below zero through."""
+    """`model` whose ReLUs and ReLU6 let `slope` of what they cut off through."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
+    part.graph.initializer.append(numpy_helper.from_array(np.array(slope, np.float32), SLOPE))
+    known, nodes = GraphBuilder(part.graph, ReluRule.GRADIENT), list[onnx.NodeProto]()
     for node in part.graph.node:
+        clips = node.op_type == "Clip" and from_zero(known, Node(node))
         if node.op_type == "Relu":
             node.op_type = "LeakyRelu"
             node.attribute.append(helper.make_attribute("alpha", slope))
+        nodes += _leaky_clip(node) if clips else [node]
+    replace(part.graph.node, nodes)
     return part
+
+
+def _leaky_clip(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """c + slope (x - c) of what a Clip makes of x."""
+    x, y = node.input[0], node.output[0]
+    node.output[0], rest, part = (f"{y}/{name}" for name in ("clipped", "rest", "leak"))
+    return [
+        node,
+        helper.make_node("Sub", [x, node.output[0]], [rest], name=rest),
+        helper.make_node("Mul", [rest, SLOPE], [part], name=part),
+        helper.make_node("Add", [node.output[0], part], [y], name=y),
+    ]
 
 
 def average_pooled(model: onnx.ModelProto, factor: float = 1.0, power: int = 1) -> onnx.ModelProto:
@@ -159,6 +213,12 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the values that the graph declares; unknown extents are 0."""
     infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos}
+
+
+def hidden(node: onnx.NodeProto) -> onnx.NodeProto:
+    """`node`, whose values are then no layers."""
+    node.doc_string = HIDDEN
+    return node
 
 
 def replace(field: Any, items: Iterable[Any]) -> None:

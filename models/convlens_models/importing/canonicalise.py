@@ -1,7 +1,7 @@
 """A user's ONNX classifier brought to the form of our own graphs.
 
-One input "image", RGB in [0, 1], any batch; the normalisation in the graph; logits, their softmax and their
-log softmax as outputs; no local functions; an opset that can be differentiated.
+One input "image", RGB in [0, 1], any batch; the normalisation in the graph; logits, their probabilities and
+the logarithms of these as outputs; no local functions; an opset that can be differentiated.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, checker, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, checker, helper, inliner, numpy_helper
 
 from convlens.errors import InvalidArgument
+from convlens_models import tensors
 from convlens_models.graphs import autodiff, surgery
+from convlens_models.graphs.functions import written_out
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
-from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
+from convlens_models.importing.head import Head, choose_output, settle
+from convlens_models.importing.inputs import Layout
+from convlens_models.importing.layout import channels_first
+from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind, Rgb
+from convlens_models.vjp.marks import MARKED
 
-OPSET: Final = 18
+STEPS: Final = (upgrade.upgrade, constants.fold, quantised.to_floats, precision.single)
+"""What brings every file to one form, in this order: each changes a model in place and tells of it."""
 RESERVED: Final = (INPUT, PROBABILITIES, LOG_PROBABILITIES, autodiff.COTANGENT, autodiff.IMAGE_GRADIENT)
 LONGEST_NAME: Final = 1024
 MOST_AXES: Final = 8
@@ -28,32 +36,80 @@ MOST_NODES: Final = 100_000
 MOST_NESTED: Final = 100
 INNER: Final = ".inner"
 """Ends the names of values that had one of the reserved names."""
-SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The model of a file, weights included.
+def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.ModelProto:
+    """The model of a file, weights included, as one of float32 that takes an image (N, 3, H, W).
+
+    Args:
+        layout: of its input; None: as its shape says.
+        white: the value of alpha, where the input has a fourth channel.
 
     Raises:
-        InvalidArgument: unreadable, not valid ONNX, or of an opset that cannot be raised to a supported one.
+        InvalidArgument: unreadable, not valid ONNX, or of an opset or input that cannot be brought there.
+    """
+    model = load(path)
+    marks = {*MARKED, surgery.HIDDEN}
+    for node in model.graph.node:
+        if node.doc_string in marks:
+            node.ClearField("doc_string")
+    try:
+        taken = inputs.form(model, layout)
+        told = [note for step in STEPS for note in step(model)]
+        told += inputs.adapt(model, taken, white)
+        if taken.last:
+            channels_first(model)
+        model = written_out(model)
+        notes.put(model, told)
+    except onnx.shape_inference.InferenceError as error:
+        raise _invalid(path, error) from error
+    return model
+
+
+def load(path: Path, weights: bool = True) -> onnx.ModelProto:
+    """The model of a file as it is, local functions written out.
+
+    Args:
+        weights: whether to read those that lie in files of their own, too.
+
+    Raises:
+        InvalidArgument: unreadable, not valid ONNX, or with weights in files that are not there.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         _check_bounds(model)
-        checker.check_model(model)
+        _check_external(model, path)
+        checker.check_model(path)
         model = inliner.inline_local_functions(model) if model.functions else model
-        opset = surgery.opset(model)
-        if opset < autodiff.OPSETS.start:
-            model = version_converter.convert_version(model, OPSET)
+        if weights:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        return model
     except InvalidArgument:
         raise
     except Exception as error:  # onnx raises protobuf's, its C++ and Python's own errors.
-        first = str(error).strip().split("\n")[0]
-        raise InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})") from error
-    if opset not in autodiff.OPSETS and opset >= autodiff.OPSETS.start:
-        allowed = f"at most {autodiff.OPSETS.stop - 1}"
-        raise InvalidArgument.of("model.opset", opset, allowed)
-    return model
+        raise _invalid(path, error) from error
+
+
+def _invalid(path: Path, error: Exception) -> InvalidArgument:
+    first = str(error).strip().split("\n")[0]
+    return InvalidArgument.of("file", str(path), f"a valid ONNX model ({first})")
+
+
+def _check_external(model: onnx.ModelProto, path: Path) -> None:
+    """Raise InvalidArgument unless the weights that lie in other files lie beside the model, whole."""
+    folder = path.resolve().parent
+    for tensor in tensors.tensors_of(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        where = {item.key: item.value for item in tensor.external_data}
+        file = (folder / where.get("location", "")).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            allowed = "a file in the folder of the model, where it was exported to"
+            raise InvalidArgument.of(f"model.{tensor.name}", where.get("location", ""), allowed)
+        span, size = [where.get(key, "0") for key in ("offset", "length")], file.stat().st_size
+        if not all(map(str.isdecimal, span)) or sum(map(int, span)) > size:
+            shown = f"{span[1]} bytes from {span[0]} on of {file.name}"
+            raise InvalidArgument.of(f"model.{tensor.name}", shown, f"within its {size} bytes")
 
 
 def _check_bounds(model: onnx.ModelProto) -> None:
@@ -92,44 +148,42 @@ def _inlined(model: onnx.ModelProto) -> int:
     return count(model.graph.node)
 
 
-def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, list[str]]:
-    """Bring `model` to our form, in place; returns the name of the logits, and those of its values in order.
+def adopt(
+    model: onnx.ModelProto,
+    mean: Rgb,
+    std: Rgb,
+    bgr: bool,
+    *,
+    size: int,
+    output: str | None = None,
+    output_kind: OutputKind | None = None,
+) -> tuple[Head, list[str]]:
+    """Bring `model` to our form, in place; returns what its output means, and its values in order.
+
+    Args:
+        size: side of the pictures that tell what the output means, in pixels.
+        output, output_kind: see `head.choose_output` and `head.settle`.
 
     Raises:
-        InvalidArgument: more than one input or output, or an input other than float32 (N, 3, H, W).
+        InvalidArgument: more than one input, another input than float32 (N, 3, H, W), or an output that is
+            not told, or of which graph and values do not tell what it means.
     """
     graph = model.graph
     source = input_name(model)
-    output = _only([info.name for info in graph.output], "outputs")
-    _constants_to_initializers(graph)
+    output = choose_output(model, output)
     _free_batch(graph)
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
-    logits = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
-    needed = surgery.ancestors(graph, [logits])
-    replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
+    replace(graph.node, [*nodes, *graph.node])
     graph.initializer.extend(constants)
+    replace(graph.output, [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
     del graph.value_info[:]
     open_size(model, None)
-    logits = _add_heads(model, logits)
-    return logits, [node.output[0] for node in graph.node[len(nodes) :]]
-
-
-def _add_heads(model: onnx.ModelProto, logits: str) -> str:
-    """Append softmax and log softmax, and declare the outputs; scores as maps of one pixel are flattened."""
-    graph = model.graph
-    replace(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
-    inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
-    if [dim.dim_value for dim in inferred.dim][2:] == [1, 1]:
-        flat = f"{logits}.flat"
-        graph.node.append(helper.make_node("Flatten", [logits], [flat], name=flat))
-        logits = flat
-    for kind, name in (("Softmax", PROBABILITIES), ("LogSoftmax", LOG_PROBABILITIES)):
-        graph.node.append(helper.make_node(kind, [logits], [name], name=name, axis=1))
-    outputs = (logits, PROBABILITIES, LOG_PROBABILITIES)
-    replace(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
-    return logits
+    head = settle(model, output, size, output_kind)
+    unnamed = {*MARKED, surgery.HIDDEN}
+    values = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
+    return head, [name for name in values if name not in head.hidden]
 
 
 def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
@@ -175,19 +229,6 @@ def _only(names: list[str], what: str) -> str:
     return names[0]
 
 
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Constant nodes with a tensor become initializers, so that all weights are of one kind."""
-    rest = []
-    for node in graph.node:
-        value = node.attribute[0] if node.op_type == "Constant" else None
-        if value is None or value.name != "value":
-            rest.append(node)
-        else:
-            graph.initializer.append(value.t)
-            graph.initializer[-1].name = node.output[0]
-    replace(graph.node, rest)
-
-
 def _free_batch(graph: onnx.GraphProto) -> None:
     """Where a Reshape says batch 1, let it keep the batch that comes in: 0 means so, unless `allowzero`."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -207,10 +248,3 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
             replace(values, [names.get(value, value) for value in values])
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
-
-
-def _before_softmax(graph: onnx.GraphProto, value: str) -> str:
-    makers = {output: node for node in graph.node for output in node.output}
-    while value in makers and makers[value].op_type in SOFTMAX:
-        value = makers[value].input[0]
-    return value

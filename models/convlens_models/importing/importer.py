@@ -17,7 +17,7 @@ from convlens_models.graphs.normalisation import check_normalisation
 from convlens_models.importing import export, publish, verify
 from convlens_models.importing import torchscript as scripting
 from convlens_models.importing.labels import load_classes
-from convlens_models.importing.weights import FIELD, check_state, load_state
+from convlens_models.importing.weights import aligned, check_state, load_state, with_head
 from convlens_models.manifest import Manifest, Rgb
 from convlens_models.network import Network
 from convlens_models.repository import TORCHSCRIPT
@@ -74,13 +74,14 @@ def load_module(plan: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         InvalidArgument: they do not fit; names the key.
     """
-    bias = state.get(f"{plan.head}.bias")
-    if bias is None or bias.ndim != 1:
-        raise InvalidArgument(f"{FIELD}: key '{plan.head}.bias' of shape [classes] is missing", field=FIELD)
+    with torch.device("meta"):
+        names = plan.build(1).state_dict()
+    state = with_head(aligned(state, names), plan.head)
+    classes = len(state[f"{plan.head}.bias"])
     with torch.device("meta"):
         extra = {"auxiliary": True} if plan.auxiliary else {}
-        check_state(state, plan.build(len(bias), **extra), plan.auxiliary)
-        module = plan.build(len(bias))
+        check_state(state, plan.build(classes, **extra), plan.auxiliary)
+        module = plan.build(classes)
     kept = {key: state.get(key, torch.tensor(0)) for key in module.state_dict()}
     module.load_state_dict(kept, assign=True)
     return module.eval().requires_grad_(False)
@@ -100,6 +101,7 @@ def write_network(folder: Path, module: nn.Module, plan: Architecture, mean: Rgb
         dynamic_size=dynamic,
         mean=mean,
         std=std,
+        interpolation=plan.interpolation,
         labels=(),
         layers=layers.describe(exported.model, exported.layers, size),
         dream_layers=plan.dream_layers,

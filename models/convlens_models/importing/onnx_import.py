@@ -16,10 +16,11 @@ from convlens_models import tensors
 from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
-from convlens_models.importing import canonicalise, publish, verify
+from convlens_models.importing import canonicalise, fidelity, inputs, notes, publish, verify
+from convlens_models.importing.inputs import Layout
 from convlens_models.importing.labels import load_classes
 from convlens_models.importing.open_layers import Original, open_layers
-from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
+from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, OutputKind, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
 InputRange = Literal["0..1", "0..255"]
@@ -41,42 +42,59 @@ def add_onnx(
     *,
     mean: Rgb | None = None,
     std: Rgb | None = None,
-    input_range: InputRange = "0..1",
+    input_range: InputRange | None = None,
     bgr: bool = False,
     input_size: int | None = None,
+    one_size: bool = False,
+    layout: Layout | None = None,
+    output: str | None = None,
+    output_kind: OutputKind | None = None,
 ) -> Manifest:
     """Add an ONNX classifier to the repository in the folder `root`, as the newest version of `name`.
 
     Args:
-        file: one float32 input (N, 3, H, W), one output (N, classes): logits, or their softmax.
+        file: one input, an image of one, three or four channels, first or last, in floats or whole numbers;
+            one output (N, classes) that is of an `OutputKind`.
         mean, std: what the network expects to be subtracted and divided by, in units of `input_range`, in the
             order red, green, blue; None: ImageNet's for "0..1", nothing for "0..255".
-        input_range: values of black and white that mean and deviation refer to.
+        input_range: values of black and white that mean and deviation refer to; None: "0..255" for files that
+            take whole numbers, else "0..1".
         bgr: the network's first channel is blue.
         input_size: side of the images, in pixels; None: what the graph says, else 224.
+        one_size: the graph is right at `input_size` alone, whatever it takes.
+        layout: whether channels come first or last in the file; None: as the shape of its input says.
+        output: name of the output to take, where the file has several.
+        output_kind: what the output is; None: what graph and values tell.
 
     Raises:
         InvalidArgument: unusable name or file, another layout, an opset or operator that cannot be
             differentiated (with the node's name), a batch that cannot be freed, or a wrong number of labels.
     """
     publish.check_name(name)
-    default_mean, default_std, white = NORMALISATION[input_range]
+    taken = inputs.form(canonicalise.load(file, weights=False), layout)
+    _check_options(taken, {"mean": mean, "std": std, "input_range": input_range, "bgr": bgr})
+    default_mean, default_std, white = NORMALISATION[input_range or ("0..255" if taken.whole else "0..1")]
     mean, std = check_normalisation(mean or default_mean, std or default_std)
     mean, std = _over(mean, white), _over(std, white)
-    model = canonicalise.read(file)
+    model = canonicalise.read(file, layout, white)
+    fidelity.check(file, model, taken, (mean, std), white)
     size = _size(canonicalise.declared_size(model), input_size)
-    output, values = canonicalise.adopt(model, mean, std, bgr)
+    head, values = canonicalise.adopt(
+        model, mean, std, bgr, size=size, output=output, output_kind=output_kind
+    )
+    output = head.logits
     autodiff.check(model)
     with publish.staging(root) as folder:
         parameters = _move_weights(model, folder)
         classes = verify.check_classifier(model, folder, output, size)
         _check_batch(model, folder, output, size)
-        dynamic = _any_size(model, folder, output, size)
+        dynamic = not one_size and _any_size(model, folder, output, size)
         canonicalise.open_size(model, None if dynamic else size)
         onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
         described = _layers(model, values, size)
-        if not dynamic:
-            proven = open_layers(model, folder, described, size, Original(file, mean, std, bgr))
+        if not (dynamic or one_size):
+            original = Original(canonicalise.read(file, layout, white), mean, std, bgr)
+            proven = open_layers(model, folder, described, size, original)
             described = tuple(
                 layer.model_copy(update={"any_size": layer.name in proven}) for layer in described
             )
@@ -93,11 +111,23 @@ def add_onnx(
             layers=described,
             dream_layers=_dream_layers(described),
             output=output,
+            output_kind=head.kind,
             parameters=parameters,
             multiply_adds=layers.multiply_adds(model, size),
+            notes=notes.of(model),
             files={},
         )
         return publish.publish(folder, root, manifest)
+
+
+def _check_options(taken: inputs.Form, given: dict[str, object]) -> None:
+    """Raise InvalidArgument for what cannot be said of the input that a file has."""
+    if taken.channels == 1 and given["bgr"]:
+        raise InvalidArgument.of("bgr", True, "left out: the file takes one channel")
+    free = {"bgr": given["bgr"], "input_range": "0..255"}
+    for name, value in given.items():
+        if taken.whole and value and value != free.get(name):
+            raise InvalidArgument.of(name, value, "left out: the file takes whole numbers from 0 to 255")
 
 
 def _over(values: Rgb, white: float) -> Rgb:

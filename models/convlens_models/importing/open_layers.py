@@ -25,12 +25,11 @@ class Original:
     """A user's graph as its file has it, its input's size open.
 
     Args:
-        file: read as it is at the import.
+        model: as `canonicalise.read` gives it of the file.
         mean, std, bgr: what becomes of RGB in [0, 1] before the graph's input.
     """
 
-    def __init__(self, file: Path, mean: Rgb, std: Rgb, bgr: bool) -> None:
-        model = canonicalise.read(file)
+    def __init__(self, model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> None:
         self._source = canonicalise.input_name(model)
         self._model = surgery.opened(model, self._source)
         self._mean, self._std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (mean, std))

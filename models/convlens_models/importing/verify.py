@@ -57,7 +57,7 @@ def check_classifier(model: onnx.ModelProto, folder: Path, output: str, size: in
         shown = ["N", *logits.shape[1:]]
         raise InvalidArgument.of("model.output", f"{output} of shape {shown}", "scores of shape (N, classes)")
     values = {"the output": logits}
-    for rule in autodiff.ReluRule:
+    for rule in autodiff.rules(model):
         gradient = autodiff.differentiate(model, output, rule, (1, size, size))
         names = [output, autodiff.IMAGE_GRADIENT]
         feeds = {INPUT: images, autodiff.COTANGENT: np.ones_like(logits)}

@@ -9,17 +9,46 @@ from typing import Final
 
 from onnx import NodeProto
 
-from . import activation, arithmetic, conv, linear, normalisation, pool, reduce, shape
+from . import (
+    activation,
+    arithmetic,
+    conv,
+    einsum,
+    extreme,
+    linear,
+    normalisation,
+    pool,
+    positions,
+    reduce,
+    resize,
+    shape,
+)
+from .marks import MARKED
 from .operator import Operator
 
+FAMILIES: Final = (
+    activation,
+    arithmetic,
+    conv,
+    einsum,
+    extreme,
+    linear,
+    normalisation,
+    pool,
+    positions,
+    reduce,
+    resize,
+    shape,
+)
+
 OPERATORS: Final[dict[str, Operator]] = {
-    kind: row
-    for family in (activation, arithmetic, conv, linear, normalisation, pool, reduce, shape)
-    for kind, row in family.OPERATORS.items()
+    kind: row for family in FAMILIES for kind, row in family.OPERATORS.items()
 }
 UNKNOWN: Final = Operator()
 
 
 def operator_of(node: NodeProto) -> Operator:
     """The row of a node's operator; `UNKNOWN`, which sees everything, for what is not in the table."""
+    if node.doc_string in MARKED:
+        return MARKED[node.doc_string]
     return OPERATORS.get(node.op_type, UNKNOWN) if node.domain in ("", "ai.onnx") else UNKNOWN

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from onnx import TensorProto
 
+from .elementary import SLOPES, STEPS, Slope
 from .fields import Sees, across_axis, pointwise
 from .graph_builder import GraphBuilder, Node, ReluRule
 from .layouts import layout_of
-from .operator import Operator
+from .operator import Opened, Operator
+from .rectifiers import always, by_attribute, from_zero, rectifier
 
-ERF_SLOPE: Final = 2 / math.sqrt(math.pi)  # At 0.
+SELU_ALPHA: Final = 1.67326319217681884765625
+SELU_GAMMA: Final = 1.05070102214813232421875
 
 Formula = Callable[[GraphBuilder, Node, str, str, str], str]
 
@@ -47,7 +49,7 @@ def elu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
 
 def selu(t: GraphBuilder, node: Node, x: str, y: str, g: str) -> str:
     """gamma g where x > 0, else g (y + alpha gamma)."""
-    alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
+    alpha, gamma = node.get("alpha", SELU_ALPHA), node.get("gamma", SELU_GAMMA)
     inside = t.positive(x)
     outside = t.mul(t.sub(1.0, inside), t.add(y, alpha * gamma))
     return t.mul(g, t.add(t.mul(inside, gamma), outside))
@@ -106,11 +108,8 @@ def _between(t: GraphBuilder, value: str, low: float, high: float) -> str:
 
 
 POINTWISE: Final[dict[str, Formula]] = {
-    "Abs": lambda t, _, x, y, g: t.mul(g, t.op("Sign", x)),
     "Clip": clip,
     "Elu": elu,
-    "Erf": lambda t, _, x, y, g: t.mul(g, t.mul(t.op("Exp", t.op("Neg", t.mul(x, x))), ERF_SLOPE)),
-    "Exp": lambda t, _, x, y, g: t.mul(g, y),
     "HardSigmoid": lambda t, node, x, y, g: t.mul(g, t.mul(_between(t, y, 0.0, 1.0), node.get("alpha", 0.2))),
     "HardSwish": hard_swish,
     "LeakyRelu": leaky_relu,
@@ -119,10 +118,7 @@ POINTWISE: Final[dict[str, Formula]] = {
     "PRelu": prelu,
     "Reciprocal": lambda t, _, x, y, g: t.op("Neg", t.mul(g, t.mul(y, y))),
     "Selu": selu,
-    "Sigmoid": lambda t, _, x, y, g: t.mul(g, t.mul(y, t.sub(1.0, y))),
-    "Softplus": lambda t, _, x, y, g: t.mul(g, t.op("Sigmoid", x)),
     "Sqrt": lambda t, _, x, y, g: t.div(t.mul(g, 0.5), y),
-    "Tanh": lambda t, _, x, y, g: t.mul(g, t.sub(1.0, t.mul(y, y))),
 }
 
 
@@ -133,8 +129,33 @@ def _row(formula: Formula, sees: Sees = pointwise, by_channel: bool = False) -> 
     return Operator(rule, sees, by_channel)
 
 
-OPERATORS: Final = {kind: _row(formula) for kind, formula in POINTWISE.items()} | {
+def _sloped(slope: Slope) -> Operator:
+    return _row(lambda t, node, x, y, g: t.mul(g, slope(t, node, x, y)))
+
+
+ROWS: Final = {
+    **{kind: _row(formula) for kind, formula in POINTWISE.items()},
+    **{kind: _sloped(slope) for kind, slope in SLOPES.items()},
+    **dict.fromkeys(STEPS, _row(lambda *_: "")),
     "LogSoftmax": _row(log_softmax, across_axis(-1)),
-    "Relu": _row(relu, by_channel=True),
+    "Relu": _row(relu, by_channel=True)._replace(opened=always()),
     "Softmax": _row(softmax, across_axis(-1)),
+}
+RECTIFIERS: Final[dict[str, Opened]] = {
+    "Celu": always(),
+    "Clip": from_zero,
+    "Elu": always(),
+    "Gelu": always(),
+    "HardSigmoid": by_attribute("alpha", 0.2),
+    "HardSwish": always(),
+    "LeakyRelu": always(),
+    "Mish": always(),
+    "PRelu": always(),
+    "Selu": by_attribute("gamma", SELU_GAMMA),
+    "Softplus": always(),
+    "Swish": always(),
+    "ThresholdedRelu": always(),
+}
+OPERATORS: Final = {
+    kind: rectifier(row, RECTIFIERS[kind]) if kind in RECTIFIERS else row for kind, row in ROWS.items()
 }

@@ -12,26 +12,31 @@ from .operator import Operator
 
 def add(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Add and Sum: g for every operand."""
-    return _operands(t, node, [cotangents[0]] * len(node.inputs))
+    return operands(t, node, [cotangents[0]] * len(node.inputs))
 
 
 def sub(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g and -g."""
     g = cotangents[0]
-    return _operands(t, node, [g, t.op("Neg", g) if node.wants(1) else ""])
+    return operands(t, node, [g, t.op("Neg", g) if node.wants(1) else ""])
 
 
 def mul(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g b and g a."""
     g, (a, b) = cotangents[0], node.inputs
-    return _operands(t, node, [t.mul(g, b) if node.wants(0) else "", t.mul(g, a) if node.wants(1) else ""])
+    return operands(t, node, [t.mul(g, b) if node.wants(0) else "", t.mul(g, a) if node.wants(1) else ""])
+
+
+def mean(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """g over the number of operands."""
+    return operands(t, node, [t.mul(cotangents[0], 1 / len(node.inputs))] * len(node.inputs))
 
 
 def div(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """g / b and -g y / b."""
     g, b, y = cotangents[0], node.inputs[1], node.outputs[0]
     over = t.div(g, b)
-    return _operands(t, node, [over, t.op("Neg", t.mul(over, y)) if node.wants(1) else ""])
+    return operands(t, node, [over, t.op("Neg", t.mul(over, y)) if node.wants(1) else ""])
 
 
 def power(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -40,7 +45,7 @@ def power(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
         raise node.refuse("the exponent depends on the image")
     x, p = node.inputs
     p = t.op("CastLike", p, x)
-    return _operands(t, node, [t.mul(cotangents[0], t.mul(p, t.op("Pow", x, t.sub(p, 1.0)))), ""])
+    return operands(t, node, [t.mul(cotangents[0], t.mul(p, t.op("Pow", x, t.sub(p, 1.0)))), ""])
 
 
 def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -51,7 +56,7 @@ def where(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
         t.op("Where", condition, g, zero) if node.wants(1) else "",
         t.op("Where", condition, zero, g) if node.wants(2) else "",
     ]
-    return _operands(t, node, sides)
+    return operands(t, node, sides)
 
 
 def expand(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -59,7 +64,8 @@ def expand(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     return [unbroadcast(t, cotangents[0], node.outputs[0], node.inputs[0]), ""]
 
 
-def _operands(t: GraphBuilder, node: Node, gradients: list[str]) -> list[str]:
+def operands(t: GraphBuilder, node: Node, gradients: list[str]) -> list[str]:
+    """The gradients of the operands, of the shape of y, summed to their own shapes."""
     return [
         unbroadcast(t, g, node.outputs[0], operand) if g and node.wants(i) else ""
         for i, (g, operand) in enumerate(zip(gradients, node.inputs, strict=True))
@@ -89,6 +95,7 @@ OPERATORS: Final = {
     "Add": Operator(add, pointwise, by_channel=True),
     "Div": Operator(div, pointwise),
     "Expand": Operator(expand, pointwise),
+    "Mean": Operator(mean, pointwise),
     "Mul": Operator(mul, pointwise),
     "Pow": Operator(power, pointwise),
     "Sub": Operator(sub, pointwise),

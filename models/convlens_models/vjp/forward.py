@@ -7,47 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from .dimensions import two_dimensional
+from .draft import LOWEST, Draft
 from .graph_builder import Node
-
-MOST_PARTS = 4  # Of a Concat; a DenseNet's would make a convolution for every pair of layers.
-
-
-class Draft:
-    """The graph while it is rewritten."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.makers = {value: node for node in graph.node for value in node.output}
-        self.infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
-
-    def channels(self, value: str) -> int:
-        """The number of channels of a value; 0 if it is not known."""
-        sizes = self.infos[value].type.tensor_type.shape.dim if value in self.infos else []
-        return int(sizes[1].dim_value) if len(sizes) > 1 else 0
-
-    def parts(self, value: str) -> list[str]:
-        """What `value` is joined of along the channels; nothing if it is not, or of too many parts."""
-        maker = self.makers.get(value)
-        if maker is None or maker.op_type != "Concat" or Node(maker).get("axis") not in (1, -3):
-            return []
-        usable = len(maker.input) <= MOST_PARTS and all(map(self.channels, maker.input))
-        return list(maker.input) if usable else []
-
-    def describe(self, value: str, like: str, channels: int = 0) -> None:
-        """`value` is shaped like another, with `channels` channels: open sizes keep their names."""
-        info = onnx.ValueInfoProto(name=value)
-        info.type.CopyFrom(self.infos[like].type)
-        if channels:
-            info.type.tensor_type.shape.dim[1].dim_value = channels
-        self.infos[value] = info
-        self.graph.value_info.append(info)
-
-    def ints(self, name: str, value: int) -> str:
-        """An initializer of one integer."""
-        self.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
-        return name
 
 
 def simplify(graph: onnx.GraphProto) -> None:
@@ -131,8 +95,23 @@ def conv_of_concat(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
     return fresh
 
 
+def finite_pad(node: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
+    """A Pad of minus infinity, as before a MaxPool, as one of LOWEST: the rule of pools multiplies it."""
+    value = draft.constant_of(Node(node).input(2))
+    if value is None or value.size != 1 or not np.isneginf(value):
+        return []
+    lowest = draft.constant(f"{node.output[0]}/lowest", np.array(LOWEST, value.dtype))
+    fresh = onnx.NodeProto()
+    fresh.CopyFrom(node)
+    fresh.input[2] = lowest
+    return [fresh]
+
+
 Rewrite = Callable[[onnx.NodeProto, Draft], list[onnx.NodeProto]]
 REWRITES: dict[str, Sequence[Rewrite]] = {
-    "Conv": [conv_of_concat],
-    "MaxPool": [pool_of_concat, pool_of_rows_and_columns],
+    "AveragePool": [two_dimensional],
+    "Conv": [two_dimensional, conv_of_concat],
+    "ConvTranspose": [two_dimensional],
+    "Pad": [finite_pad],
+    "MaxPool": [two_dimensional, pool_of_concat, pool_of_rows_and_columns],
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -36,11 +37,12 @@ class Pieces(Protocol):
 class GraphBuilder:
     """Appends nodes to a graph and answers what is known about its values.
 
-    Sizes are ints where they are known, names where the model calls them by a name ("N", "H"), else None.
+    New values are called by `stem` and their operator. Sizes are ints where they are known, names where the
+    model calls them by a name ("N", "H"), else None.
     """
 
-    def __init__(self, graph: onnx.GraphProto, rule: ReluRule) -> None:
-        self.graph, self.rule = graph, rule
+    def __init__(self, graph: onnx.GraphProto, rule: ReluRule, stem: str = "grad") -> None:
+        self.graph, self.rule, self.stem = graph, rule, stem
         self.nodes: list[onnx.NodeProto] = list(graph.node)
         self.initializers: list[TensorProto] = []
         self.producer = {output: node for node in graph.node for output in node.output if output}
@@ -51,6 +53,15 @@ class GraphBuilder:
         self._cache: dict[tuple[Any, ...], str] = {}
         self.pieces: dict[str, Pieces] = {}
         self._joined: dict[str, str] = {}
+
+    @contextmanager
+    def under(self, rule: ReluRule) -> Iterator[None]:
+        """Within it, gradients follow another ReLU rule."""
+        self.rule, outer = rule, self.rule
+        try:
+            yield
+        finally:
+            self.rule = outer
 
     # What is known about values
 
@@ -96,11 +107,16 @@ class GraphBuilder:
             return None
         return numpy_helper.to_array(tensor)
 
+    def describe(self, value: str, dims: Sequence[Dim]) -> None:
+        """Note of a new map [N, C, H, W] the first of its sizes; the others are open."""
+        tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [*dims, *[None] * (4 - len(dims))])
+        self._known[value] = tensor.tensor_type
+
     # Appending nodes
 
     def op(self, kind: str, *inputs: str | float, **attributes: Any) -> str:
         """The output of a new node; a number as input becomes a float32 constant."""
-        name = self.fresh(f"grad/{kind}")
+        name = self.fresh(f"{self.stem}/{kind}")
         sources = [self.whole(value) if isinstance(value, str) else self.floats(value) for value in inputs]
         self.nodes.append(helper.make_node(kind, sources, [name], name=name, **attributes))
         return name
@@ -171,7 +187,7 @@ class GraphBuilder:
     def _constant(self, array: Array) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._cache:
-            self._cache[key] = self.fresh("grad/constant")
+            self._cache[key] = self.fresh(f"{self.stem}/constant")
             self.initializers.append(numpy_helper.from_array(array, self._cache[key]))
         return self._cache[key]
 

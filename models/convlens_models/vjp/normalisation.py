@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .fields import pointwise
+from .fields import EVERYTHING, Field, pointwise
 from .graph_builder import GraphBuilder, Node
 from .operator import Operator
+from .reduce import mean
 
 
 def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -18,6 +19,57 @@ def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) 
     factor = t.div(scale, t.op("Sqrt", t.add(variance, node.get("epsilon", 1e-5))))
     lift = t.ints([-1] + [1] * (len(t.shape(x)) - 2))
     return [t.mul(cotangents[0], t.op("Reshape", factor, lift)), "", "", "", ""]
+
+
+def layer_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Ba, Kiros, Hinton 2016, arXiv:1607.06450: over all axes from `axis` on."""
+    _refuse_moving_scale(node)
+    if any(cotangents[1:]):
+        raise node.refuse("its mean or deviation is used")
+    x, scale = node.inputs[:2]
+    return [_standardised(t, x, t.mul(cotangents[0], scale), list(_normalised(t, node)), node)]
+
+
+def instance_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
+    """Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022: over all positions of each channel."""
+    _refuse_moving_scale(node)
+    x, scale = node.inputs[:2]
+    rank = len(t.shape(x))
+    g = t.mul(cotangents[0], _by_channel(t, scale, rank))
+    return [_standardised(t, x, g, list(range(2, rank)), node)]
+
+
+def _standardised(t: GraphBuilder, x: str, g: str, axes: list[int], node: Node) -> str:
+    """Of z = (x - mean) / deviation over the axes: (g - mean(g) - z mean(g z)) / deviation."""
+
+    def centred(value: str) -> str:
+        return t.sub(value, mean(t, value, axes))
+
+    apart = centred(x)
+    variance = mean(t, t.mul(apart, apart), axes)
+    deviation = t.op("Sqrt", t.add(variance, node.get("epsilon", 1e-5)))
+    z = t.div(apart, deviation)
+    return t.div(t.sub(centred(g), t.mul(z, mean(t, t.mul(g, z), axes))), deviation)
+
+
+def _by_channel(t: GraphBuilder, scale: str, rank: int) -> str:
+    return t.op("Reshape", scale, t.ints([-1] + [1] * (rank - 2)))
+
+
+def _refuse_moving_scale(node: Node) -> None:
+    if node.wants(1) or node.wants(2):
+        raise node.refuse("the scale or the bias depends on the image")
+
+
+def _normalised(t: GraphBuilder, node: Node) -> range:
+    rank = len(t.shape(node.inputs[0]))
+    return range(node.get("axis", -1) % rank, rank)
+
+
+def layer_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
+    """All along the axes that are normalised; along the others that position alone."""
+    across = len(t.shape(node.inputs[0])) + field.axis in _normalised(t, node)
+    return EVERYTHING if index or across else field
 
 
 def local_response(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -45,5 +97,7 @@ def _channel_sum(t: GraphBuilder, value: str, like: str, size: int) -> str:
 
 OPERATORS: Final = {
     "BatchNormalization": Operator(batch_normalization, pointwise),
+    "InstanceNormalization": Operator(instance_normalization),
+    "LayerNormalization": Operator(layer_normalization, layer_sees),
     "LRN": Operator(local_response, pointwise),
 }

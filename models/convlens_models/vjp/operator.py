@@ -16,6 +16,9 @@ to the graph, and returns the names of the gradients of the node's inputs ("" fo
 inputs past the end of the list have none).
 """
 
+Opened = Callable[[GraphBuilder, Node], float]
+"""(builder, node) -> the slope of a rectifier where it is open; 0: the node is none."""
+
 
 class Operator(NamedTuple):
     """One row of the table of operators.
@@ -25,6 +28,7 @@ class Operator(NamedTuple):
         sees: how far its outputs see through an input; unless stated, everywhere.
         by_channel: what goes back to a channel follows from the gradient of the same channel of the output,
             and the rule keeps a gradient of few channels (`SparseChannels`) as it is.
+        opened: of an activation that guided backpropagation and the deconvnet change.
         kernel: every position of the output is multiplied by all of the second input, its weights.
         kind: what a layer of this operator is called; "": by the operator's name.
     """
@@ -32,5 +36,6 @@ class Operator(NamedTuple):
     gradient: Rule | None = None
     sees: Sees = everything
     by_channel: bool = False
+    opened: Opened | None = None
     kernel: bool = False
     kind: str = ""

@@ -10,15 +10,15 @@ from typing import Final
 import numpy as np
 
 from .conv import Kernel, input_gradient
+from .draft import LOWEST
 from .graph_builder import GraphBuilder, Node, ReluRule
 from .layouts import Polyphase, layout_of, map_size
 from .operator import Operator
+from .positions import scatter
 from .reduce import share
-from .shape import scatter
 from .window import Axis, Taps, probe, slides, taps, windows
 
 MOST_TAPS = 16  # Of larger windows the operator itself says where the maximum was.
-LOWEST = -3e38  # Finite: an infinity times a zero of a kernel would not be a number.
 
 
 def max_pool(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from .fields import EVERYTHING, Field, across_axis, pointwise
 from .graph_builder import GraphBuilder, Node, known_sizes
 from .layouts import layout_of
 from .operator import Operator
+from .positions import pick
 
 
 def same(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -21,6 +22,12 @@ def same(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 def reshape(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Reshape, Flatten, Squeeze and Unsqueeze: back to the input's shape."""
     return [layout_of(t, cotangents[0]).reshape(t, node.inputs[0])]
+
+
+def reshape_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
+    """The same positions where this axis and all behind it stay as they are."""
+    before, after = (known_sizes(t.shape(value)[field.axis :]) for value in (node.inputs[0], node.outputs[0]))
+    return field if index == 0 and before and before == after else EVERYTHING
 
 
 def transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
@@ -71,9 +78,9 @@ def split(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
 
 
 def pad(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """g without what was padded."""
+    """g without what was padded; pads that repeat the image add up there."""
     if node.get("mode", "constant") != "constant":
-        raise node.refuse(f"mode {node.get('mode')!r} has no rule, only 'constant' has one")
+        return pick(t, node, cotangents)
     return [t.op("Pad", cotangents[0], t.op("Neg", node.inputs[1]), "", *node.inputs[3:])]
 
 
@@ -97,15 +104,6 @@ def _along(t: GraphBuilder, node: Node, field: Field, numbers: str, default: int
     return int(dict(zip(axes % rank, values, strict=False)).get(rank + field.axis, default))
 
 
-def pick(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Slice, Gather and GatherElements: run on the positions 0, 1, 2, ..., they say what they took."""
-    x = node.inputs[0]
-    count = t.op("Size", x)
-    positions = t.like(t.op("Range", t.ints(0), count, t.ints(1)), x)
-    taken = t.op(node.kind, positions, *node.inputs[1:], **node.attributes)
-    return [scatter(t, cotangents[0], taken, x)]
-
-
 def slice_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
     """Every step-th position from a constant one on; everything where it counts from the end or backwards."""
     start = _along(t, node, field, node.inputs[1], default=0)
@@ -113,12 +111,6 @@ def slice_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
     if index or start is None or step is None or start < 0 or step < 1:
         return EVERYTHING
     return field.seen_through(start, start, step)
-
-
-def gather_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
-    """All along the axis that is indexed; the others must stay where they are."""
-    same_rank = len(t.shape(node.inputs[0])) == len(t.shape(node.outputs[0]))
-    return across_axis(0)(t, node, index, field) if same_rank and index == 0 else EVERYTHING
 
 
 def squeeze_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field:
@@ -134,25 +126,15 @@ def squeeze_sees(t: GraphBuilder, node: Node, index: int, field: Field) -> Field
     return field._replace(axis=kept.index(place) - after) if place in kept else EVERYTHING
 
 
-def scatter(t: GraphBuilder, g: str, positions: str, x: str) -> str:
-    """Zeros of the shape of x, with each number of g added at its position in the flattened x."""
-    flat = t.ints([-1])
-    zeros = t.op("Expand", 0.0, t.op("Reshape", t.op("Size", x), t.ints([1])))
-    index, updates = t.op("Reshape", positions, flat), t.op("Reshape", g, flat)
-    return t.like(t.op("ScatterElements", zeros, index, updates, axis=0, reduction="add"), x)
-
-
 OPERATORS: Final = {
     "Cast": Operator(same, pointwise),
     "CastLike": Operator(same, pointwise),
     "Concat": Operator(concat, across_axis(0)),
     "Dropout": Operator(same, pointwise, by_channel=True),
     "Flatten": Operator(reshape, by_channel=True),
-    "Gather": Operator(pick, gather_sees),
-    "GatherElements": Operator(pick, gather_sees),
     "Identity": Operator(same, pointwise, by_channel=True),
     "Pad": Operator(pad, pad_sees),
-    "Reshape": Operator(reshape),
+    "Reshape": Operator(reshape, reshape_sees),
     "Slice": Operator(pick, slice_sees),
     "Split": Operator(split, across_axis(0)),
     "Squeeze": Operator(reshape, squeeze_sees),

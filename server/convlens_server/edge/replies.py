@@ -26,6 +26,7 @@ KEPT: Final = 8
 RESUMED: Final = {
     "WatchJob": "ask again with after_event_id = the last event_id that came",
     "ReadArtifact": "ask again with read_offset = the number of bytes that came",
+    "AddModel": "begin again with the pieces that were not acknowledged",
     "AddImages": "begin again with the images that were not acknowledged",
 }
 """How to go on where a method's replies broke, for those that can."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 ADMIN: Final = "admin"
-"""The role that loads and unloads models."""
+"""The role that adds, loads and unloads models."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class JobGateway:
                 return
             yield event
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server shuts down."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """End all that waits for jobs."""
         self._stopping.set()
