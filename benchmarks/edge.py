@@ -3,14 +3,17 @@
     python -m benchmarks.withstanding edge --seconds 300
 
 Attackers come again and again, each kind from a process of its own, which leaves the CPUs to the server as
-other machines would: strangers who announce 63 MiB and send 62, strangers with bombs of gzip, both again with
-a key, and readers with a key who stop after the first window of a reply of 28 MB. An ordinary
-caller of another tenant classifies a picture all the while. What attackers sent is counted: they did attack.
+other machines would: strangers who announce 63 MiB and send 62, strangers with bombs of gzip; with the keys
+of some tenants the same, whole messages of 62 MiB that are worth nothing, readers who stop after the first
+window of a reply of 28 MB, RISE with the most masks, and pictures that take long to decode, of callers who
+leave. Ordinary callers of two other tenants classify a picture all the while. What attackers sent is counted:
+they did attack.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -20,15 +23,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from convlens import wire
 from convlens.errors import ConvLensError
-from convlens.v1 import image_pb2, inspection_pb2
+from convlens.v1 import attribution_pb2, image_pb2, inspection_pb2
 from convlens_client import Client
 from convlens_server.identity.keys import KeyFile, issue
 
@@ -39,8 +45,7 @@ from support.http2 import Connection, message_head
 MIB: Final = 1 << 20
 CLASSIFY: Final = "/convlens.v1.InspectionService/Classify"
 ACTIVATIONS: Final = "/convlens.v1.InspectionService/GetActivations"
-BOMB: Final = gzip.compress(bytes(63 * MIB))
-UPLOAD: Final = message_head(63 * MIB) + bytes(62 * MIB)
+RISE: Final = "/convlens.v1.AttributionService/Attribute"
 ROOM: Final = {
     "upload_megabytes": 512,
     "reply_megabytes": 256,
@@ -52,8 +57,13 @@ ROOM: Final = {
 }
 EACH: Final = 8
 """Connections of each kind of attack."""
+COMPUTATION: Final = {"threads": 2, "lanes": 2, "max_batch_pixels": 1 << 20}
 BOUND: Final = 512 + 4 * 64 + 256 + 128 * 16 // 16 + 1000 * 40 // 1024
 """MiB beyond models and computation, by docs/design/serving.md with these settings."""
+COMPUTED: Final = 2 * (280 + 192)
+"""MiB that two threads compute with: pixels forward (docs/guides/sizing.md), a picture of 64 megapixels."""
+ORDINARY: Final = 2
+"""Tenants who attack nobody, each with a caller."""
 
 Attack = Callable[[Connection, dict[str, str]], int]
 """Attacks on a connection, with the headers of a credential; gives the bytes that it sent."""
@@ -61,16 +71,73 @@ Attack = Callable[[Connection, dict[str, str]], int]
 
 def upload(connection: Connection, headers: dict[str, str]) -> int:
     stream = connection.begin(CLASSIFY, **headers)
-    sent = connection.send(stream, UPLOAD, seconds=5)
+    sent = connection.send(stream, _upload(), seconds=5)
     wait(connection, stream)
     return sent
 
 
 def bomb(connection: Connection, headers: dict[str, str]) -> int:
-    stream = connection.begin(CLASSIFY, grpc_encoding="gzip", **headers)
-    sent = connection.send(stream, message_head(len(BOMB), compressed=True) + BOMB, end=True)
+    return call(connection, CLASSIFY, _bomb(), headers, compressed=True)
+
+
+def whole(connection: Connection, headers: dict[str, str]) -> int:
+    """What some 160 Mbit/s bring."""
+    stream, data, sent = connection.begin(CLASSIFY, **headers), _whole(), 0
+    while sent < len(data) and stream not in connection.ended and not connection.closed:
+        sent += connection.send(stream, data[sent : sent + MIB], end=sent + MIB >= len(data), seconds=2)
+        time.sleep(0.05)
     wait(connection, stream)
     return sent
+
+
+def rise(connection: Connection, headers: dict[str, str]) -> int:
+    request = attribution_pb2.AttributeRequest(images=[picture()])
+    request.attributions.add().rise.masks = 20_000
+    return call(connection, RISE, request.SerializeToString(), headers)
+
+
+def decode(connection: Connection, headers: dict[str, str]) -> int:
+    request = inspection_pb2.ClassifyRequest(images=[image_pb2.Image(encoded=_large())] * 8)
+    return call(connection, CLASSIFY, request.SerializeToString(), headers | {"grpc_timeout": "1S"})
+
+
+def call(
+    connection: Connection, method: str, data: bytes, headers: dict[str, str], *, compressed: bool = False
+) -> int:
+    encoding = {"grpc_encoding": "gzip"} if compressed else {}
+    stream = connection.begin(method, **headers, **encoding)
+    sent = connection.send(stream, message_head(len(data), compressed=compressed) + data, end=True)
+    wait(connection, stream)
+    return sent
+
+
+def picture() -> image_pb2.Image:
+    return image_pb2.Image(tensor=wire.to_tensor(np.zeros((96, 96, 3), np.uint8)))
+
+
+@cache
+def _upload() -> bytes:
+    return message_head(63 * MIB) + bytes(62 * MIB)
+
+
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(bytes(63 * MIB))
+
+
+@cache
+def _whole() -> bytes:
+    image = image_pb2.Image(encoded=bytes(62 * MIB))
+    data = inspection_pb2.ClassifyRequest(images=[image]).SerializeToString()
+    return message_head(len(data)) + data
+
+
+@cache
+def _large() -> bytes:
+    """A few kilobytes that decode to 59 megapixels."""
+    file = io.BytesIO()
+    Image.new("L", (65_500, 900)).save(file, "JPEG", quality=1, optimize=True)
+    return file.getvalue()
 
 
 def wait(connection: Connection, stream: int) -> None:
@@ -81,9 +148,8 @@ def wait(connection: Connection, stream: int) -> None:
 
 
 def stop_reading(connection: Connection, headers: dict[str, str]) -> int:
-    pixels = image_pb2.Image(tensor=wire.to_tensor(np.zeros((96, 96, 3), np.uint8)))
     layers = ["features.conv1", "features.relu1"]
-    data = inspection_pb2.GetActivationsRequest(images=[pixels] * 38, layers=layers).SerializeToString()
+    data = inspection_pb2.GetActivationsRequest(images=[picture()] * 38, layers=layers).SerializeToString()
     stream = connection.begin(ACTIVATIONS, **headers)
     sent = connection.send(stream, message_head(len(data)) + data, end=True)
     time.sleep(20)
@@ -95,20 +161,26 @@ ATTACKS: Final[tuple[tuple[Attack, bool], ...]] = (
     (bomb, False),
     (upload, True),
     (bomb, True),
+    (whole, True),
     (stop_reading, True),
+    (rise, True),
+    (decode, True),
 )
 
 
 def edge(options: Any) -> None:
     """Print latency and memory without attackers and beside them, and what these sent."""
-    issued = [issue(who) for who in ("ordinary", *(f"hostile-{number}" for number in range(options.keys)))]
-    ordinary, *hostile = (key for key, _ in issued)
+    tenants = [f"ordinary-{number}" for number in range(ORDINARY)]
+    issued = [issue(who) for who in (*tenants, *(f"hostile-{number}" for number in range(options.keys)))]
+    keys = [key for key, _ in issued]
+    ordinary, hostile = keys[:ORDINARY], keys[ORDINARY:]
     with tempfile.TemporaryDirectory() as folder:
-        keys = Path(folder) / "keys.json"
-        keys.write_text(KeyFile(keys=tuple(kept for _, kept in issued)).model_dump_json())
-        with FrontEnd(api_keys=keys, redis="", threads=2, lanes=2, **ROOM) as server:
+        known = Path(folder) / "keys.json"
+        known.write_text(KeyFile(keys=tuple(kept for _, kept in issued)).model_dump_json())
+        with FrontEnd(api_keys=known, redis="", **ROOM, **COMPUTATION) as server:
+            row("", server, ordinary, 0, 5)  # What is warm from now on counts as idle.
             idle = server.memory()
-            print(f"bound: {BOUND} MiB beyond models and computation; idle: {idle / MIB:.0f} MiB")
+            print(f"bound: {BOUND} MiB, and {COMPUTED} to compute with; idle: {idle / MIB:.0f} MiB")
             print("| | calls | failed | p50 ms | p99 ms | most MiB beyond idle |\n|---|---|---|---|---|---|")
             row("alone", server, ordinary, idle, min(60.0, options.seconds))
             command = [sys.executable, "-m", "benchmarks.edge", server.address]
@@ -120,11 +192,11 @@ def edge(options: Any) -> None:
                 assert attacker.stdout is not None
                 attacker.stdout.readline()  # It attacks now.
             row("attacked", server, ordinary, idle, options.seconds)
-            for attacker, (attack, known) in zip(attackers, ATTACKS, strict=True):
+            for attacker, (attack, is_known) in zip(attackers, ATTACKS, strict=True):
                 attacker.terminate()
                 *_, last = attacker.communicate()[0].splitlines()
-                print(f"{attack.__name__}, {'with' if known else 'without'} a key: {last}")
-            row("afterwards", server, ordinary, idle, min(30.0, options.seconds))
+                print(f"{attack.__name__}, {'with' if is_known else 'without'} a key: {last}")
+            row("afterwards", server, ordinary, idle, min(60.0, options.seconds))
 
 
 def attack_all(address: str, number: str, *keys: str) -> None:
@@ -149,21 +221,37 @@ def again(address: str, attack: Attack, headers: dict[str, str], seen: Counter[s
         time.sleep(0.2)
 
 
-def row(name: str, server: FrontEnd, key: str, idle: int, seconds: float) -> None:
-    picture = wire.encode_image(np.zeros((96, 96, 3), np.uint8))
-    spent, failed, most, until = [], 0, 0, time.monotonic() + seconds
-    with Client(server.address, token=key, timeout=20) as client:
+def row(name: str, server: FrontEnd, keys: list[str], idle: int, seconds: float) -> None:
+    """What ordinary callers see, one for each key, and the most that the server holds meanwhile."""
+    spent, failed, most, until = list[float](), list[ConvLensError](), 0, time.monotonic() + seconds
+
+    def ordinary(key: str) -> None:
+        file = wire.encode_image(np.zeros((96, 96, 3), np.uint8))
+        with Client(server.address, token=key, timeout=20) as client:
+            while time.monotonic() < until:
+                began = time.perf_counter()
+                try:
+                    client.classify(file)
+                    spent.append(1e3 * (time.perf_counter() - began))
+                except ConvLensError as error:
+                    failed.append(error)
+                time.sleep(0.02)
+
+    with ThreadPoolExecutor() as threads:
+        callers = [threads.submit(ordinary, key) for key in keys]
         while time.monotonic() < until:
-            began = time.perf_counter()
-            try:
-                client.classify(picture)
-                spent.append(1e3 * (time.perf_counter() - began))
-            except ConvLensError:
-                failed += 1
             most = max(most, server.memory() - idle)
             time.sleep(0.02)
-    p50, p99 = np.percentile(spent, [50, 99])
-    print(f"| {name} | {len(spent)} | {failed} | {p50:.1f} | {p99:.1f} | {most / MIB:.0f} |", flush=True)
+    for caller in callers:
+        caller.result()
+    if name:
+        p50, p99 = np.percentile(spent, [50, 99])
+        print(
+            f"| {name} | {len(spent)} | {len(failed)} | {p50:.1f} | {p99:.1f} | {most / MIB:.0f} |",
+            flush=True,
+        )
+        for text, count in Counter(map(str, failed)).most_common(5):
+            print(f"{count} failed: {text}", flush=True)
 
 
 if __name__ == "__main__":

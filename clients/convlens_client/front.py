@@ -3,16 +3,17 @@
 Envoy's own guide for edges is followed: https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge
 Requests are passed on as they come, so that the server sees the credential before the body.
 
-    python -m convlens_client.front > deploy/envoy/envoy.json
+    python -m convlens_client.front server:8500 > deploy/envoy/envoy.json
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_client.programs import find_program
@@ -22,6 +23,15 @@ BUFFER_BYTES: Final = 32 << 10
 WINDOW_BYTES: Final = 64 << 10
 CONNECTION_WINDOW_BYTES: Final = 1 << 20
 THREADS: Final = 2
+OPTIONS: Final = ("--disable-hot-restart", "--log-level", "info", "--concurrency", str(THREADS))
+"""What Envoy is told beside its file."""
+CERTIFICATES: Final = Path("/etc/envoy/tls")
+"""Where containers have `tls.crt` and `tls.key`, as Kubernetes names them."""
+KIT: Final = {
+    "deploy/envoy/envoy.json": "server:8500",
+    "deploy/kubernetes/components/public/envoy.json": "convlens-server-headless:8500",
+}
+"""The files of the kits, and where the server is for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,7 @@ class Front:
         listen: HOST:PORT that strangers reach.
         server: HOST:PORT of the server.
         certificate, key: PEM files for TLS; None for plain text.
+        health: HOST:PORT where `GET /ready` is answered in plain text, for probes; empty for nowhere.
         heap_megabytes: MiB that Envoy may hold; it resets the largest streams and refuses calls before.
         connections: that it takes at the same time.
         streams: calls of one connection.
@@ -41,15 +52,23 @@ class Front:
     server: str = "server:8500"
     certificate: Path | None = None
     key: Path | None = None
+    health: str = ""
     heap_megabytes: int = 256
     connections: int = 1000
     streams: int = 100
 
+    @classmethod
+    def of_kit(cls, server: str) -> Self:
+        """As in a container of its own."""
+        certificate, key = (CERTIFICATES / name for name in ("tls.crt", "tls.key"))
+        return cls(server=server, certificate=certificate, key=key, health="0.0.0.0:8081")
+
     def configuration(self) -> dict[str, Any]:
         """Envoy's bootstrap."""
+        listeners = [self._listener(), *([self._probes()] if self.health else [])]
         return {
             "overload_manager": self._overload(),
-            "static_resources": {"listeners": [self._listener()], "clusters": [self._cluster()]},
+            "static_resources": {"listeners": listeners, "clusters": [self._cluster()]},
         }
 
     def _overload(self) -> dict[str, Any]:
@@ -103,13 +122,7 @@ class Front:
             },
             "http_filters": [_named("envoy.filters.http.router", "filters.http.router.v3.Router")],
         }
-        name = "network.http_connection_manager"
-        chain: dict[str, Any] = {
-            "filters": [
-                _named(f"envoy.filters.{name}", f"filters.{name}.v3.HttpConnectionManager", **manager)
-            ],
-            "transport_socket_connect_timeout": "10s",
-        }
+        chain: dict[str, Any] = {"filters": [_manager(**manager)], "transport_socket_connect_timeout": "10s"}
         if self.certificate and self.key:
             chain["transport_socket"] = self._tls(self.certificate, self.key)
         return {
@@ -117,6 +130,22 @@ class Front:
             "address": _address(self.listen),
             "per_connection_buffer_limit_bytes": BUFFER_BYTES,
             "filter_chains": [chain],
+        }
+
+    def _probes(self) -> dict[str, Any]:
+        """Answers as long as Envoy takes calls: not while it drains, or has too little memory left."""
+        ready = [{"name": ":path", "string_match": {"exact": "/ready"}}]
+        check = "filters.http.health_check"
+        filters = [
+            _named(f"envoy.{check}", f"{check}.v3.HealthCheck", pass_through_mode=False, headers=ready),
+            _named("envoy.filters.http.router", "filters.http.router.v3.Router"),
+        ]
+        manager = {"stat_prefix": "probes", "codec_type": "HTTP1", "request_headers_timeout": "10s"}
+        return {
+            "name": "probes",
+            "address": _address(self.health),
+            "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+            "filter_chains": [{"filters": [_manager(**manager, route_config={}, http_filters=filters)]}],
         }
 
     def _tls(self, certificate: Path, key: Path) -> dict[str, Any]:
@@ -166,8 +195,7 @@ def find_envoy() -> str:
 
 def command(config: Path) -> list[str]:
     """The command that runs Envoy with a file of configuration."""
-    options = ("--disable-hot-restart", "--log-level", "info", "--concurrency", str(THREADS))
-    return [find_envoy(), "--config-path", str(config), *options]
+    return [find_envoy(), "--config-path", str(config), *OPTIONS]
 
 
 def check_identity(environment: Mapping[str, str]) -> None:
@@ -187,6 +215,11 @@ def _named(name: str, kind: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "typed_config": {"@type": f"{TYPES}.{kind}", **fields}}
 
 
+def _manager(**fields: Any) -> dict[str, Any]:
+    name = "network.http_connection_manager"
+    return _named(f"envoy.filters.{name}", f"filters.{name}.v3.HttpConnectionManager", **fields)
+
+
 def _address(listen: str) -> dict[str, Any]:
     host, _, port = listen.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 1 << 16):
@@ -195,4 +228,4 @@ def _address(listen: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(Front().configuration(), indent=2))
+    print(json.dumps(Front.of_kit(sys.argv[1]).configuration(), indent=2))

