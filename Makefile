@@ -42,7 +42,7 @@ check: install .buf/ready
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml deploy/compose/compose.gpu.yaml
 	PATH="$(abspath $(BIN)):$$PATH" protos/buf.sh $(BUF_VERSION)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py tests/docs/test_reference.py
+	$(BIN)/pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_kit_settings.py tests/deploy/test_wheels.py tests/docs/test_reference.py
 
 # Two processes share the files of tests, since many tests wait for other processes; TEST_PROCESSES=0 is one after the other.
 TEST_PROCESSES ?= 2

@@ -42,7 +42,7 @@ ACTIVATIONS: Final = "/convlens.v1.InspectionService/GetActivations"
 BOMB: Final = gzip.compress(bytes(63 * MIB))
 UPLOAD: Final = message_head(63 * MIB) + bytes(62 * MIB)
 ROOM: Final = {
-    "upload_megabytes": 256,
+    "upload_megabytes": 512,
     "reply_megabytes": 256,
     "upload_seconds": 5,
     "reader_seconds": 5,
@@ -52,7 +52,7 @@ ROOM: Final = {
 }
 EACH: Final = 8
 """Connections of each kind of attack."""
-BOUND: Final = 2 * 256 + 2 * 64 + 256 + 128 * 16 // 16 + 1000 * 40 // 1024
+BOUND: Final = 512 + 4 * 64 + 256 + 128 * 16 // 16 + 1000 * 40 // 1024
 """MiB beyond models and computation, by docs/design/serving.md with these settings."""
 
 Attack = Callable[[Connection, dict[str, str]], int]
@@ -101,11 +101,11 @@ ATTACKS: Final[tuple[tuple[Attack, bool], ...]] = (
 
 def edge(options: Any) -> None:
     """Print latency and memory without attackers and beside them, and what these sent."""
-    issued = {who: issue(who) for who in ("ordinary", "hostile")}
-    ordinary, hostile = (key for key, _ in issued.values())
+    issued = [issue(who) for who in ("ordinary", *(f"hostile-{number}" for number in range(options.keys)))]
+    ordinary, *hostile = (key for key, _ in issued)
     with tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys.json"
-        keys.write_text(KeyFile(keys=tuple(kept for _, kept in issued.values())).model_dump_json())
+        keys.write_text(KeyFile(keys=tuple(kept for _, kept in issued)).model_dump_json())
         with FrontEnd(api_keys=keys, redis="", threads=2, lanes=2, **ROOM) as server:
             idle = server.memory()
             print(f"bound: {BOUND} MiB beyond models and computation; idle: {idle / MIB:.0f} MiB")
@@ -113,7 +113,7 @@ def edge(options: Any) -> None:
             row("alone", server, ordinary, idle, min(60.0, options.seconds))
             command = [sys.executable, "-m", "benchmarks.edge", server.address]
             attackers = [
-                subprocess.Popen([*command, str(number), hostile], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen([*command, str(number), *hostile], stdout=subprocess.PIPE, text=True)
                 for number in range(len(ATTACKS))
             ]
             for attacker in attackers:
@@ -127,13 +127,13 @@ def edge(options: Any) -> None:
             row("afterwards", server, ordinary, idle, min(30.0, options.seconds))
 
 
-def attack_all(address: str, number: str, key: str) -> None:
+def attack_all(address: str, number: str, *keys: str) -> None:
     """One kind of attack, until this process is ended; prints what became of it, every second."""
     os.nice(10)
     attack, known = ATTACKS[int(number)]
     seen = Counter[str]()
-    headers = {"authorization": f"Bearer {key}"} if known else {}
-    for _ in range(EACH):
+    for place in range(EACH):
+        headers = {"authorization": f"Bearer {keys[place % len(keys)]}"} if known else {}
         threading.Thread(target=again, args=[address, attack, headers, seen], daemon=True).start()
     while True:
         time.sleep(1)

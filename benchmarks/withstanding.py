@@ -52,6 +52,7 @@ def main() -> None:
     for name, default in (("photos", 20), ("steps", None), ("targets", 9), ("queries", 5000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--keys", type=int, default=2, help="hostile tenants of the edge")
     options = parser.parse_args()
     if options.what == "edge":
         edge(options)

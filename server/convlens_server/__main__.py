@@ -7,6 +7,7 @@ import logging
 import sys
 
 from convlens.errors import ConvLensError
+from convlens_models.packaged import provide
 from convlens_server.app import App
 from convlens_server.serving.interceptors import OfCall
 from convlens_server.serving.malloc import keep_freed_memory
@@ -33,6 +34,7 @@ def main() -> None:
         settings = read(ServerSettings)
         configure(settings.log_level, settings.log_format, OfCall())
         keep_freed_memory()
+        provide(settings.models, settings.installed_models)
         if settings.processes > 1:
             asyncio.run(supervise(settings))
         else:

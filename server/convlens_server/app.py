@@ -31,6 +31,7 @@ from convlens_server.services import CACHEABLE, LONG_SERVICES, SERVICES, TABLE
 from convlens_server.serving.executor import Executor
 from convlens_server.serving.health import Health
 from convlens_server.serving.interceptors import MiddlewareInterceptor, logged, with_status
+from convlens_server.serving.left import GRPC, LEFT
 from convlens_server.serving.quotas import Quotas
 from convlens_server.settings import ServerSettings
 from convlens_server.telemetry.levels import watch
@@ -67,6 +68,7 @@ class App:
         quotas = Quotas(settings, waits_for_others=self.executor.scheduler.waits_for_others)
         middleware = (logged, self._metrics.middleware, traced, with_status, identity.middleware)
         interceptor = MiddlewareInterceptor(*middleware, quotas.middleware, edge=Edge(settings))
+        GRPC.addFilter(LEFT)
         # A taken port is an error, not a second server behind it, unless that is asked for.
         shared = ("grpc.so_reuseport", int(settings.share_port))
         self._server = grpc.aio.server(

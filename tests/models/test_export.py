@@ -19,8 +19,8 @@ from convlens_models.manifest import INPUT, Manifest
 from convlens_models.network import load_network
 from convlens_models.repository import FORWARD, WEIGHTS, ModelRepository
 
-QUICK = ("patterns", "squeezenet1_0", "squeezenet1_1", "resnet18", "googlenet")
-SLOW = ("inception_v3", "resnet50", "alexnet", "vgg16", "vgg19")
+QUICK = ("patterns", "squeezenet1_0", "squeezenet1_1", "resnet18", "googlenet", "efficientnet_lite0")
+SLOW = ("efficientnet_lite1", "efficientnet_lite2", "inception_v3", "resnet50", "alexnet", "vgg16", "vgg19")
 BLOCKS = {
     "squeezenet1_0": {"features.3": "Fire"},
     "resnet18": {"layer1.0": "BasicBlock", "layer4.1": "BasicBlock"},

@@ -235,10 +235,11 @@ def test_the_digest_is_that_of_before_where_no_identifiers_are_known(tmp_path: P
     manifest = add_architecture(tmp_path, "patterns", weights)
     named = manifest.model_copy(update={"class_ids": ("n00000001", "", "")})
     content = manifest.model_dump(mode="json")
-    for name in ("name", "version", "batching", "digest", "task", "class_ids", "parent", "notes"):
+    later = ("task", "class_ids", "parent", "notes", "output_kind", "interpolation")
+    for name in ("name", "version", "batching", "digest", *later):
         del content[name]
     for layer in content["layers"]:
-        del layer["any_size"]
+        del layer["any_size"], layer["receptive_field_starts"]
     assert manifest.digest == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     assert named.sealed().digest != manifest.digest
 
@@ -265,6 +266,7 @@ def test_normalisation_defaults():
     defaults = {name: plan.mean for name, plan in ARCHITECTURES.items()}
     assert defaults.pop("googlenet") == defaults.pop("inception_v3") == (0.5, 0.5, 0.5)
     assert defaults.pop("patterns") == (0.5, 0.5, 0.5)
+    assert {defaults.pop(f"efficientnet_lite{size}") for size in range(3)} == {(127 / 255,) * 3}
     assert set(defaults.values()) == {(0.485, 0.456, 0.406)}
 
 

@@ -183,7 +183,7 @@ def test_gradients_are_those_of_torch_for_fake_quantised_values(tmp_path: Path):
     nodes[-1].output[0] = nodes[-1].name = "scores"
     del model.graph.node[:]
     model.graph.node.extend([*nodes, *twice("scores", "d", "fc")])
-    given = {"mean": (0.4, 0.4, 0.4), "std": (0.25, 0.25, 0.25)}
+    given = {"mean": (0.4, 0.4, 0.4), "std": (0.25, 0.25, 0.25), "output_kind": "scores"}
     manifest = logits_equal_the_file(
         tmp_path, model, lambda x: (x - np.float32(0.4)) / np.float32(0.25), **given
     )

@@ -105,7 +105,9 @@ def test_the_gradient_of_a_unit_fills_its_box(seed: int, alike: bool) -> None:
             assert seen == box.clipped((SIZE, SIZE)) if alike else within(seen, box), (layer, y, x)
 
 
-@pytest.mark.parametrize("architecture", ["squeezenet1_0", "patterns"])
+@pytest.mark.parametrize(
+    "architecture", ["squeezenet1_0", "patterns", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("size", [(141, 120), pytest.param((123, 158), marks=pytest.mark.slow)])
 def test_built_in_networks_look_no_further_than_the_box(
     architecture: str, size: tuple[int, int], tmp_path: Path

@@ -248,6 +248,16 @@ def normalisation_over_channels(pair: Pair) -> None:
     pair.op("Mul", "image", joined, ref=torch.mul)
 
 
+def volume_with_a_trivial_axis(pair: Pair) -> None:
+    """As lambda networks have it (Bello 2021, arXiv:2102.08602)."""
+    apart = pair.op("Unsqueeze", "image", pair.const(np.array([1])), ref=lambda x, _: x[:, None])
+    kernel = pair.const(RANDOM.standard_normal((4, 1, 3, 1, 2)).astype(np.float32))
+    pair.op(
+        "Conv", apart, kernel, pads=[1, 0, 0, 1, 0, 1], strides=[2, 1, 1],
+        ref=lambda x, w: F.conv3d(F.pad(x, (0, 1, 0, 0, 1, 1)), w, stride=(2, 1, 1)),
+    )  # fmt: skip
+
+
 def pool_of_infinite_pads(pair: Pair) -> None:
     """As TensorFlow's SAME pads come out of some exporters."""
     lowest = pair.const(np.array(-np.inf, np.float32))
@@ -258,7 +268,8 @@ def pool_of_infinite_pads(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [attention_over_channels, normalisation_over_channels, pool_of_infinite_pads]
+    "build",
+    [attention_over_channels, normalisation_over_channels, pool_of_infinite_pads, volume_with_a_trivial_axis],
 )
 def test_windows_as_they_come_out_of_exporters(build: Callable[[Pair], None]) -> None:
     pair = Pair(RANDOM.standard_normal((2, 6, 7, 8)).astype(np.float32) - 1)

@@ -23,9 +23,11 @@ from convlens.errors import InvalidArgument, ResourceExhausted, Unauthenticated,
 from convlens.v1 import image_pb2, inspection_pb2
 from convlens.v1.inspection_pb2_grpc import InspectionServiceStub
 from convlens_server.app import App
+from convlens_server.edge import uploads as uploads_module
 from convlens_server.edge.connections import LOOKAHEAD_BYTES, Peer
 from convlens_server.edge.replies import Replies
-from convlens_server.edge.uploads import Uploads
+from convlens_server.edge.room import Room
+from convlens_server.edge.uploads import COPIES, HALF_LIFE, MOST_KNOWN, Had, Uploads
 from convlens_server.identity.keys import KeyFile, issue
 
 MIB = 1 << 20
@@ -120,7 +122,7 @@ def test_messages_are_read_as_there_is_room_and_those_that_stall_end(
     def upload(number: int) -> None:
         connection = connections[number]
         stream = connection.begin(CLASSIFY, authorization=f"Bearer {key[0]}")
-        took[number] = connection.send(stream, message_head(4 * MIB) + bytes(3 * MIB), seconds=0.4)
+        took[number] = connection.send(stream, message_head(4 * MIB) + bytes(3 * MIB), seconds=0.8)
         until(lambda: ended(connection))
 
     threads = [threading.Thread(target=upload, args=[number]) for number in range(4)]
@@ -191,12 +193,12 @@ def test_a_bomb_of_gzip_in_a_stranger_hand_stays_compressed(closed: App) -> None
         assert until(lambda: ended(connection))
 
 
-async def test_room_for_requests_is_given_in_order_and_half_to_one_caller() -> None:
-    uploads = Uploads(total=4, largest=1, seconds=5)
+async def test_places_are_given_in_order_and_each_leaves_as_many_as_it_has() -> None:
+    uploads = Uploads(total=4 * COPIES, largest=1, seconds=5)
     got: list[str] = []
 
     async def take(caller: str) -> None:
-        await uploads.take(caller, 1)
+        await uploads.take(caller)
         got.append(caller)
 
     tasks = [asyncio.create_task(take(caller)) for caller in ("red",) * 4 + ("blue", "green", "blue")]
@@ -204,40 +206,195 @@ async def test_room_for_requests_is_given_in_order_and_half_to_one_caller() -> N
     assert sorted(got) == ["blue", "green", "red", "red"]
     tasks[2].cancel()
     await asyncio.sleep(0)
-    uploads.give("green", 1)
+    for caller in ("green", "red"):
+        uploads.give(caller, COPIES)
     await asyncio.sleep(0.01)
-    assert got[4:] == ["blue"]
-    uploads.give("red", 1)
+    assert len(got) == 4  # Two places are free: who has one may not have a second.
+    uploads.give("red", COPIES)
     await asyncio.sleep(0.01)
-    assert got[5:] == ["red"]
-    assert uploads.held == 4
+    assert got[4:] == ["blue", "red"]  # Who has had less comes first.
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert uploads.room.held == 3 * COPIES
 
 
 async def test_who_waits_too_long_for_room_is_told_when_to_come_back() -> None:
     uploads = Uploads(total=1, largest=1, seconds=0.05)
-    await uploads.take(None, 1)
+    for _ in range(2):
+        await uploads.take(None)
     with pytest.raises(ResourceExhausted) as raised:
-        await uploads.take("red", 1)
+        await uploads.take("red")
     assert (raised.value.reason, raised.value.retry_after) == ("UPLOAD_BYTES", 1.0)
-    uploads.give(None, 1)
-    await uploads.take("red", 1)
+    uploads.give(None, COPIES)
+    await uploads.take("red")
 
 
-def test_replies_have_half_of_the_room_for_one_caller_and_all_for_one_call() -> None:
+async def test_who_has_had_more_than_others_gives_up_a_place_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six who stall share four places; a seventh, who does not, always finds one at once."""
+    monkeypatch.setattr(uploads_module, "LITTLE", 0.02)
+    uploads = Uploads(total=4 * COPIES, largest=1, seconds=60)
+    ended: list[str] = []
+
+    async def stall(caller: str) -> None:
+        place = await uploads.take(caller)
+        try:
+            await uploads.read(place, asyncio.Event().wait())
+        except Unavailable as error:
+            ended.append(str(error))
+        finally:
+            uploads.give(caller, uploads.size)
+
+    async def again(caller: str) -> None:
+        while True:
+            await stall(caller)
+
+    hostile = [asyncio.create_task(again(f"hostile-{number % 6}")) for number in range(18)]
+    await asyncio.sleep(0.2)
+    waited = []
+    for _ in range(20):
+        began = time.monotonic()
+        place = await uploads.take("ordinary")
+        waited.append(time.monotonic() - began)
+        assert await uploads.read(place, asyncio.sleep(0.001, "a message")) == "a message"
+        uploads.give("ordinary", uploads.size)
+    assert max(waited) < 0.1
+    assert ended
+    assert all("others, who have had less" in text for text in ended)
+    for task in hostile:
+        task.cancel()
+    await asyncio.gather(*hostile, return_exceptions=True)
+    assert uploads.room.held == 0
+
+
+async def test_what_was_had_is_halved_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, room = 100.0, Room(total=10)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    had = Had(room)
+    assert had.by("red") == 0
+    room.take("red", 4)
+    now += 1e-3
+    assert had.by("red") == pytest.approx(4e-3, rel=1e-3)
+    now += 1e6  # As long as one likes: 4 for the mean life of what is forgotten.
+    assert had.by("red") == pytest.approx(4 * HALF_LIFE / np.log(2))
+    room.give("red", 4)
+    now += 3 * HALF_LIFE
+    assert had.by("red") == pytest.approx(4 * HALF_LIFE / np.log(2) / 8)
+
+
+def test_who_has_had_nothing_for_long_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, room = 100.0, Room(total=10)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    had = Had(room)
+    room.take("red", 1)
+    for number in range(10 * MOST_KNOWN):
+        had.by("red" if number == 0 else str(number))
+        now += 1
+    assert len(had._until) <= MOST_KNOWN
+    assert "red" in had._until
+
+
+async def test_those_who_have_had_alike_do_not_end_each_other() -> None:
+    uploads = Uploads(total=2 * COPIES, largest=1, seconds=0.3)
+    places = [await uploads.take(caller) for caller in ("red", "blue")]
+    with pytest.raises(ResourceExhausted):
+        await uploads.take("green")  # They have had 0.3 seconds each, which is little.
+    assert not any(place.given_up for place in places)
+
+
+@pytest.mark.parametrize("hostile", [1, 2, 5])
+def test_however_many_take_all_they_can_a_share_is_left(hostile: int) -> None:
+    """In whatever order pieces come and go, each has a share in the end, and leaves one."""
+    room, random = Room(total=2000), np.random.default_rng(hostile)
+    for _ in range(8000):
+        caller = f"hostile-{random.integers(hostile)}"
+        if random.random() < 0.02 and room.of(caller):
+            room.give(caller, 1)
+        else:
+            room.take(caller, 1)
+    share = 2000 / (hostile + 1)
+    assert room.free == pytest.approx(share, rel=0.05)
+    assert [room.of(f"hostile-{number}") for number in range(hostile)] == pytest.approx(
+        [share] * hostile, rel=0.05
+    )
+    assert room.take("ordinary", int(0.9 * share))
+
+
+def test_replies_leave_as_much_as_they_hold_and_all_is_for_one_alone() -> None:
     replies = Replies(total=8 * MIB, seconds=1)
     replies.add("red", 3 * MIB)
-    with pytest.raises(ResourceExhausted, match="of this caller") as raised:
+    with pytest.raises(ResourceExhausted, match=r"hold 3\.0 MiB, 3\.0 of them for this caller") as raised:
         replies.add("red", 2 * MIB)
     assert (raised.value.reason, raised.value.retry_after) == ("REPLY_BYTES", 1.0)
-    replies.add("blue", 5 * MIB)
-    with pytest.raises(ResourceExhausted, match="of all"):
-        replies.add("green", 1)
+    with pytest.raises(ResourceExhausted, match=r"3\.0 MiB, 0\.0 of them"):
+        replies.add("blue", 5 * MIB)  # One of eight is left to others.
+    replies.add("blue", 4 * MIB)
+    replies.add("green", MIB // 2)
     with pytest.raises(ResourceExhausted, match="ask for less") as raised:
         replies.add("green", 9 * MIB)
     assert raised.value.retry_after is None
-    replies.give("blue", 5 * MIB)
-    replies.give("red", 3 * MIB)
+    for caller, size in (("green", MIB // 2), ("blue", 4 * MIB), ("red", 3 * MIB)):
+        replies.give(caller, size)
     replies.add("red", 8 * MIB)
+
+
+HOSTILE = 6
+"""Tenants with valid keys who fill what they can."""
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, list[str]]]:
+    """A server with four places, and the keys of an ordinary tenant and of hostile ones."""
+    path = tmp_path_factory.mktemp("crowd") / "keys.json"
+    issued = [issue(f"tenant-{number}") for number in range(1 + HOSTILE)]
+    path.write_text(KeyFile(keys=tuple(kept for _, kept in issued)).model_dump_json())
+    rooms = {"max_request_bytes": 2 * MIB, "upload_megabytes": 16, "reply_megabytes": 64, "max_calls": 64}
+    with serving(api_keys=path, upload_seconds=30, reader_seconds=30, threads=1, lanes=1, **rooms) as app:
+        yield app, [f"Bearer {key}" for key, _ in issued]
+
+
+def quick_calls(app: App, bearer: str, seconds: float) -> None:
+    """Calls of a picture, each of which ends within the time."""
+    image = image_pb2.Image(tensor=wire.to_tensor(np.zeros((96, 96, 3), np.uint8)))
+    data = inspection_pb2.ClassifyRequest(images=[image]).SerializeToString()
+    with grpc.insecure_channel(app.address) as channel:
+        call = channel.unary_unary(CLASSIFY)
+        for _ in range(8):
+            assert call(data, metadata=[("authorization", bearer)], timeout=seconds)
+
+
+def test_beside_many_hostile_keys_that_stall_a_further_call_is_taken_at_once(
+    crowded: tuple[App, list[str]],
+) -> None:
+    """They hold all places, and calls besides, for 30 s if one lets them."""
+    app, (ordinary, *hostile) = crowded
+    with ExitStack() as stack:
+        for bearer in hostile:
+            connection = stack.enter_context(Connection(app.address))
+            for _ in range(12):
+                stream = connection.begin(CLASSIFY, authorization=bearer)
+                connection.send(stream, message_head(MIB) + bytes(1000))
+            connection.pump(0.01)
+        time.sleep(1.2)  # What all have had is little before.
+        quick_calls(app, ordinary, 2)
+
+
+def test_beside_many_hostile_keys_that_do_not_read_a_further_reply_has_room(
+    crowded: tuple[App, list[str]],
+) -> None:
+    """Each of 18 wants 5.6 of 64 MiB; of the last eight others have part."""
+    app, (ordinary, *hostile) = crowded
+    data = activations()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(app.address)) for _ in hostile * 3]
+        for connection, bearer in zip(connections, hostile * 3, strict=True):
+            stream = connection.begin(ACTIVATIONS, authorization=bearer)
+            connection.send(stream, message_head(len(data)) + data, end=True)
+        assert until(lambda: sum(map(ended, connections)) >= 8)
+        with grpc.insecure_channel(app.address) as channel:
+            call = channel.unary_stream(ACTIVATIONS)
+            metadata = [("authorization", ordinary)]
+            assert sum(map(len, call(activations(4), metadata=metadata, timeout=10))) > 2 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -252,13 +409,15 @@ def test_a_reader_who_stops_is_told_why_and_loses_the_connection_in_the_end(
 ) -> None:
     """A window of the size of its first message, and no word after it."""
     data = activations()
-    with caplog.at_level(logging.WARNING), Connection(open_to_all.address) as connection:
+    with caplog.at_level(logging.DEBUG), Connection(open_to_all.address) as connection:
         stream = connection.begin(ACTIVATIONS)
         connection.send(stream, message_head(len(data)) + data, end=True)
         assert until(lambda: ended(connection))
         assert connection.closed
         assert connection.received <= 1 << 16
+        assert until(lambda: "the caller has left: " in caplog.text)
     assert "reads nothing of " + ACTIVATIONS in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_reader_who_goes_on_late_gets_the_error(open_to_all: App) -> None:

@@ -170,8 +170,7 @@ async def test_a_call_that_turns_out_to_be_long_begins_anew_when_its_turn_comes(
     await executor.run(costly, "first", 1e6)
     gate = asyncio.create_task(executor.run(busy))
     await asyncio.to_thread(busy.started.wait, 10)
-    settings = ServerSettings(lanes=1, redis="")
-    executor._settings = settings  # Room for three.
+    executor._places.total = 4  # Room for three.
     works = [("long", 1e9), ("middle", 1e8), ("short", 1e7)]
     calls = [asyncio.create_task(executor.run(costly, *work)) for work in works]
     await asyncio.sleep(0)
@@ -180,6 +179,31 @@ async def test_a_call_that_turns_out_to_be_long_begins_anew_when_its_turn_comes(
     await gate
     begun = ["long begins", "middle begins", "short begins"]
     assert log[2:] == [*begun, "short", begun[1], "middle", begun[0], "long"]
+
+
+async def test_a_tenant_leaves_as_many_places_and_bytes_as_it_has() -> None:
+    settings = ServerSettings(lanes=1, max_waiting=7, max_waiting_megabytes=8, redis="")
+    executor, busy = Executor(settings), Busy()
+    gate = asyncio.create_task(executor.run(busy))
+    await asyncio.to_thread(busy.started.wait, 10)
+    waiting = []
+
+    async def ask(tenant: str, megabytes: int) -> str:
+        current.set(Principal(tenant, tenant))
+        request_context.received.set(megabytes << 20)
+        try:
+            return await executor.run(str, tenant)
+        except ResourceExhausted as error:
+            return error.reason
+
+    for tenant, megabytes in [("red", 1)] * 6 + [("blue", 5), ("blue", 1), ("blue", 4), ("green", 0)]:
+        waiting.append(asyncio.create_task(ask(tenant, megabytes)))
+        await asyncio.sleep(0)
+    busy.released.set()
+    await gate
+    red = ["red"] * 3 + ["QUEUE_FULL"] * 3
+    assert await asyncio.gather(*waiting) == [*red, "QUEUE_BYTES", "blue", "QUEUE_BYTES", "green"]
+    executor.close()
 
 
 async def test_nothing_holds_a_request_once_its_call_has_ended(executor: Executor) -> None:
@@ -231,7 +255,7 @@ async def test_a_call_is_begun_only_if_it_can_end_before_its_deadline(executor: 
 
 
 async def test_a_tenant_with_many_calls_takes_its_share_and_no_more(executor: Executor) -> None:
-    executor._settings = ServerSettings(lanes=1, redis="")
+    executor._places.total = 257
     order, busy = list[str](), Busy()
 
     def of(tenant: str, work: Callable[..., Any], *args: Any) -> asyncio.Task[Any]:
@@ -387,7 +411,7 @@ async def test_what_was_found_to_cost_a_little_more_does_not_let_its_equals_by(e
         await executor.run(costly, "before", 6e8)
     gate = asyncio.create_task(executor.run(busy))
     await asyncio.to_thread(busy.started.wait, 10)
-    executor._settings = ServerSettings(lanes=1, redis="")
+    executor._places.total = 257
     log.clear()
     calls = [asyncio.create_task(executor.run(costly, name, 1.5 * 6e8)) for name in "abc"]
     await asyncio.sleep(0)

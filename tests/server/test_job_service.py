@@ -340,7 +340,7 @@ def test_so_many_wait_for_jobs_and_no_more(settings, dream) -> None:
             assert full.retry_after
         watching.cancel()
         until = time.monotonic() + 10
-        while app._jobs._under_way and time.monotonic() < until:
+        while app._jobs._room.held and time.monotonic() < until:
             time.sleep(0.01)
         assert stubs.operations.WaitOperation(waits).name == name
 

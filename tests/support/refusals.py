@@ -69,12 +69,17 @@ def orphan(server: RedisServer) -> Iterator[None]:
 @contextmanager
 def disk_full(server: RedisServer) -> Iterator[None]:
     """A snapshot has failed: there is a folder in its place."""
-    (server.folder / "blocked.rdb").mkdir(exist_ok=True)
-    with configured(server, dbfilename="blocked.rdb", save="3600 1") as client:
-        client.bgsave()
-        while client.info("persistence")["rdb_last_bgsave_status"] != "err":
-            time.sleep(0.02)
-        yield
+    with configured(server, save="3600 1") as client:
+        snapshot = server.folder / client.config_get("dbfilename")["dbfilename"]
+        snapshot.unlink(missing_ok=True)
+        snapshot.mkdir()
+        try:
+            client.bgsave()
+            while client.info("persistence")["rdb_last_bgsave_status"] != "err":
+                time.sleep(0.02)
+            yield
+        finally:
+            snapshot.rmdir()
 
 
 @contextmanager

@@ -65,8 +65,8 @@ class WorkerByHand:
         for name, value in tensors.items():
             self.artifacts.put(attempt.id, "artifacts", value.tobytes())
             headers.append(wire.header(name, value, sha256=True))
-        return self.store.succeed(attempt, job_pb2.JobResult(artifacts=headers)) is not None
+        return self.store.succeed(attempt, job_pb2.JobResult(artifacts=headers))
 
     def fail(self, attempt: Attempt, error: ConvLensError) -> None:
         """End a job with an error."""
-        assert self.store.fail(attempt, error) is not None
+        assert self.store.fail(attempt, error)

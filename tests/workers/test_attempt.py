@@ -64,21 +64,29 @@ class Script:
             self.written.append(("artifacts", list(made.artifacts)))
         return self.now.status
 
-    def fail(self, _: Attempt, error: ConvLensError) -> list[str]:
+    def fail(self, _: Attempt, error: ConvLensError) -> bool:
+        if self.now.status.lost:
+            return False
         self.written.append(error.reason)
-        return []
+        return True
 
     def checkpoint(self, _: Attempt, digest: str) -> str:
         self.written.append(("checkpoint", digest))
         return ""
 
-    def leave(self, _: Attempt, checkpoint: str, artifacts: Sequence[TensorHeader]) -> list[str]:
+    def leave(self, _: Attempt, checkpoint: str, artifacts: Sequence[TensorHeader]) -> bool:
         self.written.append(("left", checkpoint, list(artifacts)))
-        return []
+        return True
 
-    def requeue(self, _: Attempt, *, crashed: bool) -> list[str]:
+    def requeue(self, _: Attempt, *, crashed: bool) -> bool:
         self.written.append("crashed" if crashed else "given back")
-        return []
+        return True
+
+    def abandon(self, _: Attempt) -> None:
+        self.written.append("abandoned")
+
+    def tidy(self, *_: object) -> None:
+        pass
 
 
 class Case(NamedTuple):
@@ -107,11 +115,13 @@ CASES = {
     "cancelled while the worker ends": Case(
         [DRAIN, Tick(status=CANCELLED), Tick(Stopped())], [Stop(True)], ["CANCELLED"]
     ),
-    "lost": Case([Tick(status=LOST), Tick(Stopped())], [Stop(False)], []),
-    "lost, and it fails": Case([Tick(status=LOST), Tick(Failed(b""))], [Stop(False)], []),
-    "lost, and it does not stop": Case([Tick(status=LOST), Tick(seconds=9)], [Stop(False)], [], True),
+    "lost": Case([Tick(status=LOST), Tick(Stopped())], [Stop(False)], ["abandoned"]),
+    "lost, and it fails": Case([Tick(status=LOST), Tick(Failed(b""))], [Stop(False)], ["abandoned"]),
+    "lost, and it does not stop": Case(
+        [Tick(status=LOST), Tick(seconds=9)], [Stop(False)], ["abandoned"], True
+    ),
     "lost, then too long": Case(
-        [Tick(status=LOST), Tick(seconds=1), Tick(Stopped(), seconds=101)], [Stop(False)], []
+        [Tick(status=LOST), Tick(seconds=1), Tick(Stopped(), seconds=101)], [Stop(False)], ["abandoned"]
     ),
 }
 
@@ -147,7 +157,7 @@ def test_what_there_is_so_far_follows_a_cancel_and_precedes_a_timeout(
     for first, written in (
         (Tick(status=CANCELLED), ["CANCELLED", ("left", "c", [HEADER])]),
         (LONG, [("artifacts", [HEADER]), ("checkpoint", "c"), "JOB_TIMEOUT"]),
-        (Tick(status=LOST), []),
+        (Tick(status=LOST), ["abandoned"]),
     ):
         script: Any = Script(first, *late)
         run(script, monkeypatch, resumable=True)

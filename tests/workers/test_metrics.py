@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from support.redis_server import RedisServer, free_port
@@ -44,7 +45,9 @@ def test_a_worker_tells_of_its_queue_attempts_and_checkpoints(settings: JobSetti
     assert idle["convlens_checkpoint_age_seconds"] == 0
     assert (running["convlens_worker_busy"], idle["convlens_worker_busy"]) == (1, 0)
     assert idle["process_resident_memory_bytes"] > 0
-    assert idle["convlens_engine_process_start_time_seconds"] < idle["process_start_time_seconds"]
+    for name, process in (("convlens_engine_process", os.getppid()), ("process", os.getpid())):
+        began = psutil.Process(process).create_time()
+        assert idle[f"{name}_start_time_seconds"] == pytest.approx(began, rel=0, abs=1)
     assert idle['convlens_attempts_total{end="finished"}'] == 1
 
 

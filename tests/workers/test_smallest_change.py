@@ -20,6 +20,7 @@ from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2, image_pb2
 from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import Manifest
+from convlens_models.measures.certificate import AttackGoal
 from convlens_models.network import Network, load_network
 from convlens_models.preprocess import to_input
 from convlens_models.repository import ModelRepository
@@ -119,7 +120,7 @@ def test_one_search_ends_at_the_minimum_of_its_objective() -> None:
     def slope(t: float) -> float:
         return -length / (1 + np.exp(t * length - margin)) + 2 * t / 0.7
 
-    adversarial = search(classifier(network), image, target, 0.7, 100)
+    adversarial = search(classifier(network), image, AttackGoal(True, np.array([target] * 2)), 0.7, 100)
     assert adversarial.l2 == pytest.approx(brentq(slope, 0, 10), rel=1e-3)
 
 

@@ -9,11 +9,13 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from support.foreign_onnx import classifier, save
 from support.open_inference import OneModel, serving_oip
 from support.server_thread import serving
 from support.tiny_model import NAME
 
 from convlens.errors import FailedPrecondition, InvalidArgument, Unavailable
+from convlens_models.importing.onnx_import import add_onnx
 from convlens_models.manifest import Manifest
 from convlens_models.network import load_network
 from convlens_models.repository import ModelRepository
@@ -83,6 +85,17 @@ def test_probabilities_stay_what_they_are(
     model = OneModel(lambda _: next(answers))
     with serving_oip(model) as address, opened(address, manifest) as victim:
         np.testing.assert_array_equal(victim.ask(images), expected)
+
+
+def test_a_victim_of_independent_classes_is_refused(tmp_path: Path, images: np.ndarray) -> None:
+    path = save(classifier(end="Sigmoid", size=("N", 3, "H", "W")), tmp_path)
+    manifest = add_onnx(tmp_path / "models", path, "many")
+    with (
+        serving(models=tmp_path / "models", threads=1, lanes=1) as app,
+        opened(app.address, manifest) as victim,
+        pytest.raises(FailedPrecondition, match="classes are independent"),
+    ):
+        victim.ask(images[:1])
 
 
 def test_a_model_of_batch_one_is_asked_one_by_one(oip: OneModel, manifest: Manifest) -> None:

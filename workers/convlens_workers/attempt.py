@@ -6,10 +6,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from google.rpc.status_pb2 import Status
@@ -101,10 +102,7 @@ class AttemptRunner:
                 self.process.kill()
             if self._state is OVERDUE and not isinstance(end, Finished):
                 end = self._too_long()
-            if self._state is CANCELLED:
-                self._leave()
-            elif self._state is not ABANDONED:
-                self._settle(end)
+            self._insist(partial(self._close, end))
 
     def _follow(self) -> End:
         heard = time.monotonic()
@@ -167,15 +165,15 @@ class AttemptRunner:
         with suppress(*AWAY):
             self._write_checkpoint()
             status = self._write_progress()
-            if status.cancel_requested:
-                self._drop(self.store.fail(self.attempt, Cancelled("cancelled")))
-                self._become(CANCELLED)
-            elif status.lost:
-                self._become(ABANDONED)
+            if status.cancel_requested or status.lost:  # Lost it may be by the cancel whose reply was lost.
+                ended = self.store.fail(self.attempt, Cancelled("cancelled"))
+                self._become(CANCELLED if ended else ABANDONED)
 
     def _write_checkpoint(self) -> None:
         while self._checkpoints:
             dropped = self.store.checkpoint(self.attempt, self._checkpoints[0])
+            if dropped is None:
+                return
             del self._checkpoints[0]
             self._drop([dropped] if dropped else [])
 
@@ -193,34 +191,44 @@ class AttemptRunner:
             made = job_pb2.JobResult(artifacts=self._artifacts.values())
             fields["artifacts"] = made.SerializeToString(deterministic=True)
         status = self.store.update(self.attempt, fields, progress.preview if progress else b"")
-        self._progress, self._artifacts_written = None, True
+        if not status.lost:
+            self._progress, self._artifacts_written = None, True
         return status
 
-    def _leave(self) -> None:
-        """Write what the device process still had when the job was cancelled; once, for it has ended."""
-        *older, checkpoint = self._checkpoints or [""]
-        artifacts = () if self._artifacts_written else tuple(self._artifacts.values())
-        if not (checkpoint or artifacts):
-            return
-        dropped: list[str] | None = None
-        with suppress(*AWAY):
-            dropped = self.store.leave(self.attempt, checkpoint, artifacts)
-        self._drop([*older, *([checkpoint] if dropped is None and checkpoint else dropped or ())])
-
-    def _settle(self, end: End) -> None:
-        """Write the end; while Redis is away, again and again, when draining for no longer than the grace."""
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write; while Redis is away, again and again, when draining for no longer than the grace."""
         until = time.monotonic() + self.settings.grace
         while time.monotonic() < until or not self.draining():
             try:
-                self._write_checkpoint()
-                self._write_progress()
-                return self._drop(self._write(end))
+                return write()
             except AWAY as error:
                 log.warning("%s", error, extra={"operation": self.attempt.id})
                 time.sleep(TICK)
         return None
 
-    def _write(self, end: End) -> list[str] | None:
+    def _close(self, end: End) -> None:
+        """Write what is still to be written of the attempt, and tidy up after it."""
+        if self._state is CANCELLED:
+            self._leave()
+        elif self._state is ABANDONED or not self._settle(end):
+            return self.store.abandon(self.attempt)
+        with suppress(*AWAY):  # What is left then is maintenance's.
+            self.store.tidy(self.artifacts, self.attempt.id)
+        return None
+
+    def _settle(self, end: End) -> bool:
+        self._write_checkpoint()
+        self._write_progress()
+        return self._write(end)
+
+    def _leave(self) -> None:
+        """Write what the device process still had when the job was cancelled."""
+        checkpoint = self._checkpoints[-1] if self._checkpoints else ""
+        artifacts = () if self._artifacts_written else tuple(self._artifacts.values())
+        if (checkpoint or artifacts) and not self.store.leave(self.attempt, checkpoint, artifacts):
+            self._drop(self._checkpoints)  # The job may be gone by now, and with it what could name them.
+
+    def _write(self, end: End) -> bool:
         match end:
             case Finished(result):
                 return self.store.succeed(self.attempt, job_pb2.JobResult.FromString(result))
@@ -231,7 +239,7 @@ class AttemptRunner:
             case Died():
                 return self.store.requeue(self.attempt, crashed=True)
 
-    def _drop(self, checkpoints: list[str] | None) -> None:
-        for digest in checkpoints or ():
+    def _drop(self, checkpoints: Iterable[str]) -> None:
+        for digest in checkpoints:
             with suppress(Unavailable):
                 self.artifacts.drop(self.attempt.id, "checkpoints", digest)

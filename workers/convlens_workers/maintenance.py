@@ -44,6 +44,7 @@ class Maintenance(threading.Thread):
                 self._heartbeat()
                 for operation in self._store.sweep():
                     log.warning("its worker is gone: requeued or ended", extra={"operation": operation})
+                self._store.tidy_due(self._artifacts)
                 if self._store.may_tidy():
                     self.tidy()
             except AWAY as error:

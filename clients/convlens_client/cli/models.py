@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +11,8 @@ from convlens_client.cli import completion
 from convlens_client.cli.common import out, table
 from convlens_client.cli.options import Shared, command
 from convlens_client.results import LoadedModel, Model
+
+PROBABILITIES: Final = ("the softmax of the scores", "each the sigmoid of its score; classes are independent")
 
 app = typer.Typer(no_args_is_help=True, help="The models that the server can look into.")
 
@@ -121,6 +123,8 @@ def _summary(model: Model) -> None:
     out.print(f"{title} {model.architecture}, engine {model.engine}", style="bold")
     out.print(f"input {model.input_size} x {model.input_size} px, {sizes}; {len(model.labels)} classes")
     out.print(f"{model.parameters:,} parameters, {model.multiply_adds / 1e6:,.0f} M multiply-adds")
+    if model.output_kind:
+        out.print(f"from {model.output_kind}; probabilities: {PROBABILITIES[model.independent]}")
     if model.parent:
         out.print(f"trained on from {model.parent}")
     for note in model.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from convlens_client.up import Plan, running
 TITLE = "ConvLens: what a convolutional network sees"
 INTRODUCTION = (
     "Everything on this page came from a ConvLens server over gRPC, and the dream from a worker behind it. "
-    "The photos come with scikit-image. Times are of the whole call."
+    "Times are of the whole call."
 )
 
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder of the page")
     folder = parser.parse_args().out
     start = time.monotonic()
+    os.environ.setdefault("CONVLENS_INSTALLED_MODELS", "on")  # Into the demo's own repository.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="convlens-demo-") as scratch:

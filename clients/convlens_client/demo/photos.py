@@ -1,24 +1,20 @@
-"""The photos of the demo, which scikit-image carries."""
+"""The photos of the demo, which lie beside it."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
-from convlens.errors import FailedPrecondition
 from convlens_client.rendering import Picture
 
-NAMES: Final = {
-    "coins": "ancient coins",
-    "hubble_deep_field": "Hubble deep field",
-    "gravel": "gravel",
-    "coffee": "coffee",
-    "cat": "a cat",
-}
+FOLDER: Final = Path(__file__).parent / "pictures"
+TITLES: Final = {"cat": "a cat", "coffee": "a cup of coffee", "rocket": "a rocket"}
+"""Free of copyright: a cat by Stefan van der Walt and coffee by Rachel Michetti (CC0), a rocket by SpaceX
+(public domain); smaller than scikit-image has them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Photo:
         edge = min(height, width)
         left, top = (width - edge) // 2, (height - edge) // 2
         middle = Image.fromarray(self.pixels).crop((left, top, left + edge, top + edge))
-        return np.asarray(middle.resize((side, side), Image.Resampling.BILINEAR))
+        return np.asarray(middle.resize((side, side), Image.Resampling.BICUBIC))
 
     def fit(self, side: int) -> Picture:
         """The whole photo, scaled so that the longer side has `side` pixels."""
@@ -44,13 +40,10 @@ class Photo:
 
 
 def load() -> list[Photo]:
-    """The photos; nothing is downloaded. Raises FailedPrecondition without scikit-image."""
-    try:
-        data = importlib.import_module("skimage.data")
-    except ImportError as error:
-        raise FailedPrecondition("the demo needs scikit-image: pip install 'convlens[dev]'") from error
-    return [Photo(title, _rgb(getattr(data, name)())) for name, title in NAMES.items()]
+    """The photos."""
+    return [Photo(title, _rgb(FOLDER / f"{name}.jpg")) for name, title in TITLES.items()]
 
 
-def _rgb(pixels: Picture) -> Picture:
-    return np.asarray(Image.fromarray(pixels).convert("RGB"))
+def _rgb(path: Path) -> Picture:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,8 +27,18 @@ T = TypeVar("T")
 
 EPSILON: Final = 8 / 255
 DREAM_SIDE: Final = 400
+DREAM: Final = "dream.png"
 SALIENCY: Final = ("gradient", "guided_backprop", "deconvnet")
 PREVIEWS: Final = 4
+NAMED: Final = 12
+"""Classes that the card names, at most about."""
+KNOWN: Final = {
+    "efficientnet_lite0": "The default network where the extra imagenet is installed: small, and trained on "
+    "the million photos of ImageNet, in {} classes.",
+    "patterns": "The network that comes with ConvLens. It has only ever seen drawings that a program "
+    "made, in {} classes, and never a photo. The extra imagenet brings one for photos.",
+}
+"""What networks have seen, by architecture."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,10 @@ def card(stage: Stage) -> Section:
         "Weights": f"{model.parameters:,}",
         "Work": f"{model.multiply_adds / 1e6:,.0f} million multiply-adds an image",
         "Layers": f"{len(model.layers)} that can be looked into",
-        "Classes": f"{len(model.labels)}: {', '.join(model.labels)}",
+        "Classes": f"{len(model.labels)}: {', '.join(_some(model.labels))}",
         "Files": f"sha256 {model.digest}",
     }
-    text = (
-        f"The network that comes with ConvLens. It has only ever seen drawings that a program made, in "
-        f"{len(model.labels)} classes, and never a photo."
-    )
+    text = KNOWN.get(model.architecture, KNOWN["patterns"]).format(len(model.labels))
     return Section("The network", text, rows=list(facts.items()), milliseconds=times)
 
 
@@ -95,8 +102,8 @@ def classify(stage: Stage) -> Section:
     ]
     figure = stage.show("classify.png", "photos with their classes", rendering.sheet(pictures, 170))
     text = (
-        "Photos, cut to the size of the network's input, with the two best classes of each. Where a photo "
-        "holds one of the patterns the network finds it; elsewhere it has to guess, as no class fits."
+        "Photos, cut to the size of the network's input, with the two best classes of each. A network that "
+        "has no class for what it sees has to guess."
     )
     return Section("What it takes photos for", text, [figure], milliseconds=times)
 
@@ -171,7 +178,7 @@ def attack(stage: Stage) -> Section:
 
 def dream(stage: Stage) -> Section:
     """A DeepDream, followed to its end."""
-    photo = stage.photos[-1].fit(DREAM_SIDE)
+    photo = stage.photos[0].fit(DREAM_SIDE)
     start = time.perf_counter()
     operation = stage.client.deepdream(photo, model=stage.model.name)
     seen = list(_told(operation.watch()))
@@ -181,7 +188,7 @@ def dream(stage: Stage) -> Section:
     if np.abs(dreamt.astype(int) - photo).mean() < 1:
         raise Internal("the dream changed nothing")
     figures = [
-        stage.show("dream.png", "the dream", dreamt),
+        stage.show(DREAM, "the dream", dreamt),
         stage.show("dream-steps.png", "on the way", rendering.sheet(_previews(photo, seen), 150)),
     ]
     last = seen[-1]
@@ -192,6 +199,27 @@ def dream(stage: Stage) -> Section:
     return Section("What it dreams of", text, figures, milliseconds=times)
 
 
+def overview(stage: Stage) -> Section:
+    """The first photo, what its class rests on, an adversarial image and the dream, side by side."""
+    photo, model = stage.photo, stage.model.name
+    start = time.perf_counter()
+    saliency = stage.client.attribute(photo, "guided_backprop", model=model)
+    attacked = stage.client.attack(photo, epsilon=EPSILON, model=model)
+    times = {"both calls": (time.perf_counter() - start) * 1e3}
+    before, after = (getattr(attacked.certificates[0], name) for name in ("before", "after_encoding"))
+    with Image.open(stage.folder / DREAM) as image:
+        dreamt = Photo("", np.asarray(image)).square(stage.model.input_size)
+    tiles = [
+        (percent(before), photo),
+        ("guided backprop", rendering.signed(saliency.map[0])),
+        (f"attacked: {percent(after)}", rendering.photo(attacked.adversarial[0])),
+        ("a dream", dreamt),
+    ]
+    figure = stage.show("overview.jpg", "photo, saliency, attack and dream", rendering.sheet(tiles, 260))
+    text = f"The same photo four times, on {model}; ConvLens's README begins with this picture."
+    return Section("At a glance", text, [figure], milliseconds=times)
+
+
 SCENES: Final[dict[str, Scene]] = {
     "the model's card": card,
     "first-layer filters": filters,
@@ -200,7 +228,14 @@ SCENES: Final[dict[str, Scene]] = {
     "three saliency maps": saliency,
     "an adversarial image": attack,
     "a DeepDream": dream,
+    "all at a glance": overview,
 }
+
+
+def _some(labels: Sequence[str]) -> list[str]:
+    """The labels, or some of them where they are many."""
+    shown = labels[:: max(1, len(labels) // NAMED)]
+    return [*shown, *["..."] * (len(shown) < len(labels))]
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, dict[str, float]]:
@@ -220,7 +255,7 @@ def _clarity(certificate: Certificate) -> tuple[bool, float]:
 
 def _depths(model: Model) -> list[Layer]:
     """A layer with maps early in the network, one in the middle and one late."""
-    layers = [layer for layer in model.layers if layer.kind == "Relu" and len(layer.shape) == 3]
+    layers = [layer for layer in model.layers if layer.kind in ("Relu", "Relu6") and len(layer.shape) == 3]
     return [layers[0], layers[len(layers) // 2], layers[-1]]
 
 

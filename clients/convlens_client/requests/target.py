@@ -39,7 +39,7 @@ class ClassScore(Target):
 
 @dataclass(frozen=True)
 class LogProbability(Target):
-    """log P(class) after the softmax; the class as for `ClassScore`."""
+    """log P(class) after softmax, or sigmoid of an independent class; the class as for `ClassScore`."""
 
     index: int | str | None = None
 

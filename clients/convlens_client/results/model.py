@@ -20,6 +20,7 @@ class Layer:
     has_weights: bool
     receptive_field_start: float
     least_side: int
+    receptive_field_starts: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ class Model:
     parent: str
     class_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    output_kind: str = ""
+    interpolation: str = "bilinear"
+
+    @property
+    def independent(self) -> bool:
+        """Whether each class has a probability of its own: a picture may be of several classes or of none."""
+        return self.output_kind == "multilabel"
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -87,7 +95,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prediction:
-    """A class with its softmax probability."""
+    """A class with its probability: by softmax, or of independent classes by a sigmoid of its own."""
 
     index: int
     label: str

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+
+from torch import nn
 
 from convlens_models.architectures.alexnet import AlexNet
 from convlens_models.architectures.base import HALF, Architecture
+from convlens_models.architectures.efficientnet_lite import (
+    BYTE_MEAN,
+    BYTE_STD,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+)
 from convlens_models.architectures.googlenet import GoogLeNet
 from convlens_models.architectures.inception import InceptionV3
 from convlens_models.architectures.patterns import INPUT_SIZE, MEAN, STD, Patterns
 from convlens_models.architectures.resnet import resnet18, resnet50
 from convlens_models.architectures.squeezenet import squeezenet1_0, squeezenet1_1
 from convlens_models.architectures.vgg import vgg16, vgg19
+
+
+def _lite(build: Callable[..., nn.Module], size: int) -> Architecture:
+    return Architecture(
+        build, "_fc", size, BYTE_MEAN, BYTE_STD, dream_layers=("_blocks.7",), interpolation="bicubic"
+    )
+
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     "alexnet": Architecture(AlexNet, "classifier.6", dream_layers=("features.9",)),
@@ -28,6 +45,9 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "squeezenet1_1": Architecture(squeezenet1_1, "classifier.1", dream_layers=("features.11", "features.12")),
     "resnet18": Architecture(resnet18, "fc", dream_layers=("layer3.1",)),
     "resnet50": Architecture(resnet50, "fc", dream_layers=("layer3.3",)),
+    "efficientnet_lite0": _lite(efficientnet_lite0, 224),
+    "efficientnet_lite1": _lite(efficientnet_lite1, 240),
+    "efficientnet_lite2": _lite(efficientnet_lite2, 260),
     "patterns": Architecture(
         Patterns, "classifier", INPUT_SIZE, MEAN, STD, dream_layers=("features.relu4_1", "features.relu4_2")
     ),

@@ -8,6 +8,8 @@ from typing import Final
 
 from torch import Tensor, nn
 
+from convlens_models.manifest import Interpolation
+
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 HALF: Final = (0.5, 0.5, 0.5)
@@ -24,6 +26,7 @@ class Architecture:
         dream_layers: layers whose amplification makes a good DeepDream.
         auxiliary: prefixes of the keys of heads that only training needs; `build(classes, auxiliary=True)`
             has them.
+        interpolation: how pictures were brought to size when its weights were trained.
     """
 
     build: Callable[..., nn.Module]
@@ -33,6 +36,7 @@ class Architecture:
     std: tuple[float, float, float] = IMAGENET_STD
     dream_layers: tuple[str, ...] = ()
     auxiliary: tuple[str, ...] = ()
+    interpolation: Interpolation = "bilinear"
 
 
 class ConvNormRelu(nn.Module):

@@ -28,6 +28,8 @@ def describe(model: onnx.ModelProto, kinds: Mapping[str, str | None], size: int)
     """
     graph = surgery.static(model, (1, size, size))
     shapes, fields = surgery.shapes(graph), receptive_fields(model, size)
+    squares = {name: _square(fields[name], size) for name in kinds}
+    starts = _starts(model, squares, size)
     makers = {node.output[0]: node for node in model.graph.node}
     stored = {tensor.name for tensor in model.graph.initializer}
     return tuple(
@@ -37,19 +39,55 @@ def describe(model: onnx.ModelProto, kinds: Mapping[str, str | None], size: int)
             tensor=name,
             shape=shapes[name][1:],
             weight=_weight(makers[name], stored),
-            **_square(fields[name], size),
+            receptive_field_starts=starts.get(name, ()),
+            **squares[name],
         )
         for name, kind in kinds.items()
     )
 
 
-def receptive_fields(model: onnx.ModelProto, size: int) -> dict[str, Fields]:
+def _starts(
+    model: onnx.ModelProto, squares: Mapping[str, Mapping[str, Any]], size: int
+) -> dict[str, tuple[float, ...]]:
+    """`Layer.receptive_field_starts` of the layers that need them; see `receptive_fields`."""
+    strides = {name: square["stride"] for name, square in squares.items() if square["stride"]}
+    if not strides or not any(_pads_by_size(Node(node)) for node in model.graph.node):
+        return {}
+    maps, period = surgery.cut(surgery.opened(model), list(strides)), math.lcm(*strides.values())
+    base = max(period, size - size % period)
+    sides = range(base, base + period + period % 2)
+    fields: list[dict[str, Fields]] = []
+    try:
+        for pair in zip(sides[::2], sides[1::2], strict=True):  # Two sides in one pass.
+            fields.append(receptive_fields(maps, *pair))
+    except onnx.shape_inference.InferenceError:
+        return {}  # The network has no other size.
+    centres = {
+        name: tuple(_centre(fields[side // 2][name][side % 2]) for side in range(stride))
+        for name, stride in strides.items()
+    }
+    return {name: found for name, found in centres.items() if len(set(found)) > 1}
+
+
+def _pads_by_size(node: Node) -> bool:
+    automatic = str(node.get("auto_pad", "NOTSET")).startswith("SAME")
+    return automatic and set(node.get("strides", [1])) != {1}
+
+
+def _centre(field: Field) -> float:
+    return (math.ceil(field.first) + math.floor(field.last)) / 2
+
+
+def receptive_fields(model: onnx.ModelProto, size: int, width: int | None = None) -> dict[str, Fields]:
     """Theoretical receptive fields of every value that depends on the image; where paths meet, their union.
 
     They hold for images of any size, unless a window with a stride has automatic pads, which depend on it:
     then for those that leave the same remainder as `size` when divided by the stride.
+
+    Args:
+        size: height of the image, and its width unless `width` says another.
     """
-    builder = _builder(model, size, size)
+    builder = _builder(model, size, size if width is None else width)
     fields: dict[str, Fields] = {INPUT: (Field(axis=-2), Field(axis=-1))}
     for proto in builder.graph.node:
         if proto.doc_string == DETACHED:  # A scale that follows from all of the image is a number of its own.

@@ -1,7 +1,7 @@
 """A user's ONNX classifier brought to the form of our own graphs.
 
-One input "image", RGB in [0, 1], any batch; the normalisation in the graph; logits, their softmax and their
-log softmax as outputs; no local functions; an opset that can be differentiated.
+One input "image", RGB in [0, 1], any batch; the normalisation in the graph; logits, their probabilities and
+the logarithms of these as outputs; no local functions; an opset that can be differentiated.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from convlens_models.graphs.functions import written_out
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
 from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
+from convlens_models.importing.head import Head, choose_output, settle
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.layout import channels_first
-from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
+from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind, Rgb
 from convlens_models.vjp.marks import MARKED
 
 STEPS: Final = (upgrade.upgrade, constants.fold, quantised.to_floats, precision.single)
@@ -35,7 +36,6 @@ MOST_NODES: Final = 100_000
 MOST_NESTED: Final = 100
 INNER: Final = ".inner"
 """Ends the names of values that had one of the reserved names."""
-SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
 
 
 def read(path: Path, layout: Layout | None = None, white: float = 1.0) -> onnx.ModelProto:
@@ -148,44 +148,42 @@ def _inlined(model: onnx.ModelProto) -> int:
     return count(model.graph.node)
 
 
-def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, list[str]]:
-    """Bring `model` to our form, in place; returns the name of the logits, and those of its values in order.
+def adopt(
+    model: onnx.ModelProto,
+    mean: Rgb,
+    std: Rgb,
+    bgr: bool,
+    *,
+    size: int,
+    output: str | None = None,
+    output_kind: OutputKind | None = None,
+) -> tuple[Head, list[str]]:
+    """Bring `model` to our form, in place; returns what its output means, and its values in order.
+
+    Args:
+        size: side of the pictures that tell what the output means, in pixels.
+        output, output_kind: see `head.choose_output` and `head.settle`.
 
     Raises:
-        InvalidArgument: more than one input or output, or an input other than float32 (N, 3, H, W).
+        InvalidArgument: more than one input, another input than float32 (N, 3, H, W), or an output that is
+            not told, or of which graph and values do not tell what it means.
     """
     graph = model.graph
     source = input_name(model)
-    output = _only([info.name for info in graph.output], "outputs")
+    output = choose_output(model, output)
     _free_batch(graph)
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
-    logits = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
-    needed = surgery.ancestors(graph, [logits])
-    replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
+    replace(graph.node, [*nodes, *graph.node])
     graph.initializer.extend(constants)
+    replace(graph.output, [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
     del graph.value_info[:]
     open_size(model, None)
-    logits = _add_heads(model, logits)
+    head = settle(model, output, size, output_kind)
     unnamed = {*MARKED, surgery.HIDDEN}
-    return logits, [node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed]
-
-
-def _add_heads(model: onnx.ModelProto, logits: str) -> str:
-    """Append softmax and log softmax, and declare the outputs; scores as maps of one pixel are flattened."""
-    graph = model.graph
-    replace(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
-    inferred = surgery.inferred(model).graph.output[0].type.tensor_type.shape
-    if [dim.dim_value for dim in inferred.dim][2:] == [1, 1]:
-        flat = f"{logits}.flat"
-        graph.node.append(helper.make_node("Flatten", [logits], [flat], name=flat))
-        logits = flat
-    for kind, name in (("Softmax", PROBABILITIES), ("LogSoftmax", LOG_PROBABILITIES)):
-        graph.node.append(helper.make_node(kind, [logits], [name], name=name, axis=1))
-    outputs = (logits, PROBABILITIES, LOG_PROBABILITIES)
-    replace(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
-    return logits
+    values = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
+    return head, [name for name in values if name not in head.hidden]
 
 
 def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
@@ -250,10 +248,3 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
             replace(values, [names.get(value, value) for value in values])
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
-
-
-def _before_softmax(graph: onnx.GraphProto, value: str) -> str:
-    makers = {output: node for node in graph.node for output in node.output}
-    while value in makers and makers[value].op_type in SOFTMAX:
-        value = makers[value].input[0]
-    return value

@@ -1,4 +1,4 @@
-"""Puts the trained default model into the package: ``python -m convlens_models.importing.embed DIR``.
+"""Puts the trained embedded model into the package: ``python -m convlens_models.importing.embed DIR``.
 
 DIR holds the training's `weights.safetensors` and `labels.txt`. The embedded folder keeps the only copy of
 the weights, and always one version.
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from convlens_models.importing.importer import add_architecture
 from convlens_models.manifest import Manifest
-from convlens_models.repository import DEFAULT_MODEL, EMBEDDED, MANIFEST, WEIGHTS
+from convlens_models.repository import EMBEDDED, EMBEDDED_MODEL, MANIFEST, WEIGHTS
 
 
 def embed(trained: Path, target: Path = EMBEDDED) -> Manifest:
-    """Make the network trained into the folder `trained` version 1 of the default model in `target`."""
+    """Make the network trained into the folder `trained` version 1 of the embedded model in `target`."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        added = add_architecture(root, DEFAULT_MODEL, trained / WEIGHTS, trained / "labels.txt")
-        shutil.rmtree(target / DEFAULT_MODEL, ignore_errors=True)
-        folder = target / DEFAULT_MODEL / "1"
-        shutil.copytree(root / DEFAULT_MODEL / str(added.version), folder)
+        added = add_architecture(root, EMBEDDED_MODEL, trained / WEIGHTS, trained / "labels.txt")
+        shutil.rmtree(target / EMBEDDED_MODEL, ignore_errors=True)
+        folder = target / EMBEDDED_MODEL / "1"
+        shutil.copytree(root / EMBEDDED_MODEL / str(added.version), folder)
     manifest = added.model_copy(update={"version": 1})  # It replaces the one before: no version after it.
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from convlens_models import tensors
+from convlens_models.architectures.same import SameConv2d
 from convlens_models.graphs.normalisation import NORMALIZED, normalisation
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
@@ -71,6 +72,9 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.blocks: dict[fx.Node, list[str]] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -180,7 +184,7 @@ def _write_module(node: fx.Node, layer: nn.Module, writer: _Writer) -> None:
     keys = [f"{path}.{key}" for key in KEYS if isinstance(getattr(layer, key, None), torch.Tensor)]
     writer.add(kind, [source, *fixed, *keys], path, **attributes)
     writer.values[node] = path
-    writer.layers[path] = None
+    writer.layers[path] = KINDS.get(type(layer))
 
 
 def _write_function(node: fx.Node, blocks: list[str], writer: _Writer) -> None:
@@ -214,6 +218,12 @@ def _window(layer: Any, *flags: str) -> dict[str, Any]:
     return {**attributes, **{flag: int(getattr(layer, flag)) for flag in flags}}
 
 
+def _same_conv(layer: SameConv2d) -> Emitted:
+    attributes = _window(layer)
+    del attributes["pads"]
+    return "Conv", {**attributes, "group": layer.groups, "auto_pad": "SAME_UPPER"}
+
+
 def _adaptive_pool(layer: Any) -> Emitted:
     # One of several positions changes nothing at the size that the network was made for, the only one taken.
     return ("GlobalAveragePool" if layer.output_size in (1, (1, 1)) else "Identity"), {}
@@ -238,6 +248,10 @@ def _pads(layer: Any) -> list[NDArray[Any]]:
     return [np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)]
 
 
+def _bounds(layer: nn.Hardtanh) -> list[NDArray[Any]]:
+    return [np.array(value, np.float32) for value in (layer.min_val, layer.max_val)]
+
+
 def _scales(layer: Any) -> list[NDArray[Any]]:
     vertical, horizontal = _pair(int(layer.scale_factor))
     return [np.zeros(0, np.float32), np.array([1, 1, vertical, horizontal], np.float32)]
@@ -247,7 +261,9 @@ HEADS: Final = ((PROBABILITIES, "Softmax"), (LOG_PROBABILITIES, "LogSoftmax"))
 KEYS: Final = ("weight", "bias", "running_mean", "running_var")
 MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
     nn.Conv2d: lambda layer: ("Conv", {**_window(layer), "group": layer.groups}),
+    SameConv2d: _same_conv,
     nn.ReLU: lambda _: ("Relu", {}),
+    nn.ReLU6: lambda _: ("Clip", {}),
     nn.MaxPool2d: lambda layer: ("MaxPool", _window(layer, "ceil_mode")),
     nn.AvgPool2d: lambda layer: ("AveragePool", _window(layer, "ceil_mode", "count_include_pad")),
     nn.AdaptiveAvgPool2d: _adaptive_pool,
@@ -259,10 +275,13 @@ MODULES: Final[dict[type[nn.Module], Callable[[Any], Emitted]]] = {
     nn.Hardtanh: lambda _: ("Clip", {}),
     nn.Linear: lambda _: ("Gemm", {"transB": 1}),
 }
+KINDS: Final[dict[type[nn.Module], str]] = {nn.ReLU6: "Relu6"}
+"""What layers are called whose operator does not say it."""
 CONSTANTS: Final[dict[type[nn.Module], Callable[[Any], list[NDArray[Any]]]]] = {
     nn.ReflectionPad2d: _pads,
     nn.Upsample: _scales,
-    nn.Hardtanh: lambda layer: [np.array(value, np.float32) for value in (layer.min_val, layer.max_val)],
+    nn.ReLU6: _bounds,
+    nn.Hardtanh: _bounds,
 }
 """Inputs of an operator that are no weights, before those that are."""
 FUNCTIONS: Final[dict[Any, Callable[..., Emitted]]] = {

@@ -20,7 +20,7 @@ from convlens.errors import InvalidArgument
 from convlens_models.importing import factories, verify
 from convlens_models.importing.onnx_import import DEFAULT_SIZE, InputRange, add_onnx
 from convlens_models.importing.weights import aligned, check_state, load_state
-from convlens_models.manifest import INPUT, Manifest, Rgb
+from convlens_models.manifest import INPUT, Manifest, OutputKind, Rgb
 
 FIELD: Final = "torch"
 SCORES: Final = "scores"
@@ -56,6 +56,7 @@ def add_torch(
     input_range: InputRange | None = None,
     bgr: bool = False,
     input_size: int | None = None,
+    output_kind: OutputKind | None = None,
 ) -> Manifest:
     """Add the network that a factory builds; it runs the factory's code. Options as in `add_onnx`.
 
@@ -86,6 +87,7 @@ def add_torch(
         input_range=input_range,
         bgr=bgr,
         input_size=input_size or known.size,
+        output_kind=output_kind,
     )
 
 
@@ -100,6 +102,7 @@ def add_module(
     input_range: InputRange | None = None,
     bgr: bool = False,
     input_size: int | None = None,
+    output_kind: OutputKind | None = None,
 ) -> Manifest:
     """Add a classifier in PyTorch as the newest version of `name`; the module stays as it is.
 
@@ -133,6 +136,7 @@ def add_module(
                     input_range=input_range,
                     bgr=bgr,
                     input_size=size,
+                    output_kind=output_kind,
                     one_size=not way.open_size,
                 )
             except InvalidArgument as error:

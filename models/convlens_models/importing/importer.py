@@ -101,6 +101,7 @@ def write_network(folder: Path, module: nn.Module, plan: Architecture, mean: Rgb
         dynamic_size=dynamic,
         mean=mean,
         std=std,
+        interpolation=plan.interpolation,
         labels=(),
         layers=layers.describe(exported.model, exported.layers, size),
         dream_layers=plan.dream_layers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -11,13 +12,22 @@ from typing import Final, ParamSpec, TypeVar
 
 from google.rpc.status_pb2 import Status
 
-from convlens.errors import ConvLensError, FailedPrecondition, InvalidArgument, from_status, to_status
+from convlens.errors import (
+    Cancelled,
+    ConvLensError,
+    FailedPrecondition,
+    InvalidArgument,
+    from_status,
+    to_status,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 MEGABYTES: Final = 16 << 10
 SECONDS: Final = 900.0
+GLANCE: Final = 0.2
+"""Seconds between two looks at whether it shall stop."""
 STOPPED: Final = 5.0
 """Seconds that a child has to end once it has answered, or was told to."""
 
@@ -36,13 +46,35 @@ def isolated(
         InvalidArgument: it took more memory or time than that, or the child died of the file.
         ConvLensError: what `function` raised.
     """
+    return stoppable(lambda: False, field, megabytes, seconds, function, *args, **kwargs)
+
+
+def stoppable(
+    stopped: Callable[[], bool],
+    field: str,
+    megabytes: int,
+    seconds: float,
+    function: Callable[P, R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """The same, of which nothing goes on once it is `stopped`.
+
+    Raises:
+        Cancelled: it was, before there was a result.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_run, args=(theirs, megabytes << 20, function, args, kwargs), daemon=True)
     child.start()
     theirs.close()
     try:
-        if not ours.poll(seconds):
+        end = time.monotonic() + seconds
+        while not ours.poll(min(GLANCE, max(0, end - time.monotonic()))):
+            if stopped():
+                raise Cancelled(f"{field}: importing it was stopped")
+            if time.monotonic() < end:
+                continue
             raise InvalidArgument(f"{field}: importing it takes more than {seconds:g} s", field=field)
         answer: R | bytes | None = ours.recv()
     except EOFError:

@@ -12,6 +12,10 @@ WORDNET: Final = re.compile(r"[nvars]\d{8}")
 """How identifiers look: the part of speech, and the offset in WordNet 3.0's files."""
 
 
+IMAGENET: Final = Path(__file__).parent.parent / "imagenet.tsv"
+"""The 1,000 classes of ILSVRC 2012 in its networks' order: the synset in WordNet 3.0, and its first word."""
+
+
 class Classes(NamedTuple):
     """What classes are called, in index order; `class_ids` has "" for those without, or none at all."""
 
@@ -22,6 +26,8 @@ class Classes(NamedTuple):
 def load_classes(path: Path | None, classes: int) -> Classes:
     """Names of the classes: one a line, or a TSV file's last column; None makes "class 0", ...
 
+    The path "imagenet", where there is no such file, stands for `IMAGENET`.
+
     Of the other columns, the identifier is the first that looks like one of WordNet.
 
     Raises:
@@ -29,6 +35,8 @@ def load_classes(path: Path | None, classes: int) -> Classes:
     """
     if path is None:
         return Classes(tuple(f"class {index}" for index in range(classes)))
+    if str(path) == "imagenet" and not path.exists():
+        path = IMAGENET
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -20,7 +20,7 @@ from convlens_models.importing import canonicalise, fidelity, inputs, notes, pub
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.labels import load_classes
 from convlens_models.importing.open_layers import Original, open_layers
-from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, Rgb
+from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, OutputKind, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
 InputRange = Literal["0..1", "0..255"]
@@ -47,12 +47,14 @@ def add_onnx(
     input_size: int | None = None,
     one_size: bool = False,
     layout: Layout | None = None,
+    output: str | None = None,
+    output_kind: OutputKind | None = None,
 ) -> Manifest:
     """Add an ONNX classifier to the repository in the folder `root`, as the newest version of `name`.
 
     Args:
         file: one input, an image of one, three or four channels, first or last, in floats or whole numbers;
-            one output (N, classes): logits, or their softmax.
+            one output (N, classes) that is of an `OutputKind`.
         mean, std: what the network expects to be subtracted and divided by, in units of `input_range`, in the
             order red, green, blue; None: ImageNet's for "0..1", nothing for "0..255".
         input_range: values of black and white that mean and deviation refer to; None: "0..255" for files that
@@ -61,6 +63,8 @@ def add_onnx(
         input_size: side of the images, in pixels; None: what the graph says, else 224.
         one_size: the graph is right at `input_size` alone, whatever it takes.
         layout: whether channels come first or last in the file; None: as the shape of its input says.
+        output: name of the output to take, where the file has several.
+        output_kind: what the output is; None: what graph and values tell.
 
     Raises:
         InvalidArgument: unusable name or file, another layout, an opset or operator that cannot be
@@ -75,7 +79,10 @@ def add_onnx(
     model = canonicalise.read(file, layout, white)
     fidelity.check(file, model, taken, (mean, std), white)
     size = _size(canonicalise.declared_size(model), input_size)
-    output, values = canonicalise.adopt(model, mean, std, bgr)
+    head, values = canonicalise.adopt(
+        model, mean, std, bgr, size=size, output=output, output_kind=output_kind
+    )
+    output = head.logits
     autodiff.check(model)
     with publish.staging(root) as folder:
         parameters = _move_weights(model, folder)
@@ -104,6 +111,7 @@ def add_onnx(
             layers=described,
             dream_layers=_dream_layers(described),
             output=output,
+            output_kind=head.kind,
             parameters=parameters,
             multiply_adds=layers.multiply_adds(model, size),
             notes=notes.of(model),

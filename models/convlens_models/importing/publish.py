@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,15 +41,21 @@ def check_kind(repository: ModelRepository, name: str, task: Task, field: str = 
 def staging(root: Path) -> Iterator[Path]:
     """An empty folder in the repository, invisible to its readers; removed at the end unless published."""
     root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob(f"{ADDING}*"):  # By importers that were killed.
-        if time.time() - left.stat().st_mtime > LEFT_AFTER:
-            shutil.rmtree(left, ignore_errors=True)
+    remove_left(root)
     folder = Path(tempfile.mkdtemp(prefix=ADDING, dir=root))
     folder.chmod(0o755)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left(root: Path) -> None:
+    """Remove what importers that were killed, and uploads that were not ended, have left a day ago."""
+    for left in root.glob(f"{ADDING}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > LEFT_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
@@ -74,8 +80,7 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
             return newest
         final = sealed.model_copy(update={"version": version})
         # Servers that are older than these fields read what has none of them.
-        unsaid = {name for name in ("parent", "notes") if not getattr(final, name)}
-        (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=unsaid) + "\n")
+        (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=final.unsaid) + "\n")
         target = root / manifest.name / str(version)
         target.parent.mkdir(exist_ok=True)
         try:

@@ -27,7 +27,7 @@ from convlens.errors import DataLoss, InvalidArgument
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import LOG_PROBABILITIES, PROBABILITIES
 from convlens_models.network import HEADS, Network
-from convlens_models.redirected_relu import relus_as
+from convlens_models.redirected_relu import RELUS, relus_as
 
 NAMES: Final = "layers.json"
 
@@ -115,7 +115,7 @@ def load(path: Path) -> ScriptedNetwork:
 
 def save(network: Network, layers: Sequence[str], size: int, path: Path) -> None:
     """Trace `network` on a square image of `size` pixels and write `model.ts`."""
-    rectifiers = {name for name, part in network.module.named_modules() if isinstance(part, nn.ReLU)}
+    rectifiers = {name for name, part in network.module.named_modules() if isinstance(part, RELUS)}
     names = {"layers": list(layers), "rectifiers": [name for name in layers if name in rectifiers]}
     example = torch.zeros(1, 3, size, size)
     with _deprecation_known(), torch.no_grad():
@@ -145,9 +145,9 @@ def _clamp(signal: Tensor) -> Tensor:
     return signal.clamp(min=0)
 
 
-def _passing_gradients(value: Tensor) -> Tensor:
-    """ReLU whose gradient is that of the identity."""
-    return value + (value.relu() - value).detach()
+def _passing_gradients(value: Tensor, most: float) -> Tensor:
+    """A ReLU, whose values are at most `most`, with the gradient of the identity."""
+    return value + (value.clamp(0, most) - value).detach()
 
 
 @contextmanager

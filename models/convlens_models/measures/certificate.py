@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +13,29 @@ from convlens import wire
 from convlens.v1 import attack_pb2, target_pb2
 
 F32 = NDArray[np.float32]
+HALF: Final = 0.5
+"""The probability above which a picture is taken to be of a class that is independent of others."""
 
 
 @dataclass(frozen=True)
 class AttackGoal:
-    """What an attack wants: every image taken for its class (targeted), or for any other than its class."""
+    """What an attack wants: every image taken for its class (targeted), or no longer taken for it.
+
+    An image is taken for its most probable class. Where classes are `independent`, it is taken for each whose
+    probability is above one half.
+    """
 
     targeted: bool
     classes: NDArray[np.int64]
+    independent: bool = False
 
-    def met(self, predicted: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the goal is met for each image, given the predicted classes (N,)."""
-        same: NDArray[np.bool_] = predicted == self.classes
-        return same if self.targeted else ~same
+    def met(self, probabilities: F32) -> NDArray[np.bool_]:
+        """Whether the goal is met for each image, given the probabilities of all classes (N, classes)."""
+        own = probabilities[np.arange(len(self.classes)), self.classes]
+        taken: NDArray[np.bool_] = (
+            own > HALF if self.independent else probabilities.argmax(axis=1) == self.classes
+        )
+        return taken if self.targeted else ~taken
 
 
 def certify(
@@ -39,6 +50,8 @@ def certify(
 ) -> list[attack_pb2.Certificate]:
     """One certificate an image: norms of the change, predictions, and whether the goal is met.
 
+    The predictions are the most probable classes; where classes are independent, the goal's.
+
     Everything is measured twice: in floating point, and after the round trip of `through_png`.
 
     Args:
@@ -50,16 +63,16 @@ def certify(
     """
     encoded = through_png(adversarial)
     after, after_encoding = probabilities(adversarial), probabilities(encoded)
-    met, met_after_encoding = goal.met(after.argmax(axis=1)), goal.met(after_encoding.argmax(axis=1))
-    met_before = goal.met(before.argmax(axis=1))
+    met_before, met, met_after_encoding = (goal.met(values) for values in (before, after, after_encoding))
+    told = goal.classes.tolist() if goal.independent else [None] * len(original)
     spent = np.broadcast_to(queries, len(original)).tolist()
     return [
         attack_pb2.Certificate(
             linf=_linf(original[i], adversarial[i]),
             l2=float(np.linalg.norm((adversarial[i].astype(np.float64) - original[i]).ravel())),
-            before=prediction(before[i], labels),
-            after=prediction(after[i], labels),
-            after_encoding=prediction(after_encoding[i], labels),
+            before=prediction(before[i], labels, told[i]),
+            after=prediction(after[i], labels, told[i]),
+            after_encoding=prediction(after_encoding[i], labels, told[i]),
             success=bool(met[i]),
             success_after_encoding=bool(met_after_encoding[i]),
             queries=spent[i],

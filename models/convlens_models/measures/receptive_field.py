@@ -40,15 +40,22 @@ def receptive_field(layer: Layer, y: int, x: int, size: Size) -> Box:
     """The theoretical receptive field of the unit at row `y` and column `x` of a layer's map.
 
     Along each axis it has `receptive_field` pixels, the first at `receptive_field_start + stride * position
-    - (receptive_field - 1) / 2`. It may reach beyond the image of `size` (height, width), where the network
-    sees padding: `Box.clipped` gives the part with pixels. A position that sees everything (stride 0) has the
-    whole image.
+    - (receptive_field - 1) / 2`; where the pads follow from the size, its remainder decides, as
+    `Layer.receptive_field_starts` has it. It may reach beyond the image of `size` (height, width), where the
+    network sees padding: `Box.clipped` gives the part with pixels. A position that sees everything (stride 0)
+    has the whole image.
     """
     if layer.stride == 0:
         return Box(0, 0, size[1], size[0])
-    first = round(layer.receptive_field_start - (layer.receptive_field - 1) / 2)
-    top, left = first + layer.stride * y, first + layer.stride * x
+    top, left = (_first(layer, side) + layer.stride * at for side, at in zip(size, (y, x), strict=True))
     return Box(left, top, left + layer.receptive_field, top + layer.receptive_field)
+
+
+def _first(layer: Layer, side: int) -> int:
+    """The first pixel that position 0 sees along an axis of `side` pixels."""
+    starts = layer.receptive_field_starts
+    start = starts[side % layer.stride] if starts else layer.receptive_field_start
+    return round(start - (layer.receptive_field - 1) / 2)
 
 
 def theoretical_size(layer: Layer, size: Size) -> int:

@@ -23,6 +23,7 @@ from .fields import EVERYTHING, Field
 from .graph_builder import GraphBuilder, Node, known_sizes
 from .layouts import Polyphase, Whole, crop, fit, layout_of, total
 from .operator import Operator
+from .same import padded_to_same, pads_by_size
 from .window import Axis, Taps, slides, taps, windows
 
 BLOCK = 16  # Channels that ONNX Runtime computes together; a convolution with fewer outputs wastes the rest.
@@ -61,7 +62,11 @@ def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
         g, met = layout_of(t, g).with_kernel(t, weight)
         sizes[0] = sizes[0] if met == weight else -1
         weight = met
-    return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)]
+    if not pads_by_size(t, node):
+        return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)]
+    padded = padded_to_same(t, node, sizes[2:])
+    inner = input_gradient(t, g, Kernel(weight, sizes, padded.axes, groups), padded.value)
+    return [t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3]))]
 
 
 def conv_transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .graph_builder import Array, GraphBuilder, Node, ReluRule
+from .graph_builder import Array, Dim, GraphBuilder, Node, ReluRule
 
 LOWEST = -3e38  # Finite: an infinity times a zero of a kernel would not be a number.
 MOST_PARTS = 4  # Of a Concat; a DenseNet's would make a convolution for every pair of layers.
@@ -17,7 +17,8 @@ class Draft:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.constant_of = GraphBuilder(graph, ReluRule.GRADIENT).constant_of
+        self.known = GraphBuilder(graph, ReluRule.GRADIENT)
+        self.constant_of = self.known.constant_of
         self.makers = {value: node for node in graph.node for value in node.output}
         self.infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
 
@@ -28,8 +29,11 @@ class Draft:
 
     def rank(self, value: str) -> int:
         """The number of axes of a value; 0 if it is not known."""
-        info = self.infos.get(value)
-        return len(info.type.tensor_type.shape.dim) if info else 0
+        return len(self.known.dims(value) or ())
+
+    def sizes(self, value: str) -> tuple[Dim, ...]:
+        """The sizes of a value of known rank."""
+        return self.known.shape(value)
 
     def parts(self, value: str) -> list[str]:
         """What `value` is joined of along the channels; nothing if it is not, or of too many parts."""

@@ -107,6 +107,11 @@ class GraphBuilder:
             return None
         return numpy_helper.to_array(tensor)
 
+    def describe(self, value: str, dims: Sequence[Dim]) -> None:
+        """Note of a new map [N, C, H, W] the first of its sizes; the others are open."""
+        tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [*dims, *[None] * (4 - len(dims))])
+        self._known[value] = tensor.tensor_type
+
     # Appending nodes
 
     def op(self, kind: str, *inputs: str | float, **attributes: Any) -> str:

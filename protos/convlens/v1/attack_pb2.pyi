@@ -66,11 +66,13 @@ class AttackRequest(_message.Message):
 
     @_builtins.property
     def untargeted(self) -> Global___Untargeted:
-        """Move away from a class; the default, from the class that the model predicts."""
+        """Move away from a class; the default, from the class that the model predicts. Where classes are independent
+        (`Model.output_kind` "multilabel") the goal is met once the probability of the class is at most one half.
+        """
 
     @_builtins.property
     def targeted(self) -> Global___Targeted:
-        """Move towards a class."""
+        """Move towards a class. Where classes are independent the goal is met once its probability is above one half."""
 
     @_builtins.property
     def fgsm(self) -> Global___Fgsm: ...
@@ -111,7 +113,7 @@ class Untargeted(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """True class of each image, one value an image or none; none means the model's own predictions."""
+        """True class of each image, one value an image or none; none means the model's own predictions, the most probable classes."""
 
     def __init__(
         self,
@@ -379,7 +381,9 @@ class RobustnessPoint(_message.Message):
     epsilon: _builtins.float
     """Radius of the ball."""
     accuracy: _builtins.float
-    """Share of the images that are classified as their label both before and after the attack, in [0, 1]."""
+    """Share of the images that are classified as their label both before and after the attack, in [0, 1]; where classes are
+    independent, whose label has a probability above one half.
+    """
     noise_accuracy: _builtins.float
     """The same share under random noise at the same epsilon (signs for L-infinity, a random direction for L2)."""
     zero_gradient_share: _builtins.float
@@ -526,7 +530,7 @@ class Certificate(_message.Message):
     """True when the image met the goal before it was changed: there was nothing to attack, and `success` tells nothing."""
     @_builtins.property
     def before(self) -> _target_pb2.Prediction:
-        """Prediction before."""
+        """Prediction before: the most probable class; where classes are independent, the goal's. So are the next two."""
 
     @_builtins.property
     def after(self) -> _target_pb2.Prediction:

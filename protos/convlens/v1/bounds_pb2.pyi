@@ -47,7 +47,7 @@ class Bounds(_message.Message):
     default: _builtins.float
     """Value taken when an `optional` number is absent."""
     default_text: _builtins.str
-    """Value taken when a string is empty."""
+    """What is taken when a string is empty, in words."""
     required: _builtins.bool
     """The field must be present (messages and oneofs), or not empty (strings, bytes, repeated fields)."""
     layer: _builtins.bool

@@ -61,7 +61,7 @@ Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class Resize(_message.Message):
-    """How a picture is brought to size; always bilinear with antialiasing."""
+    """How a picture is brought to size: with antialiasing, and bilinear unless the model's `interpolation` is another."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ from convlens.v1 import bounds_pb2 as convlens_dot_v1_dot_bounds__pb2
 from convlens.v1 import tensor_pb2 as convlens_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/model.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"b\n\x08ModelRef\x12%\n\x04name\x18\x01 \x01(\tB\x17\x82\x80\x19\x13\x11\x00\x00\x00\x00\x00\x00P@*\x08patterns\x12#\n\x07version\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\n\n\x08_version\"\xc0\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ninput_size\x18\x05 \x01(\x05\x12\x14\n\x0c\x64ynamic_size\x18\x06 \x01(\x08\x12\x0c\n\x04mean\x18\x07 \x03(\x02\x12\x0b\n\x03std\x18\x08 \x03(\x02\x12\x0e\n\x06labels\x18\t \x03(\t\x12\"\n\x06layers\x18\n \x03(\x0b\x32\x12.convlens.v1.Layer\x12\x11\n\tclass_ids\x18\x0f \x03(\t\x12\x12\n\nparameters\x18\x0b \x01(\x03\x12\x15\n\rmultiply_adds\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x0c\n\x04task\x18\x0e \x01(\t\x12\x0e\n\x06parent\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x14 \x03(\t\"\xa3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x17\n\x0freceptive_field\x18\x05 \x01(\x05\x12\x13\n\x0bhas_weights\x18\x06 \x01(\x08\x12\x1d\n\x15receptive_field_start\x18\x07 \x01(\x02\x12\x12\n\nleast_side\x18\x08 \x01(\x05\"\x93\x01\n\x11ListModelsRequest\x12\x37\n\tpage_size\x18\x01 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00I@H\x00\x88\x01\x01\x12!\n\npage_token\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@\x12\x14\n\x0c\x61ll_versions\x18\x03 \x01(\x08\x42\x0c\n\n_page_size\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.convlens.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x0fGetModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.convlens.v1.Model\"Y\n\x11GetFiltersRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x1e\n\x05layer\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\"=\n\x12GetFiltersResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart2\xf7\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.convlens.v1.ListModelsRequest\x1a\x1f.convlens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.convlens.v1.GetModelRequest\x1a\x1d.convlens.v1.GetModelResponse\x12O\n\nGetFilters\x12\x1e.convlens.v1.GetFiltersRequest\x1a\x1f.convlens.v1.GetFiltersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63onvlens/v1/model.proto\x12\x0b\x63onvlens.v1\x1a\x18\x63onvlens/v1/bounds.proto\x1a\x18\x63onvlens/v1/tensor.proto\"{\n\x08ModelRef\x12>\n\x04name\x18\x01 \x01(\tB0\x82\x80\x19,\x11\x00\x00\x00\x00\x00\x00P@*!efficientnet_lite0, else patterns\x12#\n\x07version\x18\x02 \x01(\x05\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x42\n\n\x08_version\"\xec\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ninput_size\x18\x05 \x01(\x05\x12\x14\n\x0c\x64ynamic_size\x18\x06 \x01(\x08\x12\x0c\n\x04mean\x18\x07 \x03(\x02\x12\x0b\n\x03std\x18\x08 \x03(\x02\x12\x0e\n\x06labels\x18\t \x03(\t\x12\"\n\x06layers\x18\n \x03(\x0b\x32\x12.convlens.v1.Layer\x12\x11\n\tclass_ids\x18\x0f \x03(\t\x12\x12\n\nparameters\x18\x0b \x01(\x03\x12\x15\n\rmultiply_adds\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x0c\n\x04task\x18\x0e \x01(\t\x12\x0e\n\x06parent\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x14 \x03(\t\x12\x13\n\x0boutput_kind\x18\x11 \x01(\t\x12\x15\n\rinterpolation\x18\x12 \x01(\t\"\xc3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x17\n\x0freceptive_field\x18\x05 \x01(\x05\x12\x13\n\x0bhas_weights\x18\x06 \x01(\x08\x12\x1d\n\x15receptive_field_start\x18\x07 \x01(\x02\x12\x12\n\nleast_side\x18\x08 \x01(\x05\x12\x1e\n\x16receptive_field_starts\x18\t \x03(\x02\"\x93\x01\n\x11ListModelsRequest\x12\x37\n\tpage_size\x18\x01 \x01(\x05\x42\x1f\x82\x80\x19\x1b\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00I@H\x00\x88\x01\x01\x12!\n\npage_token\x18\x02 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00p@\x12\x14\n\x0c\x61ll_versions\x18\x03 \x01(\x08\x42\x0c\n\n_page_size\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.convlens.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x0fGetModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.convlens.v1.Model\"Y\n\x11GetFiltersRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.ModelRef\x12\x1e\n\x05layer\x18\x02 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00p@8\x01\"=\n\x12GetFiltersResponse\x12\'\n\x06tensor\x18\x01 \x01(\x0b\x32\x17.convlens.v1.TensorPart\"\x9a\x01\n\x0f\x41\x64\x64ModelRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x15.convlens.v1.NewModelH\x00\x12(\n\x05piece\x18\x02 \x01(\x0b\x32\x17.convlens.v1.ModelPieceH\x00\x12\'\n\x07publish\x18\x03 \x01(\x0b\x32\x14.convlens.v1.PublishH\x00\x42\x0c\n\x04part\x12\x04\x88\x80\x19\x01\"Q\n\x10\x41\x64\x64ModelResponse\x12\x10\n\x06stored\x18\x01 \x01(\x03H\x00\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x12.convlens.v1.ModelH\x00\x42\x06\n\x04part\"\x9f\x03\n\x08NewModel\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00P@0\x01\x12=\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x16.convlens.v1.ModelFileB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x30@\x12#\n\x0c\x61rchitecture\x18\x03 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00P@\x12\x1d\n\x06labels\x18\x04 \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x30\x41\x12\x1b\n\x04mean\x18\x05 \x03(\x02\x42\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x08@\x12\x1a\n\x03std\x18\x06 \x03(\x02\x42\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x08@\x12(\n\x0binput_range\x18\x07 \x01(\tB\x13\x82\x80\x19\x0f\x11\x00\x00\x00\x00\x00\x00\x30@*\x04\x30..1\x12\x0b\n\x03\x62gr\x18\x08 \x01(\x08\x12/\n\ninput_size\x18\t \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00 @\x11\x00\x00\x00\x00\x00\x00\xb0@H\x00\x88\x01\x01\x12\x1d\n\x06output\x18\n \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00\x90@\x12\"\n\x0boutput_kind\x18\x0b \x01(\tB\r\x82\x80\x19\t\x11\x00\x00\x00\x00\x00\x00@@B\r\n\x0b_input_size\"p\n\tModelFile\x12\x1d\n\x04name\x18\x01 \x01(\tB\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\xe0o@0\x01\x12\x1c\n\x05\x62ytes\x18\x02 \x01(\x03\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\xf0?\x12&\n\x06\x64igest\x18\x03 \x01(\tB\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00P@\x11\x00\x00\x00\x00\x00\x00P@\"p\n\nModelPiece\x12$\n\x04\x66ile\x18\x01 \x01(\x05\x42\x16\x82\x80\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00.@\x12\x1d\n\x06offset\x18\x02 \x01(\x03\x42\r\x82\x80\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1d\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\x0f\x82\x80\x19\x0b\x11\x00\x00\x00\x00\x00\x00\x30\x41\x30\x01\"\t\n\x07Publish2\xc4\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.convlens.v1.ListModelsRequest\x1a\x1f.convlens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.convlens.v1.GetModelRequest\x1a\x1d.convlens.v1.GetModelResponse\x12O\n\nGetFilters\x12\x1e.convlens.v1.GetFiltersRequest\x1a\x1f.convlens.v1.GetFiltersResponse0\x01\x12K\n\x08\x41\x64\x64Model\x12\x1c.convlens.v1.AddModelRequest\x1a\x1d.convlens.v1.AddModelResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'convlens.v1.model_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELREF'].fields_by_name['name']._loaded_options = None
-  _globals['_MODELREF'].fields_by_name['name']._serialized_options = b'\202\200\031\023\021\000\000\000\000\000\000P@*\010patterns'
+  _globals['_MODELREF'].fields_by_name['name']._serialized_options = b'\202\200\031,\021\000\000\000\000\000\000P@*!efficientnet_lite0, else patterns'
   _globals['_MODELREF'].fields_by_name['version']._loaded_options = None
   _globals['_MODELREF'].fields_by_name['version']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\360?'
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -43,24 +43,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_token']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000p@'
   _globals['_GETFILTERSREQUEST'].fields_by_name['layer']._loaded_options = None
   _globals['_GETFILTERSREQUEST'].fields_by_name['layer']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000p@8\001'
+  _globals['_ADDMODELREQUEST'].oneofs_by_name['part']._loaded_options = None
+  _globals['_ADDMODELREQUEST'].oneofs_by_name['part']._serialized_options = b'\210\200\031\001'
+  _globals['_NEWMODEL'].fields_by_name['name']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['name']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\000P@0\001'
+  _globals['_NEWMODEL'].fields_by_name['files']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['files']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\360?\021\000\000\000\000\000\0000@'
+  _globals['_NEWMODEL'].fields_by_name['architecture']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['architecture']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000P@'
+  _globals['_NEWMODEL'].fields_by_name['labels']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['labels']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\0000A'
+  _globals['_NEWMODEL'].fields_by_name['mean']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['mean']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000\010@'
+  _globals['_NEWMODEL'].fields_by_name['std']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['std']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000\010@'
+  _globals['_NEWMODEL'].fields_by_name['input_range']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['input_range']._serialized_options = b'\202\200\031\017\021\000\000\000\000\000\0000@*\0040..1'
+  _globals['_NEWMODEL'].fields_by_name['input_size']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['input_size']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000 @\021\000\000\000\000\000\000\260@'
+  _globals['_NEWMODEL'].fields_by_name['output']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['output']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000\220@'
+  _globals['_NEWMODEL'].fields_by_name['output_kind']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['output_kind']._serialized_options = b'\202\200\031\t\021\000\000\000\000\000\000@@'
+  _globals['_MODELFILE'].fields_by_name['name']._loaded_options = None
+  _globals['_MODELFILE'].fields_by_name['name']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\340o@0\001'
+  _globals['_MODELFILE'].fields_by_name['bytes']._loaded_options = None
+  _globals['_MODELFILE'].fields_by_name['bytes']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\360?'
+  _globals['_MODELFILE'].fields_by_name['digest']._loaded_options = None
+  _globals['_MODELFILE'].fields_by_name['digest']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000P@\021\000\000\000\000\000\000P@'
+  _globals['_MODELPIECE'].fields_by_name['file']._loaded_options = None
+  _globals['_MODELPIECE'].fields_by_name['file']._serialized_options = b'\202\200\031\022\t\000\000\000\000\000\000\000\000\021\000\000\000\000\000\000.@'
+  _globals['_MODELPIECE'].fields_by_name['offset']._loaded_options = None
+  _globals['_MODELPIECE'].fields_by_name['offset']._serialized_options = b'\202\200\031\t\t\000\000\000\000\000\000\000\000'
+  _globals['_MODELPIECE'].fields_by_name['data']._loaded_options = None
+  _globals['_MODELPIECE'].fields_by_name['data']._serialized_options = b'\202\200\031\013\021\000\000\000\000\000\0000A0\001'
   _globals['_MODELREF']._serialized_start=92
-  _globals['_MODELREF']._serialized_end=190
-  _globals['_MODEL']._serialized_start=193
-  _globals['_MODEL']._serialized_end=513
-  _globals['_LAYER']._serialized_start=516
-  _globals['_LAYER']._serialized_end=679
-  _globals['_LISTMODELSREQUEST']._serialized_start=682
-  _globals['_LISTMODELSREQUEST']._serialized_end=829
-  _globals['_LISTMODELSRESPONSE']._serialized_start=831
-  _globals['_LISTMODELSRESPONSE']._serialized_end=912
-  _globals['_GETMODELREQUEST']._serialized_start=914
-  _globals['_GETMODELREQUEST']._serialized_end=969
-  _globals['_GETMODELRESPONSE']._serialized_start=971
-  _globals['_GETMODELRESPONSE']._serialized_end=1024
-  _globals['_GETFILTERSREQUEST']._serialized_start=1026
-  _globals['_GETFILTERSREQUEST']._serialized_end=1115
-  _globals['_GETFILTERSRESPONSE']._serialized_start=1117
-  _globals['_GETFILTERSRESPONSE']._serialized_end=1178
-  _globals['_MODELSERVICE']._serialized_start=1181
-  _globals['_MODELSERVICE']._serialized_end=1428
+  _globals['_MODELREF']._serialized_end=215
+  _globals['_MODEL']._serialized_start=218
+  _globals['_MODEL']._serialized_end=582
+  _globals['_LAYER']._serialized_start=585
+  _globals['_LAYER']._serialized_end=780
+  _globals['_LISTMODELSREQUEST']._serialized_start=783
+  _globals['_LISTMODELSREQUEST']._serialized_end=930
+  _globals['_LISTMODELSRESPONSE']._serialized_start=932
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1013
+  _globals['_GETMODELREQUEST']._serialized_start=1015
+  _globals['_GETMODELREQUEST']._serialized_end=1070
+  _globals['_GETMODELRESPONSE']._serialized_start=1072
+  _globals['_GETMODELRESPONSE']._serialized_end=1125
+  _globals['_GETFILTERSREQUEST']._serialized_start=1127
+  _globals['_GETFILTERSREQUEST']._serialized_end=1216
+  _globals['_GETFILTERSRESPONSE']._serialized_start=1218
+  _globals['_GETFILTERSRESPONSE']._serialized_end=1279
+  _globals['_ADDMODELREQUEST']._serialized_start=1282
+  _globals['_ADDMODELREQUEST']._serialized_end=1436
+  _globals['_ADDMODELRESPONSE']._serialized_start=1438
+  _globals['_ADDMODELRESPONSE']._serialized_end=1519
+  _globals['_NEWMODEL']._serialized_start=1522
+  _globals['_NEWMODEL']._serialized_end=1937
+  _globals['_MODELFILE']._serialized_start=1939
+  _globals['_MODELFILE']._serialized_end=2051
+  _globals['_MODELPIECE']._serialized_start=2053
+  _globals['_MODELPIECE']._serialized_end=2165
+  _globals['_PUBLISH']._serialized_start=2167
+  _globals['_PUBLISH']._serialized_end=2176
+  _globals['_MODELSERVICE']._serialized_start=2179
+  _globals['_MODELSERVICE']._serialized_end=2503
 # @@protoc_insertion_point(module_scope)

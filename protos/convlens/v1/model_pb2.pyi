@@ -28,7 +28,9 @@ class ModelRef(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name in the repository; empty means the embedded default, "patterns"."""
+    """Name in the repository; empty means "efficientnet_lite0" where the repository has it, and else "patterns", which is
+    embedded.
+    """
     version: _builtins.int
     """Version; absent means the newest."""
     def __init__(
@@ -70,6 +72,8 @@ class Model(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_KIND_FIELD_NUMBER: _builtins.int
+    INTERPOLATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the repository."""
     version: _builtins.int
@@ -92,6 +96,14 @@ class Model(_message.Message):
     """What it is for: "classification", or "style" for a network that StyleService runs."""
     parent: _builtins.str
     """Version that its training went on from, as "name/version"; empty where it began anew."""
+    output_kind: _builtins.str
+    """What the output was of the file that it came from: "scores", "probabilities", "log-probabilities", "sigmoid" (one number,
+    of which two classes were made) or "multilabel". Probabilities are the softmax of the scores; of "multilabel" the sigmoid
+    of each, as its classes are independent: a picture may be of several or of none. Empty for networks that are no
+    classifiers.
+    """
+    interpolation: _builtins.str
+    """How pictures are brought to its input size, with antialiasing: "bilinear" or "bicubic"."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per-channel mean that the graph subtracts from RGB in [0, 1]."""
@@ -140,10 +152,12 @@ class Model(_message.Message):
         task: _builtins.str = ...,
         parent: _builtins.str = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        output_kind: _builtins.str = ...,
+        interpolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "notes", b"notes", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_ids", b"class_ids", "digest", b"digest", "dynamic_size", b"dynamic_size", "engine", b"engine", "input_size", b"input_size", "interpolation", b"interpolation", "labels", b"labels", "layers", b"layers", "mean", b"mean", "multiply_adds", b"multiply_adds", "name", b"name", "notes", b"notes", "output_kind", b"output_kind", "parameters", b"parameters", "parent", b"parent", "std", b"std", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,6 +177,7 @@ class Layer(_message.Message):
     HAS_WEIGHTS_FIELD_NUMBER: _builtins.int
     RECEPTIVE_FIELD_START_FIELD_NUMBER: _builtins.int
     LEAST_SIDE_FIELD_NUMBER: _builtins.int
+    RECEPTIVE_FIELD_STARTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as "features.3"."""
     kind: _builtins.str
@@ -183,6 +198,12 @@ class Layer(_message.Message):
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of one image's value at the input size, without the batch axis: (C, H, W) or (C)."""
 
+    @_builtins.property
+    def receptive_field_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """`receptive_field_start` along an axis of an image whose side leaves the remainder 0, 1, ... when divided by `stride`, where
+        the network's padding follows from the size; empty where it is the same for all sizes.
+        """
+
     def __init__(
         self,
         *,
@@ -194,10 +215,11 @@ class Layer(_message.Message):
         has_weights: _builtins.bool = ...,
         receptive_field_start: _builtins.float = ...,
         least_side: _builtins.int = ...,
+        receptive_field_starts: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "least_side", b"least_side", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_weights", b"has_weights", "kind", b"kind", "least_side", b"least_side", "name", b"name", "receptive_field", b"receptive_field", "receptive_field_start", b"receptive_field_start", "receptive_field_starts", b"receptive_field_starts", "shape", b"shape", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,3 +364,212 @@ class GetFiltersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetFiltersResponse: _TypeAlias = GetFiltersResponse  # noqa: Y015
+
+@_typing.final
+class AddModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    PUBLISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___NewModel:
+        """What is added; sent once, first, and not acknowledged."""
+
+    @_builtins.property
+    def piece(self) -> Global___ModelPiece:
+        """A piece of a file; of each file in order."""
+
+    @_builtins.property
+    def publish(self) -> Global___Publish:
+        """All pieces are there; sent once, last."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___NewModel | None = ...,
+        piece: Global___ModelPiece | None = ...,
+        publish: Global___Publish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "piece", b"piece", "publish", b"publish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "piece", b"piece", "publish", b"publish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["model", "piece", "publish"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___AddModelRequest: _TypeAlias = AddModelRequest  # noqa: Y015
+
+@_typing.final
+class AddModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    stored: _builtins.int
+    """Bytes of the piece's file that are stored."""
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """The version that was published, without its layers."""
+
+    def __init__(
+        self,
+        *,
+        stored: _builtins.int = ...,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "stored", b"stored"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["stored", "model"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___AddModelResponse: _TypeAlias = AddModelResponse  # noqa: Y015
+
+@_typing.final
+class NewModel(_message.Message):
+    """A network as its owner has it: an ONNX file, or weights of an architecture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    INPUT_RANGE_FIELD_NUMBER: _builtins.int
+    BGR_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_KIND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name in the repository: 1 to 64 of a-z, 0-9, ".", "_" and "-"."""
+    architecture: _builtins.str
+    """Architecture whose weights the file holds, as torchvision names them; empty for an ONNX file."""
+    labels: _builtins.str
+    """Class names, one a line, or TSV: name last, WordNet id before it; empty: "class 0", ..."""
+    input_range: _builtins.str
+    """ONNX: pixel values of black and white that the network, mean and std speak of: "0..1", the default, or "0..255"."""
+    bgr: _builtins.bool
+    """ONNX: blue comes first."""
+    input_size: _builtins.int
+    """ONNX: side of the images in pixels; absent: as the file says, else 224."""
+    output: _builtins.str
+    """ONNX: name of the output to take, of a file with several."""
+    output_kind: _builtins.str
+    """ONNX: what the output is, as `Model.output_kind` has it; empty: as graph and values tell."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
+        """The network's file first; then those that an ONNX file names as its external data."""
+
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What the network wants subtracted, R, G, B; none: as "convlens models add" has it."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What it wants to be divided by; likewise."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        files: _abc.Iterable[Global___ModelFile] | None = ...,
+        architecture: _builtins.str = ...,
+        labels: _builtins.str = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+        input_range: _builtins.str = ...,
+        bgr: _builtins.bool = ...,
+        input_size: _builtins.int | None = ...,
+        output: _builtins.str = ...,
+        output_kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "input_size", b"input_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "architecture", b"architecture", "bgr", b"bgr", "files", b"files", "input_range", b"input_range", "input_size", b"input_size", "labels", b"labels", "mean", b"mean", "name", b"name", "output", b"output", "output_kind", b"output_kind", "std", b"std"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input_size: _TypeAlias = _typing.Literal["input_size"]  # noqa: Y015
+    _WhichOneofArgType__input_size: _TypeAlias = _typing.Literal["_input_size", b"_input_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_size) -> _WhichOneofReturnType__input_size | None: ...
+
+Global___NewModel: _TypeAlias = NewModel  # noqa: Y015
+
+@_typing.final
+class ModelFile(_message.Message):
+    """A file that is sent in pieces."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name without a folder: 1 to 255 of A-Z, a-z, 0-9, ".", "_" and "-", first none of the last three."""
+    bytes: _builtins.int
+    """Size."""
+    digest: _builtins.str
+    """SHA-256 of the file, as lower-case hex."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelFile: _TypeAlias = ModelFile  # noqa: Y015
+
+@_typing.final
+class ModelPiece(_message.Message):
+    """Bytes of one of the files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    file: _builtins.int
+    """Which of `NewModel.files`, from 0."""
+    offset: _builtins.int
+    """Where in the file the piece begins, in bytes."""
+    data: _builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "file", b"file", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPiece: _TypeAlias = ModelPiece  # noqa: Y015
+
+@_typing.final
+class Publish(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Publish: _TypeAlias = Publish  # noqa: Y015

@@ -50,6 +50,11 @@ class ModelServiceStub:
                 request_serializer=convlens_dot_v1_dot_model__pb2.GetFiltersRequest.SerializeToString,
                 response_deserializer=convlens_dot_v1_dot_model__pb2.GetFiltersResponse.FromString,
                 _registered_method=True)
+        self.AddModel = channel.stream_stream(
+                '/convlens.v1.ModelService/AddModel',
+                request_serializer=convlens_dot_v1_dot_model__pb2.AddModelRequest.SerializeToString,
+                response_deserializer=convlens_dot_v1_dot_model__pb2.AddModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -81,6 +86,21 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddModel(self, request_iterator, context):
+        """Adds a network to the repository of the server, as the newest version of its name; needs the role "admin". The client
+        streams what it is once, then pieces of its files, each acknowledged, in order, once it is stored; then `publish`,
+        which is answered with the version. The files are looked at in a process of its own, with bounds of memory and time;
+        until that has proven the network, nobody sees it. After a break the client goes on behind the last acknowledgement,
+        with any server of the same repository, or sends all again, within a day; what was published meanwhile is answered
+        again, and not published twice.
+        Errors: PERMISSION_DENIED (no admin), INVALID_ARGUMENT (stream out of order; the network, as "convlens models add"
+        refuses it), FAILED_PRECONDITION (the repository cannot be written, the server cannot import, the upload has ended
+        elsewhere), RESOURCE_EXHAUSTED (overload, with RetryInfo), UNAVAILABLE (the server shuts down).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +118,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetFilters,
                     request_deserializer=convlens_dot_v1_dot_model__pb2.GetFiltersRequest.FromString,
                     response_serializer=convlens_dot_v1_dot_model__pb2.GetFiltersResponse.SerializeToString,
+            ),
+            'AddModel': grpc.stream_stream_rpc_method_handler(
+                    servicer.AddModel,
+                    request_deserializer=convlens_dot_v1_dot_model__pb2.AddModelRequest.FromString,
+                    response_serializer=convlens_dot_v1_dot_model__pb2.AddModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +207,33 @@ class ModelService:
             '/convlens.v1.ModelService/GetFilters',
             convlens_dot_v1_dot_model__pb2.GetFiltersRequest.SerializeToString,
             convlens_dot_v1_dot_model__pb2.GetFiltersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/convlens.v1.ModelService/AddModel',
+            convlens_dot_v1_dot_model__pb2.AddModelRequest.SerializeToString,
+            convlens_dot_v1_dot_model__pb2.AddModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,17 @@ class ModelServiceStub:
     (out, in / groups, kernel height, kernel width), or (out, in); units: network weights.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (layer unknown or without weights).
     """
+    AddModel: _grpc.StreamStreamMultiCallable[_model_pb2.AddModelRequest, _model_pb2.AddModelResponse]
+    """Adds a network to the repository of the server, as the newest version of its name; needs the role "admin". The client
+    streams what it is once, then pieces of its files, each acknowledged, in order, once it is stored; then `publish`,
+    which is answered with the version. The files are looked at in a process of its own, with bounds of memory and time;
+    until that has proven the network, nobody sees it. After a break the client goes on behind the last acknowledgement,
+    with any server of the same repository, or sends all again, within a day; what was published meanwhile is answered
+    again, and not published twice.
+    Errors: PERMISSION_DENIED (no admin), INVALID_ARGUMENT (stream out of order; the network, as "convlens models add"
+    refuses it), FAILED_PRECONDITION (the repository cannot be written, the server cannot import, the upload has ended
+    elsewhere), RESOURCE_EXHAUSTED (overload, with RetryInfo), UNAVAILABLE (the server shuts down).
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -64,6 +75,17 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Streams the kernel of one convolution or linear layer as a tensor named as the layer, of shape
     (out, in / groups, kernel height, kernel width), or (out, in); units: network weights.
     Errors: NOT_FOUND (model), INVALID_ARGUMENT (layer unknown or without weights).
+    """
+    AddModel: _aio.StreamStreamMultiCallable[_model_pb2.AddModelRequest, _model_pb2.AddModelResponse]  # type: ignore[assignment]
+    """Adds a network to the repository of the server, as the newest version of its name; needs the role "admin". The client
+    streams what it is once, then pieces of its files, each acknowledged, in order, once it is stored; then `publish`,
+    which is answered with the version. The files are looked at in a process of its own, with bounds of memory and time;
+    until that has proven the network, nobody sees it. After a break the client goes on behind the last acknowledgement,
+    with any server of the same repository, or sends all again, within a day; what was published meanwhile is answered
+    again, and not published twice.
+    Errors: PERMISSION_DENIED (no admin), INVALID_ARGUMENT (stream out of order; the network, as "convlens models add"
+    refuses it), FAILED_PRECONDITION (the repository cannot be written, the server cannot import, the upload has ended
+    elsewhere), RESOURCE_EXHAUSTED (overload, with RetryInfo), UNAVAILABLE (the server shuts down).
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +120,23 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the kernel of one convolution or linear layer as a tensor named as the layer, of shape
         (out, in / groups, kernel height, kernel width), or (out, in); units: network weights.
         Errors: NOT_FOUND (model), INVALID_ARGUMENT (layer unknown or without weights).
+        """
+
+    @_abc_1.abstractmethod
+    def AddModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_model_pb2.AddModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.AddModelResponse], _abc.AsyncIterator[_model_pb2.AddModelResponse]]:
+        """Adds a network to the repository of the server, as the newest version of its name; needs the role "admin". The client
+        streams what it is once, then pieces of its files, each acknowledged, in order, once it is stored; then `publish`,
+        which is answered with the version. The files are looked at in a process of its own, with bounds of memory and time;
+        until that has proven the network, nobody sees it. After a break the client goes on behind the last acknowledgement,
+        with any server of the same repository, or sends all again, within a day; what was published meanwhile is answered
+        again, and not published twice.
+        Errors: PERMISSION_DENIED (no admin), INVALID_ARGUMENT (stream out of order; the network, as "convlens models add"
+        refuses it), FAILED_PRECONDITION (the repository cannot be written, the server cannot import, the upload has ended
+        elsewhere), RESOURCE_EXHAUSTED (overload, with RetryInfo), UNAVAILABLE (the server shuts down).
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

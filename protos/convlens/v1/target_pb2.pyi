@@ -30,11 +30,11 @@ class Target(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def class_score(self) -> Global___ClassTarget:
-        """Logit of a class (before the softmax)."""
+        """Logit of a class (before the softmax, or where classes are independent before its sigmoid)."""
 
     @_builtins.property
     def log_probability(self) -> Global___ClassTarget:
-        """log P(class), after the softmax."""
+        """log P(class), after the softmax or the sigmoid."""
 
     @_builtins.property
     def neuron(self) -> Global___Neuron:
@@ -193,7 +193,7 @@ class Prediction(_message.Message):
     label: _builtins.str
     """Class name."""
     probability: _builtins.float
-    """Softmax probability in [0, 1]."""
+    """Probability in [0, 1]: by the softmax, or where classes are independent by the sigmoid of its own."""
     def __init__(
         self,
         *,

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from convlens.errors import DataLoss, NotFound
 from convlens.v1 import model_pb2
-from convlens_models.repository import DEFAULT_MODEL, ModelRepository, StoredModel
+from convlens_models.repository import ModelRepository, StoredModel
 from convlens_server.backends.base import Backend
 from convlens_server.backends.batching import Batcher
 from convlens_server.backends.cache import LruCache
@@ -114,7 +114,7 @@ class LoadedModels:
         return backend
 
     def _matching(self, ref: model_pb2.ModelRef) -> set[Key]:
-        name, versioned = ref.name or DEFAULT_MODEL, ref.HasField("version")
+        name, versioned = ref.name or self.repository.default, ref.HasField("version")
         keys = (key for key, _, _ in self._backends.held())
         return {key for key in keys if key[0] == name and (not versioned or key[1] == ref.version)}
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from threading import Lock
 from typing import Final
 
 import grpc
 
 from convlens.errors import ConvLensError, ResourceExhausted, Unavailable
 from convlens_server.edge.connections import hang_up
+from convlens_server.edge.room import Room
 from convlens_server.request.request_context import ServicerContext
 
 MIB: Final = 1 << 20
@@ -21,9 +20,12 @@ LARGE: Final = 1 << 16
 """Bytes of a single reply from which on it is watched until it has been taken."""
 COPIES: Final = 2
 """A message that is being sent is there as bytes, and in gRPC."""
+KEPT: Final = 8
+"""The part of the room, one of so many, that one caller's first reply leaves to others."""
 RESUMED: Final = {
     "WatchJob": "ask again with after_event_id = the last event_id that came",
     "ReadArtifact": "ask again with read_offset = the number of bytes that came",
+    "AddModel": "begin again with the pieces that were not acknowledged",
     "AddImages": "begin again with the images that were not acknowledged",
 }
 """How to go on where a method's replies broke, for those that can."""
@@ -40,10 +42,8 @@ class Replies:
     """
 
     def __init__(self, total: int, seconds: float) -> None:
-        self._total, self._seconds = total, seconds
-        self._by_caller: Counter[str | None] = Counter()
-        self._lock = Lock()  # Worker threads come here too.
-        self.held = 0
+        self._seconds = seconds
+        self.room = Room(total, total // KEPT)
 
     def patience(self, size: int) -> float:
         """Seconds in which a reader must take so many bytes."""
@@ -51,28 +51,19 @@ class Replies:
 
     def add(self, caller: str | None, size: int) -> None:
         """Hold so many bytes more for a caller (None for one that may take all). Raises ResourceExhausted."""
-        if size > self._total:
-            most = f"at most {self._total >> 20} MiB: ask for less at a time"
+        room = self.room
+        if size > room.total:
+            most = f"at most {room.total >> 20} MiB: ask for less at a time"
             raise ResourceExhausted(f"the reply would hold {size >> 20} MiB: {most}", reason="REPLY_BYTES")
-        with self._lock:
-            mine = self._by_caller[caller]
-            alone = caller is None or not mine or mine + size <= self._total // 2
-            if not (alone and self.held + size <= self._total):
-                whose = "those of this caller" if not alone else "those of all"
-                text = f"replies that nobody has read, {whose}, leave no room for {size / MIB:.1f} MiB"
-                raise ResourceExhausted(text, reason="REPLY_BYTES", retry_after=RETRY)
-            self._change(caller, size)
+        if not room.take(caller, size):
+            mine, held = (f"{bytes_ / MIB:.1f}" for bytes_ in (room.of(caller), room.held))
+            text = f"replies that nobody has read hold {held} MiB, {mine} of them for this caller"
+            text = f"{text}, and leave no room for {size / MIB:.1f} MiB"
+            raise ResourceExhausted(text, reason="REPLY_BYTES", retry_after=RETRY)
 
     def give(self, caller: str | None, size: int) -> None:
         """Hold so many bytes less."""
-        with self._lock:
-            self._change(caller, -size)
-
-    def _change(self, caller: str | None, size: int) -> None:
-        self.held += size
-        self._by_caller[caller] += size
-        if not self._by_caller[caller]:
-            del self._by_caller[caller]
+        self.room.give(caller, size)
 
 
 class Reply:

@@ -1,93 +1,196 @@
 """Requests as they arrive: a message is read once there is room for the largest that it may turn out to be.
 
 gRPC tells no length before a message is whole, and takes of an unread one a few kilobytes. So what all
-messages hold that have not arrived is bounded by how many are read at the same time.
+messages hold that have not arrived is bounded by how many are read at the same time: each has a place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from convlens.errors import InvalidArgument, ResourceExhausted, Unavailable
+from convlens_server.edge.room import Room
 from convlens_server.request.request_context import ServicerContext, received
 
 COPIES: Final = 2
-"""A message that has arrived is there as bytes, and as what was read from them."""
+"""A message that has arrived is there as bytes, and as what was read from them; while gRPC gives it out, as
+bytes and as pieces."""
+PLACES: Final = 2
+"""The number of messages that may arrive at the same time, however little room there is."""
 RETRY: Final = 1.0
 """Seconds after which to come back where there was no room."""
 CANCELLATION: Final = 0.1
 """Seconds in which gRPC tells that a call without a message has been cancelled, or was refused by itself."""
+HALF_LIFE: Final = 10.0
+"""Seconds after which what a caller has held counts half."""
+LITTLE: Final = 1.0
+"""Seconds of one place: who has had less lately may have the last one, and others give up theirs for it."""
+LOOK: Final = 0.1
+"""Seconds between two looks at who is to give up a place, while others wait for one."""
+MOST_KNOWN: Final = 1024
+"""The number of callers from which on those who have had nothing for long are forgotten."""
 END: Final[Any] = object()
+
+
+class Had:
+    """What callers have held lately, in byte-seconds that are forgotten by and by.
+
+    Args:
+        room: what they hold now; it is asked before each change.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._until: dict[str | None, tuple[float, float]] = {}
+
+    def by(self, caller: str | None) -> float:
+        """Byte-seconds of a caller until now."""
+        now = time.monotonic()
+        if caller not in self._until and len(self._until) >= MOST_KNOWN:
+            self._forget(now - 10 * HALF_LIFE)
+        had, then = self._until.get(caller, (0.0, now))
+        left: float = 0.5 ** ((now - then) / HALF_LIFE)
+        had = had * left + self._room.of(caller) * (1 - left) * HALF_LIFE / math.log(2)
+        self._until[caller] = had, now
+        return had
+
+    def _forget(self, before: float) -> None:
+        """Forget those who have nothing, and have had nothing since."""
+        for caller, (_, then) in list(self._until.items()):
+            if then < before and not self._room.of(caller):
+                del self._until[caller]
+
+
+class Place:
+    """Where one message of a caller arrives, or will."""
+
+    def __init__(self, caller: str | None) -> None:
+        self.caller, self.since = caller, time.monotonic()
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.patience: asyncio.Timeout | None = None
+        self.given_up = False
+
+    def give_up(self) -> None:
+        """Have whoever reads there end."""
+        self.given_up = True
+        if self.patience is not None:
+            self.patience.reschedule(0)
 
 
 class Uploads:
     """The bytes that requests may hold.
 
+    Whoever has had the least lately comes first. The last place goes to those alone who have had little; and
+    who has had more than others, twice as much and a bit, gives one up for them.
+
     Args:
-        total: bytes of all together.
+        total: bytes of all together; there is always room for `PLACES` of the largest messages.
         largest: bytes of the largest message.
         seconds: in which a message must arrive, and for which one may wait until it is read.
     """
 
     def __init__(self, total: int, largest: int, seconds: float) -> None:
-        self.largest, self.seconds = largest, seconds
-        self._total = max(total, largest)
-        self._waiting: deque[tuple[str | None, int, asyncio.Future[None]]] = deque()
-        self._by_caller: Counter[str | None] = Counter()
-        self.held = 0
+        self.size, self.seconds = COPIES * largest, seconds
+        self.room = Room(max(total, PLACES * self.size))
+        self._had = Had(self.room)
+        self._waiting: dict[str | None, deque[Place]] = {}
+        self._arriving: dict[Place, None] = {}
+        self._looking: asyncio.TimerHandle | None = None
 
-    async def take(self, caller: str | None, size: int) -> None:
-        """Hold so many bytes for a caller (None for one that may take all), after those who came before.
+    async def take(self, caller: str | None) -> Place:
+        """A place for a caller (None for one that may take all), and `size` bytes held for it.
 
         Raises:
-            ResourceExhausted: no room has come in time.
+            ResourceExhausted: there was none in time.
         """
-        if self._fits(caller, size):  # Those who wait are more of a caller with too many, or have no room.
-            self._add(caller, size)
-            return
-        turn = asyncio.get_running_loop().create_future()
-        entry = (caller, size, turn)
-        self._waiting.append(entry)
+        place = Place(caller)
+        if self._admit(place):
+            return place
+        self._waiting.setdefault(caller, deque()).append(place)
+        self._look()
         try:
             async with asyncio.timeout(self.seconds):
-                await turn
-        except TimeoutError:
-            text = f"requests hold {self.held >> 20} of {self._total >> 20} MiB"
+                await place.turn
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._withdraw(place)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            text = f"requests hold {self.room.held >> 20} of {self.room.total >> 20} MiB"
             raise ResourceExhausted(text, reason="UPLOAD_BYTES", retry_after=RETRY) from None
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # The turn came in the moment that the caller left.
-                self.give(caller, size)
-            raise
+        return place
+
+    async def read(self, place: Place, message: Awaitable[Any]) -> Any:
+        """What arrives in a place, for whose bytes it goes on counting. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(0 if place.given_up else self.seconds) as place.patience:
+                return await message
+        except TimeoutError:
+            text = f"the message has not arrived within {time.monotonic() - place.since:.2g} s"
+            why = ", and others, who have had less, need its room" if place.given_up else ""
+            raise Unavailable(text + why, reason="UPLOAD_STALLED", retry_after=RETRY) from None
         finally:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            del self._arriving[place]
 
     def give(self, caller: str | None, size: int) -> None:
         """Hold so many bytes less, and let those read who now have room."""
-        self._add(caller, -size)
-        for entry in list(self._waiting):
-            whose, wanted, turn = entry
-            if not turn.done() and self._fits(whose, wanted):
-                self._waiting.remove(entry)
-                self._add(whose, wanted)
-                turn.set_result(None)
+        self._had.by(caller)
+        self.room.give(caller, size)
+        for each in sorted(self._waiting, key=self._had.by) if self._waiting else ():
+            queue = self._waiting[each]
+            while queue and self._admit(queue[0]):
+                turn = queue.popleft().turn
+                if not turn.done():  # Else it is just being withdrawn, and gives its place on.
+                    turn.set_result(None)
+            if not queue:
+                del self._waiting[each]
 
-    def _fits(self, caller: str | None, size: int) -> bool:
-        mine = self._by_caller[caller]
-        alone = caller is None or not mine or mine + size <= self._total // 2
-        return alone and self.held + size <= self._total
+    def _admit(self, place: Place) -> bool:
+        caller, size = place.caller, self.size
+        had = self._had.by(caller)
+        keeps_one = caller is None or self.room.free >= 2 * size or had < LITTLE * size
+        if not (keeps_one and self.room.take(caller, size)):
+            return False
+        place.since = time.monotonic()
+        self._arriving[place] = None
+        return True
 
-    def _add(self, caller: str | None, size: int) -> None:
-        self.held += size
-        self._by_caller[caller] += size
-        if not self._by_caller[caller]:
-            del self._by_caller[caller]
+    def _withdraw(self, place: Place) -> None:
+        """Nobody wants the place any more, whether it has been had in this very moment or not."""
+        if place in self._arriving:
+            del self._arriving[place]
+            self.give(place.caller, self.size)
+            return
+        queue = self._waiting[place.caller]
+        queue.remove(place)
+        if not queue:
+            del self._waiting[place.caller]
+
+    def _look(self) -> None:
+        """See whether somebody is to give up a place, now and again while others wait."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if not self._waiting:
+            return
+        self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)
+        needy = [each for each in self._waiting if self.room.of(each) < self.size]
+        if needy and not any(place.given_up for place in self._arriving):
+            self._make_room(min(map(self._had.by, needy)))
+
+    def _make_room(self, least: float) -> None:
+        """Have the oldest place given up of the caller who has had most, if that is much."""
+        had = {place.caller: self._had.by(place.caller) for place in self._arriving}
+        most = max(had, key=had.__getitem__, default=None)
+        if most is not None and had[most] > 2 * least + LITTLE * self.size:
+            next(place for place in self._arriving if place.caller == most).give_up()
 
 
 class Upload:
@@ -116,18 +219,12 @@ class Upload:
         Raises:
             InvalidArgument: bytes that are no such message.
             ResourceExhausted: as `Uploads.take`.
-            Unavailable: the message has not arrived in time.
+            Unavailable: as `Uploads.read`.
         """
         self.close()
-        uploads = self._uploads
-        await uploads.take(self._caller, uploads.largest)
-        self._held = uploads.largest
-        try:
-            async with asyncio.timeout(uploads.seconds):
-                data = await self._context.read()
-        except TimeoutError:
-            text = f"the message has not arrived within {uploads.seconds:g} s"
-            raise Unavailable(text, reason="UPLOAD_STALLED", retry_after=RETRY) from None
+        place = await self._uploads.take(self._caller)
+        self._held = self._uploads.size
+        data = await self._uploads.read(place, self._context.read())
         if data is grpc.aio.EOF:
             self.close()
             return END

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 ADMIN: Final = "admin"
-"""The role that loads and unloads models."""
+"""The role that adds, loads and unloads models."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ current: ContextVar[Principal | None] = ContextVar("principal", default=None)
 def principal() -> Principal:
     """Who makes the current call."""
     return current.get() or ANYBODY
+
+
+def sharer() -> str | None:
+    """Whose the current call is among those who share a room: its tenant's; None may have all of it."""
+    who = principal()
+    return None if who is ANYBODY else who.tenant
 
 
 def owner() -> str:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from convlens.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from convlens_server.edge.room import Room
 from convlens_server.identity import principal
+from convlens_server.identity.principal import sharer
 from convlens_workers.jobs import JobStore
 from convlens_workers.jobs.stats import QueueCollector
 
@@ -28,8 +30,7 @@ class JobGateway:
 
     def __init__(self, store: JobStore | None, most: int) -> None:
         self._store = store
-        self._most = most
-        self._under_way = 0
+        self._room = Room(most)
         self._stopping = asyncio.Event()
 
     @property
@@ -48,14 +49,14 @@ class JobGateway:
     @contextmanager
     def room(self) -> Iterator[None]:
         """For a call that lasts as long as a job or a slow client. Raises ResourceExhausted without."""
-        if self._under_way >= self._most:
-            text = f"{self._under_way} calls wait for jobs, send artifacts or receive collections"
+        caller = sharer()
+        if not self._room.take(caller, 1):
+            text = f"{self._room.held} calls wait for jobs, send artifacts or receive collections"
             raise ResourceExhausted(text, reason="LONG_CALLS", retry_after=RETRY)
-        self._under_way += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._room.give(caller, 1)
 
     async def unless_stopping(self, work: Awaitable[T]) -> T:
         """The result of `work`, which may wait for a job for hours.
@@ -82,6 +83,11 @@ class JobGateway:
             except StopAsyncIteration:
                 return
             yield event
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server shuts down."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """End all that waits for jobs."""

@@ -36,11 +36,12 @@ def measure(
     """
     name = request.WhichOneof("technique") or ""
     params: Any = getattr(request, name)
-    goal = AttackGoal(False, _one_each(request.labels, len(images)))
+    independent = backend.stored.manifest.independent
+    goal = AttackGoal(False, _one_each(request.labels, len(images)), independent)
     norm, seed = getattr(params, "norm", attack_pb2.NORM_LINF), getattr(params, "seed", 0)
     ball = BALLS[norm]
     before = _log_probabilities(backend, images)
-    clean = ~goal.met(before.argmax(axis=1))
+    clean = ~goal.met(np.exp(before))
     saturated = before[np.arange(len(images)), goal.classes] > -SATURATED  # -log P is 1 - P there.
     points = []
     for epsilon in _series(request.epsilons, norm, ball.diagonal(images)):
@@ -56,7 +57,7 @@ def measure(
         )
         points.append(point)
         yield attack_pb2.MeasureRobustnessResponse(point=point)
-    classes = len(backend.stored.manifest.labels)
+    classes = 2 if independent else len(backend.stored.manifest.labels)  # A guess is a class, or yes or no.
     raised = alarms(points, len(images), classes, ball.diagonal(images))
     raised.saturated_gradients = bool(saturated.any())
     yield attack_pb2.MeasureRobustnessResponse(alarms=raised)
@@ -103,7 +104,7 @@ def _series(epsilons: Sequence[float], norm: int, diagonal: float) -> Sequence[f
 
 def _right(backend: Backend, images: F32, goal: AttackGoal) -> NDArray[np.bool_]:
     """Whether the network takes each image for its label, (N,)."""
-    return ~goal.met(_log_probabilities(backend, images).argmax(axis=1))
+    return ~goal.met(np.exp(_log_probabilities(backend, images)))
 
 
 def _log_probabilities(backend: Backend, images: F32) -> F32:

@@ -124,8 +124,6 @@ def _fill(message: Message, field: FieldDescriptor, bounds: bounds_pb2.Bounds, p
     if bounds.HasField("default"):
         kind = float if field.type in FLOATS else int
         setattr(message, field.name, kind(bounds.default))
-    elif bounds.default_text:
-        setattr(message, field.name, bounds.default_text)
     elif bounds.filled:
         getattr(message, field.name).SetInParent()
     elif bounds.required:

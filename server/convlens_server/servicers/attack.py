@@ -22,7 +22,8 @@ class AttackServicer(InferenceServicer, attack_pb2_grpc.AttackServiceServicer):
         """Perturb each image, and certify what that has changed."""
         request, backend, images = self.inference.admit_images(request, costs.attack)
         before = backend.forward(images, [PROBABILITIES])[PROBABILITIES]
-        goal = resolve_goal(request, before.argmax(axis=1))
+        independent = backend.stored.manifest.independent
+        goal = resolve_goal(request, before.argmax(axis=1), independent=independent)
         name = request.WhichOneof("technique") or ""
         attacked = ATTACKS[name].compute(backend, images, goal, getattr(request, name))
         certificates = certify(

@@ -25,7 +25,7 @@ from convlens_server.request.request_context import hold, timed
 from convlens_server.request.validation import validate
 from convlens_workers.collections import owned
 from convlens_workers.jobs import to_operation
-from convlens_workers.jobs.models import digests
+from convlens_workers.jobs.models import digests, name_defaults
 from convlens_workers.jobs.pictures import decode_images
 from convlens_workers.jobs.record import check_tags
 from convlens_workers.jobs.techniques import SPECIFICATIONS
@@ -128,6 +128,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                 resolved.save_every,
                 f"left out with {technique}; {', '.join(RESUMABLE)} have it",
             )
+        name_defaults(resolved, self._quick.models.repository)
         resolved.model.CopyFrom(model_pb2.ModelRef(name=manifest.name, version=manifest.version))
         job = self._submission(resolved, manifest)
         specification = SPECIFICATIONS[job.technique]

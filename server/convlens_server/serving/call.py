@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from google.protobuf.message import Message
 
 from convlens.wire import pausing
-from convlens_server.identity.principal import principal
+from convlens_server.identity.principal import principal, sharer
 from convlens_server.request import cancellation, request_context
 from convlens_server.serving.scheduler import Work
 
@@ -73,6 +73,7 @@ class Call(Work):
     Attributes:
         caller: who waits for it, and may leave.
         method: the name of the RPC.
+        sharer: who shares room with others for it.
         deadline: when the caller stops waiting, on the clock of `time.monotonic`; infinity: never.
         size: the bytes of the request.
         looks: what is known of it from outside: its method, and about how large its request is.
@@ -99,6 +100,7 @@ class Call(Work):
         request = request_context.current.get()
         left = request.servicer_context.time_remaining() if request else None
         self.method = request.method if request else ""
+        self.sharer = sharer()
         self.deadline = math.inf if left is None else time.monotonic() + left
         self.size = request_context.received.get()
         self.looks = self.method, self.size.bit_length()

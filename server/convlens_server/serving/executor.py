@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from convlens.errors import ResourceExhausted
+from convlens_server.edge.room import Room
+from convlens_server.identity.principal import sharer
 from convlens_server.request import request_context
 from convlens_server.serving.call import END, Call, Later
 from convlens_server.serving.paces import ALIKE, Likes, Paces
@@ -53,8 +55,6 @@ class Executor:
         worker_threads: the number of threads.
         scheduler: hands the calls' work to the threads.
         admitted: the number of calls that have begun and not ended.
-        busy: the number of those calls that compute, or wait for a thread.
-        held: the bytes of the requests of the busy calls.
     """
 
     def __init__(self, settings: ServerSettings, *, on_gpu: bool = False) -> None:
@@ -62,12 +62,25 @@ class Executor:
         self.scheduler = Scheduler(self.worker_threads, settings.tenant_weights, speed=self._speed)
         self._settings = settings
         self._on_gpu = on_gpu
-        self._streams = 0
+        self._streams = Room(settings.max_streams)
+        bytes_ = int(settings.max_waiting_megabytes * (1 << 20))
+        self._places, self._bytes = (
+            Room(self.worker_threads + settings.max_waiting),
+            Room(bytes_, bytes_ // 8),
+        )
         self._paces, self._calls, self._likes = Paces(PACE), Paces(), Likes()
         self._costed: set[str] = set()
         self.admitted = 0
-        self.busy = 0
-        self.held = 0
+
+    @property
+    def busy(self) -> int:
+        """The number of calls that have not ended and compute, or wait for a thread."""
+        return self._places.held
+
+    @property
+    def held(self) -> int:
+        """The bytes of the requests of the busy calls."""
+        return self._bytes.held
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of `function`, computed in a worker thread.
@@ -88,19 +101,20 @@ class Executor:
         Raises:
             ResourceExhausted: as `run`, at the beginning; or too many streams are open.
         """
-        if self._streams >= self._settings.max_streams:
-            self._refuse(f"{self._streams} streams are open", "STREAMS", self.wait)
+        caller, streams = sharer(), self._streams
+        if not streams.fits(caller, 1):
+            self._refuse(f"{streams.held} streams are open", "STREAMS", self.wait)
 
         def begin() -> Callable[[], Any]:
             return partial(next, function(*args, **kwargs), END)
 
         with self._admission(begin, single=False) as call:
-            self._streams += 1
+            streams.hold(caller, 1)
             try:
                 while (item := await call.read()) is not END:
                     yield item
             finally:
-                self._streams -= 1
+                streams.give(caller, 1)
 
     @property
     def wait(self) -> float:
@@ -126,8 +140,8 @@ class Executor:
     def add(self, call: Call) -> None:
         """Have a thread take the call's work."""
         call.active = True
-        self.busy += 1
-        self.held += call.size
+        self._places.hold(call.sharer, 1)
+        self._bytes.hold(call.sharer, call.size)
         call.queued()
         self.scheduler.add(call)
 
@@ -135,8 +149,8 @@ class Executor:
         """The call's work neither waits nor runs any more."""
         if call.active:
             call.active = False
-            self.busy -= 1
-            self.held -= call.size
+            self._places.give(call.sharer, 1)
+            self._bytes.give(call.sharer, call.size)
 
     def expect(self, call: Call) -> None:
         """See whether a call whose cost is known now may go on. Raises ResourceExhausted, Later."""
@@ -193,11 +207,12 @@ class Executor:
 
     def _check_room(self) -> None:
         """Refuse a call that should not wait: the sooner it knows, the less is lost."""
-        settings, waiting = self._settings, self.busy - self.worker_threads
-        if waiting >= settings.max_waiting:
+        if self.busy < self.worker_threads:
+            return
+        caller = sharer()
+        if not self._places.fits(caller, 1):
             self._refuse(f"{self.busy} calls are computing or waiting", "QUEUE_FULL", self.wait)
-        held = self.held + request_context.received.get()
-        if waiting >= 0 and held > settings.max_waiting_megabytes * (1 << 20):
+        if not self._bytes.fits(caller, request_context.received.get()):
             text = f"requests of {self.held / (1 << 20):.1f} MiB are computing or waiting"
             self._refuse(text, "QUEUE_BYTES", self.wait)
 

@@ -1,4 +1,4 @@
-"""The classes that a network sees: argmax of the softmax over its logits."""
+"""The classes that a network sees: the softmax of its logits, or independent classes by their sigmoids."""
 
 from __future__ import annotations
 

@@ -77,4 +77,4 @@ def _rank(backend: Backend, images: F32, goal: AttackGoal) -> NDArray[np.float64
     log_probabilities = backend.forward(images, [LOG_PROBABILITIES])[LOG_PROBABILITIES]
     towards = 1 if goal.targeted else -1
     nearness = towards * log_probabilities[np.arange(len(images)), goal.classes].astype(np.float64)
-    return np.asarray(nearness + 1e6 * goal.met(log_probabilities.argmax(axis=1)))
+    return np.asarray(nearness + 1e6 * goal.met(np.exp(log_probabilities)))

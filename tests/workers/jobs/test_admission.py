@@ -41,7 +41,7 @@ async def test_a_priority_is_a_queue_with_its_own_workers(store: JobStore, setti
     with WorkerByHand(settings.model_copy(update={"queue": "convlens-high"})) as worker:
         attempt = worker.take()
         assert attempt.id == high[1].id
-        assert worker.store.requeue(attempt, crashed=False) is not None
+        assert worker.store.requeue(attempt, crashed=False)
         worker.succeed(worker.take())
     assert (await store.of("c").get(high[1].name)).metadata.state == SUCCEEDED
     assert (await store.of("a").get(normal.name)).metadata.state == QUEUED

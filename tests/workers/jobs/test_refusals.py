@@ -35,6 +35,7 @@ SAID = {
     "-NOPERM this user has no permissions to run the 'hset' command": Meaning.OPERATOR,
     "-ERR ACL failure in script: User u has no permissions to run the 'set' command": Meaning.OPERATOR,
     "-ERR The user executing the script can't run this command or subcommand": Meaning.OPERATOR,
+    "-ERR EXEC without MULTI": Meaning.OPERATOR,
     "-WRONGPASS invalid username-password pair or user is disabled.": Meaning.OPERATOR,
     "-NOAUTH Authentication required.": Meaning.OPERATOR,
     "-DENIED Redis is running in protected mode": Meaning.OPERATOR,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -117,8 +117,17 @@ class ArtifactStore:
         self._remove([self._key(owner, kind, digest)])
 
     def drop_all(self, owner: str) -> None:
-        """Remove all objects of an owner."""
-        self._remove([entry["path"] for entry in self._list(f"{self._top}/{owner}")])
+        """Remove all objects of an owner, and what killed writers have left of some."""
+        self.keep(owner, ())
+
+    def keep(self, owner: str, kept: Iterable[tuple[str, str]]) -> None:
+        """As `drop_all`, but for the objects of these kinds and names."""
+        keys = {self._key(owner, *each) for each in kept}
+        place = f"{self._top}/{owner}"
+        self._remove([entry["path"] for entry in self._list(place) if entry["path"] not in keys])
+        if self._folder:
+            with _errors(place), suppress(FileNotFoundError):
+                _clear(self._folder / place, {self._folder / key for key in keys})
 
     def idle(self, since: timedelta, now: datetime) -> Iterator[str]:
         """Ids of the owners all of whose objects are older than `since`."""
@@ -152,6 +161,18 @@ def _secrets(scheme: str) -> Any:
     folder = os.environ.get("CONVLENS_SECRETS")
     files = Path(folder).glob("aws_*") if folder and scheme == "s3" else ()
     return {path.name: path.read_text().strip() for path in files}
+
+
+def _clear(folder: Path, kept: Set[Path]) -> None:
+    """Remove a folder's files but for those that are kept: unfinished ones, which no store lists."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            with suppress(OSError):  # It is not empty.
+                path.rmdir()
+        elif path not in kept:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Which networks a job is bound to: those whose version it states, by the digests that the server saw."""
+"""Which networks a job is bound to: those whose version it states, by the digests that the server saw.
+
+Those that it leaves unnamed are the default model that the server had, whatever a worker finds later.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,12 @@ from convlens.errors import FailedPrecondition
 from convlens.v1 import job_pb2, model_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
+
+
+def name_defaults(request: Message, repository: ModelRepository) -> None:
+    """Name the default model wherever the message names a model without a name."""
+    for ref in _refs(request):
+        ref.name = ref.name or repository.default
 
 
 def digests(request: job_pb2.SubmitJobRequest, repository: ModelRepository) -> dict[str, str]:

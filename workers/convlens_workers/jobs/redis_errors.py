@@ -68,7 +68,7 @@ ANSWERS: Final = (
     Answer("READONLY|UNBLOCKED", ELSEWHERE, "Redis has become a replica, and takes no writes"),
     Answer("MASTERDOWN", ELSEWHERE, "Redis is a replica that has lost its primary"),
     Answer(
-        "NOPERM|ACL failure in script|The user executing the script can't",
+        "NOPERM|ACL failure in script|The user executing the script can't|EXEC without MULTI",
         OPERATOR,
         "Redis forbids this to the user in CONVLENS_REDIS: see its ACL",
     ),

@@ -11,6 +11,7 @@ Keys, beside RQ's own of the queue (`rq:queue:<queue>`, its `:intermediate` list
     convlens:swept:<queue>    string  when the last sweep ran (ms)
     convlens:swept:by:<queue> zset    worker that sweeps -> until when it counts as alive (ms)
     convlens:changed          channel id of each job that changed, to wake watchers
+    convlens:untidy           zset    id -> when to look for objects that no job names (ms), see `tidying.py`
     convlens:tenant:<tenant>  set     ids of the tenant's jobs that have not finished
     convlens:counters:<queue> hash    how often what happened: submitted, succeeded, failed, retried, ...
     convlens:counters:of:<tenant>:<queue> hash  the same to a tenant's jobs
@@ -37,6 +38,7 @@ WHOLE: Final = "whole"
 CHANGED: Final = "convlens:changed"
 SPEEDS: Final = "convlens:throughput:jobs:"
 WORKERS: Final = "convlens:swept:by:"
+UNTIDY: Final = "convlens:untidy"
 NOTHING: Final = "convlens:nothing"
 """A key that is never there: to delete it changes nothing, but is refused where writes are. With too few
 replicas Redis 6.2 takes scripts all the same."""
@@ -50,6 +52,8 @@ local QUEUE = 'rq:queue:' .. queue
 local TAKEN = QUEUE .. ':intermediate'
 local LEASES = 'convlens:leases:' .. queue
 local WORKERS = 'convlens:swept:by:' .. queue
+local UNTIDY = 'convlens:untidy'
+local SOON, LATER = 60000, 3600000  -- Longer than a worker takes to stop, and a call to submit a job (ms).
 local QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = '1', '2', '3', '4', '5'
 local COUNTER = {[SUCCEEDED] = 'succeeded', [FAILED] = 'failed', [CANCELLED] = 'cancelled'}
 local HIDDEN = {token=1, checkpoints=1, dropping=1, crashes=1, payload=1, request=1, result=1, preview=1,
@@ -106,30 +110,26 @@ local function look_through(key, many)
   return true
 end
 
--- The checkpoints to drop; remembered for who did not get the reply and asks again.
-local function dropping(id, digests)
-  redis.call('HSET', record(id), 'dropping', digests)
-  return digests
+-- In so many ms the artifact store may hold what the record does not name.
+local function untidy(id, within) redis.call('ZADD', UNTIDY, now() + within, id) end
+
+-- Whether it is this attempt that has ended the job: it did not get the reply, and asks again.
+local function ended_by(id, token) return field(id, 'ended_by') == token and 1 end
+
+-- Why one more job may not be queued, if it may not.
+local function refused(limit, tenant, most)
+  if redis.call('LLEN', QUEUE) >= tonumber(limit) then return 'full' end
+  local theirs = tonumber(most) > 0 and redis.call('SCARD', 'convlens:tenant:' .. tenant) or -1
+  return theirs >= tonumber(most) and 'tenant'
 end
 
--- What the attempt has been told when it ended the job; nothing to one that is stale.
-local function told(id, token)
-  return field(id, 'ended_by') == token and field(id, 'dropping')
-end
-
--- Keeps the newest checkpoint of a job that another one may go on from; gives those to drop.
-local function left(id)
-  local all = field(id, 'checkpoints') or ''
-  redis.call('HDEL', record(id), 'checkpoints')
-  if field(id, 'resumable') ~= '1' or all == '' then return all end
-  local newest, others = string.match(all, '(%S*)%s*(.*)')
-  redis.call('HSET', record(id), 'checkpoints', newest)
-  return others
-end
-
+-- Of its checkpoints a job that has ended keeps the newest, if another one may go on from it.
 local function finish(id, state, name, value)
   local ended = now()
-  local checkpoints = dropping(id, left(id))
+  untidy(id, SOON)
+  local newest = field(id, 'resumable') == '1' and string.match(field(id, 'checkpoints') or '', '%S+')
+  redis.call('HDEL', record(id), 'checkpoints', 'dropping')
+  if newest then redis.call('HSET', record(id), 'checkpoints', newest) end
   local token = field(id, 'token')
   if token then redis.call('HSET', record(id), 'ended_by', token) end
   count(COUNTER[state], id)
@@ -144,7 +144,7 @@ local function finish(id, state, name, value)
   emit(id)
   redis.call('PEXPIREAT', record(id), ended + ttl)
   redis.call('PEXPIREAT', 'convlens:events:' .. id, ended + ttl)
-  return checkpoints
+  return 1
 end
 
 local function requeue(id, crashed, max_crashes)
@@ -165,23 +165,34 @@ local function requeue(id, crashed, max_crashes)
   redis.call('HSET', record(id), 'state', QUEUED, 'queue_position', crashed and behind or 0)
   redis.call('HDEL', record(id), 'token', 'remaining_seconds')
   emit(id)
-  return ''
+  return 1
 end
 """
 
 _SCRIPTS: Final = {
+    # id, limit, tenant, tenant's limit (0 none) -> 'yes', or why nothing may be stored for such a job now:
+    # 'full' | 'tenant' | 'late'
+    "intend": """
+        local why = refused(ARGV[7], ARGV[8], ARGV[9])
+        if why then return why end
+        local due = redis.call('ZSCORE', UNTIDY, id)
+        if due and tonumber(due) <= now() and not field(id, 'state') then return 'late' end
+        untidy(id, LATER)
+        return 'yes'
+    """,
     # id, payload digest, limit, tenant, tenant's limit (0 none), number of RQ's fields, RQ's fields ...,
-    # record's fields ... -> 'created' | 'same' | 'other' | 'full' | 'tenant'
+    # record's fields ... -> 'created' | 'same' | 'other' | 'full' | 'tenant' | 'late'
     "submit": """
-        local payload, limit, n = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[11])
-        local theirs, most = 'convlens:tenant:' .. ARGV[9], tonumber(ARGV[10])
+        local payload, n = ARGV[7], tonumber(ARGV[11])
         local known = field(id, 'payload')
         if known then return known == payload and 'same' or 'other' end
-        local ahead = redis.call('LLEN', QUEUE)
-        if ahead >= limit then return 'full' end
-        if most > 0 and redis.call('SCARD', theirs) >= most then return 'tenant' end
-        local created = now()
+        local why = refused(ARGV[8], ARGV[9], ARGV[10])
+        if why then return why end
+        local created, due = now(), redis.call('ZSCORE', UNTIDY, id)
+        if not due or tonumber(due) <= created then return 'late' end
+        local theirs, ahead = 'convlens:tenant:' .. ARGV[9], redis.call('LLEN', QUEUE)
         redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, 12, 11 + n))  -- First: a full Redis refuses it.
+        redis.call('ZREM', UNTIDY, id)
         redis.call('DEL', 'convlens:events:' .. id)
         redis.call('HSET', record(id), 'state', QUEUED, 'payload', payload, 'create_time', created,
                    'queue', queue, 'tenant', ARGV[9], 'queue_position', ahead, unpack(ARGV, 12 + n))
@@ -200,11 +211,11 @@ _SCRIPTS: Final = {
     "claim": """
         redis.call('LREM', TAKEN, 0, id)
         redis.call('LREM', QUEUE, 0, id)  -- Where the sweep had put it back because this worker was slow.
-        local state = field(id, 'state')
+        local state, started = field(id, 'state'), now()
         if state ~= RUNNING then redis.call('ZREM', LEASES, id) end
-        if state ~= QUEUED then return false end
-        local started = now()
+        if state ~= QUEUED and field(id, 'token') ~= ARGV[7] then return false end
         redis.call('ZADD', LEASES, started + ARGV[8], id)
+        if state == RUNNING then return redis.call('HGETALL', record(id)) end
         redis.call('HSET', record(id), 'state', RUNNING, 'token', ARGV[7], 'device', ARGV[9],
                    'claimed', started)
         redis.call('HSETNX', record(id), 'start_time', started)
@@ -229,28 +240,33 @@ _SCRIPTS: Final = {
         if field(id, 'token') ~= ARGV[7] then return false end
         local newest, older = string.match(field(id, 'checkpoints') or '', '(%S*)%s*(%S*)')
         if newest == ARGV[8] then return field(id, 'dropping') or '' end
-        redis.call('HSET', record(id), 'checkpoints', ARGV[8] .. ' ' .. newest, 'crashes', 0)
-        return dropping(id, older == ARGV[8] and '' or older)
+        local dropping = older == ARGV[8] and '' or older
+        redis.call('HSET', record(id), 'checkpoints', ARGV[8] .. ' ' .. newest, 'crashes', 0,
+                   'dropping', dropping)  -- For who does not get the reply.
+        return dropping
     """,
-    # id, token, digest of a last checkpoint or '', artifacts or '' -> checkpoints to drop, or nothing when
-    # the job has not ended under this attempt, is gone, or is not resumable; its state stays
+    # id, token, digest of a last checkpoint or '', artifacts or '' -> 1, or nothing when the job has not
+    # ended under this attempt, is gone, or is not resumable; its state stays
     "leave": """
-        if field(id, 'ended_by') ~= ARGV[7] or field(id, 'resumable') ~= '1' then return false end
+        if not ended_by(id, ARGV[7]) or field(id, 'resumable') ~= '1' then return false end
+        untidy(id, SOON)
         if ARGV[9] ~= '' then redis.call('HSET', record(id), 'artifacts', ARGV[9]) end
-        local newest = field(id, 'checkpoints') or ''
-        if ARGV[8] == '' or ARGV[8] == newest then return '' end
-        redis.call('HSET', record(id), 'checkpoints', ARGV[8])
-        return newest
+        if ARGV[8] ~= '' then redis.call('HSET', record(id), 'checkpoints', ARGV[8]) end
+        return 1
     """,
-    # id, token, state, 'result' or 'error', its bytes -> checkpoints to drop, or nothing when stale
+    # id: an attempt that is stale may have stored what no record names
+    "abandon": """
+        if field(id, 'state') then untidy(id, SOON) end
+    """,
+    # id, token, state, 'result' or 'error', its bytes -> 1, or nothing when stale
     "finish": """
-        if field(id, 'token') ~= ARGV[7] then return told(id, ARGV[7]) end
+        if field(id, 'token') ~= ARGV[7] then return ended_by(id, ARGV[7]) end
         if field(id, 'cancel_requested') == '1' then return finish(id, CANCELLED, 'error', cancelled) end
         return finish(id, ARGV[8], ARGV[9], ARGV[10])
     """,
-    # id, token, '1' after a crash, most crashes -> checkpoints to drop, or nothing when stale
+    # id, token, '1' after a crash, most crashes -> 1, or nothing when stale
     "requeue": """
-        if field(id, 'token') ~= ARGV[7] then return told(id, ARGV[7]) end
+        if field(id, 'token') ~= ARGV[7] then return ended_by(id, ARGV[7]) end
         return requeue(id, ARGV[8] == '1', ARGV[9])
     """,
     # '', lease in ms, interval in ms, most crashes -> ids that were taken away from their workers
@@ -289,13 +305,13 @@ _SCRIPTS: Final = {
         end
         return overdue
     """,
-    # id -> checkpoints to drop, or nothing when there is no such job
+    # id -> nothing when there is no such job, 2 where this has ended it, otherwise 1
     "cancel": """
         local state = field(id, 'state')
         if not state then return false end
-        if state == QUEUED then return finish(id, CANCELLED, 'error', cancelled) end
+        if state == QUEUED then return 1 + finish(id, CANCELLED, 'error', cancelled) end
         if state == RUNNING and redis.call('HSET', record(id), 'cancel_requested', '1') == 1 then emit(id) end
-        return ''
+        return 1
     """,
     # '', tenant or '' -> jobs that wait, jobs that run, age of the next one in ms, counters (the tenant's, or
     # all), speeds, live workers; changes nothing
@@ -312,19 +328,39 @@ _SCRIPTS: Final = {
     "index": """
         return look_through('convlens:operations', tonumber(ARGV[7])) and '1' or '0'
     """,
+    # '', how many -> ids that are due to be tidied, and that nobody is just tidying
+    "due": """
+        return redis.call('ZRANGEBYSCORE', UNTIDY, '-inf', now() - 5000, 'LIMIT', 0, ARGV[7])
+    """,
+    # id -> since when or until when it is untidy, and the record's fields; or nothing when it is not
+    "untidy": """
+        local due = redis.call('ZSCORE', UNTIDY, id)
+        return due and {due, redis.call('HGETALL', record(id))}
+    """,
+    # id, what `untidy` gave: it was tidied, which counts unless it has become untidy anew
+    "tidied": """
+        if redis.call('ZSCORE', UNTIDY, id) == ARGV[7] then redis.call('ZREM', UNTIDY, id) end
+    """,
+    # id: it could not be tidied
+    "postpone": """
+        redis.call('ZADD', UNTIDY, 'XX', now() + SOON, id)
+    """,
     # id -> -1 no such job, 0 it has not finished, 1 removed
     "delete": """
         local state = field(id, 'state')
-        if not state then return -1 end
+        if not state then return redis.call('ZSCORE', UNTIDY, id) and 1 or -1 end
         if state == QUEUED or state == RUNNING then return 0 end
         local created = field(id, 'create_time')
         for _, key in ipairs({index(''), index(field(id, 'tenant') or '')}) do
           redis.call('ZREM', key, string.format('%013d-%s', created, id))
         end
         redis.call('DEL', record(id), 'convlens:events:' .. id)
+        untidy(id, 0)  -- Last: a full Redis takes it once the script has removed something.
         return 1
     """,
 }
+
+NAMES: Final = tuple(_SCRIPTS)
 
 _CANCELLED: Final = to_status(Cancelled("the job was cancelled")).SerializeToString(deterministic=True)
 _GAVE_UP: Final = to_status(

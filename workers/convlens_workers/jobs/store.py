@@ -6,6 +6,7 @@ import asyncio
 import copy
 import hashlib
 import json
+import logging
 import math
 import re
 import time
@@ -26,6 +27,7 @@ from convlens.errors import (
     NotFound,
     OutOfRange,
     ResourceExhausted,
+    Unavailable,
 )
 from convlens.v1 import job_pb2, tensor_pb2
 from convlens_workers.jobs import scripts
@@ -35,9 +37,10 @@ from convlens_workers.jobs.connection import connect
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.jobs.queries import ENTRY, Queries, check_page_token
 from convlens_workers.jobs.record import Filter, JobRecord, Reckoned, operation_id
-from convlens_workers.jobs.redis_errors import redis_errors
+from convlens_workers.jobs.redis_errors import AWAY, redis_errors
 from convlens_workers.jobs.settings import JobSettings
 from convlens_workers.jobs.stats import speed, to_stats
+from convlens_workers.jobs.tidying import tidy
 from convlens_workers.telemetry.tracing import traceparent
 
 QUEUE_FULL_RETRY: Final = 10.0
@@ -48,8 +51,12 @@ MOST_READ: Final = 500
 """Records that a list reads at once."""
 LOOKED_THROUGH: Final = 1000
 """Entries of the index of all jobs that are put into those of tenants at once, after an upgrade."""
+ENDED: Final = 2
+"""What the script `cancel` replies when it has ended a job."""
 UNKNOWN: Final = Reckoned()
 ALL: Final = Filter()
+
+log = logging.getLogger(__name__)
 
 
 class JobStore:
@@ -123,7 +130,11 @@ class JobStore:
         known, waiting, speeds = await self._queries.before_submit(id_, queue)
         technique = request.WhichOneof("technique") or ""
         rate = speed(speeds, technique)
-        if known is None and waiting < self._settings.queue_limit:
+        outcome = b"" if known is None else b"same" if known == sent.encode() else b"other"
+        if not outcome and waiting >= self._settings.queue_limit:
+            outcome = b"full"
+        outcome = outcome or await self._intend(id_, queue)
+        if outcome == b"yes":
             fields = {
                 "technique": technique,
                 "model": request.model.SerializeToString(deterministic=True),
@@ -141,8 +152,6 @@ class JobStore:
             if resumed is not None:
                 fields["checkpoints"] = await self._take_over(resumed, id_)
             outcome = await self._enqueue(id_, queue, sent, fields)
-        else:
-            outcome = b"full" if known is None else b"same" if known == sent.encode() else b"other"
         self._refuse(outcome, request.request_id)
         return await self._queries.record(id_)
 
@@ -220,7 +229,7 @@ class JobStore:
             raise NotFound(f"no operation {name!r}")
         if outcome == 0:
             raise FailedPrecondition(f"{name} has not finished; cancel it first")
-        await asyncio.to_thread(self._artifacts.drop_all, id_)
+        await self._tidy(id_)
 
     async def wait(self, name: str, timeout: float | None = None) -> JobRecord:
         """The job when it has finished, or as it is after `timeout` seconds."""
@@ -300,10 +309,21 @@ class JobStore:
 
     async def _cancel(self, id_: str) -> bool:
         """Whether there is such a job, which now ends."""
-        checkpoints = await self._call("cancel", id_)
-        for digest in (checkpoints or b"").decode().split():
-            await asyncio.to_thread(self._artifacts.drop, id_, "checkpoints", digest)
-        return checkpoints is not None
+        outcome = await self._call("cancel", id_)
+        if outcome == ENDED:
+            await self._tidy(id_)
+        return outcome is not None
+
+    async def _tidy(self, id_: str) -> None:
+        """Remove what an untidy job's record does not name; what fails of it workers do later."""
+        try:
+            if found := await self._call("untidy", id_):
+                due, flat = found
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                await asyncio.to_thread(tidy, self._artifacts, id_, fields)
+                await self._call("tidied", id_, due)
+        except AWAY as error:
+            log.warning("tidied later: %s", error, extra={"operation": id_})
 
     def _queue_of(self, priority: job_pb2.Priority.ValueType) -> str:
         queue = self._queues.get(priority or job_pb2.PRIORITY_NORMAL)
@@ -313,6 +333,15 @@ class JobStore:
             shown = known.name if known else priority
             raise InvalidArgument.of("priority", shown, f"{names} on this server")
         return queue
+
+    async def _intend(self, id_: str, queue: str) -> bytes:
+        """Say that objects of a job to be submitted may come: b"yes", or why none may."""
+        arguments = (id_, self._settings.queue_limit, self._tenant, self._settings.tenant_limit)
+        outcome: bytes = await self._call("intend", *arguments, queue=queue)
+        if outcome == b"late":  # An earlier submission came to nothing, or the job was deleted.
+            await self._tidy(id_)
+            outcome = await self._call("intend", *arguments, queue=queue)
+        return outcome
 
     async def _enqueue(self, id_: str, queue: str, sent: str, fields: Mapping[str, Any]) -> bytes:
         rq = _flat(rq_fields(id_, queue))
@@ -329,6 +358,8 @@ class JobStore:
             limit = self._settings.tenant_limit
             most = f"tenant {self._tenant!r} has {limit} jobs that wait or run, the most it may"
             raise ResourceExhausted(most, reason="TENANT_LIMIT", retry_after=QUEUE_FULL_RETRY)
+        if outcome == b"late":
+            raise Unavailable("what is left of a job of this request_id is being removed", retry_after=2.0)
         if outcome == b"other":
             used = f"request_id {request_id!r} was used with another payload"
             raise AlreadyExists(used, field="request_id")

@@ -10,18 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from convlens.errors import ConvLensError, to_status
+from convlens.errors import ConvLensError, Unavailable, to_status
 from convlens.v1 import job_pb2
 from convlens.v1.tensor_pb2 import TensorHeader
 from convlens_workers.jobs import scripts
+from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.record import JobRecord
 from convlens_workers.jobs.redis_errors import redis_errors
 from convlens_workers.jobs.settings import JobSettings
 from convlens_workers.jobs.stats import to_stats
+from convlens_workers.jobs.tidying import tidy
 
 MAX_CRASHES: Final = 3
 SWEEPS_A_LEASE: Final = 5
 TIDY_INTERVAL: Final = 3600
+TIDIED_AT_ONCE: Final = 100
+"""Jobs that maintenance tidies between two sweeps."""
 
 
 @dataclass(frozen=True)
@@ -103,35 +107,39 @@ class WorkerJobStore:
         dropped = self._call("checkpoint", attempt.id, attempt.token, digest)
         return None if dropped is None else dropped.decode()
 
-    def succeed(self, attempt: Attempt, result: job_pb2.JobResult) -> list[str] | None:
-        """End the job with stored artifacts; gives the checkpoints to drop, None when lost."""
+    def succeed(self, attempt: Attempt, result: job_pb2.JobResult) -> bool:
+        """End the job with stored artifacts; whether it was, or is already, this attempt that does so."""
         body = result.SerializeToString(deterministic=True)
         return self._finish(attempt, job_pb2.JOB_STATE_SUCCEEDED, "result", body)
 
-    def fail(self, attempt: Attempt, error: ConvLensError) -> list[str] | None:
+    def fail(self, attempt: Attempt, error: ConvLensError) -> bool:
         """End the job with an error (a job that was to be cancelled ends as such); as `succeed`."""
         body = to_status(error).SerializeToString(deterministic=True)
         return self._finish(attempt, job_pb2.JOB_STATE_FAILED, "error", body)
 
-    def leave(self, attempt: Attempt, checkpoint: str, artifacts: Sequence[TensorHeader]) -> list[str] | None:
+    def leave(self, attempt: Attempt, checkpoint: str, artifacts: Sequence[TensorHeader]) -> bool:
         """What an attempt still had when its job was ended under it, as by a cancel; the state stays.
 
         Args:
             checkpoint: SHA-256 of its last one, "" where there is none.
             artifacts: all pictures on the way; empty where there is no new one.
 
-        Gives the checkpoints to drop, None where nothing is taken down: the job is another's, or gone.
+        False where nothing is taken down: the job is another's, or gone.
         """
         body = job_pb2.JobResult(artifacts=artifacts).SerializeToString(deterministic=True)
-        return _digests(self._call("leave", attempt.id, attempt.token, checkpoint, body))
+        return bool(self._call("leave", attempt.id, attempt.token, checkpoint, body))
 
-    def requeue(self, attempt: Attempt, *, crashed: bool) -> list[str] | None:
+    def abandon(self, attempt: Attempt) -> None:
+        """The job is another attempt's; this one may have stored what its record will not name."""
+        self._call("abandon", attempt.id)
+
+    def requeue(self, attempt: Attempt, *, crashed: bool) -> bool:
         """Give the job back: to the front of the queue, or after a crash to its end.
 
         After three crashes without a new checkpoint between them it fails; one that was to be cancelled ends
-        as such. Gives the checkpoints to drop, None when lost.
+        as such. False when it is another attempt's.
         """
-        return _digests(self._call("requeue", attempt.id, attempt.token, int(crashed), MAX_CRASHES))
+        return bool(self._call("requeue", attempt.id, attempt.token, int(crashed), MAX_CRASHES))
 
     def sweep(self) -> list[str]:
         """Take jobs away from workers that have not reported for a lease; gives their ids.
@@ -157,18 +165,30 @@ class WorkerJobStore:
         with redis_errors():
             return bool(self._redis.set("convlens:tidied", "", nx=True, ex=TIDY_INTERVAL))
 
+    def tidy(self, artifacts: ArtifactStore, id_: str) -> None:
+        """Remove what an ended job's record does not name, if something may be left. Raises Unavailable."""
+        if found := self._call("untidy", id_):
+            due, flat = found
+            tidy(artifacts, id_, dict(zip(flat[::2], flat[1::2], strict=True)))
+            self._call("tidied", id_, due)
+
+    def tidy_due(self, artifacts: ArtifactStore) -> None:
+        """The same for jobs that nobody has tidied in time, some of them. Raises Unavailable."""
+        for id_ in self._call("due", "", TIDIED_AT_ONCE):
+            try:
+                self.tidy(artifacts, id_.decode())
+            except Unavailable:
+                self._call("postpone", id_)
+                raise
+
     def unknown(self, ids: list[str]) -> list[str]:
         """Those of `ids` that there is no record of."""
         with redis_errors():
             return [id_ for id_ in ids if not self._redis.exists(scripts.OPERATION + id_)]
 
-    def _finish(self, attempt: Attempt, state: int, name: str, body: bytes) -> list[str] | None:
-        return _digests(self._call("finish", attempt.id, attempt.token, state, name, body))
+    def _finish(self, attempt: Attempt, state: int, name: str, body: bytes) -> bool:
+        return bool(self._call("finish", attempt.id, attempt.token, state, name, body))
 
     def _call(self, script: str, *arguments: Any) -> Any:
         with redis_errors():
             return self._scripts[script](args=[*self._context, *arguments])
-
-
-def _digests(reply: bytes | None) -> list[str] | None:
-    return None if reply is None else reply.decode().split()

@@ -56,6 +56,7 @@ class Objective:
     def __init__(self, task: Task[Params]) -> None:
         self.seed = task.seed
         self.params = task.params
+        self.manifest = task.manifest
         self.classify = attacks.classifier(task.network)
         self.learning, self.judging = pictures(task)
         self.size: Size = (self.learning.shape[2], self.learning.shape[3])
@@ -92,6 +93,11 @@ class Objective:
         light = camera.light(self.params.transforms, PLACEMENTS, self.size, rng)
         image = self.judging[number : number + 1].expand(PLACEMENTS, -1, -1, -1)
         return light(image if patch is None else self.covered(image, patch, pose))
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Whether each image is taken for the target, (N)."""
+        targets = torch.full((len(images),), self.params.target)
+        return attacks.met(attacks.targeted(targets, self.manifest), self.classify, images)
 
     def noise(self, number: int) -> Tensor:
         """A patch of noise, another one for each picture."""
@@ -150,14 +156,13 @@ class Judging:
 
     def advance(self, held: State, rng: torch.Generator) -> tuple[State, Losses]:
         """The counts with those of all places, unless the picture is of the target itself."""
-        objective, number, target = self.objective, self.number, self.objective.params.target
+        objective, number = self.objective, self.number
         image = objective.judging[number : number + 1]
-        if int(attacks.predicted(objective.classify, image)) == target:
+        if bool(objective.taken(image)):
             return held, {}
         patches = (held[DISC], objective.noise(number), None)
         counts = {
-            name: held[name]
-            + (attacks.predicted(objective.classify, objective.judged(number, patch)) == target).sum()
+            name: held[name] + objective.taken(objective.judged(number, patch)).sum()
             for name, patch in zip(KINDS, patches, strict=True)
         }
         return {**held, **counts, PLACED: held[PLACED] + PLACEMENTS}, {}

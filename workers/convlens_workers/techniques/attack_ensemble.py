@@ -89,7 +89,7 @@ class EnsembleStage:
                 task.manifest,
                 self.all.images,
                 held["adversarial"],
-                attacks.untargeted(self.all.labels),
+                attacks.untargeted(self.all.labels, task.manifest),
                 queries=held["queries"].tolist(),
             ),
         )

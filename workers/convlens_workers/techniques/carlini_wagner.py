@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_models.manifest import Manifest
 from convlens_models.measures.certificate import AttackGoal
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks
@@ -33,8 +34,9 @@ def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[
     """min |x' - x|^2 + c max(0, margin + confidence) over w, where x' = (tanh(w) + 1) / 2.
 
     The margin is what the largest other logit has over the target's; without targets, the label's over the
-    largest other one's. Each search takes all steps from the image on; then c of each image grows tenfold,
-    or halves its interval. As in Foolbox, except that every image stops alone when its loss stops falling.
+    largest other one's; where classes are independent, 0 takes the place of the others. Each search takes all
+    steps from the image on; then c of each image grows tenfold, or halves its interval. As in Foolbox, except
+    that every image stops alone when its loss stops falling.
 
     Returns:
         "original", "adversarial" (N, 3, H, W), each the nearest that met its goal by the confidence, or the
@@ -43,20 +45,23 @@ def carlini_wagner(task: Task[Params], state: State | None = None) -> Generator[
     params = task.params
     original = attacks.stacked(task, "images")
     classify = attacks.classifier(task.network)
-    goal = choose_goal(params, classify, original)
-    stages = [Search(classify, original, goal, params, params.steps)] * params.searches
+    goal = choose_goal(params, classify, original, task.manifest)
+    scores = attacks.scores(task.network, task.manifest)
+    stages = [Search(scores, original, goal, params, params.steps)] * params.searches
     held = yield from optimise(stages, state, task.seed, task.device)
     return attacks.smallest_changes(classify, task.manifest, original, held, goal)
 
 
-def choose_goal(params: Params, classify: attacks.Classifier, original: Tensor) -> AttackGoal:
+def choose_goal(
+    params: Params, classify: attacks.Classifier, original: Tensor, manifest: Manifest
+) -> AttackGoal:
     """Towards the targets; else away from the labels, or from what the network predicts."""
     count = len(original)
     if params.targets:
-        return attacks.targeted(attacks.class_indices(params.targets, count))
+        return attacks.targeted(attacks.class_indices(params.targets, count), manifest)
     if params.labels:
-        return attacks.untargeted(attacks.class_indices(params.labels, count))
-    return attacks.untargeted(attacks.predicted(classify, original))
+        return attacks.untargeted(attacks.class_indices(params.labels, count), manifest)
+    return attacks.untargeted(attacks.predicted(classify, original), manifest)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Search:
     smallest that met; `adversarial` and `l2`, the nearest yet; `queries`. Adam's memory; `tick`, steps taken.
     """
 
-    classify: attacks.Classifier
+    scores: attacks.Classifier
     original: Tensor
     goal: AttackGoal
     params: Params
@@ -112,7 +117,7 @@ class Search:
 
         def loss(change: Tensor, part: slice) -> Tensor:
             image, zero = to_pixels(begin[part] + change), to_pixels(begin[part])
-            margin = self.margin(self.classify(image), where[part])
+            margin = self.margin(self.scores(image), where[part])
             reached.append(image.detach())
             margins.append(margin.detach())
             return constant[part] * margin.clamp_min(0) + (image - zero).square().sum((1, 2, 3))
@@ -123,11 +128,16 @@ class Search:
         nearest = self.nearest(held, where, torch.cat(reached), torch.cat(margins))
         return new | nearest | self.checked(held, where, values)
 
-    def margin(self, log_probabilities: Tensor, where: Tensor) -> Tensor:
-        """By how much each image still misses its goal in logits, the confidence included, (n)."""
+    def margin(self, scores: Tensor, where: Tensor) -> Tensor:
+        """By how much each image still misses its goal in logits, the confidence included, (n).
+
+        An independent class has no others: its logit is 0 where its probability is one half.
+        """
         classes = torch.tensor(self.goal.classes, device=where.device)[where, None]
-        own = log_probabilities.gather(1, classes)[:, 0]
-        other = log_probabilities.scatter(1, classes, -math.inf).amax(1)
+        own = scores.gather(1, classes)[:, 0]
+        other = (
+            torch.zeros_like(own) if self.goal.independent else scores.scatter(1, classes, -math.inf).amax(1)
+        )
         return (other - own if self.goal.targeted else own - other) + self.params.confidence
 
     def nearest(self, held: State, where: Tensor, images: Tensor, margins: Tensor) -> State:

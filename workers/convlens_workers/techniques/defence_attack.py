@@ -84,7 +84,7 @@ class BothAttacks:
                 self._task.manifest,
                 original,
                 adaptive,
-                attacks.untargeted(self._labels),
+                attacks.untargeted(self._labels, self._task.manifest),
                 queries=self.steps,
             ),
         )
@@ -95,4 +95,4 @@ class BothAttacks:
 
     def _right(self, classify: attacks.Classifier, images: Tensor) -> Tensor:
         """Whether each image is classified as its label, (N)."""
-        return attacks.predicted(classify, images) == self._labels
+        return ~attacks.met(attacks.untargeted(self._labels, self._task.manifest), classify, images)

@@ -50,7 +50,7 @@ def expectation_attack(task: Task[Params], state: State | None = None) -> Genera
         task.manifest,
         objective.images,
         held[FOUND],
-        attacks.targeted(objective.targets),
+        attacks.targeted(objective.targets, task.manifest),
         queries=steps * task.params.samples,
     )
     return {

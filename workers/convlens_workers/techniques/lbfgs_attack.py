@@ -14,6 +14,7 @@ from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from convlens.v1 import adversarial_pb2
+from convlens_models.measures.certificate import AttackGoal
 from convlens_workers.jobs.techniques.lbfgs_attack import EVALUATIONS
 from convlens_workers.techniques.base import Results, State, Step, Task
 from convlens_workers.techniques.parts import attacks
@@ -42,11 +43,13 @@ def lbfgs_attack(task: Task[Params], state: State | None = None) -> Generator[St
     targets = attacks.class_indices(params.targets, len(original))
     classify = attacks.classifier(task.network)
     stages = [
-        Searches(classify, original, index, target, params, params.searches)
-        for index, target in enumerate(targets.tolist())
+        Searches(classify, original, index, goal, params, params.searches)
+        for index, goal in enumerate(attacks.targeted(target.expand(2), task.manifest) for target in targets)
     ]
     held = yield from optimise(stages, state, task.seed, task.device)
-    return attacks.smallest_changes(classify, task.manifest, original, held, attacks.targeted(targets))
+    return attacks.smallest_changes(
+        classify, task.manifest, original, held, attacks.targeted(targets, task.manifest)
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Searches:
     classify: attacks.Classifier
     original: Tensor
     index: int
-    target: int
+    goal: AttackGoal
     params: Params
     steps: int
 
@@ -78,7 +81,7 @@ class Searches:
     def advance(self, held: State, _rng: torch.Generator) -> tuple[State, Losses]:
         """The search with one c."""
         constant = float(held["constant"])
-        tried = search(self.classify, self.original[self.index], self.target, constant, self.params.steps)
+        tried = search(self.classify, self.original[self.index], self.goal, constant, self.params.steps)
         bounds = {name: float(held[name]) for name in ("low", "high")}
         bounds["high" if tried.met else "low"] = constant
         bounds["constant"] = following(bounds["low"], bounds["high"])
@@ -114,14 +117,16 @@ class Tried:
     queries: int
 
 
-def search(classify: attacks.Classifier, original: Tensor, target: int, constant: float, steps: int) -> Tried:
+def search(
+    classify: attacks.Classifier, original: Tensor, goal: AttackGoal, constant: float, steps: int
+) -> Tried:
     """min CE(x + r, target) + |r|^2 / c over r, with x + r in [0, 1]^d.
 
     That is Szegedy's objective over c, which scipy's tolerances suit better as it does not shrink with c. The
     network computes in float32, all else in float64.
     """
     start = original.cpu().numpy().astype(np.float64).ravel()
-    wanted = torch.tensor([target])
+    wanted = torch.tensor(goal.classes[:1])
     entropy = math.inf
 
     def objective(pixels: F64) -> tuple[float, F64]:
@@ -137,9 +142,9 @@ def search(classify: attacks.Classifier, original: Tensor, target: int, constant
     least = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=Bounds(0, 1), options=options)
     image = torch.from_numpy(least.x).to(original).view(original.shape)
     # Rounding is as long as the change itself: what is reached only between two grey levels is not reached.
-    seen = attacks.predicted(classify, torch.stack([image, (image * 255).round() / 255]))
+    seen = attacks.met(goal, classify, torch.stack([image, (image * 255).round() / 255]))
     l2 = float(torch.linalg.vector_norm((image - original).double()))
-    return Tried(image, entropy, l2, bool((seen == target).all()), least.nfev + len(seen))
+    return Tried(image, entropy, l2, bool(seen.all()), least.nfev + len(seen))
 
 
 def following(low: float, high: float) -> float:

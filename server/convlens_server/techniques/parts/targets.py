@@ -87,7 +87,9 @@ def resolve(target: target_pb2.Target, manifest: Manifest, count: int, values: V
     return Target(layer, one_hot(classes, len(manifest.labels)), tuple(classes.tolist()))
 
 
-def resolve_goal(request: attack_pb2.AttackRequest, predicted: NDArray[np.int64]) -> AttackGoal:
+def resolve_goal(
+    request: attack_pb2.AttackRequest, predicted: NDArray[np.int64], *, independent: bool = False
+) -> AttackGoal:
     """The goal of a validated request; untargeted and without labels it is to leave the `predicted` classes.
 
     Raises:
@@ -95,12 +97,12 @@ def resolve_goal(request: attack_pb2.AttackRequest, predicted: NDArray[np.int64]
     """
     labels = request.untargeted.labels
     if request.WhichOneof("goal") == "targeted":
-        return AttackGoal(True, np.full(len(predicted), request.targeted.index))
+        return AttackGoal(True, np.full(len(predicted), request.targeted.index), independent)
     if labels and len(labels) != len(predicted):
         raise InvalidArgument.of(
             "untargeted.labels", f"{len(labels)} items", f"none or {len(predicted)} items"
         )
-    return AttackGoal(False, np.asarray(labels, np.int64) if labels else predicted)
+    return AttackGoal(False, np.asarray(labels, np.int64) if labels else predicted, independent)
 
 
 def one_hot(classes: Sequence[int] | NDArray[np.int64], width: int) -> F32:

@@ -11,6 +11,7 @@ from convlens_workers.jobs.techniques.base import (
     Submission,
     batch,
     certificates,
+    classes_exclude_each_other,
     radius_in_range,
 )
 from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
@@ -34,4 +35,6 @@ def work(job: Submission) -> list[Steps]:
     ]
 
 
-SPECIFICATION: Final = Specification((IMAGES_ALIKE, LABELS, radius_in_range), work)
+SPECIFICATION: Final = Specification(
+    (classes_exclude_each_other, IMAGES_ALIKE, LABELS, radius_in_range), work
+)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from convlens.errors import InvalidArgument
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.v1 import attack_pb2, job_pb2
 from convlens_models.manifest import Manifest
 from convlens_models.repository import ModelRepository
@@ -190,6 +190,13 @@ def side_at_most(most: int, picture: str) -> Rule:
             raise job.refused(picture, f"{width} x {height} pixels", f"at most {most} pixels a side")
 
     return rule
+
+
+def classes_exclude_each_other(job: Submission) -> None:
+    """The technique compares classes, which means nothing where each has a probability of its own."""
+    if job.manifest.independent:
+        why = f"{job.technique} compares classes, which must exclude each other"
+        raise FailedPrecondition(f"{why}: those of {job.manifest.name!r} are independent (multilabel)")
 
 
 def radius_in_range(job: Submission) -> None:

@@ -9,7 +9,7 @@ from convlens.errors import FailedPrecondition
 from convlens_models.manifest import Manifest
 from convlens_workers.jobs.techniques.base import Rule, Submission
 
-RELU: Final = "Relu"
+RELUS: Final = ("Relu", "Relu6")
 Default = Callable[[Manifest], list[str]]
 """The layers that a technique takes where none are given."""
 
@@ -81,11 +81,11 @@ def content_is_described(job: Submission) -> None:
 def _by_stride(manifest: Manifest) -> list[list[str]]:
     """Activations with positions, by resolution from fine to coarse: ReLUs, and blocks in place of theirs."""
     names = [layer.name for layer in manifest.layers]
-    relus = [layer.name for layer in manifest.layers if layer.kind == RELU]
+    relus = [layer.name for layer in manifest.layers if layer.kind in RELUS]
     blocks = tuple(f"{name}." for name in names if any(relu.startswith(f"{name}.") for relu in relus))
     by_stride: dict[int, list[str]] = {}
     for layer in manifest.layers:
-        active = layer.kind == RELU or f"{layer.name}." in blocks
+        active = layer.kind in RELUS or f"{layer.name}." in blocks
         head = layer.shape[0] == len(manifest.labels)
         if active and layer.stride and not head and not layer.name.startswith(blocks):
             by_stride.setdefault(layer.stride, []).append(layer.name)

@@ -11,6 +11,7 @@ from convlens_workers.jobs.techniques.base import (
     Specification,
     Submission,
     batch,
+    classes_exclude_each_other,
 )
 from convlens_workers.jobs.techniques.work import CAMERA, FORWARD, JPEG, Pass, Steps
 
@@ -55,4 +56,4 @@ def work(job: Submission) -> list[Steps]:
     return [photographs, *chain.from_iterable(attacks)]
 
 
-SPECIFICATION: Final = Specification((IMAGES_ALIKE, LABELS, epsilons_rise), work)
+SPECIFICATION: Final = Specification((classes_exclude_each_other, IMAGES_ALIKE, LABELS, epsilons_rise), work)

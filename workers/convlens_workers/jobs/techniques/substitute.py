@@ -9,7 +9,13 @@ from typing import Final
 from convlens.errors import InvalidArgument
 from convlens.v1 import adversarial_pb2
 from convlens_workers.jobs.pictures import Size
-from convlens_workers.jobs.techniques.base import Specification, Submission, batch, one_size
+from convlens_workers.jobs.techniques.base import (
+    Specification,
+    Submission,
+    batch,
+    classes_exclude_each_other,
+    one_size,
+)
 from convlens_workers.jobs.techniques.work import FORWARD, GRADIENT, TRAINING, Pass, Steps
 
 SELF: Final = "self"
@@ -76,4 +82,6 @@ def _asking(size: Size, rows: int, gradients: int) -> Steps:
     return Steps(steps, (Pass(size, rows / max(1, steps), FORWARD), made))
 
 
-SPECIFICATION: Final = Specification((one_size("images", "held_out"), victim_is_allowed), work)
+SPECIFICATION: Final = Specification(
+    (classes_exclude_each_other, one_size("images", "held_out"), victim_is_allowed), work
+)

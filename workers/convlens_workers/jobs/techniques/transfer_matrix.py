@@ -14,6 +14,7 @@ from convlens_workers.jobs.techniques.base import (
     Specification,
     Submission,
     batch,
+    classes_exclude_each_other,
 )
 from convlens_workers.jobs.techniques.work import FORWARD, Pass, Steps
 
@@ -81,9 +82,11 @@ def _models(job: Submission) -> Iterator[tuple[str, Manifest]]:
 
 
 def _alike(one: Manifest, other: Manifest) -> bool:
-    return (one.task, one.labels) == (other.task, other.labels)
+    return (one.task, one.labels, one.independent) == (other.task, other.labels, other.independent)
 
 
 SPECIFICATION: Final = Specification(
-    (IMAGES_ALIKE, LABELS, classes_are_shared, models_take_the_pictures), work, complete
+    (classes_exclude_each_other, IMAGES_ALIKE, LABELS, classes_are_shared, models_take_the_pictures),
+    work,
+    complete,
 )

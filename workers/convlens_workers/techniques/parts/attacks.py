@@ -55,6 +55,17 @@ def probabilities(classify: Classifier, images: Tensor) -> Tensor:
         return torch.cat([classify(images[part]).exp() for part in groups(images)])
 
 
+def scores(network: FeatureNetwork, manifest: Manifest) -> Classifier:
+    """What margins are taken of: log-probabilities, or where classes are independent the logit of each."""
+    layer = manifest.output if manifest.independent else LOG_PROBABILITIES
+    return lambda images: network.taps(images, [layer])[layer]
+
+
+def met(goal: AttackGoal, classify: Classifier, images: Tensor) -> Tensor:
+    """Whether each image meets the goal of its place, (N)."""
+    return torch.from_numpy(goal.met(probabilities(classify, images).cpu().numpy())).to(images.device)
+
+
 def predicted(classify: Classifier, images: Tensor) -> Tensor:
     """The most probable class of each image, (N), int64."""
     return probabilities(classify, images).argmax(1)
@@ -100,14 +111,14 @@ def perturbation(original: Tensor, adversarial: Tensor) -> Tensor:
     return (0.5 + 10 * (adversarial - original)).clamp(0, 1)
 
 
-def targeted(classes: Tensor) -> AttackGoal:
+def targeted(classes: Tensor, manifest: Manifest) -> AttackGoal:
     """The goal that every image is taken for its class (N)."""
-    return AttackGoal(True, classes.cpu().numpy())
+    return AttackGoal(True, classes.cpu().numpy(), manifest.independent)
 
 
-def untargeted(classes: Tensor) -> AttackGoal:
-    """The goal that every image is taken for another class than its own (N)."""
-    return AttackGoal(False, classes.cpu().numpy())
+def untargeted(classes: Tensor, manifest: Manifest) -> AttackGoal:
+    """The goal that no image is taken for its class (N) any more."""
+    return AttackGoal(False, classes.cpu().numpy(), manifest.independent)
 
 
 def certified(
