@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-import numpy as np
 import onnx
-from onnx import TensorProto, checker, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, checker, helper, inliner, version_converter
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
+from convlens_models.graphs.fold import fold
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
+from convlens_models.importing.batch import free_batch
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
 
 OPSET: Final = 18
@@ -29,6 +30,7 @@ MOST_NESTED: Final = 100
 INNER: Final = ".inner"
 """Ends the names of values that had one of the reserved names."""
 SOFTMAX: Final = ("Softmax", "LogSoftmax", "Identity")
+HEADS: Final = {"Softmax": PROBABILITIES, "LogSoftmax": LOG_PROBABILITIES}
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -92,35 +94,62 @@ def _inlined(model: onnx.ModelProto) -> int:
     return count(model.graph.node)
 
 
-def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> tuple[str, list[str]]:
-    """Bring `model` to our form, in place; returns the name of the logits, and those of its values in order.
+class Adopted(NamedTuple):
+    """What became of a model.
+
+    Attributes:
+        output: the name of the logits.
+        values: the names of its values, in their order.
+        file_output: the value that is to equal the output of the file.
+        freed: the nodes that held the batch.
+    """
+
+    output: str
+    values: list[str]
+    file_output: str
+    freed: list[str]
+
+
+def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool, size: int) -> Adopted:
+    """Bring `model` to our form, in place, for square images of `size` pixels and others.
 
     Raises:
         InvalidArgument: more than one input or output, or an input other than float32 (N, 3, H, W).
     """
-    graph = model.graph
     source = input_name(model)
-    output = _only([info.name for info in graph.output], "outputs")
-    _constants_to_initializers(graph)
-    _free_batch(graph)
+    output = _only([info.name for info in model.graph.output], "outputs")
+    batch = _open_input(model, source)
+    graph = fold(model).graph
+    freed = free_batch(model, source, batch, size) if batch else []
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
-    logits = _before_softmax(graph, output)
+    logits, same = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
     needed = surgery.ancestors(graph, [logits])
     replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
     graph.initializer.extend(constants)
     del graph.value_info[:]
     open_size(model, None)
-    logits = _add_heads(model, logits)
-    return logits, [node.output[0] for node in graph.node[len(nodes) :]]
+    logits = _add_heads(model, logits, size)
+    values = [node.output[0] for node in graph.node[len(nodes) :]]
+    return Adopted(logits, values, same or logits, freed)
 
 
-def _add_heads(model: onnx.ModelProto, logits: str) -> str:
+def _open_input(model: onnx.ModelProto, source: str) -> int:
+    """Leave the input's batch, height and width, and all other shapes, open; the batch that was declared, or 0."""
+    model.CopyFrom(surgery.opened(model, source))
+    image = next(info for info in model.graph.input if info.name == source)
+    first = image.type.tensor_type.shape.dim[0]
+    declared = int(first.dim_value)
+    first.dim_param = "N"
+    return declared
+
+
+def _add_heads(model: onnx.ModelProto, logits: str, size: int) -> str:
     """Append softmax and log softmax, and declare the outputs; scores as maps of one pixel are flattened."""
     graph = model.graph
     replace(graph.output, [helper.make_tensor_value_info(logits, TensorProto.FLOAT, None)])
-    inferred = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
+    inferred = surgery.static(model, (None, size, size), strict=False).graph.output[0].type.tensor_type.shape
     if [dim.dim_value for dim in inferred.dim][2:] == [1, 1]:
         flat = f"{logits}.flat"
         graph.node.append(helper.make_node("Flatten", [logits], [flat], name=flat))
@@ -175,32 +204,6 @@ def _only(names: list[str], what: str) -> str:
     return names[0]
 
 
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Constant nodes with a tensor become initializers, so that all weights are of one kind."""
-    rest = []
-    for node in graph.node:
-        value = node.attribute[0] if node.op_type == "Constant" else None
-        if value is None or value.name != "value":
-            rest.append(node)
-        else:
-            graph.initializer.append(value.t)
-            graph.initializer[-1].name = node.output[0]
-    replace(graph.node, rest)
-
-
-def _free_batch(graph: onnx.GraphProto) -> None:
-    """Where a Reshape says batch 1, let it keep the batch that comes in: 0 means so, unless `allowzero`."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
-        sizes = numpy_helper.to_array(shape) if shape is not None else np.zeros(0, np.int64)
-        if sizes.size > 1 and sizes[0] == 1 and 0 not in sizes:
-            freed = f"{node.output[0]}.shape"
-            graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes[1:]], np.int64), freed))
-            node.input[1] = freed
-            del node.attribute[:]  # Its only one, `allowzero`, said nothing where no size was 0.
-
-
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         for values in (node.input, node.output):
@@ -209,8 +212,11 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
         tensor.name = names.get(tensor.name, tensor.name)
 
 
-def _before_softmax(graph: onnx.GraphProto, value: str) -> str:
+def _before_softmax(graph: onnx.GraphProto, value: str) -> tuple[str, str]:
+    """What a softmax at the end is made of, and which of our values is to equal it; "" for the logits."""
+    same = ""
     makers = {output: node for node in graph.node for output in node.output}
     while value in makers and makers[value].op_type in SOFTMAX:
+        same = same or HEADS.get(makers[value].op_type, "")
         value = makers[value].input[0]
-    return value
+    return value, same
