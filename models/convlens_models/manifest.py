@@ -21,7 +21,10 @@ INPUT: Final = "image"
 PROBABILITIES: Final = "probabilities"
 LOG_PROBABILITIES: Final = "log_probabilities"
 
-LATER: Final = ("task", "class_ids", "parent", "notes", "output_kind", "interpolation")
+LATER: Final = (
+    *("task", "class_ids", "parent", "notes", "output_kind", "interpolation"),
+    *("size_multiple", "proof"),
+)
 """Fields that the first manifests did not have."""
 
 Task = Literal["classification", "style"]
@@ -82,6 +85,27 @@ class Batching(BaseModel):
     max_queue: Annotated[int, Field(ge=1)] = 256
 
 
+class Proof(BaseModel):
+    """What the import of a file has measured of the network against the file itself.
+
+    Attributes:
+        scores: largest difference from ONNX Runtime's run of the file, relative to the largest score.
+        slopes: error of the gradient relative to its length, from differences in float64; None where the file
+            rounds its values, so that there are none.
+        batches: images that were run at once.
+        sizes: heights and widths in pixels.
+        notes: what was decided at the import, and why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scores: float
+    slopes: float | None
+    batches: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...] = ()
+
+
 class Manifest(BaseModel):
     """A version of a model: all that a caller may know without opening the graph.
 
@@ -90,6 +114,7 @@ class Manifest(BaseModel):
             image of the input's size, and it has no labels).
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
+        size_multiple: sides may differ from `input_size` by multiples of this; 1 unless pads follow from the size.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
         interpolation: how pictures are brought to size, always with antialiasing.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
@@ -102,8 +127,9 @@ class Manifest(BaseModel):
         batching: whether and how concurrent calls become one pass on a GPU; may be edited by hand, and counts
             when the model is loaded next.
         parent: the version that its training went on from, as "name/version"; empty where it began anew.
-        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching` and itself, so
-            that what has the same digest computes the same.
+        proof: what its import has measured; None where nothing was there to hold it against.
+        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching`, `proof` and itself,
+            so that what has the same digest computes the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +143,7 @@ class Manifest(BaseModel):
     input_size: Annotated[int, Field(ge=1)]
     min_size: Annotated[int, Field(ge=1)]
     dynamic_size: bool
+    size_multiple: Annotated[int, Field(ge=1)] = 1
     mean: Rgb
     std: Rgb
     interpolation: Interpolation = "bilinear"
@@ -132,6 +159,7 @@ class Manifest(BaseModel):
     files: dict[str, Sha256]
     batching: Batching | None = None
     parent: str = ""
+    proof: Proof | None = None
     digest: str = ""
 
     def layer(self, name: str, field: str = "layer") -> Layer:
@@ -168,6 +196,16 @@ class Manifest(BaseModel):
             return 0
         return max(1, self.input_size - (min(layer.shape[1:]) - 1) * layer.stride)
 
+    def takes(self, height: int, width: int) -> bool:
+        """Whether images may have these sides, as far as multiples go."""
+        return all((side - self.input_size) % self.size_multiple == 0 for side in (height, width))
+
+    @property
+    def steps(self) -> str:
+        """What a message tells of the sides that images may have, where not all will do."""
+        step, rest = self.size_multiple, self.input_size % self.size_multiple
+        return "" if step == 1 else f", multiples of {step}" + (f" plus {rest}" if rest else "")
+
     @property
     def independent(self) -> bool:
         """Whether each class has a probability of its own, so that a picture may be of several or none."""
@@ -199,7 +237,9 @@ class Manifest(BaseModel):
         return self
 
     def _digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"name", "version", "parent", "batching", "digest"})
+        content = self.model_dump(
+            mode="json", exclude={"name", "version", "parent", "batching", "proof", "digest"}
+        )
         for name in self.unsaid & content.keys():  # So that versions which are older keep their digest.
             del content[name]
         for layer in content["layers"]:

@@ -190,5 +190,7 @@ def _check_size(height: int, width: int, manifest: Manifest, field: str) -> None
     if not manifest.dynamic_size and (height, width) != (side, side):
         raise InvalidArgument.of(field, shown, f"{side} x {side}, {manifest.why_one_size}")
     low = max(MIN_SIDE, manifest.min_size)
-    if min(height, width) < low or max(height, width) > MAX_SIDE:
-        raise InvalidArgument.of(field, shown, f"between {low} and {MAX_SIDE} a side for {manifest.name}")
+    beyond = min(height, width) < low or max(height, width) > MAX_SIDE
+    if beyond or not manifest.takes(height, width):
+        allowed = f"between {low} and {MAX_SIDE} a side{manifest.steps} for {manifest.name}"
+        raise InvalidArgument.of(field, shown, allowed)

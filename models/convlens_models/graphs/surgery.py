@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from convlens.errors import FailedPrecondition, InvalidArgument
+from convlens_models.graphs.fold import SHAPES, fold
 from convlens_models.manifest import INPUT
 from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
 from convlens_models.vjp.rectifiers import from_zero
@@ -123,6 +124,8 @@ def static(
     channels = image.type.tensor_type.shape.dim[1].dim_value
     sizes = ("N" if batch is None else batch, channels, height, width)
     image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sizes))
+    if any(node.op_type in SHAPES for node in fixed.graph.node):
+        fold(fixed)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(fixed, strict_mode=strict, data_prop=True)
     return inferred
 

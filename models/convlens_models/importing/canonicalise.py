@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-import numpy as np
 import onnx
-from onnx import TensorProto, checker, helper, inliner, numpy_helper
+from onnx import TensorProto, checker, helper, inliner
 
 from convlens.errors import InvalidArgument
 from convlens_models import tensors
 from convlens_models.graphs import autodiff, surgery
+from convlens_models.graphs.fold import fold
 from convlens_models.graphs.functions import written_out
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
 from convlens_models.importing import constants, inputs, notes, precision, quantised, upgrade
+from convlens_models.importing.batch import free_batch
 from convlens_models.importing.head import Head, choose_output, settle
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.layout import channels_first
@@ -148,6 +149,22 @@ def _inlined(model: onnx.ModelProto) -> int:
     return count(model.graph.node)
 
 
+class Adopted(NamedTuple):
+    """What became of a model.
+
+    Attributes:
+        head: what its output means, and where the scores are.
+        values: the names of its values, in their order.
+        file_output: the output of the file that was taken.
+        freed: the nodes that held the batch.
+    """
+
+    head: Head
+    values: list[str]
+    file_output: str
+    freed: list[str]
+
+
 def adopt(
     model: onnx.ModelProto,
     mean: Rgb,
@@ -157,8 +174,8 @@ def adopt(
     size: int,
     output: str | None = None,
     output_kind: OutputKind | None = None,
-) -> tuple[Head, list[str]]:
-    """Bring `model` to our form, in place; returns what its output means, and its values in order.
+) -> Adopted:
+    """Bring `model` to our form, in place, for square images of `size` pixels and others.
 
     Args:
         size: side of the pictures that tell what the output means, in pixels.
@@ -168,10 +185,11 @@ def adopt(
         InvalidArgument: more than one input, another input than float32 (N, 3, H, W), or an output that is
             not told, or of which graph and values do not tell what it means.
     """
-    graph = model.graph
     source = input_name(model)
-    output = choose_output(model, output)
-    _free_batch(graph)
+    output = file_output = choose_output(model, output)
+    batch = _open_input(model, source)
+    graph = fold(model).graph
+    freed = free_batch(model, source, batch, size) if batch else []
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
@@ -182,8 +200,18 @@ def adopt(
     open_size(model, None)
     head = settle(model, output, size, output_kind)
     unnamed = {*MARKED, surgery.HIDDEN}
-    values = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
-    return head, [name for name in values if name not in head.hidden]
+    made = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
+    return Adopted(head, [name for name in made if name not in head.hidden], file_output, freed)
+
+
+def _open_input(model: onnx.ModelProto, source: str) -> int:
+    """Leave batch, height and width of the input, and all other shapes, open; the declared batch, or 0."""
+    model.CopyFrom(surgery.opened(model, source))
+    image = next(info for info in model.graph.input if info.name == source)
+    first = image.type.tensor_type.shape.dim[0]
+    declared = int(first.dim_value)
+    first.dim_param = "N"
+    return declared
 
 
 def declared_size(model: onnx.ModelProto) -> tuple[int, int]:
@@ -227,19 +255,6 @@ def _only(names: list[str], what: str) -> str:
     if len(names) != 1:
         raise InvalidArgument.of(f"model.{what}", names, "one value: an image in, the classes' scores out")
     return names[0]
-
-
-def _free_batch(graph: onnx.GraphProto) -> None:
-    """Where a Reshape says batch 1, let it keep the batch that comes in: 0 means so, unless `allowzero`."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
-        sizes = numpy_helper.to_array(shape) if shape is not None else np.zeros(0, np.int64)
-        if sizes.size > 1 and sizes[0] == 1 and 0 not in sizes:
-            freed = f"{node.output[0]}.shape"
-            graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes[1:]], np.int64), freed))
-            node.input[1] = freed
-            del node.attribute[:]  # Its only one, `allowzero`, said nothing where no size was 0.
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from convlens.errors import InvalidArgument
 from convlens_models.graphs import surgery
 from convlens_models.importing import verify
 from convlens_models.importing.scores import Form, Scores
-from convlens_models.manifest import INPUT, OutputKind
+from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind
 
 F64 = NDArray[np.float64]
 
@@ -67,11 +67,15 @@ class Head(NamedTuple):
         kind: what the file's output is.
         logits: the value that holds the scores, (N, classes).
         hidden: values on the way to the outputs that are no layers.
+        same: the value that has the numbers of the file's output.
+        mix: of a file whose output is one number: how this follows from the two numbers of `same`.
     """
 
     kind: OutputKind
     logits: str
     hidden: frozenset[str]
+    same: str
+    mix: tuple[float, float] | None
 
 
 class _Seen(NamedTuple):
@@ -118,7 +122,7 @@ def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | 
     tail = list(_tail(model, output))
     seen = _seen(model, output, tail, size)
     if seen is None:
-        return _end(model, Scores(model, output), "scores")
+        return _end(model, Scores(model, output), "scores", None)
     operators = frozenset(node.op_type for node in model.graph.node if set(node.output).intersection(tail))
     proven = _proven(seen)
     kind = _checked(wanted, proven, seen) if wanted else _decided(proven, seen, operators)
@@ -129,16 +133,19 @@ def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | 
     bounded = _within(seen.output) and bool(operators & BOUNDED)
     if kind not in proven and (kind == "probabilities" or (kind in SIGMOIDS and bounded)):
         scores.invert(kind)
+    mix = None
     if kind in ("scores", "sigmoid") and seen.output.shape[1] == 1:
         scores.two_classes()
-    return _end(model, scores, kind)
+        mix = (-1.0, 1.0) if kind == "scores" else (0.0, 1.0)
+    return _end(model, scores, kind, mix)
 
 
-def _end(model: onnx.ModelProto, scores: Scores, kind: OutputKind) -> Head:
+def _end(model: onnx.ModelProto, scores: Scores, kind: OutputKind, mix: tuple[float, float] | None) -> Head:
     scores.finish(independent=kind == "multilabel")
     needed = surgery.ancestors(model.graph, [info.name for info in model.graph.output])
     surgery.replace(model.graph.node, [node for node in model.graph.node if needed.intersection(node.output)])
-    return Head(kind, scores.value, frozenset(scores.hidden))
+    same = {"scores": scores.value, "log-probabilities": LOG_PROBABILITIES}.get(kind, PROBABILITIES)
+    return Head(kind, scores.value, frozenset(scores.hidden), same, mix)
 
 
 def _decided(proven: dict[OutputKind, str], seen: _Seen, operators: frozenset[str]) -> OutputKind:

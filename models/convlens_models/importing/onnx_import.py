@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,11 +16,13 @@ from convlens_models import tensors
 from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
-from convlens_models.importing import canonicalise, fidelity, inputs, notes, publish, verify
+from convlens_models.importing import canonicalise, fidelity, inputs, notes, proof, publish, sizes, verify
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.labels import load_classes
-from convlens_models.importing.open_layers import Original, open_layers
-from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, OutputKind, Rgb
+from convlens_models.importing.open_layers import open_layers
+from convlens_models.importing.original import Original
+from convlens_models.importing.proof import Served
+from convlens_models.manifest import ONNX, Layer, Manifest, OutputKind, Proof, Rgb
 from convlens_models.repository import FORWARD, WEIGHTS
 
 InputRange = Literal["0..1", "0..255"]
@@ -31,6 +33,12 @@ NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
 """Of each input range: default mean, default deviation, and the value of white."""
 
 DEFAULT_SIZE: Final = 224
+FREE_BATCH: Final = (
+    "Export it with a batch that may change: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('N')},)), "
+    "or dynamic_axes={'input': {0: 'N'}} with the older exporter"
+)
+SLOPES_AT: Final = 96
+"""Pixels a side at which gradients are proven where the network takes them."""
 STORED_FROM: Final = 16  # Elements; smaller constants stay in the graph, where they can be read.
 
 
@@ -79,22 +87,27 @@ def add_onnx(
     model = canonicalise.read(file, layout, white)
     fidelity.check(file, model, taken, (mean, std), white)
     size = _size(canonicalise.declared_size(model), input_size)
-    head, values = canonicalise.adopt(
-        model, mean, std, bgr, size=size, output=output, output_kind=output_kind
-    )
+    declared = 0 not in canonicalise.declared_size(model)
+    adopted = canonicalise.adopt(model, mean, std, bgr, size=size, output=output, output_kind=output_kind)
+    head, values = adopted.head, adopted.values
     output = head.logits
     autodiff.check(model)
     with publish.staging(root) as folder:
         parameters = _move_weights(model, folder)
         classes = verify.check_classifier(model, folder, output, size)
-        _check_batch(model, folder, output, size)
-        dynamic = not one_size and _any_size(model, folder, output, size)
+        former = {value: canonicalise.former_name(value) for value in values}
+        served = Served(model, folder, head, former, fidelity.tolerance(model))
+        original = Original(file, mean, std, bgr, taken=taken, white=white, output=adopted.file_output)
+        scores = proof.check_scores(served, original, size)
+        scores = max(scores, _check_batch(served, original, size))
+        found = sizes.one(size) if one_size else sizes.decide(served, original, size, declared)
+        slopes = proof.check_slopes(served, original, _for_slopes(found, size))
+        dynamic = found.multiple > 0
         canonicalise.open_size(model, None if dynamic else size)
-        onnx.save(onnx.shape_inference.infer_shapes(model), folder / FORWARD)
+        onnx.save(surgery.inferred(model), folder / FORWARD)
         described = _layers(model, values, size)
         if not (dynamic or one_size):
-            original = Original(canonicalise.read(file, layout, white), mean, std, bgr)
-            proven = open_layers(model, folder, described, size, original)
+            proven = _open_layers(served, described, size, original)
             described = tuple(
                 layer.model_copy(update={"any_size": layer.name in proven}) for layer in described
             )
@@ -103,7 +116,8 @@ def add_onnx(
             version=1,
             architecture=ONNX,
             input_size=size,
-            min_size=layers.min_size(model, size) if dynamic else size,
+            min_size=found.least,
+            size_multiple=max(1, found.multiple),
             dynamic_size=dynamic,
             mean=mean,
             std=std,
@@ -116,6 +130,13 @@ def add_onnx(
             multiply_adds=layers.multiply_adds(model, size),
             notes=notes.of(model),
             files={},
+            proof=Proof(
+                scores=max(scores, found.error),
+                slopes=slopes,
+                batches=proof.BATCHES,
+                sizes=found.proven,
+                notes=_notes(adopted, found),
+            ),
         )
         return publish.publish(folder, root, manifest)
 
@@ -162,28 +183,38 @@ def _move_weights(model: onnx.ModelProto, folder: Path) -> int:
     return sum(value.size for value in stored.values())
 
 
-def _check_batch(model: onnx.ModelProto, folder: Path, output: str, size: int) -> None:
-    """Raise InvalidArgument unless two images at once give what they give one by one."""
-    images, part = verify.noise(2, size), surgery.cut(model, [output])
-    try:
-        (together,) = verify.run(part, folder, [output], {INPUT: images})
-    except InvalidArgument as error:
-        raise InvalidArgument(f"model: its batch is fixed: {error}", field="model") from error
-    apart = np.concatenate([verify.run(part, folder, [output], {INPUT: image[None]})[0] for image in images])
-    if together.shape != apart.shape or not np.allclose(together, apart, rtol=1e-2, atol=1e-3):
-        raise InvalidArgument("model: images of one batch change each other's scores", field="model")
+def _check_batch(served: Served, original: Original, size: int) -> float:
+    """Raise InvalidArgument unless several images at once have the file's scores of each; the largest error."""
+    if (error := proof.batch_error(served, original, size)) is not None:
+        return error
+    if original.batch:
+        raise InvalidArgument(f"model: its batch is fixed at {original.batch}. {FREE_BATCH}", field="model")
+    raise InvalidArgument("model: images of one batch change each other's scores", field="model")
 
 
-def _any_size(model: onnx.ModelProto, folder: Path, output: str, size: int) -> bool:
-    """Whether the graph also classifies larger images: some, and twice the side."""
-    part = surgery.cut(model, [output])
-    try:
-        for side in (size + 33, 2 * size):
-            surgery.static(part, (1, side, side))
-            verify.run(part, folder, [output], {INPUT: verify.noise(1, side)})
-    except (InvalidArgument, onnx.shape_inference.InferenceError):
-        return False
-    return True
+def _for_slopes(found: sizes.Sizes, size: int) -> tuple[int, int]:
+    """A size at which differences in float64 take little time, and maps have more than one position."""
+    side = size - (size - SLOPES_AT) // found.multiple * found.multiple if found.multiple else size
+    return (min(size, max(found.least, side)),) * 2
+
+
+def _notes(adopted: canonicalise.Adopted, found: sizes.Sizes) -> tuple[str, ...]:
+    """What was decided, in words."""
+    freed = [f"{node}: holds the batch no more" for node in adopted.freed]
+    head = adopted.head
+    same = f"{head.same} has the numbers of the file's output {adopted.file_output}; the scores are {head.logits}"
+    step = found.multiple
+    taken = f"steps of {step} px from {found.least}" if step else "the one size"
+    return (*freed, same, f"sizes: {taken}, for {found.why}")
+
+
+def _open_layers(
+    served: Served, described: Sequence[Layer], size: int, original: Original
+) -> Collection[str]:
+    """The layers that are open though the head is not; none where pads may follow from the size."""
+    if sizes.pads_follow_size(served.model, size):
+        return ()
+    return open_layers(served, described, size, original.open())
 
 
 def _dream_layers(described: Sequence[Layer]) -> tuple[str, ...]:

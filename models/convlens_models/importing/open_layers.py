@@ -13,49 +13,29 @@ from numpy.typing import NDArray
 
 from convlens.errors import InvalidArgument
 from convlens_models.graphs import autodiff, surgery
-from convlens_models.importing import canonicalise, verify
-from convlens_models.manifest import INPUT, Layer, Rgb
+from convlens_models.importing import verify
+from convlens_models.importing.original import Original
+from convlens_models.importing.pictures import pictures
+from convlens_models.importing.proof import Served
+from convlens_models.manifest import INPUT, Layer
 
 ALL: Final = "all_layers"
 TOLERANCE: Final = 1e-3
 Images = NDArray[np.float32]
 
 
-class Original:
-    """A user's graph as its file has it, its input's size open.
-
-    Args:
-        model: as `canonicalise.read` gives it of the file.
-        mean, std, bgr: what becomes of RGB in [0, 1] before the graph's input.
-    """
-
-    def __init__(self, model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool) -> None:
-        self._source = canonicalise.input_name(model)
-        self._model = surgery.opened(model, self._source)
-        self._mean, self._std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (mean, std))
-        self._order = slice(None, None, -1 if bgr else 1)
-
-    def values(self, images: Images, names: Sequence[str]) -> list[Images]:
-        """The values that were called `names` by then, for images (1, 3, H, W), so far as its nodes go."""
-        former = [canonicalise.former_name(name) for name in names]
-        pixels = ((images - self._mean) / self._std)[:, self._order]
-        feeds = {self._source: np.ascontiguousarray(pixels)}
-        return verify.run(surgery.cut(self._model, former), Path(), former, feeds)
-
-
-def open_layers(
-    model: onnx.ModelProto, folder: Path, layers: Sequence[Layer], size: int, original: Original
-) -> set[str]:
+def open_layers(served: Served, layers: Sequence[Layer], size: int, original: Original) -> set[str]:
     """The names of the maps whose values and gradients are those of `original` at other sizes than `size`.
 
     They must grow with the image as their strides say, have at two sizes that are no multiples of these the
     values of the original, and the gradients of graphs of just these sizes.
 
     Args:
-        model: the graph in our form, with its weights in `folder`.
+        served: the graph in our form.
         layers: its layers as they are for square images of `size` pixels.
+        original: the file, its size open.
     """
-    model = surgery.opened(model)
+    model, folder = surgery.opened(served.model), served.folder
     maps = _growing(model, layers, size)
     if not maps:
         return set()
@@ -63,7 +43,7 @@ def open_layers(
     names = [layer.tensor for layer in maps]
     try:
         proven = all(
-            _same(model, folder, names, verify.noise(1, least + 51)[..., :height, :width], original)
+            _same(model, folder, names, pictures(height, width, 1), original, served.former)
             for height, width in ((least, least + 51), (least + 33, least + 18))
         )
     except (InvalidArgument, onnx.shape_inference.InferenceError):
@@ -85,11 +65,16 @@ def _growing(model: onnx.ModelProto, layers: Sequence[Layer], size: int) -> list
 
 
 def _same(
-    model: onnx.ModelProto, folder: Path, names: Sequence[str], image: Images, original: Original
+    model: onnx.ModelProto,
+    folder: Path,
+    names: Sequence[str],
+    image: Images,
+    original: Original,
+    former: Mapping[str, str],
 ) -> bool:
     """Whether values are those of the original, and gradients by the open graph those by one of this size."""
     values = verify.run(surgery.cut(model, names), folder, names, {INPUT: image})
-    exact = original.values(image, names)
+    exact = original.values(image, [former.get(name, name) for name in names])
     joined = surgery.flattened(model, names, ALL)
     cotangent = np.ones((1, sum(value.size for value in values)), np.float32)
     feeds: Mapping[str, Images] = {INPUT: image, autodiff.COTANGENT: cotangent}

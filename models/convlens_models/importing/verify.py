@@ -18,6 +18,47 @@ from convlens_models.runtime import ort
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
+class Session:
+    """`model`, whose weights lie in `folder`, built to compute the values `outputs` more than once.
+
+    Args:
+        plain: by its nodes as they stand, none joined with another.
+
+    Raises:
+        InvalidArgument: ONNX Runtime refuses the graph, or later the input.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path, outputs: Sequence[str], *, plain: bool = False
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # What goes wrong is raised; it need not be printed as well.
+        # One run does not repay long optimisation.
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if plain else levels.ORT_ENABLE_BASIC
+        options.add_session_config_entry(FOLDER_KEY, str(folder))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # Imports share their cores.
+        self._outputs = list(outputs)
+        try:
+            self._session = ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors have no common public base.
+            raise _refused(error) from error
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """The values for these inputs."""
+        try:
+            values: list[NDArray[np.float32]] = self._session.run(self._outputs, dict(feeds))
+        except Exception as error:  # onnxruntime's errors have no common public base.
+            raise _refused(error) from error
+        return values
+
+
+def _refused(error: Exception) -> InvalidArgument:
+    return InvalidArgument(f"model: ONNX Runtime cannot run it: {error}", field="model")
+
+
 def run(
     model: onnx.ModelProto, folder: Path, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]
 ) -> list[NDArray[np.float32]]:
@@ -26,17 +67,7 @@ def run(
     Raises:
         InvalidArgument: ONNX Runtime refuses the graph or the input.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # What goes wrong is raised; it need not be printed as well.
-    # One run does not repay long optimisation.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_session_config_entry(FOLDER_KEY, str(folder))
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values: list[NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
-    except Exception as error:  # onnxruntime's errors have no common public base.
-        raise InvalidArgument(f"model: ONNX Runtime cannot run it: {error}", field="model") from error
-    return values
+    return Session(model, folder, outputs).run(feeds)
 
 
 def noise(batch: int, size: int) -> NDArray[np.float32]:

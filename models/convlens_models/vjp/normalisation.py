@@ -12,13 +12,27 @@ from .reduce import mean
 
 
 def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """At inference: g scale / sqrt(variance + epsilon), per channel."""
+    """At inference: g scale / sqrt(variance + epsilon), per channel.
+
+    Mean and variance may be the image's own, as in norms that are written by hand: y falls with the mean by that
+    factor, and with the variance by (y - bias) / 2 (variance + epsilon).
+    """
     if node.get("training_mode", 0):
         raise node.refuse("it is in training mode")
-    x, scale, _, _, variance = node.inputs
-    factor = t.div(scale, t.op("Sqrt", t.add(variance, node.get("epsilon", 1e-5))))
-    lift = t.ints([-1] + [1] * (len(t.shape(x)) - 2))
-    return [t.mul(cotangents[0], t.op("Reshape", factor, lift)), "", "", "", ""]
+    if node.wants(1) or node.wants(2):
+        raise node.refuse("its scale or bias depends on the image")
+    (x, scale, bias, _, variance), g = node.inputs, cotangents[0]
+    spread = t.add(variance, node.get("epsilon", 1e-5))
+    rank = len(t.shape(x))
+    lift, others = t.ints([-1] + [1] * (rank - 2)), t.ints([0, *range(2, rank)])
+    through = t.mul(g, t.op("Reshape", t.div(scale, t.op("Sqrt", spread)), lift))
+    of_mean = of_variance = ""
+    if node.wants(3):
+        of_mean = t.op("Neg", t.op("ReduceSum", through, others, keepdims=0))
+    if node.wants(4):
+        moved = t.mul(g, t.sub(node.outputs[0], t.op("Reshape", bias, lift)))
+        of_variance = t.div(t.op("ReduceSum", moved, others, keepdims=0), t.mul(spread, -2.0))
+    return [through, "", "", of_mean, of_variance]
 
 
 def layer_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:

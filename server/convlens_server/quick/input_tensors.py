@@ -82,9 +82,10 @@ def check_image(inputs: dict[str, F32], manifest: Manifest, max_pixels: int) -> 
     image, side = inputs[IMAGE], manifest.input_size
     least, most = (manifest.min_size, MAX_SIDE) if manifest.dynamic_size else (side, side)
     fits = image.ndim == 4 and image.shape[1] == 3 and min(image.shape) > 0
-    if not fits or not least <= min(image.shape[2:]) <= max(image.shape[2:]) <= most:
+    fits = fits and least <= min(image.shape[2:]) <= max(image.shape[2:]) <= most
+    if not fits or not manifest.takes(*image.shape[2:]):
         if manifest.dynamic_size:
-            allowed = f"(N, 3, H, W) of {least} to {most} pixels a side"
+            allowed = f"(N, 3, H, W) of {least} to {most} pixels a side{manifest.steps}"
         else:
             allowed = f"(N, 3, {side}, {side}), {manifest.why_one_size}"
         raise InvalidArgument.of(IMAGE, list(image.shape), allowed)
