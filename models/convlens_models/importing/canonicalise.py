@@ -24,6 +24,7 @@ from convlens_models.importing import constants, inputs, notes, precision, quant
 from convlens_models.importing.head import Head, choose_output, settle
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.layout import channels_first
+from convlens_models.importing.stored import move_weights
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind, Rgb
 from convlens_models.vjp.marks import MARKED
 
@@ -154,13 +155,15 @@ def adopt(
     std: Rgb,
     bgr: bool,
     *,
+    folder: Path,
     size: int,
     output: str | None = None,
     output_kind: OutputKind | None = None,
-) -> tuple[Head, list[str]]:
-    """Bring `model` to our form, in place; returns what its output means, and its values in order.
+) -> tuple[Head, list[str], int]:
+    """Bring `model` to our form, in place; what its output means, its values in order, and how many weights.
 
     Args:
+        folder: gets the weights, before the graph is run: of more than 2 GB it cannot be run otherwise.
         size: side of the pictures that tell what the output means, in pixels.
         output, output_kind: see `head.choose_output` and `head.settle`.
 
@@ -175,15 +178,17 @@ def adopt(
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
-    replace(graph.node, [*nodes, *graph.node])
+    needed = surgery.ancestors(graph, [output])
+    replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
     graph.initializer.extend(constants)
     replace(graph.output, [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
     del graph.value_info[:]
     open_size(model, None)
-    head = settle(model, output, size, output_kind)
+    parameters = move_weights(model, folder)
+    head = settle(model, output, size, output_kind, folder=folder)
     unnamed = {*MARKED, surgery.HIDDEN}
     values = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
-    return head, [name for name in values if name not in head.hidden]
+    return head, [name for name in values if name not in head.hidden], parameters
 
 
 def declared_size(model: onnx.ModelProto) -> tuple[int, int]:

@@ -101,13 +101,16 @@ def choose_output(model: onnx.ModelProto, wanted: str | None) -> str:
     raise InvalidArgument.of("output", wanted, f"one of the file's outputs: {shown}")
 
 
-def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | None = None) -> Head:
+def settle(
+    model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | None = None, *, folder: Path
+) -> Head:
     """Decide what `output` is, and end the graph with the scores, their probabilities and the logarithms.
 
     Args:
         model: its input "image" (N, 3, H, W) is open; changed in place, what leads nowhere is dropped.
         size: side of the pictures that it is run on, in pixels.
         wanted: what the user says that it is; None: what graph and values say.
+        folder: where its weights lie.
 
     Raises:
         InvalidArgument: these do not decide, or say something else than the user; names the choice.
@@ -116,7 +119,7 @@ def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | 
     while output in makers and makers[output].op_type == "Identity":
         output = makers[output].input[0]
     tail = list(_tail(model, output))
-    seen = _seen(model, output, tail, size)
+    seen = _seen(model, output, tail, size, folder)
     if seen is None:
         return _end(model, Scores(model, output), "scores")
     operators = frozenset(node.op_type for node in model.graph.node if set(node.output).intersection(tail))
@@ -208,7 +211,7 @@ def _shifted(value: F64, other: F64) -> bool:
     return bool((spread <= 1e-5 * (1 + np.abs(value).max() + np.abs(other).max())).all())
 
 
-def _seen(model: onnx.ModelProto, output: str, tail: list[str], size: int) -> _Seen | None:
+def _seen(model: onnx.ModelProto, output: str, tail: list[str], size: int, folder: Path) -> _Seen | None:
     """The output and the tail's values on pictures, one by one; None if it is no vector of classes.
 
     Where the network also takes pictures of twice the side, the values must be such vectors there too.
@@ -221,13 +224,13 @@ def _seen(model: onnx.ModelProto, output: str, tail: list[str], size: int) -> _S
     cut = surgery.cut(inferred, names)
     for info in cut.graph.output:
         info.type.tensor_type.ClearField("shape")
-    rows = [verify.run(cut, Path(), names, {INPUT: image[None]}) for image in pictures(PICTURES, size)]
+    rows = [verify.run(cut, folder, names, {INPUT: image[None]}) for image in pictures(PICTURES, size)]
     exact = rows[0][0]
     classes = exact.size
     if not all(_vector(row[0], classes) for row in rows) or max(exact.shape[1:]) != classes:
         return None
     try:
-        larger = verify.run(cut, Path(), names, {INPUT: pictures(1, 2 * size)})
+        larger = verify.run(cut, folder, names, {INPUT: pictures(1, 2 * size)})
     except InvalidArgument:
         larger = rows[0]
     if larger[0].shape == exact.shape and _vector(larger[0], classes):

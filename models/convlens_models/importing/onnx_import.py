@@ -8,11 +8,8 @@ from typing import Final, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
-from safetensors.numpy import save_file
 
 from convlens.errors import InvalidArgument
-from convlens_models import tensors
 from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
@@ -21,7 +18,7 @@ from convlens_models.importing.inputs import Layout
 from convlens_models.importing.labels import load_classes
 from convlens_models.importing.open_layers import Original, open_layers
 from convlens_models.manifest import INPUT, ONNX, Layer, Manifest, OutputKind, Rgb
-from convlens_models.repository import FORWARD, WEIGHTS
+from convlens_models.repository import FORWARD
 
 InputRange = Literal["0..1", "0..255"]
 NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
@@ -31,7 +28,6 @@ NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
 """Of each input range: default mean, default deviation, and the value of white."""
 
 DEFAULT_SIZE: Final = 224
-STORED_FROM: Final = 16  # Elements; smaller constants stay in the graph, where they can be read.
 
 
 def add_onnx(
@@ -79,13 +75,12 @@ def add_onnx(
     model = canonicalise.read(file, layout, white)
     fidelity.check(file, model, taken, (mean, std), white)
     size = _size(canonicalise.declared_size(model), input_size)
-    head, values = canonicalise.adopt(
-        model, mean, std, bgr, size=size, output=output, output_kind=output_kind
-    )
-    output = head.logits
-    autodiff.check(model)
     with publish.staging(root) as folder:
-        parameters = _move_weights(model, folder)
+        head, values, parameters = canonicalise.adopt(
+            model, mean, std, bgr, folder=folder, size=size, output=output, output_kind=output_kind
+        )
+        output = head.logits
+        autodiff.check(model)
         classes = verify.check_classifier(model, folder, output, size)
         _check_batch(model, folder, output, size)
         dynamic = not one_size and _any_size(model, folder, output, size)
@@ -142,24 +137,6 @@ def _size(declared: tuple[int, int], wanted: int | None) -> int:
     if wanted is not None and declared[0] not in (0, wanted):
         raise InvalidArgument.of("input_size", wanted, f"{declared[0]}, which the graph declares")
     return wanted or declared[0] or DEFAULT_SIZE
-
-
-def _move_weights(model: onnx.ModelProto, folder: Path) -> int:
-    """Write the weights to their own file and point the graph at it; returns how many numbers they are."""
-    used = {name for node in model.graph.node for name in node.input}
-    stored, small = {}, []
-    for tensor in model.graph.initializer:
-        floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-        value = numpy_helper.to_array(tensor)
-        if tensor.name in used and floating and value.size >= STORED_FROM:
-            stored[tensor.name] = np.ascontiguousarray(value)
-        elif tensor.name in used:
-            small.append(tensor)
-    save_file(stored, folder / WEIGHTS)
-    index = tensors.index(folder / WEIGHTS)
-    external = [tensors.external(name, entry, WEIGHTS) for name, entry in index.items()]
-    surgery.replace(model.graph.initializer, [*small, *external])
-    return sum(value.size for value in stored.values())
 
 
 def _check_batch(model: onnx.ModelProto, folder: Path, output: str, size: int) -> None:
