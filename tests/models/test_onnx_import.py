@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from support.foreign_onnx import CLASSES, classifier, constant, node, output, save, weight
 
-from convlens.errors import InvalidArgument
+from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens_models.graphs import autodiff, surgery
 from convlens_models.importing import verify
 from convlens_models.importing.onnx_import import add_onnx
@@ -409,3 +409,56 @@ def test_the_stored_graph_differentiates_by_every_rule(tmp_path: Path):
         assert gradient.shape == images.shape
         assert np.abs(gradient).sum() > 0
         assert (value >= 0).all()
+
+
+MIDDLES = {
+    "grouped": [
+        node("GroupNormalization", ["relu", "scale", "shift"], "group", num_groups=2),
+        node("Gelu", ["group"], "middle"),
+    ],
+    "attended": [  # One channel's weight of its neighbours' means, along one axis.
+        node("ReduceMean", ["relu", "positions"], "mean", keepdims=0),
+        node("Unsqueeze", ["mean", "one"], "row"),
+        node("Conv", ["row", "along"], "gate", pads=[1, 1]),
+        node("Sigmoid", ["gate"], "sigmoid"),
+        node("Reshape", ["sigmoid", "lifted"], "weights"),
+        node("Mul", ["relu", "weights"], "middle"),
+    ],
+    "resized": [
+        node("Resize", ["relu", "", "twice"], "wide", mode="linear"),
+        node("Pad", ["wide", "border"], "mirrored", mode="reflect"),
+        node("ReduceL2", ["mirrored", "one"], "norm"),
+        node("Div", ["mirrored", "norm"], "middle"),
+    ],
+}
+CONSTANTS = {
+    "scale": np.linspace(1, 2, 8, dtype=np.float32),
+    "shift": np.linspace(1, 0, 8, dtype=np.float32),
+    "positions": [2, 3],
+    "one": [1],
+    "along": np.ones((1, 1, 3), np.float32),
+    "lifted": [0, -1, 1, 1],
+    "twice": np.array([1, 1, 2, 2], np.float32),
+    "border": [0, 0, 1, 1, 0, 0, 1, 1],
+}
+
+
+@pytest.mark.parametrize("case", MIDDLES)
+def test_operators_of_other_networks_come_in_with_their_scores(case: str, tmp_path: Path):
+    constants = [constant(name, value) for name, value in CONSTANTS.items()]
+    add(tmp_path, classifier(MIDDLES[case], constants, opset=21), mean=(0, 0, 0), std=(1, 1, 1))
+    images = verify.noise(3, 32)
+    (found,) = run_model(tmp_path / "m", ["probabilities"], images)
+    np.testing.assert_allclose(found, run_file(tmp_path / "foreign.onnx", images), atol=1e-5)
+
+
+def test_a_network_without_rectifier_comes_in_and_has_its_gradient_alone(tmp_path: Path):
+    model = classifier()
+    model.graph.node[1].op_type = "Tanh"
+    manifest = add(tmp_path, model)
+    graph = ModelRepository(tmp_path / "m").get("x").forward()
+    autodiff.differentiate(graph, manifest.output)
+    with pytest.raises(
+        FailedPrecondition, match=r"guided_backprop .* 1 Tanh; ask for its gradient"
+    ):
+        autodiff.differentiate(graph, manifest.output, autodiff.ReluRule.GUIDED)

@@ -104,7 +104,7 @@ def rules(forward: onnx.ModelProto) -> Sequence[ReluRule]:
 
 def _without_rectifier(forward: onnx.ModelProto, rule: ReluRule) -> FailedPrecondition:
     kinds = Counter(node.op_type for node in forward.graph.node if node.op_type in GATES | {"Sin", "Cos"})
-    found = ", ".join(f"{kind} ({count} nodes)" for kind, count in sorted(kinds.items())) or "none at all"
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none at all"
     return FailedPrecondition(
         f"{rule} changes what rectifiers send back (ReLU, ReLU6, GELU, SiLU and their like), and this network"
         f" has none: its activations are {found}; ask for its gradient",

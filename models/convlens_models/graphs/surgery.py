@@ -85,8 +85,18 @@ def ancestors(graph: onnx.GraphProto, values: Sequence[str]) -> set[str]:
     needed = set(values)
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(node.input, captured(node))
     return needed
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """The names that the branches of a node read, those from outside among them."""
+    found = set[str]()
+    for body in (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH):
+        found.update(info.name for info in body.output)
+        for inner in body.node:
+            found.update(inner.input, captured(inner))
+    return found
 
 
 def opset(model: onnx.ModelProto) -> int:

@@ -25,6 +25,7 @@ from convlens_models.importing.batch import free_batch
 from convlens_models.importing.head import Head, choose_output, settle
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.layout import channels_first
+from convlens_models.importing.stored import move_weights
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind, Rgb
 from convlens_models.vjp.marks import MARKED
 
@@ -157,12 +158,14 @@ class Adopted(NamedTuple):
         values: the names of its values, in their order.
         file_output: the output of the file that was taken.
         freed: the nodes that held the batch.
+        parameters: how many numbers the weights are.
     """
 
     head: Head
     values: list[str]
     file_output: str
     freed: list[str]
+    parameters: int
 
 
 def adopt(
@@ -171,6 +174,7 @@ def adopt(
     std: Rgb,
     bgr: bool,
     *,
+    folder: Path,
     size: int,
     output: str | None = None,
     output_kind: OutputKind | None = None,
@@ -178,6 +182,7 @@ def adopt(
     """Bring `model` to our form, in place, for square images of `size` pixels and others.
 
     Args:
+        folder: gets the weights, before the graph is run: of more than 2 GB it cannot be run otherwise.
         size: side of the pictures that tell what the output means, in pixels.
         output, output_kind: see `head.choose_output` and `head.settle`.
 
@@ -193,15 +198,18 @@ def adopt(
     _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
     source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
-    replace(graph.node, [*nodes, *graph.node])
+    needed = surgery.ancestors(graph, [output])
+    replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
     graph.initializer.extend(constants)
     replace(graph.output, [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
     del graph.value_info[:]
     open_size(model, None)
-    head = settle(model, output, size, output_kind)
+    parameters = move_weights(model, folder)
+    head = settle(model, output, size, output_kind, folder=folder)
     unnamed = {*MARKED, surgery.HIDDEN}
     made = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
-    return Adopted(head, [name for name in made if name not in head.hidden], file_output, freed)
+    named = [name for name in made if name not in head.hidden]
+    return Adopted(head, named, file_output, freed, parameters)
 
 
 def _open_input(model: onnx.ModelProto, source: str) -> int:

@@ -7,7 +7,6 @@ reference's convolutions and pools are too slow for pictures, so PyTorch compute
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch.nn import functional
 
+from convlens_models.graphs import surgery
 from convlens_models.importing.inputs import read_inputs
 
 Array = NDArray[Any]
@@ -31,17 +31,23 @@ ROUNDING: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QL
 
 
 class Exact:
-    """The value `output` of the graph in `file`, in float64."""
+    """The value `output` of a file's graph, in float64; None: its first output.
 
-    def __init__(self, file: Path, output: str) -> None:
-        model = onnx.load(file)
+    Args:
+        model: with its weights.
+    """
+
+    def __init__(self, model: onnx.ModelProto, output: str | None) -> None:
         kinds = {node.op_type for node in model.graph.node}
         self.rounds = not kinds.isdisjoint(ROUNDING)
         _widen(model)
         (self._source,) = (info.name for info in read_inputs(model.graph))
+        wanted = output or model.graph.output[0].name
         del model.graph.output[1:]
-        model.graph.output[0].name = output
-        _keep_needed(model.graph, output)
+        model.graph.output[0].name = wanted
+        nodes = model.graph.node
+        needed = surgery.ancestors(model.graph, [wanted])
+        surgery.replace(nodes, [node for node in nodes if needed.intersection(node.output)])
         self._evaluator = ReferenceEvaluator(
             model, new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, Sigmoid, Erf]
         )
@@ -51,17 +57,6 @@ class Exact:
         with np.errstate(all="ignore"):
             (value,) = self._evaluator.run(None, {self._source: pixels})
         return np.asarray(value, np.float64)
-
-
-def _keep_needed(graph: onnx.GraphProto, wanted: str) -> None:
-    needed = {wanted}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
 
 
 def _widen(model: onnx.ModelProto) -> None:

@@ -105,13 +105,16 @@ def choose_output(model: onnx.ModelProto, wanted: str | None) -> str:
     raise InvalidArgument.of("output", wanted, f"one of the file's outputs: {shown}")
 
 
-def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | None = None) -> Head:
+def settle(
+    model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | None = None, *, folder: Path
+) -> Head:
     """Decide what `output` is, and end the graph with the scores, their probabilities and the logarithms.
 
     Args:
         model: its input "image" (N, 3, H, W) is open; changed in place, what leads nowhere is dropped.
         size: side of the pictures that it is run on, in pixels.
         wanted: what the user says that it is; None: what graph and values say.
+        folder: where its weights lie.
 
     Raises:
         InvalidArgument: these do not decide, or say something else than the user; names the choice.
@@ -120,9 +123,9 @@ def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | 
     while output in makers and makers[output].op_type == "Identity":
         output = makers[output].input[0]
     tail = list(_tail(model, output))
-    seen = _seen(model, output, tail, size)
+    seen = _seen(model, output, tail, size, folder)
     if seen is None:
-        return _end(model, Scores(model, output), "scores", None)
+        return _end(model, Scores(model, output), "scores", False, None)
     operators = frozenset(node.op_type for node in model.graph.node if set(node.output).intersection(tail))
     proven = _proven(seen)
     kind = _checked(wanted, proven, seen) if wanted else _decided(proven, seen, operators)
@@ -131,20 +134,26 @@ def settle(model: onnx.ModelProto, output: str, size: int, wanted: OutputKind | 
     scores.vector(seen.forms[source])
     # What nothing bounds are no probabilities yet, though all may be in [0, 1] by chance.
     bounded = _within(seen.output) and bool(operators & BOUNDED)
-    if kind not in proven and (kind == "probabilities" or (kind in SIGMOIDS and bounded)):
+    applied = kind in proven or kind == "log-probabilities"
+    if not applied and (kind == "probabilities" or (kind in SIGMOIDS and bounded)):
         scores.invert(kind)
+        applied = True
     mix = None
     if kind in ("scores", "sigmoid") and seen.output.shape[1] == 1:
         scores.two_classes()
-        mix = (-1.0, 1.0) if kind == "scores" else (0.0, 1.0)
-    return _end(model, scores, kind, mix)
+        mix = (0.0, 1.0) if applied else (-1.0, 1.0)
+    return _end(model, scores, kind, applied, mix)
 
 
-def _end(model: onnx.ModelProto, scores: Scores, kind: OutputKind, mix: tuple[float, float] | None) -> Head:
+def _end(
+    model: onnx.ModelProto, scores: Scores, kind: OutputKind, applied: bool, mix: tuple[float, float] | None
+) -> Head:
+    """The ended graph; `applied`: whether the file's output is what `kind` says, and not the scores of it."""
     scores.finish(independent=kind == "multilabel")
     needed = surgery.ancestors(model.graph, [info.name for info in model.graph.output])
     surgery.replace(model.graph.node, [node for node in model.graph.node if needed.intersection(node.output)])
-    same = {"scores": scores.value, "log-probabilities": LOG_PROBABILITIES}.get(kind, PROBABILITIES)
+    probabilities = LOG_PROBABILITIES if kind == "log-probabilities" else PROBABILITIES
+    same = probabilities if applied else scores.value
     return Head(kind, scores.value, frozenset(scores.hidden), same, mix)
 
 
@@ -215,7 +224,7 @@ def _shifted(value: F64, other: F64) -> bool:
     return bool((spread <= 1e-5 * (1 + np.abs(value).max() + np.abs(other).max())).all())
 
 
-def _seen(model: onnx.ModelProto, output: str, tail: list[str], size: int) -> _Seen | None:
+def _seen(model: onnx.ModelProto, output: str, tail: list[str], size: int, folder: Path) -> _Seen | None:
     """The output and the tail's values on pictures, one by one; None if it is no vector of classes.
 
     Where the network also takes pictures of twice the side, the values must be such vectors there too.
@@ -228,13 +237,13 @@ def _seen(model: onnx.ModelProto, output: str, tail: list[str], size: int) -> _S
     cut = surgery.cut(inferred, names)
     for info in cut.graph.output:
         info.type.tensor_type.ClearField("shape")
-    rows = [verify.run(cut, Path(), names, {INPUT: image[None]}) for image in pictures(PICTURES, size)]
+    rows = [verify.run(cut, folder, names, {INPUT: image[None]}) for image in pictures(PICTURES, size)]
     exact = rows[0][0]
     classes = exact.size
     if not all(_vector(row[0], classes) for row in rows) or max(exact.shape[1:]) != classes:
         return None
     try:
-        larger = verify.run(cut, Path(), names, {INPUT: pictures(1, 2 * size)})
+        larger = verify.run(cut, folder, names, {INPUT: pictures(1, 2 * size)})
     except InvalidArgument:
         larger = rows[0]
     if larger[0].shape == exact.shape and _vector(larger[0], classes):

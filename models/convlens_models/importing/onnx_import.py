@@ -6,13 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
-from safetensors.numpy import save_file
 
 from convlens.errors import InvalidArgument
-from convlens_models import tensors
 from convlens_models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
 from convlens_models.graphs import autodiff, layers, surgery
 from convlens_models.graphs.normalisation import check_normalisation
@@ -23,7 +19,7 @@ from convlens_models.importing.open_layers import open_layers
 from convlens_models.importing.original import Original
 from convlens_models.importing.proof import Served
 from convlens_models.manifest import ONNX, Layer, Manifest, OutputKind, Proof, Rgb
-from convlens_models.repository import FORWARD, WEIGHTS
+from convlens_models.repository import FORWARD
 
 InputRange = Literal["0..1", "0..255"]
 NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
@@ -34,12 +30,11 @@ NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
 
 DEFAULT_SIZE: Final = 224
 FREE_BATCH: Final = (
-    "Export it with a batch that may change: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('N')},)), "
-    "or dynamic_axes={'input': {0: 'N'}} with the older exporter"
+    "Export it with a batch that may change: torch.onnx.export(..., dynamic_shapes=({0: "
+    "torch.export.Dim('N')},)), or dynamic_axes={'input': {0: 'N'}} with the older exporter"
 )
 SLOPES_AT: Final = 96
 """Pixels a side at which gradients are proven where the network takes them."""
-STORED_FROM: Final = 16  # Elements; smaller constants stay in the graph, where they can be read.
 
 
 def add_onnx(
@@ -88,12 +83,13 @@ def add_onnx(
     fidelity.check(file, model, taken, (mean, std), white)
     size = _size(canonicalise.declared_size(model), input_size)
     declared = 0 not in canonicalise.declared_size(model)
-    adopted = canonicalise.adopt(model, mean, std, bgr, size=size, output=output, output_kind=output_kind)
-    head, values = adopted.head, adopted.values
-    output = head.logits
-    autodiff.check(model)
     with publish.staging(root) as folder:
-        parameters = _move_weights(model, folder)
+        adopted = canonicalise.adopt(
+            model, mean, std, bgr, folder=folder, size=size, output=output, output_kind=output_kind
+        )
+        head, values = adopted.head, adopted.values
+        output = head.logits
+        autodiff.check(model)
         classes = verify.check_classifier(model, folder, output, size)
         former = {value: canonicalise.former_name(value) for value in values}
         served = Served(model, folder, head, former, fidelity.tolerance(model))
@@ -126,7 +122,7 @@ def add_onnx(
             dream_layers=_dream_layers(described),
             output=output,
             output_kind=head.kind,
-            parameters=parameters,
+            parameters=adopted.parameters,
             multiply_adds=layers.multiply_adds(model, size),
             notes=notes.of(model),
             files={},
@@ -165,26 +161,8 @@ def _size(declared: tuple[int, int], wanted: int | None) -> int:
     return wanted or declared[0] or DEFAULT_SIZE
 
 
-def _move_weights(model: onnx.ModelProto, folder: Path) -> int:
-    """Write the weights to their own file and point the graph at it; returns how many numbers they are."""
-    used = {name for node in model.graph.node for name in node.input}
-    stored, small = {}, []
-    for tensor in model.graph.initializer:
-        floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-        value = numpy_helper.to_array(tensor)
-        if tensor.name in used and floating and value.size >= STORED_FROM:
-            stored[tensor.name] = np.ascontiguousarray(value)
-        elif tensor.name in used:
-            small.append(tensor)
-    save_file(stored, folder / WEIGHTS)
-    index = tensors.index(folder / WEIGHTS)
-    external = [tensors.external(name, entry, WEIGHTS) for name, entry in index.items()]
-    surgery.replace(model.graph.initializer, [*small, *external])
-    return sum(value.size for value in stored.values())
-
-
 def _check_batch(served: Served, original: Original, size: int) -> float:
-    """Raise InvalidArgument unless several images at once have the file's scores of each; the largest error."""
+    """The largest error of several images at once. Raises InvalidArgument unless it is the file's scores."""
     if (error := proof.batch_error(served, original, size)) is not None:
         return error
     if original.batch:
@@ -202,7 +180,7 @@ def _notes(adopted: canonicalise.Adopted, found: sizes.Sizes) -> tuple[str, ...]
     """What was decided, in words."""
     freed = [f"{node}: holds the batch no more" for node in adopted.freed]
     head = adopted.head
-    same = f"{head.same} has the numbers of the file's output {adopted.file_output}; the scores are {head.logits}"
+    same = f"{head.same} has the numbers of the file's {adopted.file_output}; the scores are {head.logits}"
     step = found.multiple
     taken = f"steps of {step} px from {found.least}" if step else "the one size"
     return (*freed, same, f"sizes: {taken}, for {found.why}")

@@ -47,6 +47,9 @@ class Original:
         self._taken, self._white = taken, white
         model = onnx.load(file, load_external_data=False)
         (info,) = read_inputs(model.graph)
+        weights = {tensor.name for tensor in model.graph.initializer}
+        kept = [each for each in model.graph.input if each.name in weights or each.name == info.name]
+        surgery.replace(model.graph.input, kept)  # Without what no node reads.
         self.batch = int(info.type.tensor_type.shape.dim[0].dim_value)
         self._source = info.name
         self._model = model
