@@ -79,7 +79,9 @@ def _reshape(
     tensor = numpy_helper.from_array(np.array(sizes, np.int64), name)
     graph.initializer.append(tensor)
     one.tensors[name] = many.tensors[name] = tensor
-    return [helper.make_node("Reshape", [node.input[0], name], node.output, name=node.name)]
+    fresh = helper.make_node("Reshape", [node.input[0], name], node.output, name=node.name)
+    fresh.metadata_props.extend(node.metadata_props)
+    return [fresh]
 
 
 def _sizes_after(before: Shape, stated: Sequence[int], node: onnx.NodeProto) -> list[int]:

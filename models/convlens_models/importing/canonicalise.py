@@ -19,6 +19,7 @@ from convlens_models.graphs.fold import fold
 from convlens_models.graphs.normalisation import normalisation
 from convlens_models.graphs.surgery import replace
 from convlens_models.importing.batch import free_batch
+from convlens_models.importing.names import by_modules
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, Rgb
 
 OPSET: Final = 18
@@ -102,12 +103,14 @@ class Adopted(NamedTuple):
         values: the names of its values, in their order.
         file_output: the value that is to equal the output of the file.
         freed: the nodes that held the batch.
+        former: what its values are called in the file, where they were called otherwise.
     """
 
     output: str
     values: list[str]
     file_output: str
     freed: list[str]
+    former: dict[str, str]
 
 
 def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool, size: int) -> Adopted:
@@ -121,8 +124,10 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool, size: int) -> 
     batch = _open_input(model, source)
     graph = fold(model).graph
     freed = free_batch(model, source, batch, size) if batch else []
-    _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
-    source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
+    names = {name: name for name in RESERVED} | by_modules(graph)
+    names = {old: f"{new}{INNER}" if new in RESERVED else new for old, new in names.items()}
+    _rename(graph, names)
+    source, output = (names.get(name, name) for name in (source, output))
     logits, same = _before_softmax(graph, output)
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
     needed = surgery.ancestors(graph, [logits])
@@ -132,11 +137,12 @@ def adopt(model: onnx.ModelProto, mean: Rgb, std: Rgb, bgr: bool, size: int) -> 
     open_size(model, None)
     logits = _add_heads(model, logits, size)
     values = [node.output[0] for node in graph.node[len(nodes) :]]
-    return Adopted(logits, values, same or logits, freed)
+    former = {new: old for old, new in names.items()}
+    return Adopted(logits, values, same or logits, freed, former)
 
 
 def _open_input(model: onnx.ModelProto, source: str) -> int:
-    """Leave the input's batch, height and width, and all other shapes, open; the batch that was declared, or 0."""
+    """Leave batch, height and width, and all other shapes, open; the batch that was declared, or 0."""
     model.CopyFrom(surgery.opened(model, source))
     image = next(info for info in model.graph.input if info.name == source)
     first = image.type.tensor_type.shape.dim[0]
@@ -185,12 +191,6 @@ def open_size(model: onnx.ModelProto, size: int | None) -> None:
 def input_name(model: onnx.ModelProto) -> str:
     """The name of the model's one input. Raises InvalidArgument where there are several, or none."""
     return _only(_inputs(model.graph), "inputs")
-
-
-def former_name(value: str) -> str:
-    """What a value of a graph that was brought to our form was called before."""
-    before = value.removesuffix(INNER)
-    return before if before in RESERVED else value
 
 
 def _inputs(graph: onnx.GraphProto) -> list[str]:

@@ -33,8 +33,8 @@ NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
 
 DEFAULT_SIZE: Final = 224
 FREE_BATCH: Final = (
-    "Export it with a batch that may change: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('N')},)), "
-    "or dynamic_axes={'input': {0: 'N'}} with the older exporter"
+    "Export it with a batch that may change: torch.onnx.export(..., dynamo=True, "
+    "dynamic_shapes=({0: torch.export.Dim('N')},)), or with dynamo=False, dynamic_axes={'input': {0: 'N'}}"
 )
 SLOPES_AT: Final = 96
 """Pixels a side at which gradients are proven where the network takes them."""
@@ -80,8 +80,7 @@ def add_onnx(
     with publish.staging(root) as folder:
         parameters = _move_weights(model, folder)
         classes = verify.check_classifier(model, folder, output, size)
-        former = {value: canonicalise.former_name(value) for value in values}
-        served = Served(model, folder, output, adopted.file_output, former)
+        served = Served(model, folder, output, adopted.file_output, adopted.former)
         original = Original(file, mean, std, bgr)
         scores = proof.check_scores(served, original, size)
         scores = max(scores, _check_batch(served, original, size))
@@ -157,7 +156,7 @@ def _move_weights(model: onnx.ModelProto, folder: Path) -> int:
 
 
 def _check_batch(served: Served, original: Original, size: int) -> float:
-    """Raise InvalidArgument unless several images at once have the file's scores of each; the largest error."""
+    """Raise InvalidArgument unless images in batches have the file's scores of each; the largest error."""
     if (error := proof.batch_error(served, original, size)) is not None:
         return error
     if original.batch:
