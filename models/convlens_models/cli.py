@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -108,6 +109,7 @@ Kind = Annotated[
         "(multilabel)."
     ),
 ]
+Explain = Annotated[bool, typer.Option("--explain", help="ONNX: also tell what was decided, and why.")]
 Models = Annotated[
     Path | None,
     typer.Option(
@@ -133,6 +135,7 @@ def add(
     layout: ChannelsAt = None,
     output: Output = None,
     output_kind: Kind = None,
+    explain: Explain = False,
     models: Models = None,
 ) -> None:
     """Add a network to the model repository: ARCH with --weights, --onnx with --name, or --torch."""
@@ -156,7 +159,9 @@ def add(
     except (ConvLensError, OSError) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
-    for line in (_summary(manifest, root), *(f"  {note}" for note in manifest.notes)):
+    told = manifest.proof.notes if explain and manifest.proof else ()
+    lines = _summary(manifest, root).split("\n")
+    for line in (*lines, *(f"  {note}" for note in (*manifest.notes, *told))):
         typer.echo(printable(line))
 
 
@@ -280,7 +285,7 @@ def _output(manifest: Manifest) -> str:
 
 def _summary(manifest: Manifest, root: Path) -> str:
     folder = root / manifest.name / str(manifest.version)
-    others = f"or from {manifest.min_size}" if manifest.dynamic_size else "only"
+    others = f"or from {manifest.min_size}{manifest.steps}" if manifest.dynamic_size else "only"
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     facts = f"{len(manifest.labels)} classes, {len(manifest.layers)} layers,"
     if manifest.task == "style":
@@ -290,4 +295,20 @@ def _summary(manifest: Manifest, root: Path) -> str:
         f"{facts} {manifest.parameters:,} parameters, "
         f"{_output(manifest)}"
         f"images of {manifest.input_size} px, {others}, {megabytes:.1f} MB in {folder}"
+        + "".join(f"\n  {line}" for line in _proven(manifest))
     )
+
+
+def _proven(manifest: Manifest) -> list[str]:
+    """What its import has found and measured, a line each; nothing of a built-in architecture."""
+    if (proof := manifest.proof) is None:
+        return []
+    kinds = Counter(layer.kind for layer in manifest.layers).most_common()
+    sizes = ", ".join(f"{width} x {height}" for height, width in proof.sizes)
+    slopes = "not measured: the file rounds" if proof.slopes is None else f"{proof.slopes:.1g} of its length"
+    return [
+        "layers: " + ", ".join(f"{count} {kind}" for kind, count in kinds),
+        f"scores: {manifest.output}; {proof.scores:.1g} of the largest from the file's own, "
+        f"in batches of {', '.join(map(str, proof.batches))}, at {sizes} px",
+        f"gradient: {slopes} from the slopes of the file in float64",
+    ]

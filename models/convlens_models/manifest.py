@@ -114,7 +114,8 @@ class Manifest(BaseModel):
             image of the input's size, and it has no labels).
         input_size: side of the square input it was made for, in pixels.
         min_size: smallest side that it accepts, in pixels; equals `input_size` unless `dynamic_size`.
-        size_multiple: sides may differ from `input_size` by multiples of this; 1 unless pads follow from the size.
+        size_multiple: sides may differ from `input_size` by multiples of this; 1 unless pads follow from the
+            size.
         mean, std: what the graph itself subtracts from and divides RGB in [0, 1] by.
         interpolation: how pictures are brought to size, always with antialiasing.
         class_ids: identifiers of the classes in WordNet, "" for a class without; empty where none are known.
@@ -128,8 +129,8 @@ class Manifest(BaseModel):
             when the model is loaded next.
         parent: the version that its training went on from, as "name/version"; empty where it began anew.
         proof: what its import has measured; None where nothing was there to hold it against.
-        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching`, `proof` and itself,
-            so that what has the same digest computes the same.
+        digest: SHA-256 of this manifest apart from `name`, `version`, `parent`, `batching`, `proof` and
+            itself, so that what has the same digest computes the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import typer
 from onnx import helper, numpy_helper
 from support.foreign_onnx import CLASSES, classifier, constant, node, output, save, weight
+from typer.testing import CliRunner
 
 from convlens.errors import InvalidArgument
+from convlens_models.cli import add as add_command
 from convlens_models.graphs import surgery
 from convlens_models.importing import canonicalise, verify
 from convlens_models.importing.exact import Exact
+from convlens_models.importing.names import by_modules
 from convlens_models.importing.onnx_import import add_onnx
 from convlens_models.importing.pictures import pictures
 from convlens_models.manifest import INPUT, PROBABILITIES, Manifest
@@ -273,3 +277,73 @@ def test_the_oracle_has_the_windows_of_onnx_runtime(kind: str, auto_pad: str, tm
     (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     found = Exact(onnx.load(save(model, tmp_path)), None).value(x.astype(np.float64))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_summary_tells_what_was_proven_and_why(tmp_path: Path):
+    app = typer.Typer()
+    app.command("add")(add_command)
+    path = save(classifier(), tmp_path)
+    options = ["--onnx", str(path), "--name", "x", "--models", str(tmp_path / "m"), "--explain"]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith("added x/1: onnx for onnx, 5 classes, 8 layers, ")
+    assert lines[1].startswith("  layers: ")
+    assert "1 Conv" in lines[1]
+    assert "in batches of 1, 2, 3, 8, at 32 x 32, 3 x 3, " in lines[2]
+    assert lines[3].endswith("of its length from the slopes of the file in float64")
+    assert lines[-1] == "  sizes: steps of 1 px from 3, for its operators have no size"
+
+
+def scoped(kind: str, source: str, value: str, *scopes: str) -> onnx.NodeProto:
+    made = node(kind, [source], value)
+    made.name = f"node_{value}"
+    entry = made.metadata_props.add()
+    entry.key, entry.value = "pkg.torch.onnx.name_scopes", str(["", *scopes])
+    return made
+
+
+def slashed(kind: str, source: str, value: str, name: str) -> onnx.NodeProto:
+    made = node(kind, [source], value)
+    made.name = name
+    return made
+
+
+NEWER = [
+    scoped("Relu", "x", "relu", "layer4", "layer4.1", "layer4.1.relu", "relu"),
+    scoped("Sigmoid", "relu", "s", "layer4", "layer4.1", "layer4.1.act", "sigmoid"),
+    scoped("Neg", "s", "getitem_102", "layer4", "layer4.1", "layer4.1.act", "neg_3"),
+    scoped("Abs", "getitem_102", "abs_1", "layer4", "layer4.1", "abs_1"),
+    scoped("Relu", "abs_1", "relu_1", "layer4", "layer4.1", "layer4.1.relu", "relu_1"),
+    scoped("Flatten", "relu_1", "view", "view"),
+]
+OLDER = [
+    slashed("Relu", "x", "/features/features.0/Relu_output_0", "/features/features.0/Relu"),
+    slashed("Relu", "f", "g", "/stage2/stage2.0/branch1/branch1.4/Relu"),
+    slashed("Add", "g", "h", "/stage2/stage2.0/Add_1"),
+    slashed("Flatten", "h", "y", "/Flatten"),
+]
+
+
+def test_values_are_called_as_the_modules_that_make_them():
+    graph = helper.make_graph(NEWER, "newer", [output("x", 4)], [output("view", 2)])
+    assert list(by_modules(graph).values()) == [
+        "layer4.1.relu", "layer4.1.act.sigmoid", "layer4.1.act", "layer4.1.abs", "layer4.1.relu_1", "view",
+    ]  # fmt: skip
+    graph = helper.make_graph(OLDER, "older", [output("x", 4)], [output("y", 2)])
+    assert list(by_modules(graph).values()) == [
+        "features.0", "stage2.0.branch1.4", "stage2.0.add", "flatten",
+    ]  # fmt: skip
+    assert by_modules(classifier().graph) == {}
+
+
+def test_a_file_with_modules_has_their_names_and_its_own_scores(tmp_path: Path):
+    model = classifier()
+    for each in model.graph.node:
+        each.name = f"/net/net.{each.output[0]}/{each.op_type}"
+    manifest = add(tmp_path, model)
+    names = [layer.name for layer in manifest.layers]
+    assert names[:3] == ["net.conv", "net.relu", "net.middle"]
+    assert manifest.output == "net.fc"
+    images = pictures(32, 32, 2)
+    np.testing.assert_allclose(served(tmp_path, images), by_itself(tmp_path, images), rtol=1e-5, atol=1e-6)

@@ -32,10 +32,10 @@ SHAPES: Final = frozenset({"Shape", "Size"})
 
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, in place, without the nodes whose values follow from constants and from the sizes that it declares.
+    """`model`, in place, without the nodes whose values follow from constants and from declared sizes.
 
-    Weights that lie in external files are not read, and what is computed of them stays. Names of all other values
-    stay as they are.
+    Weights that lie in external files are not read, and what is computed of them stays. All other values keep
+    their names.
     """
     known = SizesOf(model)
     kept = [node for node in model.graph.node if not known.visit(node)]

@@ -62,12 +62,12 @@ def _reshape(
     constant = node.input[1] in one.tensors or node.input[1] in one.constants
     if not before or not more or stated is None or not constant or before == more:
         return []
-    if (place := _place(before, more, _sizes_after(before, stated, node))) is None:
+    if (place := _place(before, more, _sizes_after(before, stated.tolist(), node))) is None:
         return []
     axis, to = place
     sizes = stated.tolist()
     stays = to == axis and sizes[to] == before[axis]
-    if sizes[to] in (-1, 0) or not np.array_equal(stated, one.value(node.input[1])):
+    if sizes[to] in (-1, 0) or stated.tolist() != np.asarray(one.value(node.input[1])).tolist():
         return []  # Found out at each run already.
     if stays:
         sizes[to] = 0
@@ -79,7 +79,9 @@ def _reshape(
     tensor = numpy_helper.from_array(np.array(sizes, np.int64), name)
     graph.initializer.append(tensor)
     one.tensors[name] = many.tensors[name] = tensor
-    return [helper.make_node("Reshape", [node.input[0], name], node.output, name=node.name)]
+    fresh = helper.make_node("Reshape", [node.input[0], name], node.output, name=node.name)
+    fresh.metadata_props.extend(node.metadata_props)
+    return [fresh]
 
 
 def _sizes_after(before: Shape, stated: Sequence[int], node: onnx.NodeProto) -> list[int]:

@@ -25,6 +25,7 @@ from convlens_models.importing.batch import free_batch
 from convlens_models.importing.head import Head, choose_output, settle
 from convlens_models.importing.inputs import Layout
 from convlens_models.importing.layout import channels_first
+from convlens_models.importing.names import by_modules
 from convlens_models.importing.stored import move_weights
 from convlens_models.manifest import INPUT, LOG_PROBABILITIES, PROBABILITIES, OutputKind, Rgb
 from convlens_models.vjp.marks import MARKED
@@ -159,6 +160,7 @@ class Adopted(NamedTuple):
         file_output: the output of the file that was taken.
         freed: the nodes that held the batch.
         parameters: how many numbers the weights are.
+        former: what its values are called in the file, where they were called otherwise.
     """
 
     head: Head
@@ -166,6 +168,7 @@ class Adopted(NamedTuple):
     file_output: str
     freed: list[str]
     parameters: int
+    former: dict[str, str]
 
 
 def adopt(
@@ -195,8 +198,10 @@ def adopt(
     batch = _open_input(model, source)
     graph = fold(model).graph
     freed = free_batch(model, source, batch, size) if batch else []
-    _rename(graph, {name: f"{name}{INNER}" for name in RESERVED})
-    source, output = (f"{name}{INNER}" if name in RESERVED else name for name in (source, output))
+    names = {name: name for name in RESERVED} | by_modules(graph)
+    names = {old: f"{new}{INNER}" if new in RESERVED else new for old, new in names.items()}
+    _rename(graph, names)
+    source, output = (names.get(name, name) for name in (source, output))
     nodes, constants = normalisation(mean, std, output=source, bgr=bgr)
     needed = surgery.ancestors(graph, [output])
     replace(graph.node, [*nodes, *(node for node in graph.node if needed.intersection(node.output))])
@@ -209,11 +214,12 @@ def adopt(
     unnamed = {*MARKED, surgery.HIDDEN}
     made = (node.output[0] for node in graph.node[len(nodes) :] if node.doc_string not in unnamed)
     named = [name for name in made if name not in head.hidden]
-    return Adopted(head, named, file_output, freed, parameters)
+    former = {new: old for old, new in names.items()}
+    return Adopted(head, named, file_output, freed, parameters, former)
 
 
 def _open_input(model: onnx.ModelProto, source: str) -> int:
-    """Leave batch, height and width of the input, and all other shapes, open; the declared batch, or 0."""
+    """Leave batch, height and width, and all other shapes, open; the batch that was declared, or 0."""
     model.CopyFrom(surgery.opened(model, source))
     image = next(info for info in model.graph.input if info.name == source)
     first = image.type.tensor_type.shape.dim[0]
@@ -246,12 +252,6 @@ def open_size(model: onnx.ModelProto, size: int | None) -> None:
 def input_name(model: onnx.ModelProto) -> str:
     """The name of the model's one input. Raises InvalidArgument where there are several, or none."""
     return _only(_inputs(model.graph), "inputs")
-
-
-def former_name(value: str) -> str:
-    """What a value of a graph that was brought to our form was called before."""
-    before = value.removesuffix(INNER)
-    return before if before in RESERVED else value
 
 
 def _inputs(graph: onnx.GraphProto) -> list[str]:

@@ -89,12 +89,8 @@ def _widen_nodes(nodes: Sequence[onnx.NodeProto]) -> None:
                 for tensor in attribute.g.initializer:
                     _widen_tensor(tensor)
                 _widen_nodes(attribute.g.node)
-        if (
-            node.op_type == "Constant"
-            and node.attribute
-            and node.attribute[0].name in ("value_float", "value_floats")
-        ):
-            given = node.attribute[0]
+        given = node.attribute[0] if node.op_type == "Constant" else None
+        if given is not None and given.name in ("value_float", "value_floats"):
             number = given.f if given.name == "value_float" else list(given.floats)
             tensor = numpy_helper.from_array(np.array(number, np.float64))
             given.CopyFrom(onnx.helper.make_attribute("value", tensor))
@@ -173,8 +169,9 @@ class ConvTranspose(OpRun):
 
     def _run(
         self, x: Array, w: Array, b: Array | None = None, *,
-        auto_pad: str | None = None, dilations: Any = None, group: int | None = None, kernel_shape: Any = None,
-        output_padding: Any = None, output_shape: Any = None, pads: Any = None, strides: Any = None,
+        auto_pad: str | None = None, dilations: Any = None, group: int | None = None,
+        kernel_shape: Any = None, output_padding: Any = None, output_shape: Any = None, pads: Any = None,
+        strides: Any = None,
     ) -> tuple[Array]:  # fmt: skip
         axes = w.ndim - 2
         transpose = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -186,7 +183,7 @@ class ConvTranspose(OpRun):
         )
         cut = pads or [0] * 2 * axes
         inner = tuple(slice(cut[i], full.shape[2 + i] - cut[axes + i]) for i in range(axes))
-        return (full.numpy()[(..., *inner)],)
+        return (full.numpy()[(Ellipsis, *inner)],)
 
 
 class MaxPool(OpRun):

@@ -30,8 +30,8 @@ NORMALISATION: Final[dict[str, tuple[Rgb, Rgb, float]]] = {
 
 DEFAULT_SIZE: Final = 224
 FREE_BATCH: Final = (
-    "Export it with a batch that may change: torch.onnx.export(..., dynamic_shapes=({0: "
-    "torch.export.Dim('N')},)), or dynamic_axes={'input': {0: 'N'}} with the older exporter"
+    "Export it with a batch that may change: torch.onnx.export(..., dynamo=True, "
+    "dynamic_shapes=({0: torch.export.Dim('N')},)), or with dynamo=False, dynamic_axes={'input': {0: 'N'}}"
 )
 SLOPES_AT: Final = 96
 """Pixels a side at which gradients are proven where the network takes them."""
@@ -91,8 +91,7 @@ def add_onnx(
         output = head.logits
         autodiff.check(model)
         classes = verify.check_classifier(model, folder, output, size)
-        former = {value: canonicalise.former_name(value) for value in values}
-        served = Served(model, folder, head, former, fidelity.tolerance(model))
+        served = Served(model, folder, head, adopted.former, fidelity.tolerance(model))
         original = Original(file, mean, std, bgr, taken=taken, white=white, output=adopted.file_output)
         scores = proof.check_scores(served, original, size)
         scores = max(scores, _check_batch(served, original, size))
@@ -162,7 +161,7 @@ def _size(declared: tuple[int, int], wanted: int | None) -> int:
 
 
 def _check_batch(served: Served, original: Original, size: int) -> float:
-    """The largest error of several images at once. Raises InvalidArgument unless it is the file's scores."""
+    """Raise InvalidArgument unless images in batches have the file's scores of each; the largest error."""
     if (error := proof.batch_error(served, original, size)) is not None:
         return error
     if original.batch:

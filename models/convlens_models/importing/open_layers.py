@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -35,7 +35,7 @@ def open_layers(served: Served, layers: Sequence[Layer], size: int, original: Or
         layers: its layers as they are for square images of `size` pixels.
         original: the file, its size open.
     """
-    model, folder = surgery.opened(served.model), served.folder
+    model = surgery.opened(served.model)
     maps = _growing(model, layers, size)
     if not maps:
         return set()
@@ -43,7 +43,7 @@ def open_layers(served: Served, layers: Sequence[Layer], size: int, original: Or
     names = [layer.tensor for layer in maps]
     try:
         proven = all(
-            _same(model, folder, names, pictures(height, width, 1), original, served.former)
+            _same(replace(served, model=model), names, pictures(height, width, 1), original)
             for height, width in ((least, least + 51), (least + 33, least + 18))
         )
     except (InvalidArgument, onnx.shape_inference.InferenceError):
@@ -64,17 +64,11 @@ def _growing(model: onnx.ModelProto, layers: Sequence[Layer], size: int) -> list
     return [layer for layer in maps if shapes.get(layer.tensor) == grown(layer)]
 
 
-def _same(
-    model: onnx.ModelProto,
-    folder: Path,
-    names: Sequence[str],
-    image: Images,
-    original: Original,
-    former: Mapping[str, str],
-) -> bool:
+def _same(served: Served, names: Sequence[str], image: Images, original: Original) -> bool:
     """Whether values are those of the original, and gradients by the open graph those by one of this size."""
+    model, folder = served.model, served.folder
     values = verify.run(surgery.cut(model, names), folder, names, {INPUT: image})
-    exact = original.values(image, [former.get(name, name) for name in names])
+    exact = original.values(image, [served.former.get(name, name) for name in names])
     joined = surgery.flattened(model, names, ALL)
     cotangent = np.ones((1, sum(value.size for value in values)), np.float32)
     feeds: Mapping[str, Images] = {INPUT: image, autodiff.COTANGENT: cotangent}

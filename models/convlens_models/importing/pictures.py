@@ -15,7 +15,7 @@ NOISE: Final = 0.05
 
 
 def pictures(height: int, width: int, count: int = COUNT) -> NDArray[np.float32]:
-    """`count` images (count, 3, height, width) in [0, 1], of 8 bits as files take them that take whole numbers."""
+    """`count` images (count, 3, height, width) in [0, 1], of 8 bits, as files of pictures have them."""
     rng = np.random.default_rng(0)
     found = np.full((count, 3, height, width), 0.5, np.float32)
     for cells, weight in SCALES:
@@ -27,4 +27,5 @@ def pictures(height: int, width: int, count: int = COUNT) -> NDArray[np.float32]
         found += weight * np.stack(planes).reshape(found.shape)
     found += NOISE * rng.standard_normal(found.shape).astype(np.float32)
     # Folded back at the ends rather than cut off: areas of one value would hide what pads do.
-    return np.round((1 - np.abs(1 - np.abs(found) % 2)) * 255) / np.float32(255)
+    whole = np.round((1 - np.abs(1 - np.abs(found) % 2)) * 255)
+    return np.asarray(whole / np.float32(255), np.float32)

@@ -1,7 +1,7 @@
 """Proves a staged network against the file that it came from, before it is published.
 
-Scores are held against ONNX Runtime's own run of the file, on eight pictures, in batches and at several sizes;
-gradients against differences in float64, by another implementation of the file.
+Scores are held against ONNX Runtime's own run of the file, on eight pictures, in batches and at several
+sizes; gradients against differences in float64, by another implementation of the file.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ SLOPE: Final = 1e-3
 JUMP: Final = 5e-2
 """The same where the gradient itself jumps as far among images that float32 hardly tells apart."""
 HARDLY: Final = 1e-6
-ONCE: Final = 1 << 26
-"""Numbers of inner values that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,6 @@ class Served:
     def as_file(self, values: Array) -> Array:
         """The file's output of the numbers (N, classes) of `head.same`."""
         return values if self.head.mix is None else values @ np.array(self.head.mix, values.dtype)[:, None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a proof has measured: the largest error relative to the largest score, and that of slopes."""
-
-    scores: float
-    slopes: float | None = None
 
 
 def check_scores(served: Served, original: Original, size: int) -> float:
@@ -130,8 +120,8 @@ def check_slopes(served: Served, original: Original, size: Size) -> float | None
     """Raise InvalidArgument unless the gradient has the slopes of the file in float64; the largest error.
 
     The slope of a random sum of scores is measured in random directions d of unit variance, where
-    |slope - <gradient, d>| / |gradient| is about the error of the gradient relative to its length. Near a kink
-    float32 may fall on the other side; an error is allowed up to twice what the gradient jumps for noise of 1e-6.
+    |slope - <gradient, d>| / |gradient| is about the error of the gradient relative to its length. At kinks
+    float32 may fall on the other side: up to twice what the gradient jumps for noise of 1e-6 is allowed.
 
     None where the file rounds its values, so that there are no slopes, or ONNX's reference computes others.
     """
@@ -242,7 +232,7 @@ def _error(found: Array, expected: Array) -> float:
 
 
 def _allowed(served: Served, original: Original, images: Array, expected: Array, error: float) -> float:
-    """What float32 explains: `SAME`, or more where the file, optimised otherwise, differs from itself by it."""
+    """What float32 explains: `SAME`, or more where the file, optimised otherwise, differs from itself."""
     if served.tolerance is not None:
         return served.tolerance
     if error <= SAME or not np.isfinite(error):

@@ -1,9 +1,9 @@
-"""Which sizes of images a network takes: those that the file itself proves, or that its operators leave no doubt of.
+"""Which sizes a network takes: those that the file itself proves, or that its operators leave no doubt of.
 
-A file that leaves its size open is run at others. One that declares its size is no witness for others: pads and
-counts may have been worked out for this one. It is opened where every node either has windows or works at each
-position, up to a mean or maximum of all positions; and where pads look like those of SAME padding, which follow
-from the size, to sizes that leave the same remainder by the network's stride.
+A file that leaves its size open is run at others. One that declares its size is no witness for others: pads
+and counts may have been worked out for this one. It is opened where every node either has windows or works at
+each position, up to a mean or maximum of all positions; and where pads look like those of SAME padding, which
+follow from the size, to sizes that leave the same remainder by the network's stride.
 """
 
 from __future__ import annotations

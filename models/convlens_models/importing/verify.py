@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -15,6 +16,8 @@ from convlens_models.graphs import autodiff, surgery
 from convlens_models.manifest import INPUT
 from convlens_models.runtime import ort
 
+CODES: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+TOLD: Final = 300
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
@@ -56,7 +59,9 @@ class Session:
 
 
 def _refused(error: Exception) -> InvalidArgument:
-    return InvalidArgument(f"model: ONNX Runtime cannot run it: {error}", field="model")
+    """The first line of what it says, without its codes."""
+    text = CODES.sub("", str(error)).split("\n")[0][:TOLD]
+    return InvalidArgument(f"model: ONNX Runtime cannot run it: {text}", field="model")
 
 
 def run(

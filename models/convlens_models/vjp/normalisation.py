@@ -14,8 +14,8 @@ from .reduce import mean
 def batch_normalization(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """At inference: g scale / sqrt(variance + epsilon), per channel.
 
-    Mean and variance may be the image's own, as in norms that are written by hand: y falls with the mean by that
-    factor, and with the variance by (y - bias) / 2 (variance + epsilon).
+    Mean and variance may be the image's own, as in norms that are written by hand: y falls with the mean by
+    that factor, and with the variance by (y - bias) / 2 (variance + epsilon).
     """
     if node.get("training_mode", 0):
         raise node.refuse("it is in training mode")
