@@ -26,6 +26,8 @@ Array = NDArray[Any]
 FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 TYPES: Final = ("to", "dtype", "stash_type")
 """Attributes that name a type."""
+STASHING: Final = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
+"""Operators that compute in the type `stash_type`, float32 unless it is said."""
 ROUNDING: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger")
 """Operators whose outputs are steps: they have no slope that differences could measure."""
 
@@ -49,7 +51,7 @@ class Exact:
         needed = surgery.ancestors(model.graph, [wanted])
         surgery.replace(nodes, [node for node in nodes if needed.intersection(node.output)])
         self._evaluator = ReferenceEvaluator(
-            model, new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, Sigmoid, Erf]
+            model, new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, Sigmoid, Erf, Gelu]
         )
 
     def value(self, pixels: Array) -> Array:
@@ -80,6 +82,8 @@ def _widen_tensor(tensor: TensorProto) -> None:
 
 def _widen_nodes(nodes: Sequence[onnx.NodeProto]) -> None:
     for node in nodes:
+        if node.op_type in STASHING and "stash_type" not in {each.name for each in node.attribute}:
+            node.attribute.append(onnx.helper.make_attribute("stash_type", TensorProto.FLOAT))
         for attribute in node.attribute:
             if attribute.name in TYPES and attribute.i in FLOATS:
                 attribute.i = TensorProto.DOUBLE
@@ -182,8 +186,9 @@ class ConvTranspose(OpRun):
             _tensor(x), _tensor(w), bias, groups=group or 1, output_padding=extra, **options
         )
         cut = pads or [0] * 2 * axes
-        inner = tuple(slice(cut[i], full.shape[2 + i] - cut[axes + i]) for i in range(axes))
-        return (full.numpy()[(Ellipsis, *inner)],)
+        for i in range(axes):
+            full = full.narrow(2 + i, cut[i], full.shape[2 + i] - cut[i] - cut[axes + i])
+        return (full.numpy(),)
 
 
 class MaxPool(OpRun):
@@ -238,3 +243,12 @@ class Erf(OpRun):
 
     def _run(self, x: Array) -> tuple[Array]:
         return (torch.erf(_tensor(x)).numpy(),)
+
+
+class Gelu(OpRun):
+    """Hendrycks, Gimpel 2016, arXiv:1606.08415; the reference's own computes in float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, *, approximate: str | None = None) -> tuple[Array]:
+        return (functional.gelu(_tensor(x), approximate=approximate or "none").numpy(),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from convlens.errors import InvalidArgument
 from convlens_models.graphs import surgery
 from convlens_models.importing import verify
+from convlens_models.importing.exact import Exact
 from convlens_models.importing.inputs import Form, read_inputs
 from convlens_models.manifest import Rgb
 
@@ -56,7 +58,7 @@ class Original:
         self.values_made = {value: node for node in model.graph.node for value in node.output}
         self._mean, self._std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (mean, std))
         self._order = slice(None, None, -1 if bgr else 1)
-        self._sessions: dict[tuple[str, ...], verify.Session] = {}
+        self._sessions: dict[tuple[str, ...], verify.Session | _Reference] = {}
 
     def open(self) -> Original:
         """The same graph, its input's height and width open."""
@@ -102,5 +104,20 @@ class Original:
         key = (*names, "plain") if plain else names
         if key not in self._sessions:
             part = surgery.cut(self._model, names)
-            self._sessions[key] = verify.Session(part, self.file.parent, names, plain=plain)
+            try:
+                self._sessions[key] = verify.Session(part, self.file.parent, names, plain=plain)
+            except InvalidArgument:  # Some operators it has in float32 alone.
+                self._sessions[key] = _Reference(self.file, names)
         return self._sessions[key]
+
+
+class _Reference:
+    """ONNX's reference in the place of a session, for what ONNX Runtime does not run."""
+
+    def __init__(self, file: Path, names: Sequence[str]) -> None:
+        self._values = [Exact(onnx.load(file), name) for name in names]
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """The values for the one input."""
+        (pixels,) = feeds.values()
+        return [each.value(pixels) for each in self._values]

@@ -116,6 +116,12 @@ def pads_follow_size(model: onnx.ModelProto, size: int) -> bool:
     graph = surgery.static(model, (1, size, size)).graph
     builder = GraphBuilder(graph, ReluRule.GRADIENT)
     sliding = [Node(node) for node in graph.node if operator_of(node).sees is slides]
+    # What asks for SAME by its name pads by each size as it comes; what slides along one axis, along channels.
+    sliding = [
+        node
+        for node in sliding
+        if not node.get("auto_pad", "NOTSET").startswith("SAME") and len(builder.shape(node.inputs[0])) == 4
+    ]
     axes = [axis for node in sliding for axis in windows(builder, node)]
     if any(axis.begin != axis.end for axis in axes if axis.stride > 1) or _uneven_pads(builder, graph.node):
         return True
