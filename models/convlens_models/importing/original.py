@@ -100,7 +100,7 @@ class Original:
         several = self.batch > 1
         return np.concatenate([part[: len(part) // self.batch] if several else part for part in parts])
 
-    def _session(self, names: tuple[str, ...], plain: bool = False) -> verify.Session:
+    def _session(self, names: tuple[str, ...], plain: bool = False) -> verify.Session | _Reference:
         key = (*names, "plain") if plain else names
         if key not in self._sessions:
             part = surgery.cut(self._model, names)

@@ -116,7 +116,7 @@ def pads_follow_size(model: onnx.ModelProto, size: int) -> bool:
     graph = surgery.static(model, (1, size, size)).graph
     builder = GraphBuilder(graph, ReluRule.GRADIENT)
     sliding = [Node(node) for node in graph.node if operator_of(node).sees is slides]
-    # What asks for SAME by its name pads by each size as it comes; what slides along one axis, along channels.
+    # SAME that is asked for by its name pads by each size as it comes; a window of one axis sees channels.
     sliding = [
         node
         for node in sliding
