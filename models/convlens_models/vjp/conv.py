@@ -52,7 +52,7 @@ class Kernel:
 
 def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
     """Conv: the gradient of its image x alone, by `input_gradient`."""
-    x, weight = node.inputs[:2]
+    weight = node.inputs[1]
     if any(node.wants(index) for index in range(1, len(node.inputs))):
         raise node.refuse("the kernel or the bias depends on the image")
     if (sizes := known_sizes(t.shape(weight))) is None:
@@ -62,11 +62,17 @@ def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
         g, met = layout_of(t, g).with_kernel(t, weight)
         sizes[0] = sizes[0] if met == weight else -1
         weight = met
+    return [_by_image(t, node, g, weight, sizes)]
+
+
+def _by_image(t: GraphBuilder, node: Node, g: str, weight: str, sizes: list[int]) -> str:
+    """The gradient of the image; where its size decides the pads, they are cut off."""
+    x, groups = node.inputs[0], node.get("group", 1)
     if not pads_by_size(t, node):
-        return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)]
+        return input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)
     padded = padded_to_same(t, node, sizes[2:])
     inner = input_gradient(t, g, Kernel(weight, sizes, padded.axes, groups), padded.value)
-    return [t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3]))]
+    return t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3]))
 
 
 def conv_transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
