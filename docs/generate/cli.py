@@ -55,7 +55,9 @@ def commands() -> tuple[Command, ...]:
 
 
 def _walk(found: Command) -> Iterator[Command]:
-    mounted = {f"convlens {point.name} {point.attr}": point for point in entry_points(group=GROUP)}
+    mounted = {
+        f"convlens {point.name.partition('.')[0]} {point.attr}": point for point in entry_points(group=GROUP)
+    }
     for name, command in found.command.commands.items():
         here = Command(f"{found.name} {name}", command)
         if hasattr(command, "commands"):

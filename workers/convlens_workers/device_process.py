@@ -41,6 +41,7 @@ from convlens_workers.devices import choose_device, inexact_operations
 from convlens_workers.jobs import pictures
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.techniques import SPECIFICATIONS
+from convlens_workers.jobs.techniques.layers import style_warnings
 from convlens_workers.messages import (
     Configure,
     Event,
@@ -85,6 +86,7 @@ class DeviceProcess:
         self._networks = Networks(
             ModelRepository(config.models or default_root()), self._device, config.warm_models
         )
+        self._style_warnings: list[str] = []
         self._host = Host(self._networks, config.victims, config.folders, config.artifacts)
 
     def serve(self) -> None:
@@ -123,6 +125,7 @@ class DeviceProcess:
         network, manifest = self._networks.get(request.model)
         params, device = getattr(request, technique), self._device
         manifest = SPECIFICATIONS[technique].seen(params, manifest)
+        self._style_warnings = style_warnings(manifest)
         images = decode_images(params, manifest, device, technique)
         task = Task(params, network, manifest, images, request.seed, device, self._collections, self._host)
         origin = Origin(asked(request), manifest.digest, fingerprint(device))
@@ -176,7 +179,7 @@ class DeviceProcess:
                 continue
             result.artifacts.append(self._store_tensor(operation, name, value))
         if result.HasField("descent"):
-            result.warnings.extend(warnings_of(result.descent))
+            result.warnings.extend([*warnings_of(result.descent), *self._style_warnings])
         return result.SerializeToString(deterministic=True)
 
     def _retrying(self, call: Callable[[], T]) -> T:

@@ -68,11 +68,17 @@ def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
         g, met = layout_of(t, g).with_kernel(t, weight)
         sizes[0] = sizes[0] if met == weight else -1
         weight = met
+    return [_by_image(t, node, g, weight, sizes), *others]
+
+
+def _by_image(t: GraphBuilder, node: Node, g: str, weight: str, sizes: list[int]) -> str:
+    """The gradient of the image; where its size decides the pads, they are cut off."""
+    x, groups = node.inputs[0], node.get("group", 1)
     if not pads_by_size(t, node):
-        return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x), *others]
+        return input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)
     padded = padded_to_same(t, node, sizes[2:])
     inner = input_gradient(t, g, Kernel(weight, sizes, padded.axes, groups), padded.value)
-    return [t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3])), *others]
+    return t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3]))
 
 
 def kernel_gradient(t: GraphBuilder, node: Node, g: str) -> str:

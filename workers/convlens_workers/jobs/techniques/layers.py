@@ -9,7 +9,8 @@ from convlens.errors import FailedPrecondition
 from convlens_models.manifest import Manifest
 from convlens_workers.jobs.techniques.base import Rule, Submission
 
-RELUS: Final = ("Relu", "Relu6")
+CLIPPED: Final = "Relu6"
+RELUS: Final = ("Relu", CLIPPED)
 Default = Callable[[Manifest], list[str]]
 """The layers that a technique takes where none are given."""
 
@@ -76,6 +77,17 @@ def content_is_described(job: Submission) -> None:
     """There is a layer to describe the content by. Raises FailedPrecondition for a network without ReLUs."""
     if not job.params.content_layer:
         content_layer(job.manifest)
+
+
+def style_warnings(manifest: Manifest) -> list[str]:
+    """What pictures suffer from whose style or texture such a network describes, in a sentence, if they do.
+
+    Looked at: EfficientNet-Lite0 beside SqueezeNet, pebbles and a cat in Van Gogh's manner.
+    """
+    if not any(layer.kind == CLIPPED for layer in manifest.layers):
+        return []
+    better = "textures and styles come out noisy; a VGG or SqueezeNet serves better"
+    return [f"{manifest.name} has ReLUs that are clipped at 6: {better}"]
 
 
 def _by_stride(manifest: Manifest) -> list[list[str]]:
