@@ -129,6 +129,7 @@ class Client(Connection):
     defence_attack = _submitting(adversarial.defence_attack)
     attack_ensemble = _submitting(adversarial.attack_ensemble)
     transfer_matrix = _submitting(adversarial.transfer_matrix)
+    attribution_maps = _submitting(attribution.attribution_maps)
     substitute = _submitting(adversarial.substitute)
     measure_receptive_field = _submitting(unit.measure_receptive_field)
     rerun = _submitting(job.rerun)

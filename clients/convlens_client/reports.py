@@ -73,6 +73,22 @@ class EnsembleReport:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class AttributedTarget:
+    """What an attribution was of; fields as in `convlens.v1.AttributedTarget`, one an image each."""
+
+    values: tuple[float, ...]
+    class_indices: tuple[int, ...]
+    completeness_residuals: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttributeResult:
+    """The targets of attributions that were a job, in the order of its artifacts."""
+
+    targets: tuple[AttributedTarget, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TransferReport:
     """Which models stand in a transfer matrix, and how well they do without an attack."""
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from convlens import wire
 from convlens.errors import InvalidArgument
-from convlens.v1 import attribution_pb2
+from convlens.v1 import attribution_pb2, job_pb2
 from convlens_client import Channel, ClassScore, Client, Direction, rendering
 from convlens_client.images import as_seen
 from convlens_client.requests import TECHNIQUES
@@ -156,3 +156,45 @@ def test_a_file_is_shown_as_the_server_sees_it(tmp_path, size):
         message = image_pb2.Image(encoded=path.read_bytes(), resize=resize and to_resize(resize))
         seen = to_input(message, ModelRepository().get().manifest)
         assert np.array_equal(as_seen(path, *seen.shape[1:], resize), rendering.photo(seen))
+
+
+MAPS = np.random.default_rng(0).random((1, 1, 8, 8), np.float32)
+
+
+@pytest.fixture
+def mapped(service):
+    """A service whose jobs are attributions."""
+    service.technique, service.artifacts = "attribution_maps", {"0.rise": MAPS}
+    target = attribution_pb2.AttributedTarget(values=[2.5], class_indices=[1])
+    service.report = {"attribution": attribution_pb2.AttributeResult(targets=[target])}
+    return service
+
+
+def test_a_job_is_asked_for_what_the_call_is(run, mapped, photo, tmp_path):
+    """Files at the size of quick calls, which jobs would keep."""
+    options = ("--method", "rise", "--masks", "20000", "--seed", "3", "--tag", "who=ana")
+    answer = run("saliency", photo, *options, "--job", "--out", tmp_path / "s.png")
+    assert answer.code == 0, answer
+    assert "rise: class 1: 2.5" in answer.out
+    (request,) = (each for each in mapped.requests if isinstance(each, job_pb2.SubmitJobRequest))
+    (item,) = request.attribution_maps.attributions
+    assert item.rise == attribution_pb2.Rise(masks=20_000, seed=3)
+    assert request.attribution_maps.images[0].resize.HasField("short_side")
+    assert request.tags == {"who": "ana"}
+    name = run("saliency", photo, *options, "--job", "--no-wait").out.strip()
+    assert run("jobs", "result", name, "--out", tmp_path / "found.npy").code == 0
+    assert (np.load(tmp_path / "found.npy") == MAPS[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--no-wait",), "given with --job"),
+        (("--tag", "a=b"), "given with --job"),
+        (("--job", "--quality"), "left out with --job"),
+    ],
+)
+def test_what_a_job_alone_can_be_told(run, photo, options, says):
+    answer = run("saliency", photo, "--method", "rise", *options)
+    assert answer.code == 2
+    assert says in answer.err

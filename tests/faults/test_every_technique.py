@@ -84,6 +84,8 @@ def request_of(case: Case) -> job_pb2.SubmitJobRequest:
         field = params.DESCRIPTOR.fields_by_name.get(name)
         if field is not None and not field.is_repeated and getattr(params, name):
             setattr(params, name, getattr(params, name) * times)
+    if case.technique == "attribution_maps":
+        params.attributions[0].rise.masks = 10_000
     rng = torch.Generator().manual_seed(1)
     for path, size in case.images.items():
         sides = [max(side, SMALLEST) for side in size]

@@ -136,6 +136,9 @@ def test_the_form_feeds_the_file_what_the_graph_makes_of_pixels(case: str):
     fed = form(model, options.get("layout")).feed(images * white, white)
     np.testing.assert_allclose(fed, feed(images), rtol=1e-6)
     assert fed.dtype == feed(images).dtype
+    planes = form(model, options.get("layout")).planes(images.astype(np.float64) * white, white)
+    np.testing.assert_allclose(planes, feed(images), rtol=1e-6)
+    assert planes.dtype == np.float64
 
 
 def test_half_precision_is_computed_in_single(tmp_path: Path):

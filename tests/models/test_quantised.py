@@ -48,6 +48,7 @@ def own(kind: str, inputs: str, value: str = "r", **attributes: Any) -> onnx.Nod
 
 
 BACK = of("DequantizeLinear", "r rs rz")
+INNER = [of("DequantizeLinear", "r rs rz", "inner"), of("Neg", "inner")]
 TAKEN = of("QuantizeLinear", "x s z", "q")
 SCALES = {"s": np.float32(0.03), "z": np.uint8(120), "rs": np.float32(0.05), "rz": np.uint8(100)}
 KERNEL = {"w": bytes_of(4, 3, 3, 3, low=-60, high=60, dtype=np.int8), "wz": np.int8(3)}
@@ -110,8 +111,8 @@ ROWS: dict[str, Row] = {
     ),
     "QLinearGlobalAveragePool": Row([own("QLinearGlobalAveragePool", "q s z rs rz", channels_last=0), BACK]),
     "QLinearLeakyRelu": Row([own("QLinearLeakyRelu", "q s z rs rz", alpha=0.1), BACK]),
-    "QLinearSigmoid": Row([own("QLinearSigmoid", "q s z rs rz"), BACK]),
-    "QLinearSoftmax": Row([own("QLinearSoftmax", "q s z rs rz", axis=-1, opset=13), BACK]),
+    "QLinearSigmoid": Row([own("QLinearSigmoid", "q s z rs rz"), *INNER]),
+    "QLinearSoftmax": Row([own("QLinearSoftmax", "q s z rs rz", axis=-1, opset=13), *INNER]),
     "QGemm": Row(
         [of("Flatten", "q", "f"), own("QGemm", "f s z g gs gz c", "y", transB=1, alpha=1.0)],
         {
@@ -255,6 +256,17 @@ def test_what_the_runtimes_tool_writes_is_served_with_nearly_the_gradients_of_th
     convolution = next(layer for layer in manifest.layers if layer.kind == "Conv")
     assert (convolution.shape, convolution.stride, convolution.receptive_field) == ((8, 16, 16), 2, 3)
     assert convolution.weight
+
+
+def test_the_rounding_of_probabilities_does_not_hide_their_logits(tmp_path: Path):
+    scale, zero = constant("p.scale", np.float32(1 / 255)), constant("p.zero", np.uint8(0))
+    model = classifier(size=("N", 3, 32, 32))
+    model.graph.initializer.extend([scale, zero])
+    model.graph.node[-1].output[0] = model.graph.node[-1].name = "soft"
+    model.graph.node.append(node("QuantizeLinear", ["soft", "p.scale", "p.zero"], "whole"))
+    model.graph.node.append(node("DequantizeLinear", ["whole", "p.scale", "p.zero"], "end"))
+    manifest = logits_equal_the_file(tmp_path, model, tolerance=0.6 / 255 / 0.2, value="probabilities")
+    assert manifest.output == "fc"
 
 
 def test_ranges_are_no_activations_for_the_relu_rules(tmp_path: Path):

@@ -258,6 +258,25 @@ def volume_with_a_trivial_axis(pair: Pair) -> None:
     )  # fmt: skip
 
 
+def kernel_of_the_image(pair: Pair) -> None:
+    """As conditionally parametrised convolutions have it (Yang et al. 2019, arXiv:1904.04971)."""
+    mean = pair.op(
+        "ReduceMean", "image", pair.const(np.array([0, 2])), ref=lambda x, _: x.mean((0, 2), keepdim=True)
+    )
+    mixing = pair.const(RANDOM.standard_normal((8, 3 * 6)).astype(np.float32))
+    flat = pair.op("MatMul", mean, mixing, ref=torch.matmul)
+    kernel = pair.op(
+        "Reshape", flat, pair.const(np.array([6, 3, 3, 2])), ref=lambda x, _: x.reshape(6, 3, 3, 2)
+    )
+    flat = pair.op(
+        "ReduceMean", "image", pair.const(np.array([0, 2, 3])), keepdims=0, ref=lambda x, _: x.mean((0, 2, 3))
+    )
+    pair.op(
+        "Conv", "image", kernel, flat, group=2, pads=[1, 0, 2, 1], strides=[2, 1], dilations=[1, 2],
+        ref=lambda x, w, b: F.conv2d(F.pad(x, (0, 1, 1, 2)), w, b, (2, 1), dilation=(1, 2), groups=2),
+    )  # fmt: skip
+
+
 def pool_of_infinite_pads(pair: Pair) -> None:
     """As TensorFlow's SAME pads come out of some exporters."""
     lowest = pair.const(np.array(-np.inf, np.float32))
@@ -269,7 +288,13 @@ def pool_of_infinite_pads(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [attention_over_channels, normalisation_over_channels, pool_of_infinite_pads, volume_with_a_trivial_axis],
+    [
+        attention_over_channels,
+        normalisation_over_channels,
+        pool_of_infinite_pads,
+        volume_with_a_trivial_axis,
+        kernel_of_the_image,
+    ],
 )
 def test_windows_as_they_come_out_of_exporters(build: Callable[[Pair], None]) -> None:
     pair = Pair(RANDOM.standard_normal((2, 6, 7, 8)).astype(np.float32) - 1)

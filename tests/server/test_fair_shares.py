@@ -113,7 +113,7 @@ def test_a_call_that_costs_too_much_says_what_to_lower(channel: grpc.Channel) ->
     error = error_of(stub.Attribute, asking(32, rise={"masks": 20_000}))
     assert isinstance(error, errors.InvalidArgument)
     assert error.field == "attributions[0].rise.masks"
-    assert "= 20000: must be lower, or the rest in other calls: the call takes 9e+13" in error.message
+    assert "= 20000: must be lower, or as a job, AttributionMaps: the call takes 9e+13" in error.message
     many = attribution_pb2.AttributeRequest(images=[picture(512)] * 2)
     many.attributions.extend([attribution_pb2.Attribution(guided_grad_cam={})] * 32)
     with serving(max_call_cost=1e11) as app, grpc.insecure_channel(app.address) as other:

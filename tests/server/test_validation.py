@@ -142,7 +142,6 @@ def test_defaults_are_filled_in_a_copy() -> None:
     assert checked.HasField("seed")
     assert not request.HasField("seed")
     assert validate(classify()).top_k == 5
-    assert validate(model_pb2.ModelRef()).name == "patterns"
     assert validate(epsilon(0)).fgsm.epsilon == 0  # What is given stays, although it is the type's zero.
 
 

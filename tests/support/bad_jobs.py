@@ -69,6 +69,11 @@ def vector(*numbers: float) -> dict[str, Any]:
     return {"layer": LAYER, "vector": wire.to_tensor(np.array(numbers, np.float32))}
 
 
+def mapped(**attribution: Any) -> dict[str, Any]:
+    return {"images": [picture()], "attributions": [attribution]}
+
+
+RISE = {"attributions": [{"rise": {}}]}
 ONES = [1.0] * CHANNELS
 LABELS = [0, 1, 2]
 DEFENCE = {"defence": {"jpeg": {}}}
@@ -279,6 +284,32 @@ BAD = (
     ),
     BadJob("attack_ensemble", {**several(1), "labels": [1], "epsilon": 1.5}, "epsilon", "L-infinity"),
     BadJob("transfer_matrix", {**several(3), "labels": [1], **ALONE}, "labels", "3 items"),
+    BadJob("attribution_maps", {**TWO_SIZES, **RISE}, "images[1]", "as images[0]"),
+    BadJob("attribution_maps", mapped(gradient={}), "attributions[0]", "Attribute answers gradient at once"),
+    BadJob(
+        "attribution_maps",
+        mapped(occlusion={"window": 9, "stride": 10}),
+        "attributions[0].occlusion.stride",
+        "at most 9",
+    ),
+    BadJob(
+        "attribution_maps",
+        mapped(occlusion={"window": SIDE + 1}),
+        "attributions[0].occlusion.window",
+        f"at most {SIDE}",
+    ),
+    BadJob(
+        "attribution_maps",
+        mapped(rise={}, target={"channel": {"layer": LAYER, "channel": CHANNELS}}),
+        "attributions[0].target.channel.channel",
+        f"0 and {CHANNELS - 1}",
+    ),
+    BadJob(
+        "attribution_maps",
+        mapped(rise={}, target={"neuron": {"layer": LAYER, "channel": 0, "y": SIDE, "x": 0}}),
+        "attributions[0].target.neuron.y",
+        "at this size",
+    ),
     BadJob("substitute", {**TWO_SIZES, "held_out": [picture()]}, "images[1]", "as images[0]"),
     BadJob("printed_photo", {**several(3), "labels": [1, 2]}, "labels", "3 items"),
     BadJob(

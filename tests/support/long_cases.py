@@ -249,6 +249,30 @@ CASES = (
         seeded=False,
     ),
     Case(
+        "attribution_maps",
+        job_pb2.AttributionMaps(
+            images=[{}, {}],
+            attributions=[
+                {"rise": {"masks": 3, "cells": 4, "probability": 0.5, "seed": 7}},
+                {
+                    "target": {"channel": {"layer": "features.relu2", "channel": 1}},
+                    "smoothgrad": {"samples": 2, "sigma": 0.2, "seed": 0},
+                },
+                {"integrated_gradients": {"steps": 2, "baseline": 0}},
+                {"occlusion": {"window": 20, "stride": 20, "fill": 0.5}},
+            ],
+        ),
+        {"images[0]": (32, 40), "images[1]": (32, 40)},
+        {
+            "0.rise": (2, 1, 32, 40),
+            "1.smoothgrad": (2, 3, 32, 40),
+            "2.integrated_gradients": (2, 3, 32, 40),
+            "3.occlusion": (2, 1, 32, 40),
+        },
+        report="attribution",
+        seeded=False,
+    ),
+    Case(
         "transfer_matrix",
         adversarial_pb2.TransferMatrix(
             images=[{}, {}], labels=[0, 0], models=[{"name": NAME}], epsilon=0.1, steps=2

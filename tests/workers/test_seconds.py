@@ -75,6 +75,9 @@ def jobs(data: Path) -> dict[str, Message]:
         "transfer_matrix": adversarial_pb2.TransferMatrix(
             images=four, labels=right, models=[{"name": "twin"}], steps=6
         ),
+        "attribution_maps": job_pb2.AttributionMaps(
+            images=four[:1], attributions=[{"rise": {"masks": 100}}, {"smoothgrad": {"samples": 30}}]
+        ),
         "substitute": adversarial_pb2.Substitute(
             images=photos[:16], held_out=photos[16:20], rounds=1, epochs=8
         ),

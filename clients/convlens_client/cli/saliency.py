@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
 from convlens_client import contract, rendering
 from convlens_client.cli.common import Image, emit, out, write
-from convlens_client.cli.options import command
+from convlens_client.cli.following import finish
+from convlens_client.cli.options import JOB, command
 from convlens_client.cli.targets import Targeted
+from convlens_client.client import Operation
 from convlens_client.images import ImageLike, ResizeLike, as_seen
 from convlens_client.requests import attribution
 from convlens_client.results import Array, Attribution, Model
@@ -19,6 +24,9 @@ from convlens_client.results import Array, Attribution, Model
 Look = Literal["auto", "signed", "magnitude", "heat"]
 METHODS: Final[dict[str, Any]] = {name.replace("_", "-"): name for name in attribution.TECHNIQUES}
 """The techniques as the command line spells them."""
+AS_JOB: Final = (
+    "As a job, for more passes than a call may take; of rise, occlusion, smoothgrad and integrated-gradients."
+)
 SCORING: Final = contract.parameters(attribution_pb2.Quality.DESCRIPTOR)
 if TYPE_CHECKING:
     Method = str
@@ -30,7 +38,7 @@ else:
     DeletionEnd = StrEnum("DeletionEnd", {name: name for name in SCORING["deletion_end"].choices})
 
 
-@command("out", "model", "resize", "frame", "json", request=attribution.attribute, timeout=None)
+@command(*JOB, "resize", "frame", request=attribution.attribute, timeout=None)
 def saliency(
     given: Targeted,
     image: Image,
@@ -45,6 +53,7 @@ def saliency(
         Look,
         typer.Option(help="Signed around grey, largest |channel|, or heat over the photo; auto: as fits."),
     ] = "auto",
+    job: Annotated[bool, typer.Option("--job", help=AS_JOB)] = False,
     **parameters: Any,
 ) -> None:
     """Draw which pixels a class or a unit responds to.
@@ -53,6 +62,12 @@ def saliency(
     """
     shown = given.picture(image)
     model = given.client.get_model(given.model)
+    if job:
+        if quality:
+            raise InvalidArgument.of("quality", True, "left out with --job")
+        _queue(given, image, method, lambda map_: picture(map_, shown, given.sized, look), parameters)
+        return
+    _check_waited_for(given)
     scoring = attribution_pb2.Quality()
     contract.fill(scoring, {"insertion_start": insertion_start, "deletion_end": deletion_end})
     answer = given.client.attribute(
@@ -65,6 +80,31 @@ def saliency(
             answer.map[0],
             picture(answer.map[0], shown, given.sized, look),
         )
+
+
+def _queue(
+    given: Targeted,
+    image: Path,
+    method: str,
+    draw: Callable[[Array], rendering.Picture],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Has a job do it, and writes the same picture."""
+    target = given.target(given.client.get_model(given.model))
+    operation = given.client.attribution_maps(given.picture(image), METHODS[method], target, **parameters)
+
+    def drawn(ended: Operation) -> tuple[Array, rendering.Picture]:
+        map_ = ended.artifact(f"0.{METHODS[method]}")[0]
+        return map_, draw(map_)
+
+    finish(given, operation, f"{image.stem}-{method}.png", draw=drawn)
+
+
+def _check_waited_for(given: Targeted) -> None:
+    """Refuse what only a job can be told."""
+    for name in ("priority", "tags", "no_wait"):
+        if value := getattr(given, name):
+            raise InvalidArgument.of(name, value, "given with --job")
 
 
 def picture(map_: Array, image: ImageLike, resize: ResizeLike | None, look: Look) -> rendering.Picture:

@@ -204,7 +204,7 @@ def overview(stage: Stage) -> Section:
     photo, model = stage.photo, stage.model.name
     start = time.perf_counter()
     saliency = stage.client.attribute(photo, "guided_backprop", model=model)
-    attacked = stage.client.attack(photo, epsilon=EPSILON, model=model)
+    attacked = stage.client.attack(photo, "pgd", epsilon=EPSILON, model=model)
     times = {"both calls": (time.perf_counter() - start) * 1e3}
     before, after = (getattr(attacked.certificates[0], name) for name in ("before", "after_encoding"))
     with Image.open(stage.folder / DREAM) as image:
@@ -212,7 +212,7 @@ def overview(stage: Stage) -> Section:
     tiles = [
         (percent(before), photo),
         ("guided backprop", rendering.signed(saliency.map[0])),
-        (f"attacked: {percent(after)}", rendering.photo(attacked.adversarial[0])),
+        (f"after an attack: {percent(after)}", rendering.photo(attacked.adversarial[0])),
         ("a dream", dreamt),
     ]
     figure = stage.show("overview.jpg", "photo, saliency, attack and dream", rendering.sheet(tiles, 260))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from google.protobuf.message import Message
 
-from convlens.v1 import attribution_pb2, attribution_pb2_grpc
+from convlens.v1 import attribution_pb2, attribution_pb2_grpc, job_pb2
 from convlens.v1.image_pb2 import Image
 from convlens_client.calls import Messages, Method, Rpc, Steps, Tensors
 from convlens_client.contract import arms, choose, fill, takes
 from convlens_client.from_proto import from_proto
-from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images
+from convlens_client.images import ImageLike, Images, ResizeLike, to_image, to_images, to_resize
 from convlens_client.requests.classes import by_name
+from convlens_client.requests.job import Priority, submit
 from convlens_client.requests.model import model_ref
 from convlens_client.requests.parts import in_parts, joined
 from convlens_client.requests.target import ClassScore, Target
-from convlens_client.results import Array, Attribution, RandomisedLayer
+from convlens_client.results import Array, Attribution, RandomisedLayer, Snapshot
 
 T = TypeVar("T")
 NUMBERS: Final = ("values", "class_indices", "completeness_residuals", "insertion", "deletion")
@@ -74,6 +76,39 @@ def attribute_all(
     """
     items = [_item(technique, target) for technique, target in attributions]
     return _attribute(to_images(images, resize), items, quality, model, lambda all_: all_)
+
+
+@by_name
+@takes(TECHNIQUES)
+def attribution_maps(
+    images: Images,
+    technique: Technique | Message = "rise",
+    target: Target | None = None,
+    *,
+    model: str = "",
+    resize: ResizeLike | None = None,
+    request_id: str = "",
+    priority: Priority = "NORMAL",
+    tags: Mapping[str, str] = MappingProxyType({}),
+    **parameters: Any,
+) -> Rpc[Snapshot]:
+    """Queues what `attribute` computes, for as many passes as a call may not take; the same numbers.
+
+    The techniques are those that are sums over perturbed copies: "rise", "occlusion", "smoothgrad" and
+    "integrated_gradients". The artifact is "0.<technique>", the report an `AttributeResult`.
+    """
+    job = job_pb2.AttributionMaps(
+        images=_as_in_calls(to_images(images, resize)), attributions=[_item(technique, target, parameters)]
+    )
+    return submit(job, model=model, request_id=request_id, priority=priority, tags=tags)
+
+
+def _as_in_calls(images: Sequence[Image]) -> Sequence[Image]:
+    """Files that nothing is said of at the size that quick calls give them: jobs would keep theirs."""
+    for image in images:
+        if image.WhichOneof("source") == "encoded" and not image.HasField("resize"):
+            image.resize.CopyFrom(to_resize("short_side"))
+    return images
 
 
 @by_name

@@ -55,6 +55,7 @@ def add_model(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     input_range: str = "",
+    layout: str = "",
     bgr: bool = False,
     input_size: int | None = None,
     output: str = "",
@@ -69,7 +70,8 @@ def add_model(
         file: a classifier as ONNX file, or weights of `architecture`.
         data: files beside it that an ONNX file names as its external data.
         labels: file of class names: one a line, or TSV, name last.
-        mean, std, input_range, bgr, input_size, output, output_kind: as `convlens models add` has them.
+        mean, std, input_range, layout, bgr, input_size, output, output_kind: as `convlens models add` has
+            them.
     """
     paths = [Path(path) for path in (file, *data)]
     model = model_pb2.NewModel(
@@ -80,6 +82,7 @@ def add_model(
         mean=mean,
         std=std,
         input_range=input_range,
+        layout=layout,
         bgr=bgr,
         input_size=input_size,
         output=output,

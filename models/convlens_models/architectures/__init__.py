@@ -24,10 +24,10 @@ from convlens_models.architectures.squeezenet import squeezenet1_0, squeezenet1_
 from convlens_models.architectures.vgg import vgg16, vgg19
 
 
-def _lite(build: Callable[..., nn.Module], size: int) -> Architecture:
-    return Architecture(
-        build, "_fc", size, BYTE_MEAN, BYTE_STD, dream_layers=("_blocks.7",), interpolation="bicubic"
-    )
+def _lite(build: Callable[..., nn.Module], size: int, dreams: int) -> Architecture:
+    """Dreams are of the second block of the fifth stage: those before it draw lines, those after it grain."""
+    layers = (f"_blocks.{dreams}",)
+    return Architecture(build, "_fc", size, BYTE_MEAN, BYTE_STD, dream_layers=layers, interpolation="bicubic")
 
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
@@ -45,9 +45,9 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "squeezenet1_1": Architecture(squeezenet1_1, "classifier.1", dream_layers=("features.11", "features.12")),
     "resnet18": Architecture(resnet18, "fc", dream_layers=("layer3.1",)),
     "resnet50": Architecture(resnet50, "fc", dream_layers=("layer3.3",)),
-    "efficientnet_lite0": _lite(efficientnet_lite0, 224),
-    "efficientnet_lite1": _lite(efficientnet_lite1, 240),
-    "efficientnet_lite2": _lite(efficientnet_lite2, 260),
+    "efficientnet_lite0": _lite(efficientnet_lite0, 224, 9),
+    "efficientnet_lite1": _lite(efficientnet_lite1, 240, 12),
+    "efficientnet_lite2": _lite(efficientnet_lite2, 260, 12),
     "patterns": Architecture(
         Patterns, "classifier", INPUT_SIZE, MEAN, STD, dream_layers=("features.relu4_1", "features.relu4_2")
     ),

@@ -45,14 +45,22 @@ class Form(NamedTuple):
         """Whether it takes whole numbers from 0 to 255."""
         return self.kind in WHOLE
 
-    def feed(self, pixels: NDArray[np.float32], white: float = 1.0) -> NDArray[np.generic]:
-        """What the file's input is given for normalised pixels (N, 3, H, W); white: the value of alpha."""
+    def planes(self, pixels: NDArray[np.floating], white: float = 1.0) -> NDArray[np.floating]:
+        """The image that the file takes, in real numbers, for normalised pixels (N, 3, H, W).
+
+        Args:
+            white: the value of alpha, where there is a fourth channel.
+        """
         planes = pixels
         if self.channels == 1:
-            planes = np.einsum("nchw,c->nhw", pixels, np.array(LUMINANCE, np.float32))[:, None]
+            planes = np.einsum("nchw,c->nhw", pixels, np.array(LUMINANCE, pixels.dtype))[:, None]
         if self.channels == 4:
             planes = np.concatenate([pixels, np.full_like(pixels[:, :1], 255 if self.whole else white)], 1)
-        planes = planes.transpose(0, 2, 3, 1) if self.last else planes
+        return planes.transpose(0, 2, 3, 1) if self.last else planes
+
+    def feed(self, pixels: NDArray[np.floating], white: float = 1.0) -> NDArray[np.generic]:
+        """The same in the file's numbers; whole ones are rounded."""
+        planes = self.planes(pixels, white)
         planes = np.rint(planes) if self.whole else planes
         return np.ascontiguousarray(planes, helper.tensor_dtype_to_np_dtype(self.kind))
 

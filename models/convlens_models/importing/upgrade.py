@@ -41,7 +41,7 @@ def upgrade(model: onnx.ModelProto) -> list[str]:
         for entry in model.opset_import:
             entry.version = TARGET if entry.domain in ("", "ai.onnx") else entry.version
         model.ir_version = max(model.ir_version, IR)
-    trained = [name for graph in graphs(model.graph) for name in _to_inference(graph)]
+    trained = [name for graph in graphs(model.graph) for name in to_inference(graph)]
     if not trained:
         return []
     return [
@@ -195,7 +195,7 @@ CHANGES: Final[dict[str, tuple[int, Callable[[Old], Nodes]]]] = {
 """Of each operator: the opset that changed it, and what makes a node of today of one from before."""
 
 
-def _to_inference(graph: onnx.GraphProto) -> Iterator[str]:
+def to_inference(graph: onnx.GraphProto) -> Iterator[str]:
     """Switch training off; the names of the nodes that were in training mode.
 
     What only training makes, as new statistics and the mask of a dropout, goes where nobody reads it.

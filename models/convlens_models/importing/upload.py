@@ -66,7 +66,7 @@ class Upload:
         with _writing():
             self._root.mkdir(parents=True, exist_ok=True)
             remove_left(self._root)
-            (self.folder / FILES).mkdir(parents=True, exist_ok=True)
+            (self.folder if self.published() else self.folder / FILES).mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)  # Its day begins anew.
 
     def add(self, place: int, offset: int, data: bytes) -> int:
@@ -120,7 +120,6 @@ class Upload:
             return None
         except NotFound:
             (self.folder / PUBLISHED).unlink(missing_ok=True)
-            (self.folder / FILES).mkdir(exist_ok=True)
             return None
 
     def _whole(self) -> Iterator[Path]:

@@ -51,10 +51,16 @@ class Kernel:
 
 
 def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
-    """Conv: the gradient of its image x alone, by `input_gradient`."""
+    """Conv: the gradient of its image x by `input_gradient`, that of its kernel by `kernel_gradient`."""
     x, weight = node.inputs[:2]
-    if any(node.wants(index) for index in range(1, len(node.inputs))):
-        raise node.refuse("the kernel or the bias depends on the image")
+    others = ["", ""]
+    if node.wants(1):
+        others[0] = kernel_gradient(t, node, t.whole(cotangents[0]))
+    if node.wants(2):
+        axes = [axis for axis in range(len(t.shape(x))) if axis != 1]
+        others[1] = t.op("ReduceSum", cotangents[0], t.ints(axes), keepdims=0)
+    if not node.wants(0):
+        return ["", *others]
     if (sizes := known_sizes(t.shape(weight))) is None:
         raise node.refuse(f"the shape of {weight!r} is not known")
     g, groups = cotangents[0], node.get("group", 1)
@@ -63,10 +69,48 @@ def conv(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:
         sizes[0] = sizes[0] if met == weight else -1
         weight = met
     if not pads_by_size(t, node):
-        return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x)]
+        return [input_gradient(t, g, Kernel(weight, sizes, windows(t, node), groups), x), *others]
     padded = padded_to_same(t, node, sizes[2:])
     inner = input_gradient(t, g, Kernel(weight, sizes, padded.axes, groups), padded.value)
-    return [t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3]))]
+    return [t.op("Slice", inner, padded.begins, padded.ends, t.ints([2, 3])), *others]
+
+
+def kernel_gradient(t: GraphBuilder, node: Node, g: str) -> str:
+    """x convolved with g, images in the place of channels, strides and dilations exchanged.
+
+    For kernels that are made of the image, as in CondConv (Yang et al. 2019, arXiv:1904.04971).
+    """
+    if pads_by_size(t, node):
+        raise node.refuse("its kernel is made of the image, and its pads depend on the size")
+    x, groups, axes = node.inputs[0], node.get("group", 1), windows(t, node)
+
+    def by_group(value: str) -> str:
+        """[N, groups c, h, w] as [groups, c, N, h, w]."""
+        apart = t.op("Reshape", value, t.op("Concat", t.ints([0, groups, -1]), _map(t, value), axis=0))
+        return t.op("Transpose", apart, perm=[1, 2, 0, 3, 4])
+
+    images = t.op("Transpose", by_group(x), perm=[1, 0, 2, 3, 4])
+    images = t.op("Reshape", images, t.op("Concat", t.ints([0, -1]), _map(t, x), axis=0))
+    kernels = by_group(g)
+    sides = t.op("Shape", kernels, start=2)
+    kernels = t.op("Reshape", kernels, t.op("Concat", t.ints([-1]), sides, axis=0))
+    found = t.op(
+        "Conv",
+        images,
+        kernels,
+        group=groups,
+        pads=[axis.begin for axis in axes] + [max(0, axis.end) for axis in axes],
+        strides=[axis.dilation for axis in axes],
+        dilations=[axis.stride for axis in axes],
+    )
+    ends = t.ints([axis.kernel for axis in axes])
+    kept = t.op("Slice", found, t.ints([0, 0]), ends, t.ints([2, 3]))
+    return t.op("Transpose", kept, perm=[1, 0, 2, 3])
+
+
+def _map(t: GraphBuilder, value: str) -> str:
+    """Height and width of an image, as a tensor."""
+    return t.op("Shape", value, start=2)
 
 
 def conv_transpose(t: GraphBuilder, node: Node, cotangents: Sequence[str]) -> list[str]:

@@ -52,6 +52,9 @@ def gated(t: GraphBuilder) -> dict[str, Gated]:
 
 
 def _is_number(t: GraphBuilder, value: str) -> bool:
+    """Whether `value` is one number for all; large weights are not looked at."""
+    if any(size != 1 for size in t.dims(value) or ()):
+        return False
     constant = t.constant_of(value)
     return constant is not None and constant.size == 1
 

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from convlens.v1 import adversarial_pb2 as _adversarial_pb2
 from convlens.v1 import attack_pb2 as _attack_pb2
+from convlens.v1 import attribution_pb2 as _attribution_pb2
 from convlens.v1 import image_pb2 as _image_pb2
 from convlens.v1 import inspection_pb2 as _inspection_pb2
 from convlens.v1 import model_pb2 as _model_pb2
@@ -325,6 +326,7 @@ class SubmitJobRequest(_message.Message):
     SUBSTITUTE_FIELD_NUMBER: _builtins.int
     PRINTED_PHOTO_FIELD_NUMBER: _builtins.int
     TRAIN_STYLE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_MAPS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that the client chooses for this submission; empty means the server chooses one."""
     seed: _builtins.int
@@ -388,6 +390,8 @@ class SubmitJobRequest(_message.Message):
     def printed_photo(self) -> _adversarial_pb2.PrintedPhoto: ...
     @_builtins.property
     def train_style(self) -> _style_pb2.TrainStyle: ...
+    @_builtins.property
+    def attribution_maps(self) -> Global___AttributionMaps: ...
     def __init__(
         self,
         *,
@@ -415,16 +419,17 @@ class SubmitJobRequest(_message.Message):
         substitute: _adversarial_pb2.Substitute | None = ...,
         printed_photo: _adversarial_pb2.PrintedPhoto | None = ...,
         train_style: _style_pb2.TrainStyle | None = ...,
+        attribution_maps: Global___AttributionMaps | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "attribution_maps", b"attribution_maps", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "base", b"base", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "tags", b"tags", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_save_every", b"_save_every", "_seed", b"_seed", "adversarial_patch", b"adversarial_patch", "attack_ensemble", b"attack_ensemble", "attribution_maps", b"attribution_maps", "base", b"base", "carlini_wagner", b"carlini_wagner", "deepdream", b"deepdream", "defence_attack", b"defence_attack", "expectation_attack", b"expectation_attack", "extract_features", b"extract_features", "feature_visualisation", b"feature_visualisation", "lbfgs_attack", b"lbfgs_attack", "measure_receptive_field", b"measure_receptive_field", "model", b"model", "printed_photo", b"printed_photo", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "save_every", b"save_every", "seed", b"seed", "style_transfer", b"style_transfer", "substitute", b"substitute", "tags", b"tags", "technique", b"technique", "texture", b"texture", "train_style", b"train_style", "transfer_matrix", b"transfer_matrix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__save_every: _TypeAlias = _typing.Literal["save_every"]  # noqa: Y015
     _WhichOneofArgType__save_every: _TypeAlias = _typing.Literal["_save_every", b"_save_every"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer", "lbfgs_attack", "carlini_wagner", "expectation_attack", "adversarial_patch", "defence_attack", "attack_ensemble", "transfer_matrix", "substitute", "printed_photo", "train_style"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["deepdream", "extract_features", "feature_visualisation", "measure_receptive_field", "texture", "style_transfer", "lbfgs_attack", "carlini_wagner", "expectation_attack", "adversarial_patch", "defence_attack", "attack_ensemble", "transfer_matrix", "substitute", "printed_photo", "train_style", "attribution_maps"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__save_every) -> _WhichOneofReturnType__save_every | None: ...
@@ -1601,9 +1606,42 @@ class JobMetadata(_message.Message):
 Global___JobMetadata: _TypeAlias = JobMetadata  # noqa: Y015
 
 @_typing.final
-class JobResult(_message.Message):
-    """Response of the operation."""
+class AttributionMaps(_message.Message):
+    """Response of the operation.
+    What AttributionService.Attribute computes, for as many perturbed copies as a call may not take; the same numbers, in the
+    order of `attributions`. Artifacts: "<position>.<technique>", FP32, as the call's tensors. Report: `attribution`.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
+        """Images, all of one size; default resize: `keep`."""
+
+    @_builtins.property
+    def attributions(self) -> _containers.RepeatedCompositeFieldContainer[_attribution_pb2.Attribution]:
+        """What to compute for each image: integrated_gradients, smoothgrad, occlusion or rise. The others take a few passes, and
+        no job.
+        """
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[_image_pb2.Image] | None = ...,
+        attributions: _abc.Iterable[_attribution_pb2.Attribution] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributions", b"attributions", "images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributionMaps: _TypeAlias = AttributionMaps  # noqa: Y015
+
+@_typing.final
+class JobResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTIFACTS_FIELD_NUMBER: _builtins.int
@@ -1617,6 +1655,7 @@ class JobResult(_message.Message):
     TRAIN_STYLE_FIELD_NUMBER: _builtins.int
     VISUALISATION_FIELD_NUMBER: _builtins.int
     DREAM_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
     DESCENT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -1646,6 +1685,8 @@ class JobResult(_message.Message):
     @_builtins.property
     def dream(self) -> Global___DreamReport: ...
     @_builtins.property
+    def attribution(self) -> _attribution_pb2.AttributeResult: ...
+    @_builtins.property
     def descent(self) -> Global___Descent:
         """Of TEXTURE, STYLE_TRANSFER and TRAIN_STYLE."""
 
@@ -1667,14 +1708,15 @@ class JobResult(_message.Message):
         train_style: _style_pb2.TrainStyleReport | None = ...,
         visualisation: Global___VisualisationReport | None = ...,
         dream: Global___DreamReport | None = ...,
+        attribution: _attribution_pb2.AttributeResult | None = ...,
         descent: Global___Descent | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attribution", b"attribution", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attack", b"attack", "attribution", b"attribution", "defence", b"defence", "descent", b"descent", "dream", b"dream", "ensemble", b"ensemble", "patch", b"patch", "printed", b"printed", "report", b"report", "substitute", b"substitute", "train_style", b"train_style", "transfer", b"transfer", "visualisation", b"visualisation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation", "dream"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["attack", "patch", "defence", "ensemble", "transfer", "substitute", "printed", "train_style", "visualisation", "dream", "attribution"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 

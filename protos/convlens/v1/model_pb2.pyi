@@ -446,6 +446,7 @@ class NewModel(_message.Message):
     INPUT_SIZE_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_KIND_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the repository: 1 to 64 of a-z, 0-9, ".", "_" and "-"."""
     architecture: _builtins.str
@@ -453,7 +454,7 @@ class NewModel(_message.Message):
     labels: _builtins.str
     """Class names, one a line, or TSV: name last, WordNet id before it; empty: "class 0", ..."""
     input_range: _builtins.str
-    """ONNX: pixel values of black and white that the network, mean and std speak of: "0..1", the default, or "0..255"."""
+    """ONNX: pixel values of black and white that the network, mean and std speak of: "0..1" or "0..255"."""
     bgr: _builtins.bool
     """ONNX: blue comes first."""
     input_size: _builtins.int
@@ -462,6 +463,8 @@ class NewModel(_message.Message):
     """ONNX: name of the output to take, of a file with several."""
     output_kind: _builtins.str
     """ONNX: what the output is, as `Model.output_kind` has it; empty: as graph and values tell."""
+    layout: _builtins.str
+    """ONNX: where the channels are in the file, "nchw" or "nhwc"; empty: as the shape of its input says."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """The network's file first; then those that an ONNX file names as its external data."""
@@ -488,10 +491,11 @@ class NewModel(_message.Message):
         input_size: _builtins.int | None = ...,
         output: _builtins.str = ...,
         output_kind: _builtins.str = ...,
+        layout: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "input_size", b"input_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "architecture", b"architecture", "bgr", b"bgr", "files", b"files", "input_range", b"input_range", "input_size", b"input_size", "labels", b"labels", "mean", b"mean", "name", b"name", "output", b"output", "output_kind", b"output_kind", "std", b"std"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_size", b"_input_size", "architecture", b"architecture", "bgr", b"bgr", "files", b"files", "input_range", b"input_range", "input_size", b"input_size", "labels", b"labels", "layout", b"layout", "mean", b"mean", "name", b"name", "output", b"output", "output_kind", b"output_kind", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input_size: _TypeAlias = _typing.Literal["input_size"]  # noqa: Y015
     _WhichOneofArgType__input_size: _TypeAlias = _typing.Literal["_input_size", b"_input_size"]  # noqa: Y015

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
+from convlens_models.attributions import targets
 from convlens_models.manifest import Manifest
 from convlens_server.backends.base import F32, Backend
 from convlens_server.quick import quality
 from convlens_server.techniques import ATTRIBUTIONS
 from convlens_server.techniques.base import Attributed
-from convlens_server.techniques.parts import targets
 
 Requested = Sequence[attribution_pb2.Attribution]
 Request = attribution_pb2.AttributeRequest | attribution_pb2.CheckRandomisationRequest
@@ -57,15 +57,7 @@ def layers_read(request: Request, manifest: Manifest) -> set[str]:
 
 def resolve(backend: Backend, images: F32, requested: Requested) -> list[targets.Target]:
     """The target of each of the attributions; one forward pass serves all that need one."""
-    manifest = backend.stored.manifest
-    layers = {
-        targets.layer_of(item.target, manifest) for item in requested if targets.needs_forward(item.target)
-    }
-    values = backend.forward(images, sorted(layers)) if layers else {}
-    return [
-        targets.resolve(item.target, manifest, len(images), values, f"attributions[{position}].target")
-        for position, item in enumerate(requested)
-    ]
+    return targets.resolve_all(backend, images, requested, "attributions")
 
 
 def apply(

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from convlens.errors import FailedPrecondition, InvalidArgument
 from convlens.serialised import part_messages
 from convlens.v1 import image_pb2, model_pb2
+from convlens.v1.attribution_pb2 import AttributeRequest
 from convlens.wire import CHUNK_BYTES, MAX_PIXELS
+from convlens_models.attributions import PERTURBATIONS
 from convlens_models.manifest import Manifest, Task
 from convlens_models.preprocess import input_size, source_size
 from convlens_models.repository import StoredModel
@@ -204,7 +206,9 @@ def _too_much(request: Message | None, passes: costs.Passes, a_pass: float, most
     value = costs.value_at(request, field) if field else None
     takes = f"the call takes {a_pass * sum(passes.values()):.2g} multiply-adds, {most:.2g} at most"
     if isinstance(value, int):
-        return InvalidArgument.of(field, value, f"lower, or the rest in other calls: {takes}")
+        summed = PERTURBATIONS.keys() & field.split(".") if isinstance(request, AttributeRequest) else ()
+        way_out = "as a job, AttributionMaps" if summed else "the rest in other calls"
+        return InvalidArgument.of(field, value, f"lower, or {way_out}: {takes}")
     return InvalidArgument(f"images: must be fewer, in several calls: {takes}", field="images")
 
 

@@ -12,11 +12,11 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from convlens.v1 import attribution_pb2
+from convlens_models.attributions.perturbed_batches import batches, values
+from convlens_models.attributions.targets import Target, one_hot
 from convlens_models.manifest import PROBABILITIES
 from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.techniques import ATTRIBUTIONS
-from convlens_server.techniques.parts.perturbed_batches import batches, values
-from convlens_server.techniques.parts.targets import Target, one_hot
 
 GREY: Final = 0.5
 SHARE: Final = 5 / 224

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from convlens.v1 import attribution_pb2
 from convlens_models import tensors
+from convlens_models.attributions.targets import Target
 from convlens_models.repository import WEIGHTS, StoredModel
 from convlens_server.backends.base import F32, F64, Backend
 from convlens_server.quick.attribution import Requested, apply, resolve
-from convlens_server.techniques.parts.targets import Target
 
 KERNELS: Final = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 

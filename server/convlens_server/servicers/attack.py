@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from convlens.v1 import attack_pb2, attack_pb2_grpc
+from convlens_models.attributions.targets import resolve_goal
 from convlens_models.manifest import PROBABILITIES
 from convlens_models.measures.certificate import certify
 from convlens_server.quick import costs
@@ -11,7 +12,6 @@ from convlens_server.quick.inference_service import Replies, parts
 from convlens_server.quick.robustness import measure
 from convlens_server.servicers.base import InferenceServicer, streamed
 from convlens_server.techniques import ATTACKS
-from convlens_server.techniques.parts.targets import resolve_goal
 
 
 class AttackServicer(InferenceServicer, attack_pb2_grpc.AttackServiceServicer):

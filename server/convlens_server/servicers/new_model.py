@@ -19,8 +19,13 @@ from convlens_server.settings import ServerSettings
 
 ONE_AT_A_TIME: Final = Lock()
 """Held while a network is proven: each may take all the memory that is meant for that."""
-RANGES: Final = ("0..1", "0..255")
 COLOURS: Final = 3
+CHOICES: Final = {
+    "input_range": ("0..1", "0..255"),
+    "layout": ("nchw", "nhwc"),
+    "output_kind": get_args(OutputKind),
+}
+"""What may be said of an ONNX file."""
 
 
 class Adding:
@@ -68,19 +73,16 @@ def _options(model: model_pb2.NewModel) -> dict[str, Any]:
     for field in ("mean", "std"):
         if (numbers := list(getattr(model, field))) and len(numbers) != COLOURS:
             raise InvalidArgument.of(f"model.{field}", numbers, "none or three numbers: R, G, B")
-    for field, allowed in (("input_range", RANGES), ("output_kind", ("", *get_args(OutputKind)))):
-        if (value := getattr(model, field)) not in allowed:
-            raise InvalidArgument.of(f"model.{field}", value, f"one of {', '.join(filter(None, allowed))}")
+    for field, choice in CHOICES.items():
+        if (value := getattr(model, field)) and value not in choice:
+            raise InvalidArgument.of(f"model.{field}", value, f"one of {', '.join(choice)}")
     onnx = {
-        "input_range": model.input_range,
         "bgr": model.bgr,
         "input_size": model.input_size if model.HasField("input_size") else None,
-        "output": model.output or None,
-        "output_kind": model.output_kind or None,
+        **{field: getattr(model, field) or None for field in (*CHOICES, "output")},
     }
-    if model.architecture and any(value not in (None, False, RANGES[0]) for value in onnx.values()):
-        told = next(name for name, value in onnx.items() if value not in (None, False, RANGES[0]))
-        raise InvalidArgument.of(f"model.{told}", onnx[told], "left out with an architecture")
+    if model.architecture and (told := [name for name, value in onnx.items() if value]):
+        raise InvalidArgument.of(f"model.{told[0]}", onnx[told[0]], "left out with an architecture")
     return {
         "name": model.name,
         "architecture": model.architecture,

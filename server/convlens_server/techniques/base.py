@@ -9,11 +9,12 @@ and stops what nobody waits for any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from convlens_models.attributions.perturbation import BOTH_WAYS, Attributed
+from convlens_models.attributions.targets import Target
 from convlens_models.measures.certificate import AttackGoal
 from convlens_server.backends.base import F32, F64, Backend
-from convlens_server.techniques.parts.targets import Target
 
 __all__ = [
     "BOTH_WAYS",
@@ -39,20 +40,6 @@ class Technique(Protocol[TargetT_contra, ResultT_co]):
 
     def __call__(self, backend: Backend, images: F32, target: TargetT_contra, params: Any, /) -> ResultT_co:
         """Compute the result. Raises InvalidArgument for what only the network itself can tell."""
-
-
-class Attributed(NamedTuple):
-    """The result of an attribution: maps of how the pixels count for a target.
-
-    Attributes:
-        values: the target's value for each image, (N,).
-        attribution: the map of each image, (N, 3, H, W) or (N, 1, H, W); its technique tells the unit.
-        residuals: the sum of each map minus what it should be, (N,), where that is known.
-    """
-
-    values: F32
-    attribution: F32
-    residuals: F32 | None = None
 
 
 class Attacked(NamedTuple):
@@ -101,7 +88,3 @@ class Attack(NamedTuple):
 
     compute: Technique[AttackGoal, Attacked]
     cost: Cost
-
-
-BOTH_WAYS: Final = 3
-"""The way back through a network is about twice the way there."""

@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 
 from convlens.v1 import attack_pb2
+from convlens_models.attributions.targets import one_hot
 from convlens_models.graphs.autodiff import ReluRule
 from convlens_models.manifest import LOG_PROBABILITIES
 from convlens_models.measures.certificate import AttackGoal
 from convlens_models.measures.seeds import own_seed
 from convlens_server.backends.base import F32, Backend
-from convlens_server.techniques.parts.targets import one_hot
 
 GROUP_PIXELS: Final = 800_000
 """The pixels of one gradient pass, which bound the memory of an attack, whatever the batch."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from convlens.errors import InvalidArgument
 from convlens.v1 import attribution_pb2
+from convlens_models.attributions.resampling import bilinear
 from convlens_models.manifest import Manifest
 from convlens_server.techniques.base import F32, Attributed, Backend, Target
-from convlens_server.techniques.parts.resampling import bilinear
 
 
 def grad_cam(backend: Backend, images: F32, target: Target, params: attribution_pb2.GradCam) -> Attributed:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from convlens import wire
 from convlens.errors import InvalidArgument
-from convlens.v1 import attack_pb2, target_pb2
+from convlens.v1 import attack_pb2, attribution_pb2, target_pb2
+from convlens_models.backend import F32, Backend
 from convlens_models.manifest import LOG_PROBABILITIES, Manifest
 from convlens_models.measures.certificate import AttackGoal
-from convlens_server.backends.base import F32
 
 Values = Mapping[str, F32]
 
@@ -85,6 +85,26 @@ def resolve(target: target_pb2.Target, manifest: Manifest, count: int, values: V
         return Target(layer, INSIDE[kind](wanted, values[layer], f"{field}.{kind}"))
     classes = np.full(count, wanted.index) if wanted.HasField("index") else values[layer].argmax(axis=1)
     return Target(layer, one_hot(classes, len(manifest.labels)), tuple(classes.tolist()))
+
+
+def resolve_all(
+    backend: Backend, images: F32, requested: Sequence[attribution_pb2.Attribution], field: str
+) -> list[Target]:
+    """The target of each of the attributions; one forward pass serves all that need one.
+
+    Args:
+        field: path of the attributions in the request, for messages.
+
+    Raises:
+        InvalidArgument: as `resolve`.
+    """
+    manifest = backend.stored.manifest
+    layers = {layer_of(item.target, manifest) for item in requested if needs_forward(item.target)}
+    values = backend.forward(images, sorted(layers)) if layers else {}
+    return [
+        resolve(item.target, manifest, len(images), values, f"{field}[{position}].target")
+        for position, item in enumerate(requested)
+    ]
 
 
 def resolve_goal(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from convlens_server.backends.base import F64
+from convlens_models.backend import F64
 
 
 def bilinear(maps: NDArray[np.floating], height: int, width: int) -> F64:
