@@ -177,7 +177,8 @@ def edge(options: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         known = Path(folder) / "keys.json"
         known.write_text(KeyFile(keys=tuple(kept for _, kept in issued)).model_dump_json())
-        with FrontEnd(api_keys=known, redis="", **ROOM, **COMPUTATION) as server:
+        models = {"models": Path(folder) / "models", "installed_models": "off"}  # The embedded one alone.
+        with FrontEnd(api_keys=known, redis="", **models, **ROOM, **COMPUTATION) as server:
             row("", server, ordinary, 0, 5)  # What is warm from now on counts as idle.
             idle = server.memory()
             print(f"bound: {BOUND} MiB, and {COMPUTED} to compute with; idle: {idle / MIB:.0f} MiB")

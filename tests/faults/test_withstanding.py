@@ -37,6 +37,8 @@ class Besieged:
         self.server = FrontEnd(
             api_keys=folder / "keys.json",
             redis="",
+            models=folder / "models",
+            installed_models="off",
             upload_megabytes=2 * ROOM,
             reply_megabytes=ROOM,
             upload_seconds=5,

@@ -43,6 +43,14 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _embedded_model_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever the user's own repository has: the layers asked for here are those of `patterns`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVLENS_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """An API key, and the file that has it."""
