@@ -149,15 +149,16 @@ class Plane:
 
     Args:
         direct: the URL of the same Redis, with nothing in between.
+        worker: another URL for the worker's.
     """
 
-    def __init__(self, url: str, direct: str, folder: Path) -> None:
+    def __init__(self, url: str, direct: str, folder: Path, worker: str = "") -> None:
         self.folder = folder
         self.settings = WorkerSettings(redis=url, artifacts=str(folder), grace=2.0)
         self.seen: dict[type, set[str]] = {JobStore: set(), WorkerJobStore: set()}
         self.server: Any = Watched(JobStore.open(self.settings), self.seen[JobStore])
         self.artifacts = ArtifactStore(self.settings.artifacts_url())
-        connection = connect_worker(url, socket_connect_timeout=1.0, socket_timeout=0.3)
+        connection = connect_worker(worker or url, socket_connect_timeout=1.0, socket_timeout=0.3)
         store = WorkerJobStore(connection, self.settings, LEASE)
         self.worker: Any = Watched(store, self.seen[WorkerJobStore])
         self.redis: Any = redis.Redis.from_url(direct)
