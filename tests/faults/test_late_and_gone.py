@@ -152,14 +152,19 @@ async def test_a_slow_disk(
 
 
 async def test_artifacts_of_a_job_are_removed(
-    client: Client, seen: JobStore, worker: WorkerProcess, shared_settings: WorkerSettings, tiny_models: Path
+    client: Client,
+    seen: JobStore,
+    worker: WorkerProcess,
+    shared_settings: WorkerSettings,
+    tiny_models: Path,
+    tmp_path: Path,
 ) -> None:
     """While it runs, it makes them anew. An attempt after that fails by name, and so does who reads them."""
     request, place = dream(300), Path(shared_settings.artifacts)
     for crashes in (False, True):
         operation = client.submit(request.deepdream, model="tiny")
         await until(seen, operation.name, running)
-        shutil.rmtree(place / operation.name)
+        (place / operation.name).rename(tmp_path / f"removed-{crashes}")  # At once, while it is written to.
         if crashes:
             worker.device_process().kill()
         record = await seen.wait(operation.name, 90)
