@@ -77,6 +77,7 @@ def chosen(seen: list[str], *, every: bool) -> list[int]:
     return [number for number, name in enumerate(seen, 1) if every or name not in seen[: number - 1]]
 
 
+pytestmark = pytest.mark.timeout(1800)  # A life a cell, some seconds each where others use the machine.
 LOST = "artifact store has no|has lost its checkpoint"
 
 QUICK = {"reply lost, twice", "partial write", "EIO, yet done", "vanished"}
