@@ -7,7 +7,7 @@ BUF_VERSION := 1.75.0
 export OMP_NUM_THREADS ?= 2
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: install check test test-all demo docs proto bench locks sbom train-default clean
+.PHONY: install check test test-all test-faults storm demo docs proto bench locks sbom train-default clean
 
 install: $(INSTALLED)
 
@@ -51,6 +51,15 @@ test: install $(VENV)-peers/.installed
 
 test-all: install $(VENV)-peers/.installed $(VENV)-checkov/.installed
 	$(BIN)/pytest
+
+# All that may break, one by one, slow ones too; then at random, as a seed decides.
+test-faults: install
+	$(BIN)/pytest tests/faults tests/workers/jobs/test_refusals.py tests/workers/jobs/test_every_operation.py
+
+SEED ?= 0
+MINUTES ?= 5
+storm: install
+	$(BIN)/python -m tests.storm --seed $(SEED) --minutes $(MINUTES)
 
 demo: install
 	$(BIN)/python -m convlens_client.demo --out demo-out

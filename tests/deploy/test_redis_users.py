@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 from support.job_plane import dream, opened, running, until
+from support.lives import LIVES, Plane
 from support.redis_server import free_port, redis_binary
 from support.worker_process import WorkerProcess, eventually
 
@@ -140,6 +141,19 @@ async def test_front_end_and_worker_have_all_that_they_need(
             assert worker.terminate() == 0, worker.describe()
     finally:
         worker.end()
+    assert guarded.denied() == []
+
+
+@pytest.mark.parametrize("life", LIVES)
+async def test_each_operation_on_jobs_is_within_the_rights_of_its_user(
+    life: str, guarded: Guarded, tmp_path: Path
+) -> None:
+    """Without processes, but with all that may happen to a job."""
+    root = f"redis://root:root@127.0.0.1:{guarded.port}/0"
+    guarded.denied()
+    plane = Plane(guarded.url("frontend"), root, tmp_path, worker=guarded.url("worker"))
+    await LIVES[life](plane)
+    await plane.close()
     assert guarded.denied() == []
 
 

@@ -7,6 +7,7 @@ import asyncio
 import random
 import signal
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -155,7 +156,7 @@ class Load:
             self.stories.append(story := Story(dream(STEPS, seed=len(self.stories) % KINDS)))
             if len(self.stories) > JOB_CLIENTS:
                 self.up.set()
-            await live(self._client, story, self._rng)
+            await live(self._client, story, uuid.uuid4())
 
     async def _lists(self) -> None:
         """Of jobs: they hold all that was acknowledged before."""

@@ -1,4 +1,4 @@
-"""The long run: memory, file descriptors and threads level off; and a short chaos run."""
+"""The long run: memory, file descriptors and threads level off; and a short storm."""
 
 from __future__ import annotations
 
@@ -58,13 +58,9 @@ def test_what_processes_hold_levels_off(worker: WorkerProcess, shared_settings: 
         assert last.megabytes < 1.1 * first.megabytes + 5, name
 
 
-@pytest.mark.timeout(600)
-def test_short_chaos() -> None:
-    script = Path(__file__).parent / "chaos.py"
-    run = subprocess.run(
-        [sys.executable, script, "--minutes", "0.5", "--jobs", "20", "--workers", "2"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.timeout(900)
+def test_a_short_storm(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.storm", "--minutes", "0.5", "--shrinking", "0", "--out", tmp_path]
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert run.returncode == 0, run.stdout + run.stderr[-4000:]

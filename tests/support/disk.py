@@ -49,6 +49,9 @@ def _vanish(path: Path) -> None:
 DISK_FAULTS: Final = {
     "ENOSPC": DiskFault(WRITES, _nothing, GenericError("No space left on device (os error 28)")),
     "partial write": DiskFault(WRITES, _half, GenericError("No space left on device (os error 28)")),
+    "folder removed": DiskFault(
+        frozenset(("put",)), _nothing, FileNotFoundError("No such file or directory")
+    ),
     "EIO": DiskFault(OPERATIONS, _nothing, GenericError("Input/output error (os error 5)")),
     "EIO, yet done": DiskFault(OPERATIONS, _nothing, GenericError("Input/output error (os error 5)"), True),
     "vanished": DiskFault(READS, _vanish),

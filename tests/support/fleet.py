@@ -10,6 +10,7 @@ from typing import Self
 
 from support.front_end import FrontEnd
 from support.redis_server import RedisServer
+from support.silent_proxy import SilentProxy
 from support.worker_process import WorkerProcess
 
 from convlens_workers.settings import WorkerSettings
@@ -20,16 +21,26 @@ class Fleet:
 
     Args:
         folder: of Redis's append-only file, the artifacts and the logs.
+        proxied: whether they reach Redis through `network`.
         worker: further settings of the workers.
     """
 
     def __init__(
-        self, folder: Path, models: Path, *, front_ends: int, workers: int, **worker: object
+        self,
+        folder: Path,
+        models: Path,
+        *,
+        front_ends: int,
+        workers: int,
+        proxied: bool = False,
+        **worker: object,
     ) -> None:
         self.redis = RedisServer(folder / "redis")
         self.redis.start()
         self.artifacts = folder / "artifacts"
-        self._plane = {"redis": self.redis.url, "artifacts": str(self.artifacts), "models": models}
+        self.network = SilentProxy(f"127.0.0.1:{self.redis.port}") if proxied else None
+        url = f"redis://{self.network.address}/0" if self.network else self.redis.url
+        self._plane = {"redis": url, "artifacts": str(self.artifacts), "models": models}
         self.settings = WorkerSettings(**self._plane, device="cpu", **worker)
         self._logs = folder
         self.workers: list[WorkerProcess] = []
@@ -61,6 +72,8 @@ class Fleet:
             front_end.end()
         for worker in self.workers:
             worker.end()
+        if self.network:
+            self.network.close()
         self.redis.stop()
 
     def replace_front_end(self, number: int, sign: signal.Signals) -> int:

@@ -27,6 +27,7 @@ from convlens.v1 import job_pb2
 from convlens_workers import messages
 from convlens_workers.attempt import AttemptRunner
 from convlens_workers.jobs import ArtifactStore, JobRecord, JobStore
+from convlens_workers.jobs import connection as timeouts
 from convlens_workers.jobs.connection import connect_worker
 from convlens_workers.jobs.record import operation_id
 from convlens_workers.jobs.redis_errors import AWAY
@@ -149,15 +150,18 @@ class Plane:
 
     Args:
         direct: the URL of the same Redis, with nothing in between.
+        worker: another URL for the worker's.
     """
 
-    def __init__(self, url: str, direct: str, folder: Path) -> None:
+    def __init__(self, url: str, direct: str, folder: Path, worker: str = "") -> None:
         self.folder = folder
         self.settings = WorkerSettings(redis=url, artifacts=str(folder), grace=2.0)
         self.seen: dict[type, set[str]] = {JobStore: set(), WorkerJobStore: set()}
         self.server: Any = Watched(JobStore.open(self.settings), self.seen[JobStore])
         self.artifacts = ArtifactStore(self.settings.artifacts_url())
-        connection = connect_worker(url, socket_connect_timeout=1.0, socket_timeout=0.3)
+        connection = connect_worker(
+            worker or url, socket_connect_timeout=2.0, socket_timeout=timeouts.SOCKET_TIMEOUT
+        )
         store = WorkerJobStore(connection, self.settings, LEASE)
         self.worker: Any = Watched(store, self.seen[WorkerJobStore])
         self.redis: Any = redis.Redis.from_url(direct)
@@ -210,7 +214,7 @@ class Plane:
 
     async def end(self, name: str, make: Make | None = Steps) -> JobRecord:
         """The job, after as many attempts as it takes."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while not (record := await self.call(lambda: self.server.get(name))).done:
                 await self.attempt(make)
         return record

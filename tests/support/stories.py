@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from convlens.errors import ConvLensError
+from convlens.errors import ConvLensError, Unavailable
 from convlens.v1 import job_pb2
 from convlens_client import AsyncClient
 
@@ -31,26 +30,28 @@ class Story:
 
 
 async def insist(call: Callable[[], Awaitable]) -> object:
-    """What `call` gives, however long Redis is away."""
+    """What `call` gives, however long servers or Redis are away."""
     while True:
         try:
             return await call()
         except ConvLensError as error:
-            if error.retry_after is None:
+            if error.retry_after is None and not isinstance(error, Unavailable):
                 raise
-            await asyncio.sleep(error.retry_after)
+            await asyncio.sleep(error.retry_after or 1.0)
 
 
-async def live(client: AsyncClient, story: Story, rng: random.Random) -> None:
-    """Submit a job, follow it to its end, read what it made."""
+async def live(client: AsyncClient, story: Story, id_: uuid.UUID, left_alone: float = 0.0) -> None:
+    """Submit a job under a request id, follow it to its end, read what it made.
+
+    One that is to be cancelled is left alone for some seconds before that.
+    """
     request = story.request
-    id_ = str(uuid.UUID(int=rng.getrandbits(128)))
     operation = await insist(
-        lambda: client.submit(request.deepdream, model="tiny", seed=request.seed, request_id=id_)
+        lambda: client.submit(request.deepdream, model="tiny", seed=request.seed, request_id=str(id_))
     )
     story.name = operation.name
     if story.to_be_cancelled:
-        await asyncio.sleep(rng.uniform(0, 3))
+        await asyncio.sleep(left_alone)
         await insist(operation.cancel)
 
     async def follow() -> None:

@@ -42,7 +42,7 @@ class WorkerProcess:
         """What it has logged."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
 
-    def ready(self, within: float = 60.0) -> WorkerProcess:
+    def ready(self, within: float = 120.0) -> WorkerProcess:
         """Itself, once it can take jobs."""
         eventually(lambda: any(line["message"] == "ready" for line in self.lines()), within, self.describe)
         return self

@@ -138,7 +138,7 @@ class ArtifactStore:
         return (owner for owner, modified in newest.items() if now - modified > since)
 
     def _put(self, key: str, data: bytes | memoryview, mode: Literal["create", "overwrite"]) -> None:
-        with _errors(key):
+        with _errors(key, writing=True):
             obstore.put(self._store, key, data, mode=mode)
             if self._folder:
                 _sync(self._folder / key)
@@ -185,13 +185,14 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _errors(key: str) -> Iterator[None]:
+def _errors(key: str, *, writing: bool = False) -> Iterator[None]:
+    """Raise NotFound or Unavailable; who writes is told the latter where a folder is removed meanwhile."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise NotFound(f"the artifact store has no {key}") from error
     except AlreadyExistsError:
         raise
     except (BaseError, OSError) as error:
+        if isinstance(error, FileNotFoundError) and not writing:
+            raise NotFound(f"the artifact store has no {key}") from error
         reason = str(error).split("\n", 1)[0]
         raise Unavailable(f"the artifact store failed at {key}: {reason}", retry_after=5.0) from error

@@ -26,9 +26,11 @@ from convlens_workers.jobs.worker_job_store import WorkerJobStore
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SOCKET_TIMEOUT", 0.3)
+def impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Where all is waited for that will not come, for less than it would be."""
     monkeypatch.setattr(attempt, "TICK", 0.01)
+    if "no reply in time" in request.node.name:
+        monkeypatch.setattr(connection, "SOCKET_TIMEOUT", 0.3)
 
 
 @pytest.fixture
@@ -75,6 +77,7 @@ def chosen(seen: list[str], *, every: bool) -> list[int]:
     return [number for number, name in enumerate(seen, 1) if every or name not in seen[: number - 1]]
 
 
+pytestmark = pytest.mark.timeout(1800)  # A life a cell, some seconds each where others use the machine.
 LOST = "artifact store has no|has lost its checkpoint"
 
 QUICK = {"reply lost, twice", "partial write", "EIO, yet done", "vanished"}
