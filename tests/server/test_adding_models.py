@@ -77,7 +77,7 @@ PUBLISH = model_pb2.AddModelRequest(publish=model_pb2.Publish())
 
 def exchange(app: App, requests: list[model_pb2.AddModelRequest]) -> list[model_pb2.AddModelResponse]:
     with grpc.insecure_channel(app.address) as channel:
-        call = model_pb2_grpc.ModelServiceStub(channel).AddModel(iter(requests), timeout=60)
+        call = model_pb2_grpc.ModelServiceStub(channel).AddModel(iter(requests), timeout=300)
         try:
             return list(call)
         except grpc.RpcError as error:
