@@ -153,8 +153,8 @@ async def test_jobs_that_were_acknowledged_before_redis_is_killed(
     async with Redis.from_url(server.url) as client:
         kept = [await client.exists(f"convlens:operation:{name.partition('/')[2]}") for name in acknowledged]
     lost = len(kept) - sum(kept)
-    median = sorted(seconds)[len(seconds) // 2]
-    print(f"{how}: {lost} of {len(kept)} acknowledged jobs lost, {median * 1e3:.0f} ms a submission")
+    mean = sum(seconds) / len(seconds)
+    print(f"{how}: {lost} of {len(kept)} acknowledged jobs lost, {mean * 1e3:.0f} ms a submission")
     server.stop()
     assert len(kept) > 8
     if how == "synced":
