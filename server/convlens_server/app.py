@@ -96,6 +96,7 @@ class App:
         app = cls(settings)
         host, _, _ = settings.listen.rpartition(":")
         try:
+            await app._jobs.check()
             port = app._listen()
         except ConvLensError:
             await app.stop(0)

@@ -41,6 +41,11 @@ class JobGateway:
             raise FailedPrecondition(text, reason="NO_LONG_LANE")
         return self._store.of(principal().tenant)
 
+    async def check(self) -> None:
+        """Raises FailedPrecondition where Redis cannot do what the settings ask for."""
+        if self._store is not None:
+            await self._store.check()
+
     async def ping(self) -> None:
         """Raises Unavailable when Redis does not answer."""
         if self._store is not None:

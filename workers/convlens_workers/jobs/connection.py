@@ -59,14 +59,14 @@ class _AsyncRetry(_ConnectingAnew, AsyncRetry):
     pass
 
 
-def connect(url: str) -> Any:
-    """A client for all tasks of one event loop; connects at the first call."""
+def connect(url: str, *, socket_timeout: float = SOCKET_TIMEOUT) -> Any:
+    """A client for all tasks of one event loop, with so long for answers; connects at the first call."""
     pool = asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
         timeout=POOL_TIMEOUT,
         socket_connect_timeout=SOCKET_TIMEOUT,
-        socket_timeout=SOCKET_TIMEOUT,
+        socket_timeout=socket_timeout,
         retry=_AsyncRetry(ExponentialBackoff(cap=0.25, base=0.02), 1),  # Pooled connections outlive a Redis.
     )
     return asyncio.Redis.from_pool(pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -96,6 +96,10 @@ class JobSettings(BaseSettings):
     tenant_limit: int = Field(default=0, ge=0)
     """Number of jobs of one tenant that may wait or run, over all servers; more are refused with
     RESOURCE_EXHAUSTED, reason TENANT_LIMIT. 0 sets no limit."""
+    submit_durability: Literal["received", "synced"] = "received"
+    """When a submission is answered: "received", once Redis has it, which may lose it in a crash as its
+    `appendfsync` says; "synced", once it is on Redis's disk too, by WAITAOF: with an append-only file, in
+    Redis 7.2 or newer or in Valkey, whose user may `+waitaof`. Read by servers."""
     job_ttl: int = Field(default=7 * 86400, ge=60)
     """Seconds for which the record of a finished job is kept; its artifacts stay for up to a day longer."""
     metrics_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")

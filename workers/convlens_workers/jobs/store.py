@@ -34,6 +34,7 @@ from convlens_workers.jobs import scripts
 from convlens_workers.jobs.artifacts import ArtifactStore
 from convlens_workers.jobs.change_notifier import ChangeNotifier
 from convlens_workers.jobs.connection import connect
+from convlens_workers.jobs.durability import Synced
 from convlens_workers.jobs.job import rq_fields
 from convlens_workers.jobs.queries import ENTRY, Queries, check_page_token
 from convlens_workers.jobs.record import Filter, JobRecord, Reckoned, operation_id
@@ -72,6 +73,7 @@ class JobStore:
         self._queries = Queries(redis, tuple(self._queues.values()))
         self._scripts = scripts.bind(redis)
         self._changes = ChangeNotifier(redis)
+        self._synced = Synced(settings.redis) if settings.submit_durability == "synced" else None
         self._tenant = ""
 
     def of(self, tenant: str) -> JobStore:
@@ -89,6 +91,14 @@ class JobStore:
         """End the subscription to changes, and close the connections to Redis."""
         await self._changes.close()
         await self._redis.aclose()
+        if self._synced is not None:
+            await self._synced.close()
+
+    async def check(self) -> None:
+        """Raise FailedPrecondition where Redis is there, and cannot do what `submit_durability` asks for."""
+        if self._synced is not None:
+            with suppress(*AWAY):
+                await self._synced.wait()
 
     async def ping(self) -> None:
         """Ask Redis whether it takes writes, without one."""
@@ -122,6 +132,7 @@ class JobStore:
             AlreadyExists: the request id was used with another payload.
             InvalidArgument: there is no queue for the request's priority.
             ResourceExhausted: the queue is full, or the tenant has too many jobs.
+            Unavailable: also where Redis's disk takes too long for what is to be synced; it may be queued.
         """
         queue = self._queue_of(request.priority)
         body = _without_tags(request).SerializeToString(deterministic=True)
@@ -153,6 +164,8 @@ class JobStore:
                 fields["checkpoints"] = await self._take_over(resumed, id_)
             outcome = await self._enqueue(id_, queue, sent, fields)
         self._refuse(outcome, request.request_id)
+        if self._synced is not None:
+            await self._synced.wait()
         return await self._queries.record(id_)
 
     async def get(self, name: str) -> JobRecord:
