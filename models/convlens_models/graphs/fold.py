@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from convlens_models.graphs import surgery
-
 Array = NDArray[Any]
 Known = dict[str, Array]
 
@@ -40,7 +38,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     known = SizesOf(model)
     kept = [node for node in model.graph.node if not known.visit(node)]
     used = {name for node in kept for name in node.input} | {info.name for info in model.graph.output}
-    used |= {name for node in kept for name in surgery.captured(node)}
+    used |= {name for node in kept for name in captured(node)}
     del model.graph.node[:]
     model.graph.node.extend(kept)
     made = (known.tensor(name) for name in known.constants if name in used)
@@ -207,3 +205,13 @@ def _sizes(kind: TypeProto | None) -> list[int | None] | None:
 
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """The names that the branches of a node read, those from outside among them."""
+    found = set[str]()
+    for body in (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH):
+        found.update(info.name for info in body.output)
+        for inner in body.node:
+            found.update(inner.input, captured(inner))
+    return found

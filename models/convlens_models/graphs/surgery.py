@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from convlens.errors import FailedPrecondition, InvalidArgument
-from convlens_models.graphs.fold import SHAPES, fold
+from convlens_models.graphs.fold import SHAPES, captured, fold
 from convlens_models.manifest import INPUT
 from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
 from convlens_models.vjp.rectifiers import from_zero
@@ -87,16 +87,6 @@ def ancestors(graph: onnx.GraphProto, values: Sequence[str]) -> set[str]:
         if needed.intersection(node.output):
             needed.update(node.input, captured(node))
     return needed
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """The names that the branches of a node read, those from outside among them."""
-    found = set[str]()
-    for body in (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH):
-        found.update(info.name for info in body.output)
-        for inner in body.node:
-            found.update(inner.input, captured(inner))
-    return found
 
 
 def opset(model: onnx.ModelProto) -> int:
