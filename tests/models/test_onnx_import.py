@@ -446,7 +446,5 @@ def test_a_network_without_rectifier_comes_in_and_has_its_gradient_alone(tmp_pat
     manifest = add(tmp_path, model)
     graph = ModelRepository(tmp_path / "m").get("x").forward()
     autodiff.differentiate(graph, manifest.output)
-    with pytest.raises(
-        FailedPrecondition, match=r"guided_backprop .* 1 Tanh; ask for its gradient"
-    ):
+    with pytest.raises(FailedPrecondition, match=r"guided_backprop .* 1 Tanh; ask for its gradient"):
         autodiff.differentiate(graph, manifest.output, autodiff.ReluRule.GUIDED)
