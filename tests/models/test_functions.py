@@ -86,6 +86,18 @@ def test_lp_normalization_equals_torch(p: int) -> None:
     check(pair)
 
 
+def test_what_no_gradient_passes_stays_as_it_is() -> None:
+    """ONNX defines Range by a loop, of whose values nothing is known."""
+    pair = Pair(noise(1, 2, 3, 4), opset=20)
+    sides = pair.op("Shape", "image", ref=lambda x: torch.tensor([x.shape[3]]), start=3)
+    side = pair.op("Squeeze", sides, ref=lambda x: x.reshape(()))
+    ends = [pair.const(np.array(value, np.int64)) for value in (0, 1)]
+    places = pair.op("Range", ends[0], side, ends[1], ref=lambda a, b, c: torch.arange(4))
+    pair.op("Gather", "image", places, axis=3, ref=lambda x, i: x[..., i])
+    assert [node.op_type for node in written_out(pair.model()).graph.node][2] == "Range"
+    check(pair)
+
+
 def test_what_has_a_rule_stays_as_it_is() -> None:
     pair = Pair(noise(1, 2, 3, 4), opset=20)
     pair.op("Gelu", "image", ref=F.gelu)

@@ -160,9 +160,7 @@ def chain(*kinds: str, rule: ReluRule = ReluRule.GRADIENT) -> Pair:
 def test_a_network_without_rectifier_is_refused_by_name(rule: ReluRule) -> None:
     pair = chain("Tanh", "Tanh")
     assert rules(pair.model()) == [ReluRule.GRADIENT]
-    with pytest.raises(
-        FailedPrecondition, match=rf"{rule} .* none: .* 2 Tanh; ask for its gradient"
-    ) as error:
+    with pytest.raises(FailedPrecondition, match=rf"{rule} .* 2 Tanh; ask for its gradient") as error:
         differentiate(pair.model(), pair.nodes[-1].output[0], rule)
     assert error.value.reason == "NO_RECTIFIER"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 import onnx
-from onnx import defs, helper, inliner
+from onnx import TensorProto, defs, helper, inliner
 
 from convlens_models.graphs import surgery
 from convlens_models.graphs.grid_sample import grid_sample
@@ -18,6 +18,13 @@ from convlens_models.vjp import OPERATORS
 from convlens_models.vjp.graph_builder import GraphBuilder, Node, ReluRule
 from convlens_models.vjp.reduce import SMALLEST
 
+FLOATS: Final = (
+    TensorProto.UNDEFINED,
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.DOUBLE,
+)
 STEM: Final = "inner"
 """Begins the names of the values inside of what is written out."""
 
@@ -63,8 +70,8 @@ BODIES: Final[dict[str, Body]] = {
 
 
 def written_out(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without the operators that have no rule, as far as they can be written as others."""
-    missing = {node.op_type for node in model.graph.node if _is_onnx(node)} - OPERATORS.keys()
+    """`model` without the operators that need a rule and have none, where they can be written as others."""
+    missing = {node.op_type for node in _reached(model) if _is_onnx(node)} - OPERATORS.keys()
     if missing & BODIES.keys():
         model = _by_bodies(model)
     defined = [
@@ -77,6 +84,21 @@ def written_out(model: onnx.ModelProto) -> onnx.ModelProto:
         _typed(model), kinds, inline_schema_functions=True
     )
     return written
+
+
+def _reached(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that gradients would pass: not those of sizes, as Range, which ONNX defines by a loop."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    infos = (*inferred.value_info, *inferred.output)
+    kinds = {info.name: info.type.tensor_type.elem_type for info in infos}
+    weights, nodes = {tensor.name for tensor in inferred.initializer}, []
+    values = {info.name for info in inferred.input} - weights
+    for node in model.graph.node:
+        floats = [value for value in node.output if value and kinds.get(value, FLOATS[0]) in FLOATS]
+        if floats and not values.isdisjoint(node.input):
+            nodes.append(node)
+            values.update(floats)
+    return nodes
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
