@@ -182,7 +182,17 @@ def test_the_digest_is_that_of_before_where_no_identifiers_are_known(tmp_path: P
     manifest = add_architecture(tmp_path, "patterns", weights)
     named = manifest.model_copy(update={"class_ids": ("n00000001", "", "")})
     content = manifest.model_dump(mode="json")
-    for name in ("name", "version", "batching", "digest", "task", "class_ids", "parent"):
+    for name in (
+        "name",
+        "version",
+        "batching",
+        "digest",
+        "task",
+        "class_ids",
+        "parent",
+        "proof",
+        "size_multiple",
+    ):
         del content[name]
     for layer in content["layers"]:
         del layer["any_size"]

@@ -58,16 +58,16 @@ def _reshape(
 ) -> list[onnx.NodeProto]:
     """A Reshape to constant sizes, of which one is the batch: 0 keeps it along its axis, else -1 finds it."""
     before, more = one.shape(node.input[0]), many.shape(node.input[0])
-    stated = many.value(node.input[1])
+    stated, stated_of_one = many.value(node.input[1]), one.value(node.input[1])
     constant = node.input[1] in one.tensors or node.input[1] in one.constants
-    if not before or not more or stated is None or not constant or before == more:
+    if not before or not more or stated is None or stated_of_one is None or not constant or before == more:
         return []
-    if (place := _place(before, more, _sizes_after(before, stated, node))) is None:
+    if (place := _place(before, more, _sizes_after(before, stated.tolist(), node))) is None:
         return []
     axis, to = place
     sizes = stated.tolist()
     stays = to == axis and sizes[to] == before[axis]
-    if sizes[to] in (-1, 0) or not np.array_equal(stated, one.value(node.input[1])):
+    if sizes[to] in (-1, 0) or not np.array_equal(stated, stated_of_one):
         return []  # Found out at each run already.
     if stays:
         sizes[to] = 0

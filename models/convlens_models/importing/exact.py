@@ -187,8 +187,9 @@ class ConvTranspose(OpRun):
             _tensor(x), _tensor(w), bias, groups=group or 1, output_padding=extra, **options
         )
         cut = pads or [0] * 2 * axes
-        inner = tuple(slice(cut[i], full.shape[2 + i] - cut[axes + i]) for i in range(axes))
-        return (full.numpy()[(..., *inner)],)
+        for i in range(axes):
+            full = full.narrow(2 + i, cut[i], full.shape[2 + i] - cut[i] - cut[axes + i])
+        return (full.numpy(),)
 
 
 class MaxPool(OpRun):

@@ -27,4 +27,5 @@ def pictures(height: int, width: int, count: int = COUNT) -> NDArray[np.float32]
         found += weight * np.stack(planes).reshape(found.shape)
     found += NOISE * rng.standard_normal(found.shape).astype(np.float32)
     # Folded back at the ends rather than cut off: areas of one value would hide what pads do.
-    return 1 - np.abs(1 - np.abs(found) % 2)
+    folded: NDArray[np.float32] = 1 - np.abs(1 - np.abs(found) % 2)
+    return folded

@@ -73,9 +73,9 @@ def publish(folder: Path, root: Path, manifest: Manifest, *, once: bool = False)
         if newest and newest.digest == sealed.digest:
             return newest
         final = sealed.model_copy(update={"version": version})
-        unsaid = (
-            None if final.parent else {"parent"}
-        )  # Servers that are older than the field read the others.
+        # Servers that are older than a field read manifests that say nothing of it.
+        plain = {"parent": "", "proof": None, "size_multiple": 1}
+        unsaid = {name for name, value in plain.items() if getattr(final, name) == value}
         (folder / MANIFEST).write_text(final.model_dump_json(indent=1, exclude=unsaid) + "\n")
         target = root / manifest.name / str(version)
         target.parent.mkdir(exist_ok=True)
