@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from support.redis_server import RedisServer
 
 # Servers of tests have the models that the test gives them, and never write into the user's own.
 os.environ.setdefault("CONVLENS_INSTALLED_MODELS", "off")
+HOME = tempfile.TemporaryDirectory(prefix="convlens-home-")
+os.environ["XDG_DATA_HOME"] = HOME.name
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -66,10 +66,12 @@ def right(backend, paths: list[Path], count: int) -> tuple[np.ndarray, np.ndarra
     return np.stack(images), np.array(classes)
 
 
+def probabilities(backend, images: np.ndarray) -> np.ndarray:
+    return np.concatenate([backend.forward(image[None], [PROBABILITIES])[PROBABILITIES] for image in images])
+
+
 def predicted(backend, images: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [backend.forward(image[None], [PROBABILITIES])[PROBABILITIES].argmax(axis=1) for image in images]
-    )
+    return probabilities(backend, images).argmax(axis=1)
 
 
 class Case(NamedTuple):
@@ -152,7 +154,7 @@ def test_the_loop_is_foolboxs(foolbox, backend, photos, case: Case) -> None:
     ours = ATTACKS[case.technique].compute(exact, images.astype(np.float64), goal, case.params).adversarial
     theirs, succeeded = by_foolbox(foolbox, exact.network, images.astype(np.float64), goal, case)
     assert agreement(ours, theirs).min() >= 0.99
-    assert list(goal.met(predicted(backend, ours.astype(np.float32)))) == succeeded
+    assert list(goal.met(probabilities(backend, ours.astype(np.float32)))) == succeeded
 
 
 @pytest.mark.slow
@@ -165,7 +167,7 @@ def test_agrees_with_foolbox_photo_by_photo(foolbox, backend, photos, case: Case
     network = load_network(backend.stored)
     theirs, succeeded = by_foolbox(foolbox, network, images, goal, case)
     exact, _ = by_foolbox(foolbox, network.double(), images.astype(np.float64), goal, case)
-    assert list(goal.met(predicted(backend, ours))) == succeeded
+    assert list(goal.met(probabilities(backend, ours))) == succeeded
     ours_agree, theirs_agree = agreement(ours, exact), agreement(theirs, exact)
     assert (ours_agree >= 0.99).sum() >= (theirs_agree >= 0.99).sum(), (ours_agree, theirs_agree)
 
@@ -178,7 +180,7 @@ def test_success_grows_with_epsilon_and_steps(backend, photos, norm) -> None:
     def successes(epsilon: float, steps: int) -> int:
         params = attack_pb2.Pgd(norm=norm, epsilon=epsilon, steps=steps, start_at_image=True, restarts=1)
         found = ATTACKS["pgd"].compute(backend, images, goal, params).adversarial
-        return int(goal.met(predicted(backend, found)).sum())
+        return int(goal.met(probabilities(backend, found)).sum())
 
     base = 8 / 255 if norm == LINF else 2.0
     by_epsilon = [successes(base * share, 3) for share in (0.02, 0.1, 1)]
@@ -194,7 +196,7 @@ def test_targeted_pgd_reaches_the_class(backend, photos) -> None:
     goal = AttackGoal(True, np.full(len(images), 281))
     params = attack_pb2.Pgd(steps=10, restarts=1)
     found = ATTACKS["pgd"].compute(backend, images, goal, params).adversarial
-    assert goal.met(predicted(backend, found)).all()
+    assert goal.met(probabilities(backend, found)).all()
 
 
 @pytest.mark.slow

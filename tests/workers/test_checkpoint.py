@@ -167,12 +167,18 @@ CARRIERS = {
     *(f"convlens_models/importing/{name}.py" for name in ("export", "publish", "style_import", "verify")),
     "convlens_models/importing/weights.py",
     *(f"convlens_workers/collections/{name}.py" for name in ("files", "index", "scripts")),
-    *(f"convlens_workers/jobs/{name}.py" for name in ("artifacts", "change_notifier", "connection", "job")),
+    *(
+        f"convlens_workers/jobs/{name}.py"
+        for name in ("artifacts", "change_notifier", "connection", "job", "tidying")
+    ),
     *(
         f"convlens_workers/jobs/{name}.py"
         for name in ("models", "queries", "record", "redis_errors", "scripts")
     ),
-    *(f"convlens_workers/jobs/{name}.py" for name in ("settings", "stats", "store", "worker_job_store")),
+    *(
+        f"convlens_workers/jobs/{name}.py"
+        for name in ("durability", "settings", "stats", "store", "worker_job_store")
+    ),
     *(f"convlens_workers/{name}.py" for name in ("checkpoint", "messages", "parent_death")),
     *(f"convlens_workers/{name}.py" for name in ("retry_proxy", "step_runner", "telemetry/logs")),
     "convlens_workers/telemetry/tracing.py",

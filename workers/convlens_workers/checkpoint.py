@@ -33,9 +33,9 @@ from convlens_workers.techniques.base import State
 DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
     "convlens": ("containers.py", "wire.py"),
     "convlens_models": (
-        *("architectures/*.py", "graphs/**/*.py", "measures/*.py", "vjp/**/*.py"),
-        *("log_softmax.py", "manifest.py", "network.py", "preprocess.py", "redirected_relu.py"),
-        *("repository.py", "runtime.py", "style_networks.py", "tensors.py"),
+        *("architectures/*.py", "attributions/*.py", "graphs/**/*.py", "measures/*.py", "vjp/**/*.py"),
+        *("backend.py", "log_softmax.py", "manifest.py", "network.py", "preprocess.py"),
+        *("redirected_relu.py", "repository.py", "runtime.py", "style_networks.py", "tensors.py"),
     ),
     "convlens_workers": (
         *("techniques/**/*.py", "jobs/techniques/**/*.py", "jobs/pictures.py", "collections/pooling.py"),

@@ -47,7 +47,7 @@ class Elsewhere(NamedTuple):
 
 ELSEWHERE = {
     "models.add": Elsewhere(
-        adding.asks_server, adding.add, ". To a server: convlens models add --server HOST:PORT --help"
+        adding.asks_server, adding.add, "To a server: convlens models add --server HOST:PORT --help. "
     )
 }
 
@@ -95,7 +95,7 @@ def _load_and_run(point: EntryPoint) -> Callable[[typer.Context], None]:
             else:
                 example = EXAMPLES.get(point.attr)
                 note = elsewhere.note if elsewhere else ""
-                app.command(epilog=example and f"Example: {example}{note}")(point.load())
+                app.command(epilog=example and f"{note}Example: {example}")(point.load())
             app(context.args, prog_name=context.command_path)
         except ImportError as error:
             command, missing = context.command_path, error.name or error

@@ -149,6 +149,6 @@ async def test_lives_need_every_operation(proxy: RedisProxy, direct: str, disk: 
                 asked[store] |= plane.seen[store]
     for store, methods in asked.items():
         public = {name for name, _ in inspect.getmembers(store, inspect.isfunction) if name[0] != "_"}
-        assert public - methods == {"close"} & public, store
+        assert public - methods == {"check", "close"} & public, store
     assert set(scripts.NAMES) <= commands
     assert operations == OPERATIONS
