@@ -116,9 +116,7 @@ def test_a_folder_gets_a_file_of_a_sensible_name(run, photo, tmp_path, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_help_has_an_example_that_parses(run, name, monkeypatch):
-    monkeypatch.setenv(
-        "CONVLENS_MODELS", "models"
-    )  # Else `models add` is about the server.
+    monkeypatch.setenv("CONVLENS_MODELS", "models")  # Else `models add` is about the server.
     shown = " ".join(run(*name.split()[1:], "--help").out.split())
     example = re.search(r"Example: (convlens [^\n]+?)(?= Arguments:| Options:|$)", shown)
     assert example, shown
