@@ -42,7 +42,7 @@ class Net(nn.Module):
         self.given = given
 
     def forward(self, images: Tensor) -> object:
-        """Scores of images."""
+        """Scores (N, 4) of images (N, 3, H, W), as `given` wraps them."""
         x = self.stem(images)
         return GIVEN[self.given](self.fc(self.pool(x + self.block(x)).flatten(1)))
 
@@ -51,7 +51,7 @@ class Branching(Net):
     """Does something else with images that are larger than those that it is traced with."""
 
     def forward(self, images: Tensor) -> object:
-        """Scores of images."""
+        """Scores (N, 4) of images (N, 3, H, W), as `given` wraps them."""
         return super().forward(images if images.shape[-1] <= SIDE else images * 2)
 
 

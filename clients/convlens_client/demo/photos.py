@@ -40,7 +40,7 @@ class Photo:
 
 
 def load() -> list[Photo]:
-    """The photos."""
+    """The photos that come with the demo."""
     return [Photo(title, _rgb(FOLDER / f"{name}.jpg")) for name, title in TITLES.items()]
 
 

@@ -41,7 +41,7 @@ class SmoothGrad(Perturbation):
         return {"mean": totals["mean"] + gradient_sum(self.backend, self.target, noisy, weights)}
 
     def map(self, totals: Totals) -> F64:
-        """The mean gradient."""
+        """The gradient's mean over the noisy copies."""
         return totals["mean"]
 
     @classmethod

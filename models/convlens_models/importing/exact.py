@@ -228,7 +228,7 @@ class AveragePool(OpRun):
 
 
 class Sigmoid(OpRun):
-    """The logistic function."""
+    """1 / (1 + exp(-x)) of each number x."""
 
     op_domain = ""
 

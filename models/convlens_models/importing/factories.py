@@ -77,6 +77,12 @@ def build(factory: Factory, state: Mapping[str, Tensor] | None) -> nn.Module:
     return module
 
 
+def first_line(error: Exception) -> str:
+    """The first line of the text of an error that others raised, behind its kind."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"
+
+
 def preprocessing(module: nn.Module) -> Preprocessing:
     """What timm has written on its networks."""
     known = getattr(module, "pretrained_cfg", None)
@@ -100,8 +106,7 @@ def _run(factory: Factory) -> nn.Module:
                 made = getattr(made, part)
             made = made if isinstance(made, nn.Module) else made(**factory.arguments)
     except Exception as error:  # Whatever is raised by code that others wrote.
-        first = next(iter(str(error).strip().splitlines()), "")
-        text = f"{FIELD}: {name} fails: {type(error).__name__}: {first}"
+        text = f"{FIELD}: {name} fails: {first_line(error)}"
         raise InvalidArgument(text, field=FIELD) from error
     if not isinstance(made, nn.Module):
         made_one = f"{name}, which makes a {type(made).__name__}"

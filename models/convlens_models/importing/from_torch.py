@@ -181,7 +181,7 @@ def _call(module: nn.Module, images: Tensor) -> Tensor:
         except InvalidArgument:
             raise
         except Exception as error:  # Whatever is raised by code that others wrote.
-            text = f"{FIELD}: the module fails on images {list(images.shape)}: {_line(error)}"
+            text = f"{FIELD}: the module fails on images {list(images.shape)}: {factories.first_line(error)}"
             raise InvalidArgument(text, field=FIELD) from error
     return scores
 
@@ -199,7 +199,7 @@ def _export(module: nn.Module, file: Path, size: int, way: Way) -> None:
         with _silence():
             torch.onnx.export(module, (images,), file, dynamo=way.dynamo, opset_version=OPSET, **how)
     except Exception as error:  # PyTorch's exporters raise whatever they stumble over.
-        raise InvalidArgument(f"{FIELD}: {_line(error)}", field=FIELD) from error
+        raise InvalidArgument(f"{FIELD}: {factories.first_line(error)}", field=FIELD) from error
 
 
 def _compare(module: nn.Module, file: Path, size: int, way: Way) -> None:
@@ -223,9 +223,3 @@ def _silence() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text, behind its kind."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}"

@@ -32,7 +32,7 @@ class Room:
 
     @property
     def free(self) -> int:
-        """What nobody holds."""
+        """What nobody holds, in the unit of `total`."""
         return self.total - self.held
 
     def fits(self, caller: str | None, size: int) -> bool:
